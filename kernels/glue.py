@@ -1,0 +1,155 @@
+"""The small operations between the matrix products of a decoder.
+
+None of them is much work, all of them together are a tenth to a third of a decode step: each has
+a launch, and each reads and writes the activations once. The functions here are the ones the
+decoder of :mod:`groundspeed.kernels.decoder` calls, so what is measured is what runs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCaseError, deviation
+from groundspeed.kernels.operands import OperandPool
+
+EPSILON = 1e-6
+ROTARY_HEAD_DIM = 64
+TABLE_ROWS = 4096
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Root-mean-square norm of the last axis."""
+    return F.rms_norm(x, (x.shape[-1],), weight, EPSILON)
+
+
+def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Layer norm of the last axis."""
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, EPSILON)
+
+
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """Gate the second half of the last axis by the first: silu(gate) * up."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    """Gaussian error linear unit."""
+    return F.gelu(x)
+
+
+def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate query and key heads by their position.
+
+    Parameters
+    ----------
+    x : (..., heads, head_dim) Tensor
+    cos, sin : (..., 1, head_dim) Tensor
+    """
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def embed(table: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Rows of the embedding table."""
+    return F.embedding(tokens, table)
+
+
+def argmax(logits: torch.Tensor) -> torch.Tensor:
+    """Greedy sampling: the index of the largest logit of each row."""
+    return torch.argmax(logits, dim=-1)
+
+
+ITEMS_READ_WRITTEN: dict[str, tuple[float, float]] = {
+    "rms_norm": (1.0, 1.0),
+    "layer_norm": (1.0, 1.0),
+    "residual_add": (2.0, 1.0),
+    "silu_mul": (1.0, 0.5),
+    "gelu": (1.0, 1.0),
+    "rotary": (1.0, 1.0),
+    "kv_write": (1.0, 1.0),
+    "embed": (1.0, 1.0),
+    "argmax": (1.0, 0.0),
+}
+"""Elements read and written for each element of a row of input."""
+
+
+@dataclass(frozen=True)
+class Glue:
+    """One of the small operations on ``rows`` rows of ``width`` elements."""
+
+    op: str
+    dtype: str
+    operation: str = "glue"
+    backend: str = "torch"
+
+    @property
+    def regime(self) -> dict[str, str]:
+        """Which operation, and the data type."""
+        return {"op": self.op, "dtype": self.dtype}
+
+    def cost(self, case: Case) -> Cost:
+        """Activations in and out, once; the arithmetic is negligible."""
+        read, written = ITEMS_READ_WRITTEN[self.op]
+        item_bytes = case["rows"] * case["width"] * DTYPES[self.dtype].itemsize
+        return Cost(0.0, read * item_bytes, written * item_bytes)
+
+    def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
+        """A few operand sets: activations were just written, so in a model they are warm."""
+        return [self._build(case, pool)[0] for _ in range(2)]
+
+    def check(self, case: Case, pool: OperandPool) -> float:
+        """Compare with the same operation in float64."""
+        call, expected = self._build(case, pool)
+        got = call()
+        if not isinstance(got, torch.Tensor):
+            raise TypeError(f"{self.op} returned {type(got).__name__}")
+        reference = expected()
+        if self.op in ("argmax", "embed"):  # nothing is rounded: equal or wrong
+            return 0.0 if torch.equal(got, reference.to(got.dtype)) else float("inf")
+        return deviation(got, reference, 1.0, DTYPES[self.dtype])
+
+    def _build(
+        self, case: Case, pool: OperandPool
+    ) -> tuple[Call, Callable[[], torch.Tensor]]:
+        """The call, and the same in float64."""
+        rows, width = int(case["rows"]), int(case["width"])
+        dtype = DTYPES[self.dtype]
+        x = pool.take((rows, width), dtype)
+        if self.op == "rms_norm":
+            w = pool.take((width,), dtype)
+            return (lambda: rms_norm(x, w)), lambda: rms_norm(x.double(), w.double())
+        if self.op == "layer_norm":
+            w, b = pool.take((width,), dtype), pool.take((width,), dtype)
+            return (
+                lambda: layer_norm(x, w, b),
+                lambda: layer_norm(x.double(), w.double(), b.double()),
+            )
+        if self.op == "residual_add":
+            y = pool.take((rows, width), dtype)
+            return (lambda: x + y), lambda: x.double() + y.double()
+        if self.op == "silu_mul":
+            return (lambda: silu_mul(x)), lambda: silu_mul(x.double())
+        if self.op == "gelu":
+            return (lambda: gelu(x)), lambda: gelu(x.double())
+        if self.op == "rotary":
+            head_dim = ROTARY_HEAD_DIM if width % ROTARY_HEAD_DIM == 0 else width
+            heads = x.view(rows, width // head_dim, head_dim)
+            cos, sin = (pool.take((rows, 1, head_dim), dtype) for _ in range(2))
+            return (
+                lambda: rotary(heads, cos, sin),
+                lambda: rotary(heads.double(), cos.double(), sin.double()),
+            )
+        if self.op == "kv_write":
+            cache = pool.scratch((rows, width + ROTARY_HEAD_DIM), dtype)[:, :width]
+            return (lambda: cache.copy_(x)), lambda: x.double()
+        if self.op == "embed":
+            table = pool.take((TABLE_ROWS, width), dtype)
+            tokens = torch.arange(rows, device=pool.device) * 997 % TABLE_ROWS
+            return (lambda: embed(table, tokens)), lambda: table[tokens].double()
+        if self.op == "argmax":
+            return (lambda: argmax(x)), lambda: argmax(x.double())
+        known = ", ".join(ITEMS_READ_WRITTEN)
+        raise UnsupportedCaseError(f"unknown glue operation '{self.op}', known: {known}")

@@ -1,0 +1,55 @@
+"""The one exception a user is meant to see, and the hint that goes with a misspelt name.
+
+A user who gives bad input reads one line: what is wrong, where, and what to do. So the exception
+carries those three parts, and the command line prints them and exits with code 2.
+
+>>> raise InputError("unknown GPU 'h2000'", remedy="did you mean 'h200'?")
+Traceback (most recent call last):
+    ...
+groundspeed.profiles.errors.InputError: unknown GPU 'h2000': did you mean 'h200'?
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used, or this machine cannot do what was asked.
+
+    Parameters
+    ----------
+    what : str
+        What is wrong.
+    where : str, optional
+        The file, option or field it is wrong in.
+    remedy : str, optional
+        What to do about it.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+        prefix = f"{where}: " if where else ""
+        suffix = f": {remedy}" if remedy else ""
+        super().__init__(one_line(f"{prefix}{what}{suffix}"))
+
+
+def one_line(text: str, *, limit: int = 600) -> str:
+    """Make a text safe to print on one line: no control characters, not endless."""
+    flat = "".join(c if c.isprintable() else " " for c in text)
+    return flat if len(flat) <= limit else flat[: limit - 3] + "..."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Say which known name was probably meant.
+
+    Examples
+    --------
+    >>> did_you_mean("h2000", ["h100-sxm", "h200-sxm", "h20"])
+    "did you mean 'h20'? known: h100-sxm, h20, h200-sxm"
+    """
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.5)
+    hint = "did you mean " + " or ".join(f"'{c}'" for c in close) + "? " if close else ""
+    return f"{hint}known: {', '.join(names)}"

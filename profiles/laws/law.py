@@ -1,0 +1,132 @@
+"""The record of a fitted law, and how to ask it for a time with an error bar."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from groundspeed.profiles.errors import InputError, did_you_mean
+from groundspeed.profiles.laws import soft_roofline
+from groundspeed.profiles.operations import OPERATIONS, Array, Columns
+from groundspeed.profiles.record import NonNegative, Positive, Record
+
+Form = Callable[[Array, Array, Mapping[str, float]], Array]
+
+FORMS: dict[str, Form] = {"soft_roofline": soft_roofline.time_s}
+"""Every form a law can have: (flops, bytes, coefficients) to seconds."""
+
+Origin = Literal["measured", "imported", "transferred", "datasheet"]
+
+
+class Coefficient(Record):
+    """One fitted constant and its 90 % interval (bootstrap over points)."""
+
+    value: NonNegative
+    low: NonNegative
+    high: NonNegative
+
+
+class HeldOutError(Record):
+    """How far the law is off on points it has not seen; fractions of the measured time."""
+
+    points: int = Field(ge=0)
+    method: str
+    median_fraction: NonNegative
+    q90_fraction: NonNegative
+    log_q05: float
+    """5 % quantile of log(measured / predicted)."""
+    log_q50: float
+    """Its median: the bias."""
+    log_q95: float
+    """95 % quantile: with ``log_q05`` the 90 % interval of one new measurement."""
+
+
+class Law(Record):
+    """A fitted function from an operation to seconds, with what it stands on."""
+
+    operation: str
+    regime: dict[str, str]
+    """What it holds for: data type, stream mode, glue operation."""
+    form: str
+    coefficients: dict[str, Coefficient]
+    box: dict[str, tuple[Positive, Positive]]
+    """Smallest and largest value of each column among the fitted points."""
+    points: int = Field(ge=1)
+    held_out: HeldOutError
+    origin: Origin
+    source: str
+    """The measurement or publication it was fitted to."""
+
+    @model_validator(mode="after")
+    def _known(self) -> "Law":
+        if self.operation not in OPERATIONS:
+            raise ValueError(f"operation '{self.operation}': {did_you_mean(self.operation, OPERATIONS)}")
+        if self.form not in FORMS:
+            raise ValueError(f"form '{self.form}': {did_you_mean(self.form, FORMS)}")
+        missing = {"startup_s", "bandwidth_bytes_per_s"} - set(self.coefficients)
+        if missing:
+            raise ValueError(f"coefficients lack {', '.join(sorted(missing))}")
+        return self
+
+    def values(self) -> dict[str, float]:
+        """The coefficients without their intervals."""
+        return {name: c.value for name, c in self.coefficients.items()}
+
+
+@dataclass(frozen=True)
+class LawPrediction:
+    """What a law says of N operations."""
+
+    time_s: Array
+    """[s] (N,) Median expected."""
+    low_s: Array
+    """[s] (N,) 5 % quantile of one new measurement."""
+    high_s: Array
+    """[s] (N,) 95 % quantile."""
+    extrapolated: NDArray[np.bool_]
+    """(N,) True where an input lies outside the fitted box."""
+
+
+def law_time(law: Law, columns: Columns) -> LawPrediction:
+    """Ask a law for times.
+
+    Outside the fitted box the physics of the form still holds, but its error is unknown: the
+    interval is widened by its own width for each octave (factor of two) outside, and the result
+    says ``extrapolated``.
+
+    Parameters
+    ----------
+    law : Law
+    columns : mapping of str to (N,) array_like
+        The operation's numeric columns (``m``, ``n``, ``k`` for ``matmul``), all positive.
+
+    Raises
+    ------
+    InputError
+        If a column is missing or not positive.
+    """
+    operation = OPERATIONS[law.operation]
+    arrays: dict[str, Array] = {}
+    for name in operation.columns:
+        if name not in columns:
+            raise InputError(f"{law.operation} needs column '{name}'")
+        arrays[name] = np.atleast_1d(np.asarray(columns[name], dtype=np.float64))
+        if not (np.isfinite(arrays[name]).all() and (arrays[name] > 0).all()):
+            raise InputError(f"column '{name}' of {law.operation} must be positive and finite")
+    flops = operation.flops(arrays, law.regime)
+    moved = operation.bytes(arrays, law.regime)
+    time = FORMS[law.form](flops, moved, law.values())
+    octaves = np.zeros_like(time)
+    for name, (low, high) in law.box.items():
+        value = arrays[name]
+        octaves += np.maximum(0.0, np.log2(low / value)) + np.maximum(0.0, np.log2(value / high))
+    widen = 1.0 + octaves
+    return LawPrediction(
+        time_s=time,
+        low_s=time * np.exp(np.minimum(law.held_out.log_q05, 0.0) * widen),
+        high_s=time * np.exp(np.maximum(law.held_out.log_q95, 0.0) * widen),
+        extrapolated=octaves > 0.0,
+    )

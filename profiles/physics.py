@@ -1,0 +1,211 @@
+"""The physics that no honest profile can break.
+
+A file can be well-formed and still impossible: a scaled copy of another GPU's numbers, GB taken
+for GiB, microseconds for milliseconds, a rate with sparsity. The check runs on load and on save.
+*Errors* are impossible; *warnings* are unusual but real somewhere (a tile edge makes a larger
+matrix a little faster).
+
+The threshold for "more work in less time" is set on 35,000 published H200 matmul timings: when a
+dimension doubles, 1 to 3 % of pairs get faster by more than 3 %, and 0.02 to 0.07 % by more than a
+third. So one such pair in a small table is an error, and in a large table one in 500 is.
+"""
+
+import math
+from collections import defaultdict
+from typing import Literal
+
+import numpy as np
+
+from groundspeed.profiles.laws import law_time
+from groundspeed.profiles.operations import OPERATIONS
+from groundspeed.profiles.record import Record
+from groundspeed.profiles.schema import Curve, Point, Profile
+from groundspeed.profiles.summary import derive_rates
+
+FALL_ERROR = 1.0 / 3.0
+FALL_WARNING = 0.10
+FALL_ERROR_SHARE = 0.002
+ROOF_TOLERANCE = 0.02  # events and clocks are read with about this error
+LAW_OFF = 0.5  # a law whose median error on its own points is above this is not of these points
+
+
+class Violation(Record):
+    """One thing in a profile that physics does not allow, in a sentence."""
+
+    severity: Literal["error", "warning"]
+    where: str
+    what: str
+
+
+def check_profile(profile: Profile) -> list[Violation]:
+    """Hold a profile against physics.
+
+    Returns
+    -------
+    list of Violation
+        Errors first; empty for a clean profile.
+    """
+    found: list[Violation] = []
+    for curve in profile.curves:
+        where = f"{curve.operation} {' '.join(curve.regime.values())} ({curve.backend})"
+        found += _check_points(curve, where)
+        found += _check_roof(profile, curve, where)
+        found += _check_monotone(curve, where)
+    found += _check_laws(profile)
+    found += _check_summary(profile)
+    return sorted(found, key=lambda v: v.severity)
+
+
+def _check_points(curve: Curve, where: str) -> list[Violation]:
+    found = []
+    operation = OPERATIONS.get(curve.operation)
+    for point in curve.points:
+        at = f"{where} at {_case(point)}"
+        if not point.q10_s <= point.time_s <= point.q90_s:
+            found.append(_error(at, "the median does not lie between the 10 % and 90 % quantiles"))
+        if not point.low_s <= point.time_s <= point.high_s:
+            found.append(_error(at, "the median does not lie inside its own interval"))
+        if operation is None:
+            continue
+        missing = [c for c in operation.columns if c not in point.case]
+        if missing:
+            found.append(_error(at, f"the case lacks {', '.join(missing)}"))
+            continue
+        columns = {c: np.array([point.case[c]]) for c in operation.columns}
+        for name, count, stated in (
+            ("FLOPs", operation.flops(columns, curve.regime)[0], point.flops),
+            ("bytes", operation.bytes(columns, curve.regime)[0], point.bytes),
+        ):
+            if not math.isclose(float(count), stated, rel_tol=1e-6, abs_tol=1e-9):
+                found.append(
+                    _error(at, f"states {stated:.6g} {name}, the operation has {float(count):.6g}")
+                )
+    return found
+
+
+def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
+    sheet = profile.datasheet
+    if sheet is None:
+        return []
+    found = []
+    dtype = curve.regime.get("dtype", "")
+    roof_flops = sheet.roof_flops(dtype) if curve.operation != "stream" else None
+    peak = sheet.peak_flops_per_s.get(dtype)
+    bandwidth = sheet.memory_bandwidth_bytes_per_s
+    cache = profile.device.last_level_cache_bytes or 0.0
+    for point in curve.points:
+        if not point.valid:
+            continue
+        at = f"{where} at {_case(point)}"
+        rate = point.flops / point.time_s
+        if roof_flops is not None and rate > roof_flops * (1.0 + ROOF_TOLERANCE):
+            found.append(
+                _error(
+                    at,
+                    f"{rate / 1e12:.1f} TFLOPS is above {roof_flops / 1e12:.1f}, "
+                    f"the {dtype} roof of {sheet.id} at its highest clock",
+                )
+            )
+        elif roof_flops is None and peak is not None and rate > peak.value:
+            found.append(
+                _warning(
+                    at,
+                    f"{rate / 1e12:.1f} TFLOPS is above the sheet's {peak.value / 1e12:.1f}; "
+                    f"the highest clock of {sheet.id} is not on record, so it may be boost",
+                )
+            )
+        moved = point.bytes / point.time_s
+        beyond_cache = point.bytes > 4.0 * cache
+        if bandwidth and beyond_cache and moved > bandwidth.value * (1.0 + ROOF_TOLERANCE):
+            found.append(
+                _error(
+                    at,
+                    f"{moved / 1e9:.0f} GB/s is above the memory's {bandwidth.value / 1e9:.0f} "
+                    f"although the data are over four times the last-level cache",
+                )
+            )
+    return found
+
+
+def _check_monotone(curve: Curve, where: str) -> list[Violation]:
+    """Compare each pair of points that differ in one column by a factor of two."""
+    operation = OPERATIONS.get(curve.operation)
+    if operation is None:
+        return []
+    times: dict[tuple[float, ...], float] = defaultdict(float)
+    for point in curve.points:
+        if point.valid and all(c in point.case for c in operation.columns):
+            times[tuple(point.case[c] for c in operation.columns)] = point.time_s
+    pairs = 0
+    falls: list[tuple[float, str]] = []
+    for key, time in times.items():
+        for i, column in enumerate(operation.columns):
+            if column not in operation.growing:
+                continue
+            doubled = times.get((*key[:i], 2.0 * key[i], *key[i + 1 :]))
+            if doubled is None:
+                continue
+            pairs += 1
+            fall = 1.0 - doubled / time
+            if fall > FALL_WARNING:
+                shape = ", ".join(f"{c}={v:g}" for c, v in zip(operation.columns, key, strict=True))
+                falls.append((fall, f"doubling {column} at {shape} takes {fall:.0%} less time"))
+    deep = [text for fall, text in sorted(falls, reverse=True) if fall > FALL_ERROR]
+    if deep and len(deep) / pairs > FALL_ERROR_SHARE:
+        return [_error(where, f"{deep[0]} ({len(deep)} of {pairs} such pairs)")]
+    return [_warning(where, text) for _, text in sorted(falls, reverse=True)[:3]]
+
+
+def _check_laws(profile: Profile) -> list[Violation]:
+    """A law must describe the curve that stands beside it: a thousandfold is a slip of units."""
+    found = []
+    for law in profile.laws:
+        where = f"law {law.operation} {' '.join(law.regime.values())}"
+        for name, c in law.coefficients.items():
+            if not c.low <= c.value <= c.high:
+                found.append(_error(where, f"{name} does not lie inside its own interval"))
+        curve = profile.curve(law.operation, **law.regime)
+        points = [p for p in curve.points if p.valid] if curve else []
+        names = OPERATIONS[law.operation].columns
+        points = [p for p in points if all(p.case.get(c, 0.0) > 0.0 for c in names)]
+        if points:
+            columns = {c: np.array([p.case[c] for p in points]) for c in names}
+            measured = np.array([p.time_s for p in points])
+            ratio = float(np.exp(np.median(np.log(measured / law_time(law, columns).time_s))))
+            if not 1.0 / (1.0 + LAW_OFF) < ratio < 1.0 + LAW_OFF:
+                found.append(
+                    _error(where, f"its own points take {ratio:.3g} times as long as it says")
+                )
+    return found
+
+
+def _check_summary(profile: Profile) -> list[Violation]:
+    derived = {
+        r.quantity: r for r in derive_rates(profile.curves, profile.datasheet, profile.stability)
+    }
+    stated = {r.quantity: r for r in profile.rates}
+    found = []
+    for name in sorted(derived.keys() ^ stated.keys()):
+        found.append(_error(f"rate {name}", "the summary and the curves do not list the same rates"))
+    for name in sorted(derived.keys() & stated.keys()):
+        if not math.isclose(derived[name].value, stated[name].value, rel_tol=1e-6):
+            found.append(
+                _error(
+                    f"rate {name}",
+                    f"states {stated[name].value:.6g} {stated[name].unit}, "
+                    f"its curve gives {derived[name].value:.6g}",
+                )
+            )
+    return found
+
+
+def _case(point: Point) -> str:
+    return " ".join(f"{k}={v:g}" for k, v in point.case.items()) or "its only case"
+
+
+def _error(where: str, what: str) -> Violation:
+    return Violation(severity="error", where=where, what=what)
+
+
+def _warning(where: str, what: str) -> Violation:
+    return Violation(severity="warning", where=where, what=what)

@@ -1,0 +1,162 @@
+"""The profile: one human-readable file that says what a device delivers, and how we know.
+
+A profile can be reviewed in a pull request: device, the data sheet it is compared with, the
+environment it was measured in, each measured curve point by point, the fitted laws with their
+held-out error, and a utilization summary that is *derived* from the curves (a summary that does
+not follow from them fails the physics check: no number is entered by hand).
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from groundspeed.profiles.datasheet import DeviceSpec
+from groundspeed.profiles.laws import Law
+from groundspeed.profiles.laws.law import Origin
+from groundspeed.profiles.record import Fraction, NonNegative, Positive, Record
+
+SCHEMA_VERSION = 1
+"""History: 1 (2026-11): first."""
+
+
+class Device(Record):
+    """The device as the machine describes it."""
+
+    name: str
+    """As the driver or the processor names itself."""
+    kind: Literal["cpu", "cuda", "rocm"]
+    vendor: str
+    architecture: str
+    compute_units: int = Field(ge=1, le=100_000)
+    """Streaming multiprocessors, compute units, or cores used."""
+    memory_bytes: Positive
+    last_level_cache_bytes: Positive | None = None
+    max_clock_hz: Positive | None = None
+    instruction_sets: tuple[str, ...] = ()
+    """What decides a processor's matrix rate: avx512_bf16, amx_bf16, ..."""
+
+
+class Environment(Record):
+    """Everything around the device that can change a number; None where it cannot be read."""
+
+    date_utc: str
+    host: str
+    operating_system: str
+    python: str
+    tool_version: str
+    method_version: int
+    """Rises whenever the way of measuring changes; different ones are not compared silently."""
+    command: str
+    libraries: dict[str, str]
+    """torch, triton, numpy, ... and their versions."""
+    driver: str | None = None
+    runtime: str | None = None
+    """CUDA or ROCm version torch was built with."""
+    threads: int | None = None
+    virtualization: str | None = None
+    power_cap_w: Positive | None = None
+    ecc: bool | None = None
+    partition_mode: str | None = None
+    telemetry: str
+    """Which telemetry was there, or the fact that none was."""
+    other_processes: int | None = None
+
+
+class Point(Record):
+    """The statistics of one case's samples: a measurement."""
+
+    case: dict[str, float]
+    """The operation's numeric columns."""
+    time_s: Positive
+    """Median."""
+    q10_s: Positive
+    q90_s: Positive
+    low_s: Positive
+    """90 % bootstrap interval of the median."""
+    high_s: Positive
+    samples: int = Field(ge=1)
+    flops: NonNegative
+    bytes: NonNegative
+    stop: str
+    """Why sampling stopped."""
+    tags: tuple[str, ...] = ()
+    """What disturbed it: drift, bimodal, noisy-neighbour, throttled, ..."""
+    clock_mhz: Positive | None = None
+    power_w: Positive | None = None
+    temperature_c: float | None = None
+    error: NonNegative | None = None
+    """Largest deviation from a float64 reference, in units of the tolerance."""
+    valid: bool = True
+    """False if the result was wrong: such a row proves nothing and no law uses it."""
+
+
+class Curve(Record):
+    """All points of one operation in one regime."""
+
+    operation: str
+    regime: dict[str, str]
+    backend: str
+    cache: Literal["cold", "warm"]
+    origin: Origin
+    source: str
+    points: tuple[Point, ...]
+
+
+class Rate(Record):
+    """One achieved rate, and what share of the data sheet it is."""
+
+    quantity: str
+    """``matmul bfloat16``, ``memory read``, ``launch eager``."""
+    unit: Literal["FLOP/s", "bytes/s", "s"]
+    value: Positive
+    low: Positive
+    high: Positive
+    """90 % interval: sampling error and the drift of the machine during the run."""
+    datasheet: Positive | None = None
+    utilization: Fraction | None = None
+    note: str = ""
+
+
+class Stability(Record):
+    """How steady the machine was: one reference case, repeated throughout the run."""
+
+    reference: str
+    repeats: int
+    spread_fraction: NonNegative
+    """Half of (q95 - q05) of its medians, over their median."""
+    drift_fraction: float
+    """Last third against first third; positive when it became slower."""
+    busy_elsewhere_fraction: NonNegative | None = None
+    """Share of the processor that other programs or the hypervisor took."""
+    verdict: Literal["steady", "noisy"]
+
+
+class Profile(Record):
+    """What is known about one device class."""
+
+    schema_version: int = SCHEMA_VERSION
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")
+    device: Device
+    datasheet: DeviceSpec | None = None
+    environment: Environment
+    mode: str
+    seed: int
+    curves: tuple[Curve, ...]
+    laws: tuple[Law, ...]
+    rates: tuple[Rate, ...]
+    stability: Stability | None = None
+    warnings: tuple[str, ...] = ()
+
+    def curve(self, operation: str, **regime: str) -> Curve | None:
+        """The curve of an operation whose regime has these entries, if there is one."""
+        for curve in self.curves:
+            if curve.operation == operation and regime.items() <= curve.regime.items():
+                return curve
+        return None
+
+    def law(self, operation: str, **regime: str) -> Law | None:
+        """The law of an operation whose regime has these entries, if there is one."""
+        for law in self.laws:
+            if law.operation == operation and regime.items() <= law.regime.items():
+                return law
+        return None

@@ -1,0 +1,104 @@
+"""The achieved rates of a device, derived from its curves: what "about 60 %" becomes.
+
+Each rate is the best case of its kind, measured *again* with fresh samples: the best of many noisy
+measurements is too good by selection (the winner's curse), its repetition is not. The interval
+joins the sampling error of that repetition with the drift of the machine during the whole run.
+"""
+
+import math
+
+from groundspeed.profiles.datasheet import DeviceSpec
+from groundspeed.profiles.schema import Curve, Point, Rate, Stability
+
+WINNER = "winner"
+"""Tag of the best case's repetition with fresh samples."""
+
+
+def derive_rates(
+    curves: tuple[Curve, ...], datasheet: DeviceSpec | None, stability: Stability | None
+) -> tuple[Rate, ...]:
+    """Derive the scalar summary from the curves.
+
+    Parameters
+    ----------
+    curves : tuple of Curve
+    datasheet : DeviceSpec or None
+        What rates are compared with; None leaves utilization empty.
+    stability : Stability or None
+        Widens the intervals by the machine's spread during the run.
+
+    Returns
+    -------
+    tuple of Rate
+        Matrix products by data type, memory by mode, then launch costs.
+    """
+    spread = stability.spread_fraction if stability else 0.0
+    rates: list[Rate] = []
+    for curve in curves:
+        points = [p for p in curve.points if p.valid]
+        if not points:
+            continue
+        winner = _winner(curve, points)
+        if curve.operation == "matmul":
+            dtype = curve.regime["dtype"]
+            sheet = datasheet.peak_flops_per_s.get(dtype) if datasheet else None
+            name = f"matmul {dtype}" + ("" if curve.backend == "torch" else f" ({curve.backend})")
+            shape = " x ".join(f"{winner.case[c]:.0f}" for c in ("m", "n", "k"))
+            peak = sheet.value if sheet else None
+            rates.append(_rate(name, "FLOP/s", winner.flops, winner, spread, peak, shape))
+        elif curve.operation == "stream":
+            bandwidth = datasheet.memory_bandwidth_bytes_per_s if datasheet else None
+            name = f"memory {curve.regime['mode']}"
+            if curve.backend != "torch":
+                name += f" ({curve.backend})"
+            size = f"{winner.bytes / 1e6:.0f} MB moved"
+            peak = bandwidth.value if bandwidth else None
+            rates.append(_rate(name, "bytes/s", winner.bytes, winner, spread, peak, size))
+        elif curve.operation == "launch":
+            point = points[0]
+            widen = 1.0 + spread
+            rates.append(
+                Rate(
+                    quantity=f"launch {curve.regime['op']}",
+                    unit="s",
+                    value=point.time_s,
+                    low=point.low_s / widen,
+                    high=point.high_s * widen,
+                )
+            )
+    order = {"FLOP/s": 0, "bytes/s": 1, "s": 2}
+    return tuple(sorted(rates, key=lambda r: order[r.unit]))
+
+
+def _winner(curve: Curve, points: list[Point]) -> Point:
+    repeated = [p for p in points if WINNER in p.tags]
+    if repeated:
+        return repeated[-1]
+    work = "flops" if curve.operation == "matmul" else "bytes"
+    return max(points, key=lambda p: getattr(p, work) / p.time_s)
+
+
+def _rate(
+    quantity: str,
+    unit: str,
+    work: float,
+    point: Point,
+    spread: float,
+    sheet: float | None,
+    note: str,
+) -> Rate:
+    value = work / point.time_s
+    below = math.hypot(1.0 - point.time_s / point.high_s, spread)
+    above = math.hypot(point.time_s / point.low_s - 1.0, spread)
+    return Rate.model_validate(
+        {
+            "quantity": quantity,
+            "unit": unit,
+            "value": value,
+            "low": value * (1.0 - min(below, 0.99)),
+            "high": value * (1.0 + above),
+            "datasheet": sheet,
+            "utilization": value / sheet if sheet else None,
+            "note": note,
+        }
+    )
