@@ -78,7 +78,14 @@ class Kernel(Protocol):
         ...
 
 
-def deviation(got: torch.Tensor, expected: torch.Tensor, scale: float, dtype: torch.dtype) -> float:
+def deviation(
+    got: torch.Tensor,
+    expected: torch.Tensor,
+    scale: float,
+    dtype: torch.dtype,
+    *,
+    terms: float = 1.0,
+) -> float:
     """Largest error in units of what rounding explains.
 
     Parameters
@@ -90,14 +97,19 @@ def deviation(got: torch.Tensor, expected: torch.Tensor, scale: float, dtype: to
         the error of a sum scales with its terms, not with a result that happens to cancel.
     dtype : torch.dtype
         Type of the result; four units in its last place are allowed.
+    terms : float, default 1
+        Terms that were summed in float32: rounding errors of a running sum walk at random, so
+        they grow with the square root of this.
 
     Returns
     -------
     float
         Infinite if anything is not a number.
     """
-    tolerance = 4.0 * torch.finfo(dtype).eps * max(scale, 1e-30)
-    error = (got.double() - expected.double()).abs()
-    allowed = tolerance + 4.0 * torch.finfo(dtype).eps * expected.double().abs()
-    worst = float((error / allowed).max())
-    return worst if torch.isfinite(got).all() else float("inf")
+    if not torch.isfinite(got).all():
+        return float("inf")
+    stored, summed = torch.finfo(dtype).eps, torch.finfo(torch.float32).eps
+    reference = expected.double()
+    allowed = 4.0 * (stored + summed * terms**0.5) * max(scale, 1e-30)
+    error = (got.double() - reference).abs() / (allowed + 4.0 * stored * reference.abs())
+    return float(error.max())

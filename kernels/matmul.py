@@ -85,4 +85,4 @@ def check_product(y: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> float:
     if not torch.isfinite(y).all():
         return float("inf")
     expected = x[rows].double() @ w[columns].double().T
-    return deviation(y[rows][:, columns], expected, k**0.5, y.dtype)
+    return deviation(y[rows][:, columns], expected, k**0.5, y.dtype, terms=k)

@@ -1,0 +1,31 @@
+"""Turns kernels into a profile: timing, telemetry, the choice of points, fitting, resuming.
+
+Fitting a law to measurements that exist needs no torch:
+
+>>> from groundspeed.calibrate import choose_points, fit_law  # doctest: +SKIP
+>>> law = fit_law("matmul", frame, device="h200-sxm")         # doctest: +SKIP
+>>> law.predict(other_shapes)                                 # doctest: +SKIP
+
+Measuring is :func:`groundspeed.calibrate.campaign.calibrate`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from groundspeed.calibrate.frames import FittedLaw, fit_law
+    from groundspeed.calibrate.points import choose_points
+
+__all__ = ["FittedLaw", "choose_points", "fit_law"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module's attributes are of any type)
+    """Import pandas and scipy only when something that needs them is asked for."""
+    if name in ("FittedLaw", "fit_law"):
+        from groundspeed.calibrate import frames
+
+        return getattr(frames, name)
+    if name == "choose_points":
+        from groundspeed.calibrate.points import choose_points
+
+        return choose_points
+    raise AttributeError(f"module 'groundspeed.calibrate' has no attribute '{name}'")

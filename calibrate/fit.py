@@ -1,0 +1,170 @@
+"""Fit a law to measured points, robustly, and find out how wrong it is on points it has not seen.
+
+Errors of timing are factors, so the fit minimizes the logarithm of measured over predicted, with
+a loss that grows only linearly for outliers (one disturbed sample must not bend the law). The
+error that is recorded is not the residual of the fit but that of points held out from it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.laws import Coefficient, HeldOutError, Law, soft_roofline
+from groundspeed.profiles.laws.law import Origin
+from groundspeed.profiles.operations import OPERATIONS, Array, Columns, Regime
+
+MIN_POINTS = 5
+FOLDS = 10
+BOOTSTRAPS = 30
+ROBUST_SCALE = 0.05
+"""Log residuals beyond this count linearly: 5 %, about the noise of a good measurement."""
+
+MAX_SHARPNESS = 16.0
+
+
+@dataclass(frozen=True)
+class _Data:
+    flops: Array
+    bytes: Array
+    time_s: Array
+
+    def rows(self, index: Array) -> "_Data":
+        return _Data(self.flops[index], self.bytes[index], self.time_s[index])
+
+
+def fit_points(
+    operation: str,
+    regime: Regime,
+    columns: Columns,
+    time_s: Array,
+    *,
+    origin: Origin,
+    source: str,
+    seed: int = 0,
+) -> Law:
+    """Fit the law of one regime.
+
+    Parameters
+    ----------
+    operation : str
+    regime : mapping of str to str
+        What the points have in common: ``{"dtype": "bfloat16"}``.
+    columns : mapping of str to (N,) ndarray
+        The operation's numeric columns.
+    time_s : (N,) ndarray
+        [s] Measured times.
+    origin : {'measured', 'imported'}
+    source : str
+        Who measured, on what.
+    seed : int, default 0
+        Of folds and bootstrap.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than five points, or one is not positive.
+    """
+    spec = OPERATIONS[operation]
+    name = f"{operation} {' '.join(regime.values())}".strip()
+    arrays = {c: np.asarray(columns[c], dtype=np.float64) for c in spec.columns}
+    time_s = np.asarray(time_s, dtype=np.float64)
+    if time_s.size < MIN_POINTS:
+        raise InputError(
+            f"a law of {name} needs at least {MIN_POINTS} points, there are {time_s.size}"
+        )
+    for label, values in {**arrays, "time": time_s}.items():
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise InputError(f"{label} of {name} must be positive and finite in every row")
+    data = _Data(spec.flops(arrays, regime), spec.bytes(arrays, regime), time_s)
+    best = _fit(data, None)
+    generator = np.random.default_rng(seed)
+    resampled = [
+        _fit(data.rows(generator.integers(0, time_s.size, time_s.size)), best)
+        for _ in range(BOOTSTRAPS)
+    ]
+    coefficients = {}
+    for key, value in best.items():
+        low, high = np.quantile([r[key] for r in resampled], (0.05, 0.95))
+        coefficients[key] = Coefficient(
+            value=value, low=min(float(low), value), high=max(float(high), value)
+        )
+    return Law(
+        operation=operation,
+        regime=dict(regime),
+        form="soft_roofline",
+        coefficients=coefficients,
+        box={c: (float(v.min()), float(v.max())) for c, v in arrays.items()},
+        points=time_s.size,
+        held_out=_held_out(data, best, generator),
+        origin=origin,
+        source=source,
+    )
+
+
+def _fit(data: _Data, start: dict[str, float] | None) -> dict[str, float]:
+    """Least squares in the logarithm of the coefficients; from a start, or from the data's edges."""
+    computes = bool((data.flops > 0).any())
+    fastest = float(data.time_s.min())
+    flops_rate = float((data.flops / data.time_s).max())
+    bytes_rate = float((data.bytes / data.time_s).max())
+    # A rate cannot be below the best one seen (by more than noise), nor endlessly above it.
+    low = [np.log(fastest * 1e-4), np.log(bytes_rate * 0.7)]
+    high = [np.log(fastest * 1.2), np.log(bytes_rate * 100.0)]
+    guesses = [[np.log(fastest * 0.5), np.log(bytes_rate)]]
+    if computes:
+        low += [np.log(flops_rate * 0.7), 0.0]
+        high += [np.log(flops_rate * 100.0), np.log(MAX_SHARPNESS)]
+        guesses = [
+            [*guesses[0], np.log(flops_rate), np.log(2.0)],
+            [np.log(fastest * 0.1), np.log(bytes_rate * 3.0), np.log(flops_rate), np.log(1.5)],
+        ]
+    if start is not None:
+        guesses = [[np.log(v) for v in start.values()]]
+
+    def residuals(x: Array) -> Array:
+        predicted = soft_roofline.time_s(data.flops, data.bytes, _named(x))
+        return np.log(data.time_s / predicted)
+
+    best = None
+    for guess in guesses:
+        inside = np.clip(guess, np.array(low) + 1e-6, np.array(high) - 1e-6)
+        found = least_squares(
+            residuals, inside, bounds=(low, high), loss="soft_l1", f_scale=ROBUST_SCALE
+        )
+        if best is None or found.cost < best.cost:
+            best = found
+    assert best is not None
+    return _named(best.x)
+
+
+def _named(x: Array) -> dict[str, float]:
+    names = ("startup_s", "bandwidth_bytes_per_s", "compute_flops_per_s", "sharpness")
+    return {name: float(np.exp(value)) for name, value in zip(names, x, strict=False)}
+
+
+def _held_out(data: _Data, best: dict[str, float], generator: np.random.Generator) -> HeldOutError:
+    """Predict each point from a fit that has not seen it."""
+    n = data.time_s.size
+    folds = n if n <= 2 * FOLDS else FOLDS
+    turn = generator.permutation(n) % folds
+    log_ratio = np.empty(n)
+    for fold in range(folds):
+        out = turn == fold
+        law = _fit(data.rows(~out), best)
+        unseen = data.rows(out)
+        log_ratio[out] = np.log(
+            unseen.time_s / soft_roofline.time_s(unseen.flops, unseen.bytes, law)
+        )
+    error = np.abs(np.exp(-log_ratio) - 1.0)
+    q05, q50, q95 = np.quantile(log_ratio, (0.05, 0.5, 0.95))
+    return HeldOutError(
+        points=n,
+        method="leave one out" if folds == n else f"{folds}-fold cross-validation",
+        median_fraction=float(np.median(error)),
+        q90_fraction=float(np.quantile(error, 0.9)),
+        log_q05=float(q05),
+        log_q50=float(q50),
+        log_q95=float(q95),
+    )

@@ -1,0 +1,123 @@
+"""The DataFrame face of laws: microseconds in, microseconds out, one law a regime behind it.
+
+    law = fit_law("matmul", measured, device="h200-sxm")   # columns dtype, m, n, k, time_us
+    law.predict(shapes)                                    # time_us, low_us, high_us, origin
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from groundspeed.calibrate.fit import fit_points
+from groundspeed.profiles.datasheet import DeviceSpec, find_device
+from groundspeed.profiles.errors import InputError, did_you_mean
+from groundspeed.profiles.laws import Law, law_time
+from groundspeed.profiles.operations import OPERATIONS
+
+
+@dataclass(frozen=True)
+class FittedLaw:
+    """The laws of one operation, one for each regime that was measured."""
+
+    operation: str
+    laws: tuple[Law, ...]
+
+    def predict(self, cases: pd.DataFrame) -> pd.DataFrame:
+        """Predict the time of each row.
+
+        Parameters
+        ----------
+        cases : DataFrame
+            With the operation's columns and, where several regimes were fitted, theirs.
+
+        Returns
+        -------
+        DataFrame
+            ``time_us``, ``low_us``, ``high_us`` (90 % interval of one new measurement) and
+            ``origin``: that of the law, or ``extrapolated`` outside the fitted box. The index is
+            that of ``cases``.
+
+        Raises
+        ------
+        InputError
+            If a column is missing or a row's regime was never measured.
+        """
+        columns = OPERATIONS[self.operation].columns
+        _require(cases, columns, self.operation)
+        result = pd.DataFrame(
+            {"time_us": np.nan, "low_us": np.nan, "high_us": np.nan, "origin": ""},
+            index=cases.index,
+        )
+        done = np.zeros(len(cases), dtype=bool)
+        for law in self.laws:
+            rows = np.ones(len(cases), dtype=bool)
+            for name, value in law.regime.items():
+                if name in cases.columns:
+                    rows &= (cases[name] == value).to_numpy()
+                elif len(self.laws) > 1:
+                    raise InputError(f"{self.operation} cases lack the column '{name}'")
+            if not rows.any():
+                continue
+            told = law_time(law, {c: cases.loc[rows, c].to_numpy(dtype=float) for c in columns})
+            result.loc[rows, "time_us"] = told.time_s * 1e6
+            result.loc[rows, "low_us"] = told.low_s * 1e6
+            result.loc[rows, "high_us"] = told.high_s * 1e6
+            result.loc[rows, "origin"] = np.where(told.extrapolated, "extrapolated", law.origin)
+            done |= rows
+        if not done.all():
+            row = cases.loc[~done].iloc[0].to_dict()
+            raise InputError(f"no {self.operation} law was fitted for {row}")
+        return result
+
+
+def fit_law(
+    operation: str, measured: pd.DataFrame, device: str | DeviceSpec, *, seed: int = 0
+) -> FittedLaw:
+    """Fit the laws of an operation to measured rows.
+
+    Parameters
+    ----------
+    operation : str
+        ``matmul``, ``attention_prefill``, ``attention_decode``, ``stream`` or ``glue``.
+    measured : DataFrame
+        The operation's columns and ``time_us``; each combination of its categories
+        (``dtype``, ``library``, ...) is a regime with a law of its own.
+    device : str or DeviceSpec
+        Whose times these are.
+    seed : int, default 0
+
+    Raises
+    ------
+    InputError
+        If the operation or device is unknown, a column is missing, or a regime has too few rows.
+    """
+    if operation not in OPERATIONS:
+        raise InputError(
+            f"unknown operation '{operation}'", remedy=did_you_mean(operation, OPERATIONS)
+        )
+    spec = device if isinstance(device, DeviceSpec) else find_device(device).spec
+    operation_spec = OPERATIONS[operation]
+    _require(measured, (*operation_spec.columns, *operation_spec.categories, "time_us"), operation)
+    names = [c for c in (*operation_spec.categories, "library") if c in measured.columns]
+    laws = []
+    for values, group in measured.groupby(names, sort=True):
+        regime = {n: str(v) for n, v in zip(names, values, strict=True)}
+        laws.append(
+            fit_points(
+                operation,
+                regime,
+                {c: group[c].to_numpy(dtype=float) for c in operation_spec.columns},
+                group["time_us"].to_numpy(dtype=float) * 1e-6,
+                origin="measured",
+                source=f"{len(group)} rows of {spec.id}",
+                seed=seed,
+            )
+        )
+    return FittedLaw(operation, tuple(laws))
+
+
+def _require(frame: pd.DataFrame, columns: tuple[str, ...], operation: str) -> None:
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise InputError(f"{operation} rows lack the column {', '.join(missing)}")

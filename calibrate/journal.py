@@ -1,0 +1,133 @@
+"""The journal: every measurement is on disk before the next one begins.
+
+One JSON line each, flushed to the disk. A killed run leaves at worst half a line at the end, which
+is cut off on opening; everything before it counts. The first line says what run this is (device,
+plan, versions); a journal of another run is never continued.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.record import Record
+from groundspeed.profiles.schema import Point
+
+
+class Entry(Record):
+    """One measured case and its raw samples."""
+
+    key: str
+    point: Point
+    samples_s: tuple[float, ...]
+
+
+class Journal:
+    """Entries of one run in a file.
+
+    Parameters
+    ----------
+    path : Path
+    fingerprint : dict
+        What must agree for two processes to be the same run.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written, is in use by another process, or is not a journal.
+    """
+
+    def __init__(self, path: Path, fingerprint: dict[str, Any]) -> None:
+        self.path = path
+        self.entries: dict[str, Entry] = {}
+        self.resumed = False
+        head = json.dumps({"journal": 1, **fingerprint}, sort_keys=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
+            _lock(self._file.fileno(), path)
+            self._file.seek(0)
+            self._read(self._file.read(), head)
+        except OSError as error:
+            raise InputError(
+                f"the journal cannot be written ({error.strerror or error})",
+                where=str(path),
+                remedy="free space, change the rights, or choose --profile-dir",
+            ) from error
+
+    def _read(self, data: bytes, head: str) -> None:
+        complete = data[: data.rfind(b"\n") + 1]
+        lines = complete.decode("utf-8", errors="replace").splitlines()
+        if not lines or lines[0] != head:
+            if lines:  # another run's: keep what it measured, under another name
+                self.path.replace(self.path.with_name(f"{self.path.name}.{os.getpid()}.old"))
+                self._file.close()
+                self._file = self.path.open("a+b")
+                _lock(self._file.fileno(), self.path)
+            else:
+                self._file.truncate(0)
+            self._write(head)
+            return
+        self._file.truncate(len(complete))
+        for line in lines[1:]:
+            with contextlib.suppress(ValueError):  # a damaged line is one case to measure again
+                entry = Entry.model_validate_json(line)
+                self.entries[entry.key] = entry
+        self.resumed = bool(self.entries)
+
+    def append(self, entry: Entry) -> None:
+        """Write an entry down; returns when it is on the disk.
+
+        Raises
+        ------
+        InputError
+            If the disk is full or gone.
+        """
+        try:
+            self._write(entry.model_dump_json(exclude_none=True))
+        except OSError as error:
+            raise InputError(
+                f"the journal cannot be written ({error.strerror or error})",
+                where=str(self.path),
+                remedy="free space and run the same command again: it continues",
+            ) from error
+        self.entries[entry.key] = entry
+
+    def _write(self, line: str) -> None:
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries.values())
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Refuse to share a journal with another running process."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: there, running twice is the user's own care
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            "another calibration of this device is running",
+            where=str(path),
+            remedy="wait for it, or choose another --profile-dir",
+        ) from error

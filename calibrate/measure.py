@@ -1,0 +1,103 @@
+"""Measure one case: check the result, warm up, sample until it is enough, sum up."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from groundspeed.calibrate.clock import CpuTimer, GpuTimer
+from groundspeed.calibrate.statistics import diagnose, summarize
+from groundspeed.calibrate.stopping import StopRule, stop_reason
+from groundspeed.calibrate.telemetry import Telemetry
+from groundspeed.kernels.kernel import Case, Kernel
+from groundspeed.kernels.launch import GRAPH_CALLS, Launch
+from groundspeed.kernels.operands import OperandPool
+from groundspeed.profiles.schema import Point
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a case is measured with."""
+
+    pool: OperandPool
+    timer: CpuTimer | GpuTimer
+    telemetry: Telemetry
+    rule: StopRule
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement and the samples behind it."""
+
+    point: Point
+    samples_s: tuple[float, ...]
+
+
+def measure(kernel: Kernel, case: Case, bench: Bench, *, tags: tuple[str, ...] = ()) -> Measured:
+    """Measure one case of a kernel.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    case : mapping of str to float
+    bench : Bench
+    tags : tuple of str, optional
+        Marks to put on the point (``winner``).
+
+    Returns
+    -------
+    Measured
+        A wrong result gives a point with ``valid=False``: it is kept, and no law uses it.
+
+    Raises
+    ------
+    MemoryError, torch.OutOfMemoryError, UnsupportedCaseError
+        If the case cannot run here.
+    """
+    error = kernel.check(case, bench.pool)
+    calls = kernel.prepare(case, bench.pool)
+    per_call = 1
+    if isinstance(kernel, Launch) and isinstance(bench.timer, GpuTimer):
+        # "eager" is what the host pays, so the host's clock tells; the others are the device's.
+        host = kernel.op == "eager"
+        timed = CpuTimer().prepare(calls) if host else bench.timer.prepare(calls, graph=False)
+        per_call = GRAPH_CALLS if kernel.op == "graph" else 1
+    else:
+        timed = bench.timer.prepare(calls)
+    begin = time.monotonic()
+    samples: list[float] = []
+    reason = None
+    while reason is None:
+        # Ask the rule about every 50 ms of samples, and after each one when they are long.
+        count = int(np.clip(0.05 / max(timed.estimate_s, 1e-9), 1, 100))
+        if not samples:
+            count = max(count, bench.rule.min_samples if timed.estimate_s < 0.05 else 1)
+        samples += timed.sample(count)
+        elapsed = time.monotonic() - begin
+        reason = stop_reason(np.array(samples), elapsed_s=elapsed, rule=bench.rule)
+    if bench.pool.device.type == "cuda":
+        torch.cuda.synchronize(bench.pool.device)
+    stream = np.array(samples) / per_call
+    summary = summarize(stream)
+    span = bench.telemetry.span(begin, time.monotonic())
+    cost = kernel.cost(case)
+    point = Point(
+        case={name: float(value) for name, value in case.items()},
+        time_s=summary.median_s,
+        q10_s=summary.q10_s,
+        q90_s=summary.q90_s,
+        low_s=summary.low_s,
+        high_s=summary.high_s,
+        samples=summary.samples,
+        flops=cost.flops,
+        bytes=cost.bytes,
+        stop=reason,
+        tags=(*tags, *diagnose(stream), *span.tags, *timed.notes),
+        clock_mhz=span.clock_mhz or None,
+        power_w=span.power_w or None,
+        temperature_c=span.temperature_c,
+        error=min(error, 1e29),
+        valid=error <= 1.0,
+    )
+    return Measured(point, tuple(float(s) for s in stream))

@@ -1,0 +1,227 @@
+"""What the machine was doing meanwhile: clock, power, temperature, throttling, other programs.
+
+A thread reads the sensors every 50 ms while cases are timed; each measurement then takes the
+readings of its own span. A disturbed sample is tagged, never silently dropped. Sensors that a
+machine does not have are a stated fact, not an error: the profile says which were there.
+"""
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+PERIOD_S = 0.05
+BUSY_ELSEWHERE = 0.10
+"""Share of the processor taken by others above which a measurement is tagged."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One look at the sensors; None where there is none."""
+
+    time_s: float
+    clock_mhz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    throttled: tuple[str, ...] = ()
+    busy_elsewhere_fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """The readings of one measurement, summed up."""
+
+    clock_mhz: float | None
+    power_w: float | None
+    temperature_c: float | None
+    busy_elsewhere_fraction: float | None
+    tags: tuple[str, ...]
+
+
+Sensor = Callable[[], Reading]
+
+
+class Telemetry:
+    """Reads a sensor in the background; use as a context."""
+
+    def __init__(self, sensor: Sensor, description: str) -> None:
+        self.description = description
+        self._sensor = sensor
+        self._readings: list[Reading] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="telemetry", daemon=True)
+
+    def __enter__(self) -> "Telemetry":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=2.0)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(PERIOD_S):
+            self._readings.append(self._sensor())
+
+    def span(self, begin_s: float, end_s: float) -> Span:
+        """Sum up the readings between two times of ``time.monotonic``.
+
+        A span shorter than the period takes the reading that comes right after it.
+        """
+        inside = [r for r in self._readings if begin_s <= r.time_s <= end_s + PERIOD_S]
+        tags = {f"throttled:{reason}" for r in inside for reason in r.throttled}
+        busy = _median([r.busy_elsewhere_fraction for r in inside])
+        if busy is not None and busy > BUSY_ELSEWHERE:
+            tags.add("noisy-neighbour")
+        return Span(
+            clock_mhz=_median([r.clock_mhz for r in inside]),
+            power_w=_median([r.power_w for r in inside]),
+            temperature_c=_median([r.temperature_c for r in inside]),
+            busy_elsewhere_fraction=busy,
+            tags=tuple(sorted(tags)),
+        )
+
+    def busy_elsewhere(self) -> float | None:
+        """Mean share of the processor that others took during the whole run."""
+        known = [r.busy_elsewhere_fraction for r in self._readings]
+        found = [b for b in known if b is not None]
+        return statistics.fmean(found) if found else None
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return statistics.median(known) if known else None
+
+
+def open_telemetry(kind: str, index: int = 0) -> Telemetry:
+    """The best telemetry present for a device.
+
+    Parameters
+    ----------
+    kind : {'cpu', 'cuda', 'rocm'}
+    index : int, default 0
+        Of the GPU among those visible.
+    """
+    if kind == "cuda":
+        return _nvml(index)
+    if kind == "rocm":
+        return _amdsmi(index)
+    return Telemetry(CpuSensor(), "processor load from /proc/stat, clock from /sys")
+
+
+class CpuSensor:
+    """Load of other programs and the hypervisor, and the core clock where the kernel shows it."""
+
+    def __init__(self) -> None:
+        self._last = self._ticks()
+
+    def __call__(self) -> Reading:
+        busy, steal, total, own = self._ticks()
+        before_busy, before_steal, before_total, before_own = self._last
+        self._last = (busy, steal, total, own)
+        elapsed = total - before_total
+        elsewhere = None
+        if elapsed > 0:
+            others = (busy - before_busy) - (own - before_own) + (steal - before_steal)
+            elsewhere = min(1.0, max(0.0, others / elapsed))
+        return Reading(time.monotonic(), _cpu_clock_mhz(), busy_elsewhere_fraction=elsewhere)
+
+    @staticmethod
+    def _ticks() -> tuple[float, float, float, float]:
+        """Busy, stolen and all ticks of the machine, and this process's own."""
+        try:
+            line = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0]
+        except OSError:
+            return 0.0, 0.0, 0.0, 0.0
+        user, nice, system, idle, wait, irq, softirq, steal, *_ = map(float, line.split()[1:])
+        own = os.times()
+        hertz = os.sysconf("SC_CLK_TCK")
+        busy = user + nice + system + irq + softirq
+        own_ticks = (own.user + own.system + own.children_user + own.children_system) * hertz
+        return busy, steal, busy + steal + idle + wait, own_ticks
+
+
+def _cpu_clock_mhz() -> float | None:
+    try:
+        path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+        return float(path.read_text(encoding="ascii")) / 1e3
+    except (OSError, ValueError):
+        return None
+
+
+def _nvml(index: int) -> Telemetry:
+    """NVIDIA's management library, or the fact that it is absent."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        ids = [v.strip() for v in visible.split(",") if v.strip()]
+        name = ids[index] if index < len(ids) else str(index)
+        handle = (
+            pynvml.nvmlDeviceGetHandleByIndex(int(name))
+            if name.isdigit()
+            else pynvml.nvmlDeviceGetHandleByUUID(name)
+        )
+    except Exception as error:  # any driver trouble means: no telemetry, measuring goes on
+        return Telemetry(lambda: Reading(time.monotonic()), f"none (NVML: {error})")
+    # Reasons are bits; idle and the application's own clock setting are not trouble.
+    reasons = {0x4: "power-cap", 0x8: "hardware", 0x20: "thermal", 0x40: "thermal", 0x80: "power"}
+
+    def read() -> Reading:
+        try:
+            bits = int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+            return Reading(
+                time.monotonic(),
+                float(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
+                pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+                float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
+                tuple(sorted({name for bit, name in reasons.items() if bits & bit})),
+            )
+        except pynvml.NVMLError:
+            return Reading(time.monotonic())
+
+    return Telemetry(read, "NVML")
+
+
+def _amdsmi(index: int) -> Telemetry:
+    """AMD's management library, or the fact that it is absent."""
+    try:
+        import amdsmi
+
+        amdsmi.amdsmi_init()
+        handle = amdsmi.amdsmi_get_processor_handles()[index]
+    except Exception as error:  # any driver trouble means: no telemetry, measuring goes on
+        return Telemetry(lambda: Reading(time.monotonic()), f"none (amdsmi: {error})")
+
+    def number(value: object) -> float | None:
+        return float(value) if isinstance(value, int | float) else None
+
+    def read() -> Reading:
+        try:
+            clock = amdsmi.amdsmi_get_clock_info(handle, amdsmi.AmdSmiClkType.GFX)
+            power = amdsmi.amdsmi_get_power_info(handle)
+            heat = amdsmi.amdsmi_get_temp_metric(
+                handle,
+                amdsmi.AmdSmiTemperatureType.HOTSPOT,
+                amdsmi.AmdSmiTemperatureMetric.CURRENT,
+            )
+            return Reading(
+                time.monotonic(),
+                number(clock.get("clk")),
+                number(power.get("current_socket_power", power.get("average_socket_power"))),
+                number(heat),
+            )
+        except amdsmi.AmdSmiException:
+            return Reading(time.monotonic())
+
+    return Telemetry(read, "amdsmi")
