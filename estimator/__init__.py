@@ -1,0 +1,24 @@
+"""Turns a model, a workload and a profile into TTFT, TPOT and throughput, with error bars.
+
+Never imports torch, pandas or scipy: an estimate is arithmetic over a few hundred numbers.
+
+>>> from groundspeed.estimator import find_model
+>>> find_model("Qwen/Qwen2.5-32B-Instruct").parameters
+32763876352
+"""
+
+from groundspeed.estimator.catalog import find_model
+from groundspeed.estimator.hardware import DatasheetHardware, Hardware, ProfileHardware
+from groundspeed.estimator.model import Model
+from groundspeed.estimator.prediction import Prediction, Workload, predict
+
+__all__ = [
+    "DatasheetHardware",
+    "Hardware",
+    "Model",
+    "Prediction",
+    "ProfileHardware",
+    "Workload",
+    "find_model",
+    "predict",
+]

@@ -1,0 +1,48 @@
+"""Measure what a GPU really delivers, write it down, and predict language models from it.
+
+>>> from groundspeed import estimate
+>>> p = estimate("qwen2.5-32b", gpu="h20", prompt_tokens=1024, output_tokens=1024)
+>>> f"{1 / p.tpot_s.value:.1f} token/s"
+'62.1 token/s'
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from groundspeed.api import estimate, find_hardware
+    from groundspeed.estimator import Model, Prediction, Workload
+    from groundspeed.profiles import InputError, Profile, load_profile
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "InputError",
+    "Model",
+    "Prediction",
+    "Profile",
+    "Workload",
+    "__version__",
+    "estimate",
+    "find_hardware",
+    "load_profile",
+]
+
+_HOME = {
+    "estimate": "groundspeed.api",
+    "find_hardware": "groundspeed.api",
+    "Model": "groundspeed.estimator",
+    "Prediction": "groundspeed.estimator",
+    "Workload": "groundspeed.estimator",
+    "InputError": "groundspeed.profiles",
+    "Profile": "groundspeed.profiles",
+    "load_profile": "groundspeed.profiles",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module's attributes are of any type)
+    """Import the public names when they are first asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'groundspeed' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,6 @@
+"""``python -m groundspeed``."""
+
+from groundspeed.cli import main
+
+if __name__ == "__main__":
+    main()

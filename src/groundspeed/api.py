@@ -1,0 +1,117 @@
+"""The Python API of an estimate: the same path as the command line, without the printing."""
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from groundspeed.estimator import (
+    DatasheetHardware,
+    Prediction,
+    ProfileHardware,
+    Workload,
+    find_model,
+    predict,
+)
+from groundspeed.profiles.datasheet import DeviceSpec, find_device, load_datasheets
+from groundspeed.profiles.errors import InputError, did_you_mean
+from groundspeed.profiles.schema import Profile
+from groundspeed.profiles.store import list_profiles, load_profile, profile_folder
+
+
+@dataclass(frozen=True)
+class FoundHardware:
+    """What a name stands for: a profile, a data sheet, or both."""
+
+    name: str
+    profile: Profile | None
+    spec: DeviceSpec | None
+    why: str
+    """Which was chosen, and why."""
+
+    @property
+    def best(self) -> ProfileHardware | DatasheetHardware:
+        """The profile if there is one, else the data sheet."""
+        if self.profile is not None:
+            return ProfileHardware(self.profile)
+        if self.spec is None:
+            raise InputError(f"nothing is known about '{self.name}'")
+        return DatasheetHardware(self.spec)
+
+
+def find_hardware(name: str, *, profile_dir: Path | None = None) -> FoundHardware:
+    """Find what is known about a device.
+
+    Parameters
+    ----------
+    name : str
+        Path of a profile, id of a measured profile, or name of a GPU (``h200``,
+        ``NVIDIA A100-SXM4-80GB``).
+    profile_dir : Path, optional
+        Where measured profiles live; the user's data folder if not given.
+
+    Raises
+    ------
+    InputError
+        If nothing of that name is known.
+    """
+    if name.endswith(".json") or "/" in name:
+        profile = load_profile(Path(name).expanduser())
+        return FoundHardware(name, profile, profile.datasheet, f"profile {profile.id}")
+    own = measured_profiles(profile_dir)
+    by_id = {p.id: p for p in own}
+    if name in by_id:
+        profile = by_id[name]
+        return FoundHardware(name, profile, profile.datasheet, f"profile {profile.id}")
+    try:
+        found = find_device(name)
+    except InputError as error:
+        known = [*load_datasheets(), *by_id]
+        raise InputError(f"unknown GPU '{name}'", remedy=did_you_mean(name, known)) from error
+    note = f"{found.note}; " if found.note else ""
+    same = [p for p in own if p.datasheet is not None and p.datasheet.id == found.spec.id]
+    if same:
+        why = f"{note}measured profile {same[-1].id}, the newest of this device"
+        return FoundHardware(name, same[-1], found.spec, why)
+    why = f"{note}data sheet {found.spec.id}; no measured profile of it"
+    return FoundHardware(name, None, found.spec, why)
+
+
+def measured_profiles(folder: Path | None = None) -> list[Profile]:
+    """Measured profiles that ship, then those of a folder (or of the user), oldest first."""
+    shipped = resources.files("groundspeed.profiles") / "measured"
+    folders = [Path(str(shipped)), folder or profile_folder()]
+    return [p for f in folders for _, p in list_profiles(f) if isinstance(p, Profile)]
+
+
+def estimate(
+    model: str,
+    *,
+    gpu: str,
+    prompt_tokens: int = 1024,
+    output_tokens: int = 1024,
+    batch: int = 1,
+    dtype: str = "bfloat16",
+    profile_dir: Path | None = None,
+) -> Prediction:
+    """Predict a static batch of a model on a device.
+
+    Parameters
+    ----------
+    model : str
+        Shipped name, hub name or path of a ``config.json``.
+    gpu : str
+        As :func:`find_hardware`.
+    prompt_tokens, output_tokens, batch : int
+    dtype : str, default 'bfloat16'
+    profile_dir : Path, optional
+
+    Raises
+    ------
+    InputError
+        If a name is unknown or the workload impossible.
+    """
+    hardware = find_hardware(gpu, profile_dir=profile_dir).best
+    workload = Workload(
+        batch=batch, prompt_tokens=prompt_tokens, output_tokens=output_tokens, dtype=dtype
+    )
+    return predict(find_model(model), hardware, workload)
