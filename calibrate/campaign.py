@@ -24,8 +24,9 @@ from groundspeed.calibrate.fit import MIN_POINTS, fit_points
 from groundspeed.calibrate.journal import Entry, Journal
 from groundspeed.calibrate.measure import Bench, measure
 from groundspeed.calibrate.plan import (
+    ATTENTION_PROBE,
     PROBE_SHAPE,
-    REFERENCE_SHAPE,
+    REFERENCES,
     Limits,
     Mode,
     PlannedCase,
@@ -33,6 +34,7 @@ from groundspeed.calibrate.plan import (
     planned,
 )
 from groundspeed.calibrate.telemetry import open_telemetry
+from groundspeed.kernels.attention import PrefillAttention
 from groundspeed.kernels.kernel import DTYPES, UnsupportedCaseError
 from groundspeed.kernels.matmul import TorchMatmul
 from groundspeed.kernels.operands import OperandPool
@@ -162,17 +164,25 @@ class _Run:
                     rates[dtype] = entry.point.flops / entry.point.time_s
         if not rates:
             raise InputError("this device computes no matrix product correctly, nothing to measure")
-        limits = Limits(request.mode.longest_call_s, rates, float(self.bench.pool.pool_bytes))
+        attention = self.entry(planned(PrefillAttention("bfloat16"), ATTENTION_PROBE, "probe: "))
+        limits = Limits(
+            request.mode.longest_call_s,
+            rates,
+            attention.point.flops / attention.point.time_s if attention else max(rates.values()),
+            float(self.bench.pool.pool_bytes),
+        )
         return make_plan(request.running.device, request.mode, limits, seed=request.seed)
 
     def measure_all(self, plan: list[PlannedCase]) -> None:
-        """Measure every case, the reference among them at even distances."""
+        """Measure every case, the references among them at even distances."""
         every = max(1, len(plan) // REFERENCE_REPEATS)
-        self.total = len(plan) + len(plan) // every + 8
+        self.total = len(plan) + 2 * (len(plan) // every) + 8
         kernel = TorchMatmul(next(iter(_reference_dtypes(plan))))
         for i, case in enumerate(plan):
             if i % every == 0:
-                self.entry(planned(kernel, REFERENCE_SHAPE, prefix=f"reference {i // every}: "))
+                for limit, shape in REFERENCES.items():
+                    prefix = f"{limit} reference {i // every}: "
+                    self.entry(planned(kernel, shape, prefix=prefix))
             self.entry(case)
 
     def repeat_winners(self, plan: list[PlannedCase]) -> None:
@@ -190,9 +200,9 @@ class _Run:
                 best, _ = max(measured, key=lambda m: _rate(m[1]))
                 self.entry(planned(best.kernel, best.case, prefix="winner: "), tags=(WINNER,))
 
-    def references(self) -> list[Entry]:
-        """The repetitions of the reference case, in the order they were made."""
-        return [e for e in self.journal if e.key.startswith("reference ")]
+    def references(self, limit: str) -> list[Entry]:
+        """The repetitions of a reference case, in the order they were made."""
+        return [e for e in self.journal if e.key.startswith(f"{limit} reference ")]
 
 
 def _reference_dtypes(plan: list[PlannedCase]) -> list[str]:
@@ -250,12 +260,14 @@ def _profile(
         law = _law(curve, source, request.seed)
         if law is not None:
             laws.append(law)
-    stability = _stability(run.references(), busy_elsewhere)
-    if stability and stability.verdict == "noisy":
-        warnings.append(
-            f"noisy machine: the reference case varied by {stability.spread_fraction:.0%} "
-            "during the run (other programs, a shared host, or a clock that moves)"
-        )
+    stability = _stability(run, busy_elsewhere)
+    for steadiness in stability:
+        if steadiness.verdict == "noisy":
+            warnings.append(
+                f"noisy machine: the {steadiness.limit} reference varied by "
+                f"{steadiness.spread_fraction:.0%} during the run (other programs, a shared host, "
+                "or a clock that moves)"
+            )
     stamp = environment.date_utc.replace("-", "").replace(":", "").lower()
     return Profile(
         id=f"{_slug(request.running)}-{stamp}",
@@ -286,21 +298,29 @@ def _law(curve: Curve, source: str, seed: int) -> Law | None:
     )
 
 
-def _stability(references: list[Entry], busy_elsewhere: float | None) -> Stability | None:
-    if len(references) < 3:
-        return None
-    times = np.array([e.point.time_s for e in references])
-    q05, q50, q95 = np.quantile(times, (0.05, 0.5, 0.95))
-    third = max(1, times.size // 3)
-    spread = float((q95 - q05) / 2.0 / q50)
-    return Stability(
-        reference=references[0].key.split(": ", 1)[1],
-        repeats=times.size,
-        spread_fraction=spread,
-        drift_fraction=float(np.median(times[-third:]) / np.median(times[:third]) - 1.0),
-        busy_elsewhere_fraction=busy_elsewhere,
-        verdict="noisy" if spread > NOISY_SPREAD else "steady",
-    )
+def _stability(run: _Run, busy_elsewhere: float | None) -> tuple[Stability, ...]:
+    found = []
+    for limit in REFERENCES:
+        entries = run.references(limit)
+        if len(entries) < 3:
+            continue
+        times = np.array([e.point.time_s for e in entries])
+        q05, q50, q95 = np.quantile(times, (0.05, 0.5, 0.95))
+        third = max(1, times.size // 3)
+        spread = float((q95 - q05) / 2.0 / q50)
+        found.append(
+            Stability(
+                limit=limit,
+                reference=entries[0].key.split(": ", 1)[1],
+                time_s=float(q50),
+                repeats=times.size,
+                spread_fraction=spread,
+                drift_fraction=float(np.median(times[-third:]) / np.median(times[:third]) - 1.0),
+                busy_elsewhere_fraction=busy_elsewhere,
+                verdict="noisy" if spread > NOISY_SPREAD else "steady",
+            )
+        )
+    return tuple(found)
 
 
 def _slug(running: RunningDevice) -> str:

@@ -58,6 +58,28 @@ class Timer(Protocol):
 
 
 @dataclass
+class _CpuInterrupted:
+    """Single calls, each after something else has had the caches and the branch predictor."""
+
+    calls: Sequence[Call]
+    between: Call
+    estimate_s: float
+    notes: tuple[str, ...] = ()
+    _turn: int = 0
+
+    def sample(self, count: int) -> list[float]:
+        durations = []
+        for _ in range(count):
+            call = self.calls[self._turn]
+            self._turn = (self._turn + 1) % len(self.calls)
+            self.between()
+            begin = time.perf_counter_ns()
+            call()
+            durations.append(max(time.perf_counter_ns() - begin, 1) * 1e-9)
+        return durations
+
+
+@dataclass
 class _CpuTimed:
     calls: Sequence[Call]
     estimate_s: float
@@ -82,13 +104,25 @@ class _CpuTimed:
 class CpuTimer:
     """The processor's clock around each call."""
 
-    def prepare(self, calls: Sequence[Call]) -> Timed:
-        """Run each call once for page faults and code paths, then estimate."""
+    def prepare(self, calls: Sequence[Call], *, between: Call | None = None) -> Timed:
+        """Run each call once for page faults and code paths, then estimate.
+
+        Parameters
+        ----------
+        calls : sequence of callables
+            One for each set of operands.
+        between : callable, optional
+            Run before each sample and not timed. A small operation repeated in a loop finds its
+            own code and data in the nearest cache and takes half of what it takes in a model,
+            where a matrix product has just swept them.
+        """
         for call in calls[: max(2, min(len(calls), 8))]:
             call()
         begin = time.perf_counter_ns()
         calls[-1]()
         once = (time.perf_counter_ns() - begin) * 1e-9
+        if between is not None:
+            return _CpuInterrupted(calls, between, once)
         if once < MIN_SAMPLE_S:  # a first look this short is mostly the look itself
             runs = 50
             begin = time.perf_counter_ns()

@@ -1,5 +1,6 @@
 """Measure one case: check the result, warm up, sample until it is enough, sum up."""
 
+import itertools
 import time
 from dataclasses import dataclass
 
@@ -10,10 +11,16 @@ from groundspeed.calibrate.clock import CpuTimer, GpuTimer
 from groundspeed.calibrate.statistics import diagnose, summarize
 from groundspeed.calibrate.stopping import StopRule, stop_reason
 from groundspeed.calibrate.telemetry import Telemetry
-from groundspeed.kernels.kernel import Case, Kernel
+from groundspeed.kernels.kernel import Call, Case, Kernel
 from groundspeed.kernels.launch import GRAPH_CALLS, Launch
 from groundspeed.kernels.operands import OperandPool
 from groundspeed.profiles.schema import Point
+
+
+BETWEEN_PRODUCTS = ("glue", "attention_prefill", "attention_decode")
+"""What a model runs between matrix products; on a CPU it is timed after one, as there."""
+
+SWEEP_SHAPE = (2, 1024, 1024)
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,8 @@ def measure(kernel: Kernel, case: Case, bench: Bench, *, tags: tuple[str, ...] =
         host = kernel.op == "eager"
         timed = CpuTimer().prepare(calls) if host else bench.timer.prepare(calls, graph=False)
         per_call = GRAPH_CALLS if kernel.op == "graph" else 1
+    elif isinstance(bench.timer, CpuTimer) and kernel.operation in BETWEEN_PRODUCTS:
+        timed = bench.timer.prepare(calls, between=_sweep(bench.pool))
     else:
         timed = bench.timer.prepare(calls)
     begin = time.monotonic()
@@ -101,3 +110,11 @@ def measure(kernel: Kernel, case: Case, bench: Bench, *, tags: tuple[str, ...] =
         valid=error <= 1.0,
     )
     return Measured(point, tuple(float(s) for s in stream))
+
+
+def _sweep(pool: OperandPool) -> Call:
+    """A small matrix product on fresh weights: what comes before a small operation in a model."""
+    m, n, k = SWEEP_SHAPE
+    x = pool.take((m, k), torch.bfloat16)
+    weights = itertools.cycle([pool.take((n, k), torch.bfloat16) for _ in range(16)])
+    return lambda: torch.nn.functional.linear(x, next(weights))

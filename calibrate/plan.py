@@ -10,6 +10,7 @@ the few probe rates that say how fast the device roughly is, so a killed run fin
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -25,8 +26,18 @@ from groundspeed.profiles.operations import OPERATIONS
 from groundspeed.profiles.schema import Device
 
 PROBE_SHAPE = {"m": 256.0, "n": 1024.0, "k": 1024.0}
-REFERENCE_SHAPE = {"m": 192.0, "n": 1024.0, "k": 1024.0}
-"""The case that is repeated throughout a run to see the machine drift."""
+ATTENTION_PROBE = {
+    "batch": 1.0,
+    "seq_len": 512.0,
+    "heads": 16.0,
+    "kv_heads": 4.0,
+    "head_dim": 64.0,
+}
+REFERENCES: dict[Literal["compute", "memory"], dict[str, float]] = {
+    "compute": {"m": 192.0, "n": 1024.0, "k": 1024.0},
+    "memory": {"m": 1.0, "n": 8192.0, "k": 1024.0},
+}
+"""The products that are repeated throughout a run to see the machine drift, by what limits."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ QUICK = Mode(
     stream_points=7,
     attention_points=18,
     glue_points=10,
-    longest_call_s=0.06,
+    longest_call_s=0.05,
     rule=StopRule(min_samples=10, min_time_s=0.02, half_width_fraction=0.02, time_cap_s=0.4),
 )
 STANDARD = Mode(
@@ -87,15 +98,17 @@ class Limits:
     seconds: float
     flops_per_s: Mapping[str, float]
     """Probed matrix rate of each data type."""
+    attention_flops_per_s: float
+    """Probed rate of prefill attention."""
     operand_bytes: float
 
     def allows(self, kernel: Kernel, case: Mapping[str, float]) -> bool:
         """Whether a case fits the time and memory of one call."""
         cost = kernel.cost(case)
         rate = self.flops_per_s.get(kernel.regime.get("dtype", ""), max(self.flops_per_s.values()))
-        # Attention reaches about a third of the matrix rate; small products less than all of it.
-        slow = 3.0 if kernel.operation.startswith("attention") else 1.3
-        return cost.flops * slow / rate <= self.seconds and cost.bytes <= self.operand_bytes
+        if kernel.operation.startswith("attention"):
+            rate = self.attention_flops_per_s
+        return cost.flops / rate <= self.seconds and cost.bytes <= self.operand_bytes
 
 
 def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[PlannedCase]:

@@ -49,9 +49,8 @@ class Hardware(Protocol):
         """Memory of the device."""
         ...
 
-    @property
-    def spread_fraction(self) -> float:
-        """How much the whole machine varied while it was measured."""
+    def spread_fraction(self, bound: Bound) -> float:
+        """How much the whole machine varied while it was measured, by what limits."""
         ...
 
     def time(self, operator: Operator) -> OperatorTime:
@@ -65,7 +64,6 @@ class DatasheetHardware:
 
     spec: DeviceSpec
     origin: str = "datasheet"
-    spread_fraction: float = 0.0
 
     @property
     def id(self) -> str:
@@ -76,6 +74,10 @@ class DatasheetHardware:
     def memory_bytes(self) -> float | None:
         """Memory of the device."""
         return self.spec.memory_bytes.value if self.spec.memory_bytes else None
+
+    def spread_fraction(self, bound: Bound) -> float:
+        """A sheet does not vary."""
+        return 0.0
 
     def time(self, operator: Operator) -> OperatorTime:
         """max(FLOPs / peak, bytes / bandwidth).
@@ -116,11 +118,9 @@ class ProfileHardware:
         """Memory of the device."""
         return self.profile.device.memory_bytes
 
-    @property
-    def spread_fraction(self) -> float:
+    def spread_fraction(self, bound: Bound) -> float:
         """Spread of the reference case during the calibration."""
-        stability = self.profile.stability
-        return stability.spread_fraction if stability else 0.0
+        return self.profile.spread_fraction("memory" if bound == "memory" else "compute")
 
     def time(self, operator: Operator) -> OperatorTime:
         """Ask the operator's law.

@@ -211,9 +211,9 @@ def _phase(hardware: Hardware, operators: list[Operator]) -> Phase:
         bounds = weight.setdefault(operator.group, {})
         bounds[told.bound] = bounds.get(told.bound, 0.0) + mean
     time = sum(s.time_s for s in sums.values())
-    spread = hardware.spread_fraction
-    below = float(np.sqrt(sum(s.below_squared for s in sums.values()) + (spread * time) ** 2))
-    above = float(np.sqrt(sum(s.above_squared for s in sums.values()) + (spread * time) ** 2))
+    spread_s = sum(hardware.spread_fraction(bound) * t for bound, t in by_bound.items())
+    below = float(np.sqrt(sum(s.below_squared for s in sums.values()) + spread_s**2))
+    above = float(np.sqrt(sum(s.above_squared for s in sums.values()) + spread_s**2))
     groups = tuple(
         GroupTime(
             group=name,

@@ -17,6 +17,7 @@ from groundspeed.kernels.operands import OperandPool
 EPSILON = 1e-6
 ROTARY_HEAD_DIM = 64
 TABLE_ROWS = 4096
+CHECK_ROWS = 32
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -101,55 +102,59 @@ class Glue:
         return [self._build(case, pool)[0] for _ in range(2)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare with the same operation in float64."""
+        """Compare rows spread over the result with the same operation in float64."""
         call, expected = self._build(case, pool)
         got = call()
         if not isinstance(got, torch.Tensor):
             raise TypeError(f"{self.op} returned {type(got).__name__}")
-        reference = expected()
+        rows = int(case["rows"])
+        at = torch.linspace(0, rows - 1, min(rows, CHECK_ROWS), device=pool.device).long()
+        reference = expected(at)
         if self.op in ("argmax", "embed"):  # nothing is rounded: equal or wrong
-            return 0.0 if torch.equal(got, reference.to(got.dtype)) else float("inf")
-        return deviation(got, reference, 1.0, DTYPES[self.dtype])
+            return 0.0 if torch.equal(got[at], reference.to(got.dtype)) else float("inf")
+        if not torch.isfinite(got).all():
+            return float("inf")
+        return deviation(got[at], reference, 1.0, DTYPES[self.dtype])
 
     def _build(
         self, case: Case, pool: OperandPool
-    ) -> tuple[Call, Callable[[], torch.Tensor]]:
-        """The call, and the same in float64."""
+    ) -> tuple[Call, Callable[[torch.Tensor], torch.Tensor]]:
+        """The call, and the same in float64 on some of its rows."""
         rows, width = int(case["rows"]), int(case["width"])
         dtype = DTYPES[self.dtype]
         x = pool.take((rows, width), dtype)
         if self.op == "rms_norm":
             w = pool.take((width,), dtype)
-            return (lambda: rms_norm(x, w)), lambda: rms_norm(x.double(), w.double())
+            return (lambda: rms_norm(x, w)), lambda at: rms_norm(x[at].double(), w.double())
         if self.op == "layer_norm":
             w, b = pool.take((width,), dtype), pool.take((width,), dtype)
             return (
                 lambda: layer_norm(x, w, b),
-                lambda: layer_norm(x.double(), w.double(), b.double()),
+                lambda at: layer_norm(x[at].double(), w.double(), b.double()),
             )
         if self.op == "residual_add":
             y = pool.take((rows, width), dtype)
-            return (lambda: x + y), lambda: x.double() + y.double()
+            return (lambda: x + y), lambda at: x[at].double() + y[at].double()
         if self.op == "silu_mul":
-            return (lambda: silu_mul(x)), lambda: silu_mul(x.double())
+            return (lambda: silu_mul(x)), lambda at: silu_mul(x[at].double())
         if self.op == "gelu":
-            return (lambda: gelu(x)), lambda: gelu(x.double())
+            return (lambda: gelu(x)), lambda at: gelu(x[at].double())
         if self.op == "rotary":
             head_dim = ROTARY_HEAD_DIM if width % ROTARY_HEAD_DIM == 0 else width
             heads = x.view(rows, width // head_dim, head_dim)
             cos, sin = (pool.take((rows, 1, head_dim), dtype) for _ in range(2))
             return (
                 lambda: rotary(heads, cos, sin),
-                lambda: rotary(heads.double(), cos.double(), sin.double()),
+                lambda at: rotary(heads[at].double(), cos[at].double(), sin[at].double()),
             )
         if self.op == "kv_write":
             cache = pool.scratch((rows, width + ROTARY_HEAD_DIM), dtype)[:, :width]
-            return (lambda: cache.copy_(x)), lambda: x.double()
+            return (lambda: cache.copy_(x)), lambda at: x[at].double()
         if self.op == "embed":
             table = pool.take((TABLE_ROWS, width), dtype)
             tokens = torch.arange(rows, device=pool.device) * 997 % TABLE_ROWS
-            return (lambda: embed(table, tokens)), lambda: table[tokens].double()
+            return (lambda: embed(table, tokens)), lambda at: table[tokens[at]].double()
         if self.op == "argmax":
-            return (lambda: argmax(x)), lambda: argmax(x.double())
+            return (lambda: argmax(x)), lambda at: argmax(x[at].double())
         known = ", ".join(ITEMS_READ_WRITTEN)
         raise UnsupportedCaseError(f"unknown glue operation '{self.op}', known: {known}")

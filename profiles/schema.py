@@ -118,9 +118,15 @@ class Rate(Record):
 
 
 class Stability(Record):
-    """How steady the machine was: one reference case, repeated throughout the run."""
+    """How steady the machine was: a reference case, repeated throughout the run.
 
+    There are two: arithmetic and memory traffic are disturbed by different neighbours.
+    """
+
+    limit: Literal["compute", "memory"]
     reference: str
+    time_s: Positive
+    """Median of the repetitions' medians."""
     repeats: int
     spread_fraction: NonNegative
     """Half of (q95 - q05) of its medians, over their median."""
@@ -144,8 +150,12 @@ class Profile(Record):
     curves: tuple[Curve, ...]
     laws: tuple[Law, ...]
     rates: tuple[Rate, ...]
-    stability: Stability | None = None
+    stability: tuple[Stability, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def spread_fraction(self, limit: str) -> float:
+        """How much a reference case of this limit varied during the run; 0 if not recorded."""
+        return max((s.spread_fraction for s in self.stability if s.limit == limit), default=0.0)
 
     def curve(self, operation: str, **regime: str) -> Curve | None:
         """The curve of an operation whose regime has these entries, if there is one."""

@@ -15,7 +15,7 @@ WINNER = "winner"
 
 
 def derive_rates(
-    curves: tuple[Curve, ...], datasheet: DeviceSpec | None, stability: Stability | None
+    curves: tuple[Curve, ...], datasheet: DeviceSpec | None, stability: tuple[Stability, ...]
 ) -> tuple[Rate, ...]:
     """Derive the scalar summary from the curves.
 
@@ -24,7 +24,7 @@ def derive_rates(
     curves : tuple of Curve
     datasheet : DeviceSpec or None
         What rates are compared with; None leaves utilization empty.
-    stability : Stability or None
+    stability : tuple of Stability
         Widens the intervals by the machine's spread during the run.
 
     Returns
@@ -32,7 +32,8 @@ def derive_rates(
     tuple of Rate
         Matrix products by data type, memory by mode, then launch costs.
     """
-    spread = stability.spread_fraction if stability else 0.0
+    spreads = {s.limit: s.spread_fraction for s in stability}
+    compute, memory = spreads.get("compute", 0.0), spreads.get("memory", 0.0)
     rates: list[Rate] = []
     for curve in curves:
         points = [p for p in curve.points if p.valid]
@@ -45,7 +46,7 @@ def derive_rates(
             name = f"matmul {dtype}" + ("" if curve.backend == "torch" else f" ({curve.backend})")
             shape = " x ".join(f"{winner.case[c]:.0f}" for c in ("m", "n", "k"))
             peak = sheet.value if sheet else None
-            rates.append(_rate(name, "FLOP/s", winner.flops, winner, spread, peak, shape))
+            rates.append(_rate(name, "FLOP/s", winner.flops, winner, compute, peak, shape))
         elif curve.operation == "stream":
             bandwidth = datasheet.memory_bandwidth_bytes_per_s if datasheet else None
             name = f"memory {curve.regime['mode']}"
@@ -53,10 +54,10 @@ def derive_rates(
                 name += f" ({curve.backend})"
             size = f"{winner.bytes / 1e6:.0f} MB moved"
             peak = bandwidth.value if bandwidth else None
-            rates.append(_rate(name, "bytes/s", winner.bytes, winner, spread, peak, size))
+            rates.append(_rate(name, "bytes/s", winner.bytes, winner, memory, peak, size))
         elif curve.operation == "launch":
             point = points[0]
-            widen = 1.0 + spread
+            widen = 1.0 + compute
             rates.append(
                 Rate(
                     quantity=f"launch {curve.regime['op']}",
