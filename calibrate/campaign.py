@@ -33,6 +33,7 @@ from groundspeed.calibrate.plan import (
     make_plan,
     planned,
 )
+from groundspeed.calibrate.reference import cold_bytes
 from groundspeed.calibrate.telemetry import open_telemetry
 from groundspeed.kernels.attention import PrefillAttention
 from groundspeed.kernels.kernel import DTYPES, UnsupportedCaseError
@@ -48,9 +49,6 @@ NOISY_SPREAD = 0.05
 """A reference case that varies by more than this makes a profile noisy, and it says so."""
 
 REFERENCE_REPEATS = 24
-COLD_FACTOR = 3.0
-ASSUMED_CACHE_BYTES = 64 * 2**20
-"""Where the machine does not tell its cache: larger than most, so operands are cold anyway."""
 
 Progress = Callable[[int, int, str], None]
 """Called before each case with how many are done, how many there are, and its name."""
@@ -104,10 +102,9 @@ def calibrate(request: Request, progress: Progress) -> Profile:
         If the journal cannot be written or too little could be measured.
     """
     running = request.running
-    cache = running.device.last_level_cache_bytes or ASSUMED_CACHE_BYTES
-    cold_bytes = COLD_FACTOR * cache
+    cold = cold_bytes(running)
     share = 48.0 if running.device.kind == "cpu" else 24.0  # blocks of several types live at once
-    pool_bytes = int(min(max(4.0 * cold_bytes, 2.0**29), running.device.memory_bytes / share))
+    pool_bytes = int(min(max(4.0 * cold, 2.0**29), running.device.memory_bytes / share))
     torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
     with (
         torch.inference_mode(),
@@ -115,7 +112,7 @@ def calibrate(request: Request, progress: Progress) -> Profile:
         open_telemetry(running.device.kind, running.torch_device.index or 0) as telemetry,
     ):
         pool = OperandPool(
-            running.torch_device, pool_bytes=pool_bytes, cold_bytes=int(cold_bytes)
+            running.torch_device, pool_bytes=pool_bytes, cold_bytes=int(cold)
         )
         bench = Bench(pool, timer_for(running.torch_device), telemetry, request.mode.rule)
         run = _Run(journal, bench, progress)

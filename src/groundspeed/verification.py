@@ -8,11 +8,13 @@ measured. Where it is wrong, the comparison by part says which operator is wrong
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
 from groundspeed.calibrate.device import RunningDevice
+from groundspeed.calibrate.reference import ReferenceProbe
 from groundspeed.decoder_timing import CaseTiming, DecoderBench, PhaseTiming
 from groundspeed.estimator import (
     DatasheetHardware,
@@ -73,6 +75,14 @@ class VerifiedCase(Record):
     parts: tuple[PartComparison, ...]
 
 
+class MachineChange(Record):
+    """What a reference product of the calibration takes now."""
+
+    limit: Literal["compute", "memory"]
+    change_fraction: float
+    """Time during this verification over time at the calibration, minus one."""
+
+
 class Verification(Record):
     """Predictions against a real decoder."""
 
@@ -90,6 +100,8 @@ class Verification(Record):
     tpot_median_error_fraction: float
     inside_share: float
     passed: bool
+    machine: tuple[MachineChange, ...]
+    """Tells a law that is wrong from a machine that has changed since its calibration."""
     blame: str
     """Which part explains most of the error."""
     notes: tuple[str, ...]
@@ -128,6 +140,8 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
     measured: list[VerifiedCase] = []
     shape = decoder_shape(model, request.dtype)
     longest = max(prompt for _, prompt in request.cases) + request.output_tokens
+    probe = ReferenceProbe(request.running, profile)
+    changes = [probe.changes()]
     with torch.inference_mode():
         for batch in sorted({batch for batch, _ in request.cases}):
             bench = _bench(shape, request, batch, longest)
@@ -137,6 +151,7 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
                 predicted, datasheet = predictions[batch, prompt]
                 measured.append(_compare(predicted, datasheet, timing))
             del bench
+            changes.append(probe.changes())
     comparisons = [c for case in measured for c in (case.ttft_s, case.tpot_s)]
     inside = float(np.mean([c.inside for c in comparisons]))
     notes = sorted({note for p, _ in predictions.values() for note in p.notes})
@@ -153,6 +168,12 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
         tpot_median_error_fraction=_median_error([c.tpot_s for c in measured]),
         inside_share=inside,
         passed=inside >= INSIDE_SHARE,
+        machine=tuple(
+            MachineChange(
+                limit=limit, change_fraction=float(np.median([c[limit] for c in changes]))
+            )
+            for limit in changes[0]
+        ),
         blame=_blame(measured),
         notes=tuple(notes),
     )

@@ -1,0 +1,80 @@
+"""The command line: one line for what went wrong, exit codes that scripts can trust.
+
+0 success · 1 it ran, but a check did not pass · 2 bad input or a machine that cannot do it ·
+130 Ctrl-C. Commands import what they need when they run, so ``--help`` is instant.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from groundspeed import __version__
+from groundspeed.commands.calibrate import calibrate_command
+from groundspeed.commands.estimate import estimate_command
+from groundspeed.commands.profile import profile_app
+from groundspeed.commands.run import run_command
+from groundspeed.commands.verify import verify_command
+from groundspeed.profiles.errors import InputError, one_line
+
+app = typer.Typer(
+    name="groundspeed",
+    help="Measure what a GPU really delivers, write it down, predict language models from it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: groundspeed run",
+)
+app.command("run")(run_command)
+app.command("calibrate")(calibrate_command)
+app.command("estimate")(estimate_command)
+app.command("verify")(verify_command)
+app.add_typer(profile_app, name="profile")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"groundspeed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    """Measure what a GPU really delivers, write it down, predict language models from it."""
+
+
+def main() -> None:
+    """Run the program; every way out of it is here."""
+    try:
+        code = app(standalone_mode=False)
+    except InputError as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        print("groundspeed: interrupted; what was measured is kept", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has gone: nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except MemoryError as error:
+        _fail(f"out of memory ({error or 'the operating system gave no more'})")
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except Exception as error:
+        message = getattr(error, "format_message", None)
+        if message is None or not hasattr(error, "exit_code"):
+            raise  # a bug, and a traceback is what a bug report needs
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message())
+            sys.exit(2)
+        _fail(f"{message()} (see: groundspeed --help)")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print(f"groundspeed: {one_line(message)}", file=sys.stderr)
+    sys.exit(2)

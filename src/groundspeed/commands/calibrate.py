@@ -1,0 +1,117 @@
+"""``groundspeed calibrate``: measure this machine and write its profile."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from groundspeed.commands.options import (
+    Device,
+    Force,
+    Json,
+    Output,
+    ProfileDir,
+    Quiet,
+    deliver,
+    folder_of,
+)
+from groundspeed.profiles.errors import InputError
+
+if TYPE_CHECKING:
+    from groundspeed.calibrate.device import RunningDevice
+    from groundspeed.profiles.schema import Profile
+
+
+def calibrate_command(
+    device: Device = None,
+    quick: Annotated[bool, typer.Option("--quick", help="About a minute.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the choice and order of cases.")] = 0,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Do not continue a run that was stopped.")
+    ] = False,
+    profile_dir: ProfileDir = None,
+    output: Output = None,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure this machine: matrix products, memory, attention, launches; write a profile.
+
+    A run that was stopped continues where it was.
+
+    Example: groundspeed calibrate --quick
+    """
+    running = open_running_device(device)
+    mode = "quick" if quick else "standard"
+    folder = folder_of(profile_dir)
+    if output is not None and output.exists() and not force:
+        raise InputError("exists already", where=str(output), remedy="--force replaces it")
+    profile, path = calibrate_and_save(
+        running, mode, folder, seed=seed, fresh=fresh, output=output, force=force, quiet=quiet or as_json
+    )
+    if as_json:
+        deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)
+        return
+    from groundspeed.show import show_profile
+    from groundspeed.terminal import make_console, plain
+
+    console = make_console()
+    show_profile(console, profile)
+    console.print(plain(f"\nprofile written to {path}"))
+
+
+def open_running_device(name: str | None) -> "RunningDevice":
+    """Open a device, or say what is missing to measure at all.
+
+    Raises
+    ------
+    InputError
+        If a library for measuring is not installed, or there is no such device.
+    """
+    try:
+        import pandas  # noqa: F401
+        import scipy  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"measuring needs {error.name}, which is not installed",
+            remedy="pip install 'groundspeed[measure]'",
+        ) from error
+    from groundspeed.calibrate.device import open_device
+
+    return open_device(name)
+
+
+def calibrate_and_save(
+    running: "RunningDevice",
+    mode: str,
+    folder: Path,
+    *,
+    seed: int = 0,
+    fresh: bool = False,
+    output: Path | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> "tuple[Profile, Path]":
+    """Calibrate with a progress bar, and write the profile.
+
+    The journal is deleted only when the profile is on the disk.
+    """
+    from groundspeed.calibrate.campaign import Request, calibrate, journal_path
+    from groundspeed.calibrate.plan import MODES
+    from groundspeed.profiles.store import save_profile
+    from groundspeed.terminal import progress_bar
+
+    journal = journal_path(folder, running, MODES[mode])
+    if fresh:
+        journal.unlink(missing_ok=True)
+    command = "groundspeed " + shlex.join(sys.argv[1:])
+    request = Request(running, MODES[mode], journal, command, seed)
+    with progress_bar(f"calibrating {running.device.name}", quiet=quiet) as progress:
+        profile = calibrate(request, progress)
+    path = output or folder / f"{profile.id}.json"
+    save_profile(profile, path, force=force)
+    journal.replace(path.with_suffix(".samples.jsonl"))
+    return profile, path

@@ -1,0 +1,63 @@
+"""Options that several commands share, and where their output goes."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.files import write_whole
+from groundspeed.profiles.store import profile_folder
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, units in its keys.")]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Write to this file instead of printing.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
+ProfileDir = Annotated[
+    Path | None,
+    typer.Option("--profile-dir", help="Folder of measured profiles.", show_default=False),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda or cuda:N; the best present if not given."),
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no remarks.")]
+
+
+def folder_of(profile_dir: Path | None) -> Path:
+    """The folder of measured profiles."""
+    folder = profile_dir or profile_folder()
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file, not a folder", where=str(folder))
+    return folder
+
+
+def deliver(text: str, output: Path | None, *, force: bool) -> None:
+    """Print a document, or write it to a file."""
+    if output is None:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+    else:
+        write_whole(output, (text.rstrip("\n") + "\n").encode(), force=force)
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Parse a list like ``64,128,256``.
+
+    Raises
+    ------
+    InputError
+        If a part is not a positive whole number.
+    """
+    found = []
+    for part in text.split(","):
+        if not part.strip().isdigit() or int(part) < 1:
+            raise InputError(
+                f"'{part.strip()}' is not a positive whole number",
+                where=option,
+                remedy="give numbers like 64,128,256",
+            )
+        found.append(int(part))
+    return found

@@ -1,0 +1,189 @@
+"""``groundspeed profile``: list, show, check and compare profiles."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver, folder_of
+
+profile_app = typer.Typer(
+    help="List, show, check and compare profiles.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Name = Annotated[str, typer.Argument(help="A profile's file or id, or a GPU's name.")]
+
+
+@profile_app.command("list")
+def list_command(profile_dir: ProfileDir = None, as_json: Json = False) -> None:
+    """List measured profiles and the data sheets that ship.
+
+    Example: groundspeed profile list
+    """
+    from groundspeed.profiles.datasheet import load_datasheets
+    from groundspeed.profiles.errors import InputError
+    from groundspeed.profiles.schema import Profile
+    from groundspeed.profiles.store import list_profiles
+
+    found = list_profiles(folder_of(profile_dir))
+    sheets = load_datasheets()
+    if as_json:
+        document = {
+            "profiles": [
+                {"path": str(path), "id": p.id, "device": p.device.name, "date_utc": p.environment.date_utc}
+                if isinstance(p, Profile)
+                else {"path": str(path), "error": str(p)}
+                for path, p in found
+            ],
+            "datasheets": [
+                {
+                    "id": s.id,
+                    "name": s.name,
+                    "peak_flops_per_s": {d: q.value for d, q in s.peak_flops_per_s.items()},
+                    "memory_bytes": s.memory_bytes.value if s.memory_bytes else None,
+                    "memory_bandwidth_bytes_per_s": s.memory_bandwidth_bytes_per_s.value
+                    if s.memory_bandwidth_bytes_per_s
+                    else None,
+                }
+                for s in sheets.values()
+            ],
+        }
+        deliver(json.dumps(document, indent=1), None, force=False)
+        return
+    from groundspeed.terminal import make_console, make_table, plain, shown
+
+    console = make_console()
+    table = make_table("measured profile", "device", "mode", "date")
+    for path, p in found:
+        if isinstance(p, InputError):
+            table.add_row(plain(path.name), plain(p.what), "unusable", "")
+        else:
+            table.add_row(p.id, plain(p.device.name), p.mode, p.environment.date_utc)
+    if found:
+        console.print(table)
+    else:
+        console.print("no measured profile yet: groundspeed calibrate --quick")
+    console.print()
+    table = make_table("data sheet", "bf16 dense", "memory", "bandwidth", "highest clock")
+    for s in sheets.values():
+        peak = s.peak_flops_per_s.get("bfloat16")
+        table.add_row(
+            s.id,
+            shown(peak.value, "FLOP/s") if peak else "",
+            shown(s.memory_bytes.value, "bytes") if s.memory_bytes else "",
+            shown(s.memory_bandwidth_bytes_per_s.value, "bytes/s")
+            if s.memory_bandwidth_bytes_per_s
+            else "",
+            f"{s.max_clock_hz.value / 1e6:.0f} MHz" if s.max_clock_hz else "",
+        )
+    console.print(table)
+
+
+@profile_app.command("show")
+def show_command(
+    name: Name,
+    profile_dir: ProfileDir = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw the roofline to this .png or .svg.")
+    ] = None,
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Show what a profile or a data sheet says, each number with its origin.
+
+    Example: groundspeed profile show h200
+    """
+    from groundspeed.api import find_hardware
+
+    found = find_hardware(name, profile_dir=profile_dir)
+    record = found.profile or found.spec
+    if record is None:
+        raise AssertionError("a name stands for a profile or a data sheet")
+    if plot is not None:
+        from groundspeed.plots import save_roofline
+        from groundspeed.profiles.errors import InputError
+
+        if found.profile is None:
+            raise InputError(f"'{name}' is a data sheet, there is no point to draw")
+        save_roofline(found.profile, plot, force=force)
+    if as_json or output is not None:
+        deliver(record.model_dump_json(indent=1, exclude_none=True), output, force=force)
+        return
+    from groundspeed.show import show_datasheet, show_profile
+    from groundspeed.terminal import make_console, plain
+
+    console = make_console()
+    console.print(plain(found.why), style="dim")
+    if found.profile is not None:
+        show_profile(console, found.profile)
+    elif found.spec is not None:
+        show_datasheet(console, found.spec)
+    if plot is not None:
+        console.print(plain(f"roofline drawn to {plot}"))
+
+
+@profile_app.command("check")
+def check_command(
+    file: Annotated[Path, typer.Argument(help="A profile's file.")], as_json: Json = False
+) -> None:
+    """Hold a profile against physics; exit code 1 if it breaks it.
+
+    Example: groundspeed profile check my-h200.json
+    """
+    from groundspeed.profiles.physics import check_profile
+    from groundspeed.profiles.store import load_profile
+
+    profile = load_profile(file, check=False)
+    violations = check_profile(profile)
+    errors = sum(v.severity == "error" for v in violations)
+    if as_json:
+        document = {
+            "profile": profile.id,
+            "errors": errors,
+            "violations": [v.model_dump(mode="json") for v in violations],
+        }
+        deliver(json.dumps(document, indent=1), None, force=False)
+    else:
+        from groundspeed.show import show_violations
+        from groundspeed.terminal import make_console
+
+        console = make_console()
+        show_violations(console, violations)
+        console.print(
+            f"{errors} errors, {len(violations) - errors} warnings"
+            if violations
+            else "nothing in it breaks physics"
+        )
+    raise typer.Exit(1 if errors else 0)
+
+
+@profile_app.command("diff")
+def diff_command(
+    first: Name, second: Name, profile_dir: ProfileDir = None, as_json: Json = False
+) -> None:
+    """Compare the achieved rates of two profiles: what differs beyond their intervals.
+
+    Example: groundspeed profile diff monday.json tuesday.json
+    """
+    from groundspeed.api import find_hardware
+    from groundspeed.profiles.compare import compare_profiles
+    from groundspeed.profiles.errors import InputError
+
+    profiles = []
+    for name in (first, second):
+        found = find_hardware(name, profile_dir=profile_dir)
+        if found.profile is None:
+            raise InputError(f"'{name}' is a data sheet; diff compares measured profiles")
+        profiles.append(found.profile)
+    comparison = compare_profiles(*profiles)
+    if as_json:
+        deliver(comparison.model_dump_json(indent=1), None, force=False)
+        return
+    from groundspeed.show import show_comparison
+    from groundspeed.terminal import make_console
+
+    show_comparison(make_console(), comparison)

@@ -1,0 +1,107 @@
+"""``groundspeed run``: from a bare machine to a checked prediction, in one command."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from groundspeed.commands.calibrate import calibrate_and_save, open_running_device
+from groundspeed.commands.options import (
+    Device,
+    Force,
+    Json,
+    Output,
+    ProfileDir,
+    Quiet,
+    deliver,
+    folder_of,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from groundspeed.calibrate.device import RunningDevice
+    from groundspeed.profiles.schema import Profile
+    from groundspeed.verification import Verification
+
+CASES = {"cpu": ((1, 64), (1, 256), (4, 128)), "gpu": ((1, 512), (1, 4096), (16, 1024))}
+"""(batch, prompt tokens) that are predicted and then really run."""
+
+MODELS = {"cpu": "qwen2.5-0.5b", "gpu": "qwen2.5-7b"}
+
+
+def run_command(
+    model: Annotated[
+        str | None, typer.Option(help="What to predict and run; qwen2.5-0.5b on a CPU, 7b on a GPU.")
+    ] = None,
+    device: Device = None,
+    profile_dir: ProfileDir = None,
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure this machine, predict a model with it, run that model, show how far off it was.
+
+    Example: groundspeed run
+    """
+    from groundspeed.estimator import find_model
+    from groundspeed.terminal import make_console, plain, progress_bar
+
+    running = open_running_device(device)
+    kind = "cpu" if running.device.kind == "cpu" else "gpu"
+    shape = find_model(model or MODELS[kind])
+    folder = folder_of(profile_dir)
+    silent = quiet or as_json or output is not None
+    console = make_console()
+    if not silent:
+        _introduce(console, running)
+    profile, path = calibrate_and_save(running, "quick", folder, quiet=silent)
+    roofline = path.with_suffix(".png")
+    from groundspeed.plots import save_roofline
+
+    save_roofline(profile, roofline)
+    if not silent:
+        _achieved(console, profile)
+        console.print(plain(f"profile  {path}\nroofline {roofline}"), style="dim")
+        console.print()
+    from groundspeed.verification import VerifyRequest, verify
+
+    request = VerifyRequest(shape, profile, running, CASES[kind])
+    with progress_bar(f"running {shape.id}", quiet=silent) as progress:
+        result = verify(request, progress)
+    if as_json or output is not None:
+        document = {
+            "profile_path": str(path),
+            "roofline_path": str(roofline),
+            "profile": profile.model_dump(mode="json", exclude_none=True),
+            "verification": result.model_dump(mode="json"),
+        }
+        deliver(json.dumps(document, indent=1), output, force=force)
+        return
+    _predicted(console, result)
+
+
+def _introduce(console: "Console", running: "RunningDevice") -> None:
+    from groundspeed.show import show_device_line
+
+    show_device_line(console, running.device, running.datasheet)
+
+
+def _achieved(console: "Console", profile: "Profile") -> None:
+    from groundspeed.show import show_rates, show_warnings
+
+    console.print()
+    show_rates(console, profile)
+    show_warnings(console, profile)
+
+
+def _predicted(console: "Console", result: "Verification") -> None:
+    from groundspeed.show_verification import machine_remarks, show_run
+
+    show_run(console, result)
+    for remark in machine_remarks(result):
+        console.print(remark, style="dim")
+    console.print(f"\n{result.cases[0].limits}")

@@ -1,0 +1,118 @@
+"""What a person reads: numbers with units and error bars, tables, progress on stderr."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+SCALES: dict[str, tuple[tuple[float, str], ...]] = {
+    "FLOP/s": ((1e15, "PFLOPS"), (1e12, "TFLOPS"), (1e9, "GFLOPS")),
+    "bytes/s": ((1e12, "TB/s"), (1e9, "GB/s"), (1e6, "MB/s")),
+    "bytes": ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")),
+    "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
+    "FLOP": ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")),
+    "token/s": ((1.0, "token/s"),),
+}
+
+
+def scale_for(value: float, unit: str) -> tuple[float, str]:
+    """The divisor and name of the unit in which a value is shown."""
+    scales = SCALES[unit]
+    return next((s for s in scales if abs(value) >= s[0]), scales[-1])
+
+
+def digits(value: float) -> str:
+    """Three significant digits, no exponent for what fits on a line."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 1 else f"{value:.3g}"
+
+
+def shown(value: float, unit: str) -> str:
+    """A value in a unit that fits it: ``1.23 TFLOPS``."""
+    divisor, name = scale_for(value, unit)
+    return f"{digits(value / divisor)} {name}"
+
+
+def shown_interval(value: float, low: float, high: float, unit: str) -> str:
+    """A value and its interval in one unit: ``41.2 ms [39.8, 44.0]``."""
+    divisor, name = scale_for(value, unit)
+    inside = f"[{digits(low / divisor)}, {digits(high / divisor)}]"
+    return f"{digits(value / divisor)} {name} {inside}"
+
+
+def bar(fraction: float, *, width: int = 20) -> str:
+    """A share as a bar: full at one."""
+    eighths = round(max(0.0, min(1.0, fraction)) * width * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width, "·")
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that is plain when it is not a terminal; 100 columns then, for files and pipes."""
+    console = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(stderr=stderr, highlight=False, width=100)
+    return console
+
+
+def make_table(*columns: str, title: str | None = None) -> Table:
+    """A quiet table: the first column to the left, numbers to the right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    return table
+
+
+def plain(text: str) -> Text:
+    """Text from a file or a stranger: shown as it is, never as markup."""
+    return Text("".join(c if c.isprintable() else " " for c in text))
+
+
+def safe(text: str) -> str:
+    """The same inside a string that has markup of its own."""
+    return escape("".join(c if c.isprintable() else " " for c in text))
+
+
+@contextmanager
+def progress_bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar on stderr; yields a function (done, total, name)."""
+    console = make_console(stderr=True)
+    if quiet or not console.is_terminal:
+        if not quiet:
+            console.print(f"{title} ...")
+        yield lambda done, total, name: None
+        return
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[name]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=None, name="")
+
+        def report(done: int, total: int, name: str) -> None:
+            progress.update(
+                task, completed=done, total=total or None, name=name[: max(0, console.width - 80)]
+            )
+
+        yield report
