@@ -11,6 +11,7 @@ from groundspeed.calibrate.clock import CpuTimer, GpuTimer
 from groundspeed.calibrate.statistics import diagnose, summarize
 from groundspeed.calibrate.stopping import StopRule, stop_reason
 from groundspeed.calibrate.telemetry import Telemetry
+from groundspeed.kernels.glue import rms_norm
 from groundspeed.kernels.kernel import Call, Case, Kernel
 from groundspeed.kernels.launch import GRAPH_CALLS, Launch
 from groundspeed.kernels.operands import OperandPool
@@ -18,9 +19,9 @@ from groundspeed.profiles.schema import Point
 
 
 BETWEEN_PRODUCTS = ("glue", "attention_prefill", "attention_decode")
-"""What a model runs between matrix products; on a CPU it is timed after one, as there."""
+"""What a model runs between matrix products."""
 
-SWEEP_SHAPE = (2, 1024, 1024)
+SWEEP_SHAPE = (2, 8192, 1024)
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def measure(kernel: Kernel, case: Case, bench: Bench, *, tags: tuple[str, ...] =
         host = kernel.op == "eager"
         timed = CpuTimer().prepare(calls) if host else bench.timer.prepare(calls, graph=False)
         per_call = GRAPH_CALLS if kernel.op == "graph" else 1
-    elif isinstance(bench.timer, CpuTimer) and kernel.operation in BETWEEN_PRODUCTS:
-        timed = bench.timer.prepare(calls, between=_sweep(bench.pool))
+    elif isinstance(bench.timer, CpuTimer):
+        timed = bench.timer.prepare(calls, between=_neighbour(kernel, bench.pool))
     else:
         timed = bench.timer.prepare(calls)
     begin = time.monotonic()
@@ -112,9 +113,18 @@ def measure(kernel: Kernel, case: Case, bench: Bench, *, tags: tuple[str, ...] =
     return Measured(point, tuple(float(s) for s in stream))
 
 
-def _sweep(pool: OperandPool) -> Call:
-    """A small matrix product on fresh weights: what comes before a small operation in a model."""
-    m, n, k = SWEEP_SHAPE
-    x = pool.take((m, k), torch.bfloat16)
-    weights = itertools.cycle([pool.take((n, k), torch.bfloat16) for _ in range(16)])
-    return lambda: torch.nn.functional.linear(x, next(weights))
+def _neighbour(kernel: Kernel, pool: OperandPool) -> Call | None:
+    """What a processor has just done in a model when this operation starts.
+
+    Before a small operation, a matrix product has swept the caches. Before a matrix product, a
+    small operation ran on one core, and the other cores must be woken up.
+    """
+    if kernel.operation in BETWEEN_PRODUCTS:
+        m, n, k = SWEEP_SHAPE
+        x = pool.take((m, k), torch.bfloat16)
+        weights = itertools.cycle([pool.take((n, k), torch.bfloat16) for _ in range(8)])
+        return lambda: torch.nn.functional.linear(x, next(weights))
+    if kernel.operation == "matmul":
+        row, weight = (pool.take(size, torch.bfloat16) for size in ((1, 1024), (1024,)))
+        return lambda: rms_norm(row, weight)
+    return None
