@@ -111,9 +111,7 @@ def calibrate(request: Request, progress: Progress) -> Profile:
         Journal(request.journal, fingerprint(request)) as journal,
         open_telemetry(running.device.kind, running.torch_device.index or 0) as telemetry,
     ):
-        pool = OperandPool(
-            running.torch_device, pool_bytes=pool_bytes, cold_bytes=int(cold)
-        )
+        pool = OperandPool(running.torch_device, pool_bytes=pool_bytes, cold_bytes=int(cold))
         bench = Bench(pool, timer_for(running.torch_device), telemetry, request.mode.rule)
         run = _Run(journal, bench, progress)
         plan = run.plan(request)

@@ -1,4 +1,4 @@
-"""Which device this is, what its data sheet claims, and the environment a number was measured in."""
+"""Which device this is, what its data sheet claims, and the environment of a measurement."""
 
 import datetime
 import functools

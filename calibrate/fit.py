@@ -8,6 +8,7 @@ error that is recorded is not the residual of the fit but that of points held ou
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from groundspeed.profiles.errors import InputError
@@ -30,7 +31,7 @@ class _Data:
     bytes: Array
     time_s: Array
 
-    def rows(self, index: Array) -> "_Data":
+    def rows(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "_Data":
         return _Data(self.flops[index], self.bytes[index], self.time_s[index])
 
 
@@ -104,7 +105,7 @@ def fit_points(
 
 
 def _fit(data: _Data, start: dict[str, float] | None) -> dict[str, float]:
-    """Least squares in the logarithm of the coefficients; from a start, or from the data's edges."""
+    """Least squares in the logarithm of the coefficients, from a start or the data's edges."""
     computes = bool((data.flops > 0).any())
     fastest = float(data.time_s.min())
     flops_rate = float((data.flops / data.time_s).max())

@@ -1,7 +1,7 @@
 """The DataFrame face of laws: microseconds in, microseconds out, one law a regime behind it.
 
-    law = fit_law("matmul", measured, device="h200-sxm")   # columns dtype, m, n, k, time_us
-    law.predict(shapes)                                    # time_us, low_us, high_us, origin
+law = fit_law("matmul", measured, device="h200-sxm")   # columns dtype, m, n, k, time_us
+law.predict(shapes)                                    # time_us, low_us, high_us, origin
 """
 
 from dataclasses import dataclass

@@ -17,7 +17,6 @@ from groundspeed.kernels.launch import GRAPH_CALLS, Launch
 from groundspeed.kernels.operands import OperandPool
 from groundspeed.profiles.schema import Point
 
-
 BETWEEN_PRODUCTS = ("glue", "attention_prefill", "attention_decode")
 """What a model runs between matrix products."""
 

@@ -125,7 +125,9 @@ def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[
             kernel = TorchMatmul(dtype)
             cases += _choose(kernel, _matmul_candidates(seed), budget, limits, seed)
     for stream in ARRAYS:
-        cases += _choose(TorchStream(stream), _stream_candidates(limits), mode.stream_points, limits, seed)
+        cases += _choose(
+            TorchStream(stream), _stream_candidates(limits), mode.stream_points, limits, seed
+        )
     budget = mode.attention_points
     cases += _choose(
         PrefillAttention("bfloat16"), _attention_candidates("seq_len", seed), budget, limits, seed
@@ -134,9 +136,7 @@ def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[
         DecodeAttention("bfloat16"), _attention_candidates("kv_len", seed), budget, limits, seed
     )
     for op in GLUE_WIDTHS:
-        cases += _choose(
-            Glue(op, "bfloat16"), _glue_candidates(op), mode.glue_points, limits, seed
-        )
+        cases += _choose(Glue(op, "bfloat16"), _glue_candidates(op), mode.glue_points, limits, seed)
     launches = ("eager",) if device.kind == "cpu" else ("eager", "queued", "graph")
     cases += [planned(Launch(op), {}) for op in launches]
     if device.kind != "cpu":
@@ -184,9 +184,7 @@ def _matmul_candidates(seed: int) -> list[dict[str, float]]:
     m = np.where(m > 16, np.ceil(m / 16) * 16, m)  # an odd count of rows is a regime of its own
     n = np.ceil(2.0 ** generator.uniform(7.0, 18.0, count) / 64) * 64
     k = np.ceil(2.0 ** generator.uniform(7.0, 15.0, count) / 64) * 64
-    return [
-        {"m": float(a), "n": float(b), "k": float(c)} for a, b, c in zip(m, n, k, strict=True)
-    ]
+    return [{"m": float(a), "n": float(b), "k": float(c)} for a, b, c in zip(m, n, k, strict=True)]
 
 
 def _stream_candidates(limits: Limits) -> list[dict[str, float]]:

@@ -92,9 +92,7 @@ def choose_points(
     if budget < 1:
         raise InputError(f"a budget of {budget} points chooses nothing", remedy="give at least 1")
     present = [c for c in (*spec.categories, "library") if c in candidates.columns]
-    groups = (
-        [g for _, g in candidates.groupby(present, sort=True)] if present else [candidates]
-    )
+    groups = [g for _, g in candidates.groupby(present, sort=True)] if present else [candidates]
     shares = np.full(len(groups), budget // len(groups))
     shares[: budget % len(groups)] += 1
     labels: list[object] = []

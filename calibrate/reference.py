@@ -1,4 +1,4 @@
-"""How fast is the machine right now, against the moment it was calibrated?
+"""The speed of the machine right now, against the moment it was calibrated.
 
 The two reference products of a calibration, measured again: a few milliseconds that tell a law
 that is wrong from a machine that has changed (a neighbour on a shared host, a lower clock).

@@ -125,6 +125,7 @@ class CpuSensor:
         self._last = self._ticks()
 
     def __call__(self) -> Reading:
+        """Read the counters; loads are since the last call."""
         busy, steal, total, own = self._ticks()
         before_busy, before_steal, before_total, before_own = self._last
         self._last = (busy, steal, total, own)
@@ -196,7 +197,7 @@ def _nvml(index: int) -> Telemetry:
 def _amdsmi(index: int) -> Telemetry:
     """AMD's management library, or the fact that it is absent."""
     try:
-        import amdsmi
+        import amdsmi  # pyright: ignore[reportMissingImports]
 
         amdsmi.amdsmi_init()
         handle = amdsmi.amdsmi_get_processor_handles()[index]

@@ -75,13 +75,7 @@ def article_estimate(
     detailed = (
         layers
         * batch
-        * (
-            2 * p * h**2
-            + 2 * 2 * p * h**2 * kv
-            + 2 * 2 * p**2 * h
-            + 2 * p * h**2
-            + 6 * p * h * i
-        )
+        * (2 * p * h**2 + 2 * 2 * p * h**2 * kv + 2 * 2 * p**2 * h + 2 * p * h**2 + 6 * p * h * i)
     )
     closed = layers * batch * (4 * (1 + kv) * p * h**2 + 4 * p**2 * h + 6 * p * h * i)
     context = p + (1 + g) / 2
@@ -112,7 +106,7 @@ def article_estimate(
              "ms", milli, 0, printed=quick_prefill_printed / peak),
         _row("quick decode FLOPs a step", "2 b parameters", 2 * batch * parameters,
              "TFLOP", tera, 3, printed=quick_decode_printed),
-        _row("quick throughput", "peak / quick decode FLOPs", batch * peak / (2 * batch * parameters),
+        _row("quick throughput", "peak / quick decode FLOPs", peak / (2 * parameters),
              "token/s", 1.0, 0,
              printed=math.floor(batch * peak / quick_decode_printed), comment="truncates"),
     )  # fmt: skip

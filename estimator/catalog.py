@@ -70,7 +70,7 @@ def find_model(name: str) -> Model:
 def _from_hub(name: str) -> Model:
     remedy = "give the path of its config.json"
     try:
-        import huggingface_hub
+        import huggingface_hub  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             f"model '{name}' does not ship with groundspeed",

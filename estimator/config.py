@@ -281,7 +281,9 @@ def read_config(path: Path) -> Model:
         If there is none, or it cannot be used.
     """
     file = path / "config.json" if path.is_dir() and (path / "config.json").exists() else path
-    document = parse_json_object(read_text(file, "model configuration"), "model configuration", str(file))
+    document = parse_json_object(
+        read_text(file, "model configuration"), "model configuration", str(file)
+    )
     name = file.parent.name if file.name == "config.json" else file.stem
     return parse_config(document, name=name or "model", where=str(file))
 

@@ -71,7 +71,9 @@ def forward_pass(
     parts = [
         _glue("embed", "embed", rows, model.hidden, 1, dtype),
         _glue("norm", norm, rows, model.hidden, layers * _norms_run(model), dtype),
-        _matmul("qkv", rows, model.attention_width + 2 * model.kv_width, model.hidden, layers, dtype),
+        _matmul(
+            "qkv", rows, model.attention_width + 2 * model.kv_width, model.hidden, layers, dtype
+        ),
     ]
     if model.qk_norm:
         parts += [
@@ -126,9 +128,7 @@ def _glue(group: str, op: str, rows: float, width: int, count: int, dtype: str) 
     return Operator(group, "glue", {"op": op, "dtype": dtype}, columns, count)
 
 
-def _attention(
-    model: Model, phase: PhaseName, batch: int, length: Array, dtype: str
-) -> Operator:
+def _attention(model: Model, phase: PhaseName, batch: int, length: Array, dtype: str) -> Operator:
     name = "seq_len" if phase == "prefill" else "kv_len"
     same = np.ones_like(length)
     columns = {

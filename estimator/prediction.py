@@ -248,14 +248,10 @@ def _total(ttft: Estimate, tpot: Estimate | None, steps: int) -> Estimate:
 
 
 def _per_second(tokens: int, time_s: Estimate) -> Estimate:
-    return Estimate(
-        value=tokens / time_s.value, low=tokens / time_s.high, high=tokens / time_s.low
-    )
+    return Estimate(value=tokens / time_s.value, low=tokens / time_s.high, high=tokens / time_s.low)
 
 
-def limits_sentence(
-    model: Model, workload: Workload, prefill: Phase, decode: Phase | None
-) -> str:
+def limits_sentence(model: Model, workload: Workload, prefill: Phase, decode: Phase | None) -> str:
     """Say what limits each phase."""
     text = f"Prefill is {_why(prefill, 'prefill', model, workload)}"
     if decode is not None:

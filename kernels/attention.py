@@ -134,9 +134,7 @@ class DecodeAttention(_Attention):
 
 
 def _sizes(case: Case, length: str) -> tuple[int, int, int, int, int]:
-    b, s, h, kv, d = (
-        int(case[c]) for c in ("batch", length, "heads", "kv_heads", "head_dim")
-    )
+    b, s, h, kv, d = (int(case[c]) for c in ("batch", length, "heads", "kv_heads", "head_dim"))
     if h % kv:
         raise UnsupportedCaseError(f"{h} query heads do not divide into {kv} KV heads")
     return b, s, h, kv, d

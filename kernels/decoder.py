@@ -129,9 +129,7 @@ class Decoder:
         """
         return self._forward(tokens, 0, probe)
 
-    def decode(
-        self, tokens: torch.Tensor, position: int, probe: Probe = no_probe
-    ) -> torch.Tensor:
+    def decode(self, tokens: torch.Tensor, position: int, probe: Probe = no_probe) -> torch.Tensor:
         """Process one token a sequence at a position and choose the next.
 
         Parameters
@@ -157,12 +155,9 @@ class Decoder:
             normed = self._norm(x, layer.norm)
             probe("norm")
             attended = self._attention(layer, normed, cos, sin, batch, start, probe)
-            if layer.mlp_norm is None:  # GPT-J, Falcon: attention and MLP see the same input
-                x = x + attended
-                probe("residual")
-            else:
-                x = x + attended
-                probe("residual")
+            x = x + attended
+            probe("residual")
+            if layer.mlp_norm is not None:  # else attention and MLP see the same input (GPT-J)
                 normed = self._norm(x, layer.mlp_norm)
                 probe("norm")
             up = F.linear(normed, layer.up, layer.up_bias)
@@ -212,10 +207,7 @@ class Decoder:
         probe("kv_write")
         q = q.view(batch, length, s.heads, s.head_dim).transpose(1, 2)
         k, v = layer.k_cache[:, :, :end], layer.v_cache[:, :, :end]
-        if length == 1:
-            attended = attend_decode(q, k, v)
-        else:
-            attended = attend_prefill(q, k, v)
+        attended = attend_decode(q, k, v) if length == 1 else attend_prefill(q, k, v)
         probe("attention")
         flat = attended.transpose(1, 2).reshape(rows, s.heads * s.head_dim)
         result = F.linear(flat, layer.out, layer.out_bias)
@@ -237,11 +229,14 @@ class Decoder:
     def _layer(self) -> _Layer:
         s = self.shape
         cache = (self.batch, s.kv_heads, self.capacity, s.head_dim)
-        zeros = {"dtype": DTYPES[s.dtype], "device": self.device}
+
+        def zeros(*size: int) -> torch.Tensor:
+            return torch.zeros(size, dtype=DTYPES[s.dtype], device=self.device)
+
         up_width = 2 * s.intermediate if s.gated_mlp else s.intermediate
 
         def bias(wanted: bool, width: int) -> torch.Tensor | None:
-            return torch.zeros(width, **zeros) if wanted else None
+            return zeros(width) if wanted else None
 
         return _Layer(
             norm=self._weight(s.hidden),
@@ -256,6 +251,6 @@ class Decoder:
             down_bias=bias(s.mlp_bias, s.hidden),
             q_norm=self._weight(s.head_dim) if s.qk_norm else None,
             k_norm=self._weight(s.head_dim) if s.qk_norm else None,
-            k_cache=torch.zeros(cache, **zeros),
-            v_cache=torch.zeros(cache, **zeros),
+            k_cache=zeros(*cache),
+            v_cache=zeros(*cache),
         )

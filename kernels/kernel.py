@@ -44,7 +44,7 @@ class Cost:
 
 
 class UnsupportedCaseError(ValueError):
-    """This kernel cannot run this case on this device; the message says why."""
+    """A kernel cannot run this case on this device; the message says why."""
 
 
 class Kernel(Protocol):

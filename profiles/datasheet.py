@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.record import Positive, Record, describe
@@ -57,7 +57,7 @@ class DeviceSpec(Record):
     compute_units: Quantity | None = None
     peak_clock_hz: Quantity | None = None
     max_clock_hz: Quantity | None = None
-    peak_flops_per_s: dict[str, Quantity] = {}
+    peak_flops_per_s: dict[str, Quantity] = Field(default_factory=dict)
     memory_bytes: Quantity | None = None
     memory_bandwidth_bytes_per_s: Quantity | None = None
     l2_bytes: Quantity | None = None

@@ -13,7 +13,6 @@ MAX_FILE_BYTES = 64 * 2**20
 """A profile is a few hundred kB; what is far larger is not one."""
 
 
-
 def read_text(path: Path, what: str) -> str:
     """Read a small text file that a user named.
 

@@ -134,7 +134,9 @@ def _glue_bytes(c: Columns, r: Regime) -> Array:
 OPERATIONS: dict[str, Operation] = {
     op.name: op
     for op in (
-        Operation("matmul", ("m", "n", "k"), ("dtype",), _matmul_flops, _matmul_bytes, ("m", "n", "k")),
+        Operation(
+            "matmul", ("m", "n", "k"), ("dtype",), _matmul_flops, _matmul_bytes, ("m", "n", "k")
+        ),
         Operation(
             "attention_prefill",
             ("batch", "seq_len", "heads", "kv_heads", "head_dim"),
@@ -152,7 +154,9 @@ OPERATIONS: dict[str, Operation] = {
             ("batch", "kv_len", "heads"),
         ),
         Operation("stream", ("bytes",), ("mode", "dtype"), _zero, _stream_bytes, ("bytes",)),
-        Operation("glue", ("rows", "width"), ("op", "dtype"), _zero, _glue_bytes, ("rows", "width")),
+        Operation(
+            "glue", ("rows", "width"), ("op", "dtype"), _zero, _glue_bytes, ("rows", "width")
+        ),
     )
 }
 """Every operation a law can be fitted to."""

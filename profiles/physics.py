@@ -186,7 +186,9 @@ def _check_summary(profile: Profile) -> list[Violation]:
     stated = {r.quantity: r for r in profile.rates}
     found = []
     for name in sorted(derived.keys() ^ stated.keys()):
-        found.append(_error(f"rate {name}", "the summary and the curves do not list the same rates"))
+        found.append(
+            _error(f"rate {name}", "the summary and the curves do not list the same rates")
+        )
     for name in sorted(derived.keys() & stated.keys()):
         if not math.isclose(derived[name].value, stated[name].value, rel_tol=1e-6):
             found.append(

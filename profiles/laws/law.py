@@ -63,7 +63,9 @@ class Law(Record):
     @model_validator(mode="after")
     def _known(self) -> "Law":
         if self.operation not in OPERATIONS:
-            raise ValueError(f"operation '{self.operation}': {did_you_mean(self.operation, OPERATIONS)}")
+            raise ValueError(
+                f"operation '{self.operation}': {did_you_mean(self.operation, OPERATIONS)}"
+            )
         if self.form not in FORMS:
             raise ValueError(f"form '{self.form}': {did_you_mean(self.form, FORMS)}")
         missing = {"startup_s", "bandwidth_bytes_per_s"} - set(self.coefficients)

@@ -38,7 +38,9 @@ def time_s(flops: Array, moved_bytes: Array, coefficients: Mapping[str, float]) 
         return coefficients["startup_s"] + traffic_s
     compute_s = flops / coefficients["compute_flops_per_s"]
     p = coefficients["sharpness"]
-    slower = np.maximum(np.maximum(traffic_s, compute_s), 1e-30)  # factored out: no overflow at p=16
+    slower = np.maximum(
+        np.maximum(traffic_s, compute_s), 1e-30
+    )  # factored out: no overflow at p=16
     overlap = (traffic_s / slower) ** p + (compute_s / slower) ** p
     total: Array = coefficients["startup_s"] + slower * overlap ** (1.0 / p)
     return total

@@ -50,6 +50,7 @@ def _root(
 
 def main() -> None:
     """Run the program; every way out of it is here."""
+    code: object = 0
     try:
         code = app(standalone_mode=False)
     except InputError as error:

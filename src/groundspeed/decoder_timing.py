@@ -167,9 +167,7 @@ class DecoderBench:
             else:
                 self.decoder.decode(first, prompt, stamps)
             runs.append(stamps.sums_s())
-        return {
-            group: float(np.median([run[group] for run in runs[1:]])) for group in runs[0]
-        }
+        return {group: float(np.median([run[group] for run in runs[1:]])) for group in runs[0]}
 
 
 class _Stamps:

@@ -75,9 +75,7 @@ def _draw(axes: "Axes", profile: Profile) -> None:
         values = law.values()
         if law.operation != "matmul":
             continue
-        roof = np.minimum(
-            values["compute_flops_per_s"], span * values["bandwidth_bytes_per_s"]
-        )
+        roof = np.minimum(values["compute_flops_per_s"], span * values["bandwidth_bytes_per_s"])
         axes.plot(span, roof, color=COLOURS.get(law.regime["dtype"], INK), linewidth=1.5)
     sheet = profile.datasheet
     if sheet is not None and sheet.memory_bandwidth_bytes_per_s is not None:
@@ -88,7 +86,9 @@ def _draw(axes: "Axes", profile: Profile) -> None:
     axes.set_xlabel("arithmetic intensity [FLOP/byte]")
     axes.set_ylabel("achieved rate [FLOP/s]")
     lines = "fitted matmul roof" + (", dotted: data sheet" if sheet else "")
-    axes.set_title(f"{profile.device.name} (points: measured; lines: {lines})", fontsize=10, color=INK)
+    axes.set_title(
+        f"{profile.device.name} (points: measured; lines: {lines})", fontsize=10, color=INK
+    )
     axes.grid(which="major", color="#d8dbe0", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="lower right")

@@ -4,7 +4,10 @@ import numpy as np
 from rich.console import Console
 
 from groundspeed.terminal import make_table, plain, safe, shown, shown_interval
-from groundspeed.verification import Comparison, Verification
+from groundspeed.verification import Comparison, Verification, VerifiedCase
+
+MACHINE_CHANGED = 0.05
+"""Beyond this, a reference product says that the machine is not what was calibrated."""
 
 PART_FLOOR = 0.01
 """Parts below this share of their phase are left out of the table."""
@@ -19,12 +22,17 @@ def show_verification(console: Console, result: Verification) -> None:
     )
     known = result.cases[0].ttft_s.datasheet is not None
     table = make_table(
-        "case", "", *(["data sheet"] if known else []), "calibrated", "measured", "error", "inside"
-    )
+        "case", "", *(["data sheet"] if known else []), "calibrated", "measured", "error",
+        "inside", "machine"
+    )  # fmt: skip
     for case in result.cases:
         name = f"batch {case.batch}, prompt {case.prompt_tokens}"
-        for title, comparison in (("TTFT", case.ttft_s), ("TPOT", case.tpot_s)):
-            table.add_row(name, title, *_cells(comparison, known=known))
+        for title, comparison, limit in (
+            ("TTFT", case.ttft_s, "compute"),
+            ("TPOT", case.tpot_s, "memory"),
+        ):
+            cells = _cells(comparison, known=known)
+            table.add_row(name, title, *cells, _machine(case, limit))
             name = ""
     console.print(table)
     console.print(
@@ -32,8 +40,7 @@ def show_verification(console: Console, result: Verification) -> None:
         f"TPOT {result.tpot_median_error_fraction:.1%}; "
         f"{result.inside_share:.0%} of the measured values lie inside the predicted 90 % interval"
     )
-    for remark in machine_remarks(result):
-        console.print(plain(remark))
+    console.print(machine_remark(result))
     console.print()
     show_parts(console, result)
     console.print(plain(f"largest part of the error: {result.blame}"))
@@ -79,14 +86,26 @@ def show_run(console: Console, result: Verification) -> None:
     )
 
 
-def machine_remarks(result: Verification) -> list[str]:
-    """How the machine itself has changed since the calibration, where that matters."""
-    return [
-        f"the machine's {drift.limit} reference now takes {drift.change_fraction:+.0%} against "
-        f"its calibration"
-        + ("; that is most of such an error, not the laws'" if abs(drift.change_fraction) > 0.05 else "")
-        for drift in result.machine
-    ]
+def machine_remark(result: Verification) -> str:
+    """How the machine itself stood against its calibration, in a sentence."""
+    changes: dict[str, list[float]] = {}
+    for case in result.cases:
+        for change in case.machine:
+            changes.setdefault(change.limit, []).append(change.change_fraction)
+    if not changes:
+        return ""
+    told = ", ".join(
+        f"{limit} {np.median(c):+.0%} ({min(c):+.0%} to {max(c):+.0%})"
+        for limit, c in changes.items()
+    )
+    remark = f"reference products now against the calibration: {told}"
+    if any(abs(x) > MACHINE_CHANGED for c in changes.values() for x in c):
+        remark += "; the machine itself changed, which no law can foresee"
+    return remark
+
+
+def _machine(case: VerifiedCase, limit: str) -> str:
+    return next((f"{c.change_fraction:+.0%}" for c in case.machine if c.limit == limit), "")
 
 
 def _cells(comparison: Comparison, *, known: bool) -> list[str]:

@@ -62,6 +62,14 @@ class PartComparison(Record):
     error_fraction: float
 
 
+class MachineChange(Record):
+    """What a reference product of the calibration takes now."""
+
+    limit: Literal["compute", "memory"]
+    change_fraction: float
+    """Time around this case over time at the calibration, minus one."""
+
+
 class VerifiedCase(Record):
     """One batch and prompt length."""
 
@@ -71,16 +79,10 @@ class VerifiedCase(Record):
     ttft_s: Comparison
     tpot_s: Comparison
     output_tokens_per_s: Comparison
+    machine: tuple[MachineChange, ...]
+    """Tells a law that is wrong from a machine that has changed since its calibration."""
     limits: str
     parts: tuple[PartComparison, ...]
-
-
-class MachineChange(Record):
-    """What a reference product of the calibration takes now."""
-
-    limit: Literal["compute", "memory"]
-    change_fraction: float
-    """Time during this verification over time at the calibration, minus one."""
 
 
 class Verification(Record):
@@ -100,8 +102,6 @@ class Verification(Record):
     tpot_median_error_fraction: float
     inside_share: float
     passed: bool
-    machine: tuple[MachineChange, ...]
-    """Tells a law that is wrong from a machine that has changed since its calibration."""
     blame: str
     """Which part explains most of the error."""
     notes: tuple[str, ...]
@@ -141,7 +141,7 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
     shape = decoder_shape(model, request.dtype)
     longest = max(prompt for _, prompt in request.cases) + request.output_tokens
     probe = ReferenceProbe(request.running, profile)
-    changes = [probe.changes()]
+    before = probe.changes()
     with torch.inference_mode():
         for batch in sorted({batch for batch, _ in request.cases}):
             bench = _bench(shape, request, batch, longest)
@@ -149,9 +149,14 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
                 progress(len(measured), len(request.cases), f"batch {batch}, prompt {prompt}")
                 timing = bench.time(prompt, request.output_tokens, budget_s=request.budget_s)
                 predicted, datasheet = predictions[batch, prompt]
-                measured.append(_compare(predicted, datasheet, timing))
+                after = probe.changes()
+                machine = tuple(
+                    MachineChange(limit=k, change_fraction=(before[k] + after[k]) / 2.0)
+                    for k in after
+                )
+                before = after
+                measured.append(_compare(predicted, datasheet, timing, machine))
             del bench
-            changes.append(probe.changes())
     comparisons = [c for case in measured for c in (case.ttft_s, case.tpot_s)]
     inside = float(np.mean([c.inside for c in comparisons]))
     notes = sorted({note for p, _ in predictions.values() for note in p.notes})
@@ -168,12 +173,6 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
         tpot_median_error_fraction=_median_error([c.tpot_s for c in measured]),
         inside_share=inside,
         passed=inside >= INSIDE_SHARE,
-        machine=tuple(
-            MachineChange(
-                limit=limit, change_fraction=float(np.median([c[limit] for c in changes]))
-            )
-            for limit in changes[0]
-        ),
         blame=_blame(measured),
         notes=tuple(notes),
     )
@@ -215,9 +214,7 @@ def _require_runnable(request: VerifyRequest) -> None:
         )
 
 
-def _bench(
-    shape: DecoderShape, request: VerifyRequest, batch: int, capacity: int
-) -> DecoderBench:
+def _bench(shape: DecoderShape, request: VerifyRequest, batch: int, capacity: int) -> DecoderBench:
     model, device = request.model, request.running.device
     item = 4.0 if request.dtype == "float32" else 2.0
     needed = item * (model.parameters + model.kv_items_per_token * batch * capacity)
@@ -273,7 +270,9 @@ def _shapes_seen(request: VerifyRequest) -> tuple[str, ...]:
                 length=lengths,
                 dtype=request.dtype,
             ):
-                columns = {k: np.broadcast_to(v, lengths.shape) for k, v in operator.columns.items()}
+                columns = {
+                    k: np.broadcast_to(v, lengths.shape) for k, v in operator.columns.items()
+                }
                 for i in range(lengths.size):
                     case = tuple(sorted((k, float(v[i])) for k, v in columns.items()))
                     if (operator.operation, case) in known:
@@ -283,7 +282,10 @@ def _shapes_seen(request: VerifyRequest) -> tuple[str, ...]:
 
 
 def _compare(
-    predicted: Prediction, datasheet: Prediction | None, timing: CaseTiming
+    predicted: Prediction,
+    datasheet: Prediction | None,
+    timing: CaseTiming,
+    machine: tuple[MachineChange, ...],
 ) -> VerifiedCase:
     workload = predicted.workload
     tpot, decode = predicted.tpot_s, predicted.decode
@@ -314,6 +316,7 @@ def _compare(
             predicted.output_tokens_per_s,
             rate,
         ),
+        machine=machine,
         limits=predicted.limits,
         parts=(
             *_parts("prefill", predicted.prefill, timing.prefill),

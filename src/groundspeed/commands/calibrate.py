@@ -49,7 +49,14 @@ def calibrate_command(
     if output is not None and output.exists() and not force:
         raise InputError("exists already", where=str(output), remedy="--force replaces it")
     profile, path = calibrate_and_save(
-        running, mode, folder, seed=seed, fresh=fresh, output=output, force=force, quiet=quiet or as_json
+        running,
+        mode,
+        folder,
+        seed=seed,
+        fresh=fresh,
+        output=output,
+        force=force,
+        quiet=quiet or as_json,
     )
     if as_json:
         deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)

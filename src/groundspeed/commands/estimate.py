@@ -108,9 +108,7 @@ def _article(
                 f"the article's method needs a data sheet, '{hardware.name}' has none",
                 remedy="name a GPU",
             )
-        estimates.append(
-            article_estimate(shape, hardware.spec, workload, utilization=utilization)
-        )
+        estimates.append(article_estimate(shape, hardware.spec, workload, utilization=utilization))
     if as_json or output is not None:
         document = {"estimates": [e.model_dump(mode="json") for e in estimates]}
         deliver(json.dumps(document, indent=1), output, force=force)

@@ -33,7 +33,12 @@ def list_command(profile_dir: ProfileDir = None, as_json: Json = False) -> None:
     if as_json:
         document = {
             "profiles": [
-                {"path": str(path), "id": p.id, "device": p.device.name, "date_utc": p.environment.date_utc}
+                {
+                    "path": str(path),
+                    "id": p.id,
+                    "device": p.device.name,
+                    "date_utc": p.environment.date_utc,
+                }
                 if isinstance(p, Profile)
                 else {"path": str(path), "error": str(p)}
                 for path, p in found

@@ -18,8 +18,6 @@ from groundspeed.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import Console
 
     from groundspeed.calibrate.device import RunningDevice
@@ -34,7 +32,8 @@ MODELS = {"cpu": "qwen2.5-0.5b", "gpu": "qwen2.5-7b"}
 
 def run_command(
     model: Annotated[
-        str | None, typer.Option(help="What to predict and run; qwen2.5-0.5b on a CPU, 7b on a GPU.")
+        str | None,
+        typer.Option(help="What to predict and run; qwen2.5-0.5b on a CPU, 7b on a GPU."),
     ] = None,
     device: Device = None,
     profile_dir: ProfileDir = None,
@@ -65,7 +64,8 @@ def run_command(
     save_roofline(profile, roofline)
     if not silent:
         _achieved(console, profile)
-        console.print(plain(f"profile  {path}\nroofline {roofline}"), style="dim")
+        console.print(plain(f"profile  {path}"), style="dim", soft_wrap=True)
+        console.print(plain(f"roofline {roofline}"), style="dim", soft_wrap=True)
         console.print()
     from groundspeed.verification import VerifyRequest, verify
 
@@ -99,9 +99,8 @@ def _achieved(console: "Console", profile: "Profile") -> None:
 
 
 def _predicted(console: "Console", result: "Verification") -> None:
-    from groundspeed.show_verification import machine_remarks, show_run
+    from groundspeed.show_verification import machine_remark, show_run
 
     show_run(console, result)
-    for remark in machine_remarks(result):
-        console.print(remark, style="dim")
+    console.print(machine_remark(result), style="dim")
     console.print(f"\n{result.cases[0].limits}")

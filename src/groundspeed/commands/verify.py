@@ -75,9 +75,7 @@ def verify_command(
     raise typer.Exit(0 if result.passed else 1)
 
 
-def _profile(
-    name: str | None, running: "RunningDevice", profile_dir: "Path | None"
-) -> "Profile":
+def _profile(name: str | None, running: "RunningDevice", profile_dir: "Path | None") -> "Profile":
     from groundspeed.api import find_hardware, measured_profiles
 
     if name is not None:
@@ -88,9 +86,7 @@ def _profile(
                 remedy="groundspeed calibrate",
             )
         return found
-    own = [
-        p for p in measured_profiles(profile_dir) if p.device.name == running.device.name
-    ]
+    own = [p for p in measured_profiles(profile_dir) if p.device.name == running.device.name]
     if not own:
         raise InputError(
             f"no profile of {running.device.name} yet", remedy="groundspeed calibrate --quick"

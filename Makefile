@@ -1,0 +1,48 @@
+# Two commands: `make run` measures this machine, `make test` tests the code.
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONSAFEPATH := 1
+
+.PHONY: run test lint format docs benchmarks clean help
+
+help:
+	@echo "make run         measure this machine, predict a model, run it, compare"
+	@echo "make test        run every test"
+	@echo "make lint        ruff, mypy, pyright, import rules"
+	@echo "make docs        regenerate the output shown in README.md"
+	@echo "make benchmarks  speed of the program itself, as ratios"
+
+run: .python
+	@$(PYTHON) scripts/make_venv.py measure
+	@$(BIN)/groundspeed run
+
+test: .python
+	@$(PYTHON) scripts/make_venv.py measure,dev
+	$(BIN)/pytest
+
+lint: .python
+	@$(PYTHON) scripts/make_venv.py measure,dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format:
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .python
+	@$(PYTHON) scripts/make_venv.py measure,dev
+	$(BIN)/python scripts/regenerate_docs.py
+
+benchmarks: .python
+	@$(PYTHON) scripts/make_venv.py measure,dev
+	$(BIN)/python benchmarks/startup.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: .python
+.python:
+	@command -v $(PYTHON) >/dev/null || { echo "missing: $(PYTHON); install with: sudo apt-get install -y python3 python3-venv"; exit 2; }
