@@ -185,7 +185,8 @@ def _row(
 
 
 def _truncated(value: float, decimals: int) -> float:
-    return math.floor(value * 10**decimals) / 10**decimals
+    scale = 10.0**decimals
+    return math.floor(value * scale) / scale
 
 
 def _significant(value: float, digits: int) -> float:

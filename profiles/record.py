@@ -31,9 +31,6 @@ Positive = Annotated[float, AfterValidator(_no_extremes)]
 NonNegative = Annotated[float, Field(ge=0.0, lt=1e30)]
 """Zero or more, finite."""
 
-Fraction = Annotated[float, Field(ge=0.0, le=10.0)]
-"""A ratio; above one is possible (a boost clock beats the sheet), above ten is a slip of units."""
-
 
 def describe(error: ValidationError) -> str:
     """Say in one line what pydantic found: the first problem, and how many more there are."""

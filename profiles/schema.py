@@ -13,7 +13,7 @@ from pydantic import Field
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.laws import Law
 from groundspeed.profiles.laws.law import Origin
-from groundspeed.profiles.record import Fraction, NonNegative, Positive, Record
+from groundspeed.profiles.record import NonNegative, Positive, Record
 
 SCHEMA_VERSION = 1
 """History: 1 (2026-11): first."""
@@ -113,7 +113,7 @@ class Rate(Record):
     high: Positive
     """90 % interval: sampling error and the drift of the machine during the run."""
     datasheet: Positive | None = None
-    utilization: Fraction | None = None
+    utilization: NonNegative | None = None
     note: str = ""
 
 

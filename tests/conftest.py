@@ -1,0 +1,42 @@
+"""Shared fixtures; keep the checkout root off ``sys.path``.
+
+Our ``kernels/`` folder must never shadow Hugging Face's ``kernels`` package, also under
+``python -m pytest``.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT]
+
+# Triton kernels run in its interpreter where there is no GPU; it must know before it is imported.
+if not any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/kfd")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(autouse=True)
+def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test an empty data folder: no test sees or touches a user's profiles."""
+    folder = tmp_path / "data"
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    monkeypatch.setenv("COLUMNS", "120")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Folder of real measurements that the repository does not ship."""
+    folder = Path(os.environ.get("GROUNDSPEED_REFERENCE", _ROOT.parent / "shared" / "reference"))
+    if not folder.is_dir():
+        pytest.skip(f"no reference data at {folder} (set GROUNDSPEED_REFERENCE)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return _ROOT

@@ -1,0 +1,101 @@
+"""A small profile of a made-up H200, consistent with itself, to break in one place at a time."""
+
+from typing import Any
+
+import numpy as np
+
+from groundspeed.profiles import OPERATIONS, Profile, load_datasheets
+from groundspeed.profiles.schema import Curve
+from groundspeed.profiles.summary import derive_rates
+
+RATE_FLOPS_PER_S = 700e12
+BANDWIDTH_BYTES_PER_S = 4.0e12
+
+
+def point(
+    operation: str, regime: dict[str, str], case: dict[str, float], **more: Any
+) -> dict[str, Any]:
+    """A measured point whose time follows a roofline of the rates above."""
+    columns = {k: np.array([v]) for k, v in case.items()}
+    spec = OPERATIONS[operation]
+    flops = float(spec.flops(columns, regime)[0])
+    moved = float(spec.bytes(columns, regime)[0])
+    time = 3e-6 + max(flops / RATE_FLOPS_PER_S, moved / BANDWIDTH_BYTES_PER_S)
+    return {
+        "case": case,
+        "time_s": time,
+        "q10_s": 0.98 * time,
+        "q90_s": 1.05 * time,
+        "low_s": 0.99 * time,
+        "high_s": 1.01 * time,
+        "samples": 30,
+        "flops": flops,
+        "bytes": moved,
+        "stop": "precise",
+    } | more
+
+
+def document() -> dict[str, Any]:
+    """A whole profile as JSON."""
+    matmul = {"dtype": "bfloat16"}
+    copy = {"mode": "copy", "dtype": "float32"}
+    curves: list[dict[str, Any]] = [
+        {
+            "operation": "matmul",
+            "regime": matmul,
+            "backend": "torch",
+            "cache": "cold",
+            "origin": "measured",
+            "source": "a test",
+            "points": [
+                point("matmul", matmul, {"m": float(m), "n": 4096.0, "k": 4096.0})
+                for m in (1, 2, 4, 64, 128, 1024, 2048, 4096, 8192)
+            ],
+        },
+        {
+            "operation": "stream",
+            "regime": copy,
+            "backend": "torch",
+            "cache": "cold",
+            "origin": "measured",
+            "source": "a test",
+            "points": [point("stream", copy, {"bytes": float(2**i)}) for i in range(20, 33, 2)],
+        },
+    ]
+    datasheet = load_datasheets()["h200-sxm"]
+    rates = derive_rates(tuple(Curve.model_validate(c) for c in curves), datasheet, ())
+    return {
+        "schema_version": 1,
+        "id": "h200-sxm-test",
+        "device": {
+            "name": "NVIDIA H200",
+            "kind": "cuda",
+            "vendor": "nvidia",
+            "architecture": "sm_90",
+            "compute_units": 132,
+            "memory_bytes": 141e9,
+            "last_level_cache_bytes": 62914560.0,
+        },
+        "datasheet": datasheet.model_dump(mode="json"),
+        "environment": {
+            "date_utc": "2026-11-21T12:00:00Z",
+            "host": "test",
+            "operating_system": "Linux",
+            "python": "3.11",
+            "tool_version": "0.1.0",
+            "method_version": 1,
+            "command": "groundspeed calibrate",
+            "libraries": {"torch": "2.13.0"},
+            "telemetry": "none",
+        },
+        "mode": "quick",
+        "seed": 0,
+        "curves": curves,
+        "laws": [],
+        "rates": [r.model_dump(mode="json") for r in rates],
+    }
+
+
+def profile() -> Profile:
+    """The same, validated."""
+    return Profile.model_validate(document())
