@@ -104,7 +104,8 @@ def calibrate(request: Request, progress: Progress) -> Profile:
     running = request.running
     cold = cold_bytes(running)
     share = 48.0 if running.device.kind == "cpu" else 24.0  # blocks of several types live at once
-    pool_bytes = int(min(max(4.0 * cold, 2.0**29), running.device.memory_bytes / share))
+    largest = max(1.5 * cold, request.mode.largest_operand_bytes)
+    pool_bytes = int(min(largest, running.device.memory_bytes / share))
     torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
     with (
         torch.inference_mode(),

@@ -6,12 +6,13 @@ plan, versions); a journal of another run is never continued.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
@@ -48,8 +49,7 @@ class Journal:
         head = json.dumps({"journal": 1, **fingerprint}, sort_keys=True)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
-            _lock(self._file.fileno(), path)
+            self._file = _open_locked(path)
             self._file.seek(0)
             self._read(self._file.read(), head)
         except OSError as error:
@@ -66,8 +66,7 @@ class Journal:
             if lines:  # another run's: keep what it measured, under another name
                 self.path.replace(self.path.with_name(f"{self.path.name}.{os.getpid()}.old"))
                 self._file.close()
-                self._file = self.path.open("a+b")
-                _lock(self._file.fileno(), self.path)
+                self._file = _open_locked(self.path)
             else:
                 self._file.truncate(0)
             self._write(head)
@@ -117,15 +116,13 @@ class Journal:
         self._file.close()
 
 
-def _lock(descriptor: int, path: Path) -> None:
-    """Refuse to share a journal with another running process."""
+def _open_locked(path: Path) -> BinaryIO:
+    """Open a journal for appending, and refuse to share it with another running process."""
+    file = path.open("a+b")
     try:
-        import fcntl
-    except ImportError:  # not a POSIX system: there, running twice is the user's own care
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        file.close()
         raise InputError(
             "another calibration of this device is running",
             where=str(path),

@@ -52,6 +52,8 @@ class Mode:
     glue_points: int
     longest_call_s: float
     rule: StopRule
+    largest_operand_bytes: float = 2.0**29
+    """A vocabulary times a hidden size in 16 bit; on a GPU it takes a moment, not the memory."""
 
 
 QUICK = Mode(

@@ -1,0 +1,25 @@
+"""Kernels need torch; a small pool with a cache of a megabyte keeps them quick."""
+
+from collections.abc import Iterator
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from groundspeed.kernels.operands import OperandPool  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def device() -> "torch.device":
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session")
+def pool(device: "torch.device") -> OperandPool:
+    return OperandPool(device, pool_bytes=2**26, cold_bytes=2**20)

@@ -1,0 +1,44 @@
+"""What a kernel says it costs is what a law presumes the operation costs."""
+
+import numpy as np
+from groundspeed.kernels.attention import DecodeAttention, PrefillAttention
+from groundspeed.kernels.glue import ITEMS_READ_WRITTEN, Glue
+from groundspeed.kernels.kernel import Cost, Kernel
+from groundspeed.kernels.matmul import TorchMatmul
+from groundspeed.kernels.stream import TorchStream
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundspeed.profiles import OPERATIONS
+from groundspeed.profiles.operations import GLUE_ITEMS_MOVED
+
+size = st.integers(1, 4096)
+KERNELS: list[Kernel] = [
+    *(TorchMatmul(d) for d in ("bfloat16", "float32")),
+    TorchStream("copy"),
+    PrefillAttention("bfloat16"),
+    DecodeAttention("float32"),
+    *(Glue(op, "bfloat16") for op in GLUE_ITEMS_MOVED),
+]
+
+
+@given(st.sampled_from(KERNELS), st.data())
+def test_kernel_and_law_count_the_same(kernel: Kernel, data: st.DataObject) -> None:
+    operation = OPERATIONS[kernel.operation]
+    case = {c: float(data.draw(size)) for c in operation.columns}
+    if "kv_heads" in case:
+        case["heads"] = case["kv_heads"] * 4
+    if kernel.operation == "stream":
+        case["bytes"] *= 24.0
+    columns = {k: np.array([v]) for k, v in case.items()}
+    cost = kernel.cost(case)
+    assert cost.flops == operation.flops(columns, kernel.regime)[0]
+    assert np.isclose(cost.bytes, operation.bytes(columns, kernel.regime)[0])
+
+
+def test_every_glue_operation_is_known_on_both_sides() -> None:
+    assert set(ITEMS_READ_WRITTEN) == set(GLUE_ITEMS_MOVED)
+
+
+def test_costs_add() -> None:
+    assert Cost(1.0, 2.0, 3.0) + Cost(10.0, 20.0, 30.0) == Cost(11.0, 22.0, 33.0)
