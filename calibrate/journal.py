@@ -128,3 +128,4 @@ def _open_locked(path: Path) -> BinaryIO:
             where=str(path),
             remedy="wait for it, or choose another --profile-dir",
         ) from error
+    return file
