@@ -42,14 +42,18 @@ def one_line(text: str, *, limit: int = 600) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Say which known name was probably meant.
+    """Say which known name was probably meant, or which names there are.
 
     Examples
     --------
     >>> did_you_mean("h2000", ["h100-sxm", "h200-sxm", "h20"])
-    "did you mean 'h20'? known: h100-sxm, h20, h200-sxm"
+    "did you mean 'h20' or 'h200-sxm'?"
+    >>> did_you_mean("xyz", ["h100-sxm", "h20"])
+    'known: h100-sxm, h20'
     """
     names = sorted(set(known))
-    close = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.5)
-    hint = "did you mean " + " or ".join(f"'{c}'" for c in close) + "? " if close else ""
-    return f"{hint}known: {', '.join(names)}"
+    close = difflib.get_close_matches(name.lower(), (n.lower() for n in names), n=3, cutoff=0.5)
+    if close:
+        meant = [next(n for n in names if n.lower() == c) for c in close]
+        return "did you mean " + " or ".join(f"'{m}'" for m in meant) + "?"
+    return f"known: {', '.join(names)}"

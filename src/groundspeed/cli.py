@@ -18,6 +18,8 @@ from groundspeed.commands.run import run_command
 from groundspeed.commands.verify import verify_command
 from groundspeed.profiles.errors import InputError, one_line
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="groundspeed",
     help="Measure what a GPU really delivers, write it down, predict language models from it.",
@@ -56,8 +58,7 @@ def main() -> None:
     except InputError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        print("groundspeed: interrupted; what was measured is kept", file=sys.stderr)
-        sys.exit(130)
+        code = INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe has gone: nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -73,6 +74,8 @@ def main() -> None:
             print(message())
             sys.exit(2)
         _fail(f"{message()} (see: groundspeed --help)")
+    if code == INTERRUPTED:
+        print("groundspeed: interrupted; what was measured is kept", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
-from groundspeed.profiles import InputError, check_profile, load_profile  # noqa: E402
+from groundspeed.profiles import InputError, check_profile, load_profile
 
 SCRIPT = Path(__file__).resolve().parents[1] / "helpers" / "tiny_campaign.py"
 

@@ -92,7 +92,7 @@ def published(reference: Path, dtype: str = "bfloat16") -> pd.DataFrame:
 
 
 def test_published_h200_matmuls(reference: Path) -> None:
-    """The four-constant form leaves 6.5 / 16 % on 96 shapes (median / P90, published): so must we."""
+    """The form leaves 6.5 / 16 % (median / P90) on 96 published shapes: so must our fit."""
     data = published(reference)
     chosen = choose_points("matmul", data, 96, seed=0)
     unseen = data.drop(chosen)

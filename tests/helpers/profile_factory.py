@@ -99,3 +99,48 @@ def document() -> dict[str, Any]:
 def profile() -> Profile:
     """The same, validated."""
     return Profile.model_validate(document())
+
+
+GLUE = ("embed", "rms_norm", "rotary", "kv_write", "residual_add", "silu_mul", "argmax")
+
+
+def law(
+    operation: str, regime: dict[str, str], box: dict[str, tuple[float, float]]
+) -> dict[str, Any]:
+    """A law at the rates above with a 10 % error."""
+    values = {"startup_s": 3e-6, "bandwidth_bytes_per_s": BANDWIDTH_BYTES_PER_S}
+    if operation in ("matmul", "attention_prefill", "attention_decode"):
+        values |= {"compute_flops_per_s": RATE_FLOPS_PER_S, "sharpness": 8.0}
+    return {
+        "operation": operation,
+        "regime": regime,
+        "form": "soft_roofline",
+        "coefficients": {k: {"value": v, "low": v, "high": v} for k, v in values.items()},
+        "box": box,
+        "points": 20,
+        "held_out": {
+            "points": 20,
+            "method": "leave one out",
+            "median_fraction": 0.05,
+            "q90_fraction": 0.1,
+            "log_q05": -0.1,
+            "log_q50": 0.0,
+            "log_q95": 0.1,
+        },
+        "origin": "measured",
+        "source": "a test",
+    }
+
+
+def document_with_laws() -> dict[str, Any]:
+    """The same profile with every law an estimate needs; vocabularies are outside the box."""
+    bf16 = {"dtype": "bfloat16"}
+    wide = (1.0, 1e6)
+    heads = {"batch": wide, "heads": wide, "kv_heads": wide, "head_dim": wide}
+    laws = [
+        law("matmul", bf16, {"m": wide, "n": (64.0, 65536.0), "k": (64.0, 65536.0)}),
+        law("attention_prefill", bf16, heads | {"seq_len": wide}),
+        law("attention_decode", bf16, heads | {"kv_len": wide}),
+        *(law("glue", {"op": op, **bf16}, {"rows": wide, "width": wide}) for op in GLUE),
+    ]
+    return document() | {"laws": laws}

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("torch", reason="torch is not installed")
 
-from groundspeed.kernels.operands import OperandPool  # noqa: E402
+import torch
+
+from groundspeed.kernels.operands import OperandPool
 
 
 @pytest.fixture(autouse=True)
@@ -16,10 +18,10 @@ def no_gradients() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def device() -> "torch.device":
+def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture(scope="session")
-def pool(device: "torch.device") -> OperandPool:
+def pool(device: torch.device) -> OperandPool:
     return OperandPool(device, pool_bytes=2**26, cold_bytes=2**20)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from groundspeed.kernels import matmul, stream
 from groundspeed.kernels.attention import DecodeAttention, PrefillAttention
 from groundspeed.kernels.glue import ITEMS_READ_WRITTEN, Glue

@@ -1,14 +1,14 @@
 """What a kernel says it costs is what a law presumes the operation costs."""
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
 from groundspeed.kernels.attention import DecodeAttention, PrefillAttention
 from groundspeed.kernels.glue import ITEMS_READ_WRITTEN, Glue
 from groundspeed.kernels.kernel import Cost, Kernel
 from groundspeed.kernels.matmul import TorchMatmul
 from groundspeed.kernels.stream import TorchStream
-from hypothesis import given
-from hypothesis import strategies as st
-
 from groundspeed.profiles import OPERATIONS
 from groundspeed.profiles.operations import GLUE_ITEMS_MOVED
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from groundspeed.kernels.decoder import Decoder, DecoderShape
 
 SMALL = DecoderShape(

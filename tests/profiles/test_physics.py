@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import profile_factory
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import profile_factory
 from groundspeed.profiles import Profile, check_profile
 
 

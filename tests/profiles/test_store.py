@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import profile_factory
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import profile_factory
 from groundspeed.profiles import InputError, load_profile, save_profile
 from groundspeed.profiles.files import write_whole
 from groundspeed.profiles.store import list_profiles
