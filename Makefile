@@ -19,6 +19,7 @@ run: .python
 test: .python
 	@$(PYTHON) scripts/make_venv.py measure,dev
 	$(BIN)/pytest
+	$(BIN)/pytest -q --doctest-modules --pyargs groundspeed
 
 lint: .python
 	@$(PYTHON) scripts/make_venv.py measure,dev

@@ -42,8 +42,8 @@ from groundspeed.kernels.operands import OperandPool
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.laws import Law
 from groundspeed.profiles.operations import OPERATIONS
-from groundspeed.profiles.schema import Curve, Environment, Point, Profile, Stability
-from groundspeed.profiles.summary import WINNER, derive_rates
+from groundspeed.profiles.schema import Curve, Environment, Profile, Stability
+from groundspeed.profiles.summary import WINNER, best_point, derive_rates
 
 NOISY_SPREAD = 0.05
 """A reference case that varies by more than this makes a profile noisy, and it says so."""
@@ -117,7 +117,7 @@ def calibrate(request: Request, progress: Progress) -> Profile:
         run = _Run(journal, bench, progress)
         plan = run.plan(request)
         run.measure_all(plan)
-        run.repeat_winners(plan)
+        run.repeat_winners(plan, running.device.last_level_cache_bytes)
         environment = read_environment(
             running, telemetry=telemetry.description, command=request.command
         )
@@ -181,20 +181,21 @@ class _Run:
                     self.entry(planned(kernel, shape, prefix=prefix))
             self.entry(case)
 
-    def repeat_winners(self, plan: list[PlannedCase]) -> None:
+    def repeat_winners(self, plan: list[PlannedCase], cache_bytes: float | None) -> None:
         """Measure the best case of each rate again: the best of many is too good by selection."""
         for cases in _by_curve(plan).values():
             operation = cases[0].kernel.operation
             if operation not in ("matmul", "stream"):
                 continue
-            measured = [
-                (case, entry.point)
+            points = [
+                entry.point
                 for case in cases
                 if (entry := self.journal.entries.get(case.key)) and entry.point.valid
             ]
-            if measured:
-                best, _ = max(measured, key=lambda m: _rate(m[1]))
-                self.entry(planned(best.kernel, best.case, prefix="winner: "), tags=(WINNER,))
+            if points:
+                best = best_point(operation, points, cache_bytes)
+                again = planned(cases[0].kernel, best.case, prefix="winner: ")
+                self.entry(again, tags=(WINNER,))
 
     def references(self, limit: str) -> list[Entry]:
         """The repetitions of a reference case, in the order they were made."""
@@ -204,10 +205,6 @@ class _Run:
 def _reference_dtypes(plan: list[PlannedCase]) -> list[str]:
     found = [p.kernel.regime["dtype"] for p in plan if p.kernel.operation == "matmul"]
     return sorted(set(found), key=found.count, reverse=True)
-
-
-def _rate(point: Point) -> float:
-    return (point.flops or point.bytes) / point.time_s
 
 
 def _by_curve(plan: list[PlannedCase]) -> dict[tuple[str, ...], list[PlannedCase]]:
@@ -274,7 +271,9 @@ def _profile(
         seed=request.seed,
         curves=tuple(curves),
         laws=tuple(laws),
-        rates=derive_rates(tuple(curves), request.running.datasheet, stability),
+        rates=derive_rates(
+            tuple(curves), request.running.datasheet, stability, device.last_level_cache_bytes
+        ),
         stability=stability,
         warnings=tuple(warnings),
     )

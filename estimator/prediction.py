@@ -264,17 +264,25 @@ def _why(phase: Phase, name: PhaseName, model: Model, workload: Workload) -> str
     if phase.bound == "compute":
         rate = phase.flops / phase.time_s.value
         return (
-            f"compute-bound ({share:.0%} of its time: {phase.flops / 1e12:.3g} TFLOP "
-            f"at {rate / 1e12:.3g} TFLOPS)"
+            f"compute-bound ({share:.0%} of its time: {_scaled(phase.flops)}FLOP "
+            f"at {_scaled(rate)}FLOPS)"
         )
     if phase.bound == "memory":
         rate = phase.bytes / phase.time_s.value
-        what = f"{phase.bytes / 1e9:.3g} GB"
+        what = f"{_scaled(phase.bytes)}B"
         if name == "decode":
             weights = decode_stream_bytes(model, dtype=workload.dtype)
-            what += f" a step, {weights / 1e9:.3g} GB of it weights,"
-        return f"memory-bound ({share:.0%} of its time: {what} at {rate / 1e9:.4g} GB/s)"
+            what += f" a step, {_scaled(weights)}B of it weights,"
+        return f"memory-bound ({share:.0%} of its time: {what} at {_scaled(rate)}B/s)"
     return f"bound by start-up costs ({share:.0%} of its time goes to starting small operations)"
+
+
+def _scaled(value: float) -> str:
+    """Three digits and the prefix of the unit: 6.46e13 is ``64.6 T``."""
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= scale:
+            return f"{value / scale:.3g} {prefix}"
+    return f"{value:.3g} "
 
 
 def _notes(

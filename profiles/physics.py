@@ -20,7 +20,7 @@ from groundspeed.profiles.laws import law_time
 from groundspeed.profiles.operations import OPERATIONS
 from groundspeed.profiles.record import Record
 from groundspeed.profiles.schema import Curve, Point, Profile
-from groundspeed.profiles.summary import derive_rates
+from groundspeed.profiles.summary import BEYOND_CACHE, derive_rates
 
 FALL_ERROR = 1.0 / 3.0
 FALL_WARNING = 0.10
@@ -115,7 +115,7 @@ def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
                 )
             )
         moved = point.bytes / point.time_s
-        beyond_cache = point.bytes > 4.0 * cache
+        beyond_cache = point.bytes > BEYOND_CACHE * cache
         if bandwidth and beyond_cache and moved > bandwidth.value * (1.0 + ROOF_TOLERANCE):
             found.append(
                 _error(
@@ -181,7 +181,13 @@ def _check_laws(profile: Profile) -> list[Violation]:
 
 def _check_summary(profile: Profile) -> list[Violation]:
     derived = {
-        r.quantity: r for r in derive_rates(profile.curves, profile.datasheet, profile.stability)
+        r.quantity: r
+        for r in derive_rates(
+            profile.curves,
+            profile.datasheet,
+            profile.stability,
+            profile.device.last_level_cache_bytes,
+        )
     }
     stated = {r.quantity: r for r in profile.rates}
     found = []

@@ -10,12 +10,18 @@ import math
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.schema import Curve, Point, Rate, Stability
 
+BEYOND_CACHE = 4.0
+"""Streams of this many caches measure the memory, not the cache."""
+
 WINNER = "winner"
 """Tag of the best case's repetition with fresh samples."""
 
 
 def derive_rates(
-    curves: tuple[Curve, ...], datasheet: DeviceSpec | None, stability: tuple[Stability, ...]
+    curves: tuple[Curve, ...],
+    datasheet: DeviceSpec | None,
+    stability: tuple[Stability, ...],
+    cache_bytes: float | None,
 ) -> tuple[Rate, ...]:
     """Derive the scalar summary from the curves.
 
@@ -26,6 +32,8 @@ def derive_rates(
         What rates are compared with; None leaves utilization empty.
     stability : tuple of Stability
         Widens the intervals by the machine's spread during the run.
+    cache_bytes : float or None
+        [bytes] Last-level cache: a memory rate stands on streams of four times its size.
 
     Returns
     -------
@@ -39,7 +47,7 @@ def derive_rates(
         points = [p for p in curve.points if p.valid]
         if not points:
             continue
-        winner = _winner(curve, points)
+        winner = _winner(curve, points, cache_bytes)
         if curve.operation == "matmul":
             dtype = curve.regime["dtype"]
             sheet = datasheet.peak_flops_per_s.get(dtype) if datasheet else None
@@ -71,12 +79,26 @@ def derive_rates(
     return tuple(sorted(rates, key=lambda r: order[r.unit]))
 
 
-def _winner(curve: Curve, points: list[Point]) -> Point:
+def _winner(curve: Curve, points: list[Point], cache_bytes: float | None) -> Point:
     repeated = [p for p in points if WINNER in p.tags]
-    if repeated:
-        return repeated[-1]
-    work = "flops" if curve.operation == "matmul" else "bytes"
-    return max(points, key=lambda p: getattr(p, work) / p.time_s)
+    return repeated[-1] if repeated else best_point(curve.operation, points, cache_bytes)
+
+
+def best_point(operation: str, points: list[Point], cache_bytes: float | None) -> Point:
+    """The case that stands for an achieved rate.
+
+    Parameters
+    ----------
+    operation : {'matmul', 'stream', ...}
+    points : list of Point
+        At least one.
+    cache_bytes : float or None
+        [bytes] A stream counts from four times this on; if none is that long, the longest does.
+    """
+    if operation != "stream":
+        return max(points, key=lambda p: (p.flops or p.bytes) / p.time_s)
+    beyond = [p for p in points if p.bytes >= BEYOND_CACHE * (cache_bytes or 0.0)]
+    return max(beyond or [max(points, key=lambda p: p.bytes)], key=lambda p: p.bytes / p.time_s)
 
 
 def _rate(

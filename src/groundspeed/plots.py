@@ -10,6 +10,7 @@ from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.files import write_whole
 from groundspeed.profiles.schema import Profile
 from groundspeed.profiles.summary import WINNER
+from groundspeed.terminal import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +77,13 @@ def _draw(axes: "Axes", profile: Profile) -> None:
         if law.operation != "matmul":
             continue
         roof = np.minimum(values["compute_flops_per_s"], span * values["bandwidth_bytes_per_s"])
-        axes.plot(span, roof, color=COLOURS.get(law.regime["dtype"], INK), linewidth=1.5)
+        colour = COLOURS.get(law.regime["dtype"], INK)
+        axes.plot(span, roof, color=colour, linewidth=1.5)
+        label = shown(values["compute_flops_per_s"], "FLOP/s")
+        axes.annotate(
+            label, (span[-1], roof[-1]), (-4, 4), textcoords="offset points",
+            ha="right", fontsize=8, color=colour,
+        )  # fmt: skip
     sheet = profile.datasheet
     if sheet is not None and sheet.memory_bandwidth_bytes_per_s is not None:
         for dtype, peak in sheet.peak_flops_per_s.items():
@@ -84,7 +91,9 @@ def _draw(axes: "Axes", profile: Profile) -> None:
                 roof = np.minimum(peak.value, span * sheet.memory_bandwidth_bytes_per_s.value)
                 axes.plot(span, roof, color=COLOURS[dtype], linewidth=1.0, linestyle=":")
     axes.set_xlabel("arithmetic intensity [FLOP/byte]")
-    axes.set_ylabel("achieved rate [FLOP/s]")
+    axes.set_ylabel("achieved rate")
+    axes.yaxis.set_major_formatter(lambda rate, _: shown(rate, "FLOP/s"))
+    axes.xaxis.set_major_formatter(lambda intensity, _: f"{intensity:g}")
     lines = "fitted matmul roof" + (", dotted: data sheet" if sheet else "")
     axes.set_title(
         f"{profile.device.name} (points: measured; lines: {lines})", fontsize=10, color=INK

@@ -66,7 +66,7 @@ def show_run(console: Console, result: Verification) -> None:
         for title, comparison, unit in (
             ("TTFT", case.ttft_s, "s"),
             ("TPOT", case.tpot_s, "s"),
-            ("throughput", case.output_tokens_per_s, "token/s"),
+            ("token/s", case.output_tokens_per_s, ""),
         ):
             predicted, measured = comparison.predicted, comparison.measured
             table.add_row(

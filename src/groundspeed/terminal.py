@@ -24,6 +24,7 @@ SCALES: dict[str, tuple[tuple[float, str], ...]] = {
     "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
     "FLOP": ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")),
     "token/s": ((1.0, "token/s"),),
+    "": ((1.0, ""),),
 }
 
 
@@ -46,14 +47,14 @@ def digits(value: float) -> str:
 def shown(value: float, unit: str) -> str:
     """A value in a unit that fits it: ``1.23 TFLOPS``."""
     divisor, name = scale_for(value, unit)
-    return f"{digits(value / divisor)} {name}"
+    return f"{digits(value / divisor)} {name}".rstrip()
 
 
 def shown_interval(value: float, low: float, high: float, unit: str) -> str:
     """A value and its interval in one unit: ``41.2 ms [39.8, 44.0]``."""
-    divisor, name = scale_for(value, unit)
+    divisor, _ = scale_for(value, unit)
     inside = f"[{digits(low / divisor)}, {digits(high / divisor)}]"
-    return f"{digits(value / divisor)} {name} {inside}"
+    return f"{shown(value, unit)} {inside}"
 
 
 def bar(fraction: float, *, width: int = 20) -> str:

@@ -63,7 +63,7 @@ def document() -> dict[str, Any]:
         },
     ]
     datasheet = load_datasheets()["h200-sxm"]
-    rates = derive_rates(tuple(Curve.model_validate(c) for c in curves), datasheet, ())
+    rates = derive_rates(tuple(Curve.model_validate(c) for c in curves), datasheet, (), 62914560.0)
     return {
         "schema_version": 1,
         "id": "h200-sxm-test",

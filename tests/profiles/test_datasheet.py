@@ -9,24 +9,9 @@ from pydantic import ValidationError
 from groundspeed.profiles import DeviceSpec, InputError, find_device, load_datasheets
 
 REQUIRED = [
-    "h100-sxm",
-    "h100-pcie",
-    "h100-nvl",
-    "h200-sxm",
-    "h20",
-    "h800-sxm",
-    "a100-sxm-80gb",
-    "a100-pcie-80gb",
-    "b200-sxm",
-    "b300-sxm",
-    "gb200",
-    "mi300x",
-    "mi325x",
-    "mi308x",
-    "mi355x",
-    "l40s",
-    "l40",
-    "v100-sxm",
+    *("h100-sxm", "h100-pcie", "h100-nvl", "h200-sxm", "h20", "h800-sxm"),
+    *("a100-sxm-80gb", "a100-pcie-80gb", "b200-sxm", "b300-sxm", "gb200"),
+    *("mi300x", "mi325x", "mi308x", "mi355x", "l40s", "l40", "v100-sxm"),
 ]
 
 ROWS = {

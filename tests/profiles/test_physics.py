@@ -25,7 +25,9 @@ def scale_times(document: dict[str, Any], curve: int, factor: float) -> None:
 def rederive(document: dict[str, Any]) -> None:
     """Make the summary follow the curves again, as a careful forger would."""
     profile = Profile.model_validate(document | {"rates": []})
-    rates = profile_factory.derive_rates(profile.curves, profile.datasheet, profile.stability)
+    rates = profile_factory.derive_rates(
+        profile.curves, profile.datasheet, profile.stability, profile.device.last_level_cache_bytes
+    )
     document["rates"] = [r.model_dump(mode="json") for r in rates]
 
 

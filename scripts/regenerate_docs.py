@@ -1,0 +1,95 @@
+"""Put the program's real output into the documentation, and its schemas into ``docs/schema``.
+
+A page marks where output belongs:
+
+    <!-- output: groundspeed estimate qwen2.5-32b --gpu h20 -->
+    <!-- measured: groundspeed run -->
+
+followed by a code block, which is replaced. ``output`` is the same on every machine, and a test
+holds the page against it; ``measured`` depends on the machine and is refreshed only here.
+
+    python scripts/regenerate_docs.py            all of it (takes some minutes)
+    python scripts/regenerate_docs.py --output   only what is the same everywhere
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/measured.md")
+MARK = re.compile(
+    r"(?P<head><!-- (?P<kind>output|measured): (?P<command>[^\n]+?) -->\n```[a-z]*\n)"
+    r"(?P<body>.*?)(?P<foot>```\n)",
+    re.DOTALL,
+)
+
+
+def run(command: str) -> str:
+    """Output of a command, as a terminal of 100 columns without colours shows it."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = shlex.split(command)
+        if words[0] != "groundspeed":
+            raise SystemExit(f"not our program: {command}")
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", *words],
+            env=os.environ | {"COLUMNS": "100", "XDG_DATA_HOME": folder, "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{command}: {done.stderr}")
+    lines = done.stdout.replace(folder, "~/.local/share").splitlines()
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def regenerated(text: str, *, kinds: tuple[str, ...]) -> str:
+    """A page with the blocks of some kinds replaced by what the program prints now."""
+
+    def replace(found: re.Match[str]) -> str:
+        if found["kind"] not in kinds:
+            return found[0]
+        return found["head"] + run(found["command"]) + found["foot"]
+
+    return MARK.sub(replace, text)
+
+
+def schemas() -> Iterator[tuple[str, str]]:
+    """Name and text of each published schema."""
+    from groundspeed.estimator.article import ArticleEstimate
+    from groundspeed.estimator.prediction import Prediction
+    from groundspeed.profiles.compare import ProfileComparison
+    from groundspeed.profiles.datasheet import DeviceSpec
+    from groundspeed.profiles.schema import Profile
+    from groundspeed.verification import Verification
+
+    for model in (
+        Profile, DeviceSpec, Prediction, ArticleEstimate, Verification, ProfileComparison,
+    ):  # fmt: skip
+        text = json.dumps(model.model_json_schema(), indent=1, sort_keys=True) + "\n"
+        yield f"{model.__name__}.json", text
+
+
+def main() -> None:
+    """Rewrite pages and schemas in place."""
+    kinds = ("output",) if "--output" in sys.argv else ("output", "measured")
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(regenerated(path.read_text(encoding="utf-8"), kinds=kinds))
+        print(f"regenerated {page}")
+    folder = ROOT / "docs" / "schema"
+    folder.mkdir(exist_ok=True)
+    for name, text in schemas():
+        (folder / name).write_text(text)
+    print("regenerated docs/schema")
+
+
+if __name__ == "__main__":
+    main()
