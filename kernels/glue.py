@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCaseError, deviation
 from groundspeed.kernels.operands import OperandPool
+from groundspeed.kernels.vendor import vendor_of
 
 EPSILON = 1e-6
 ROTARY_HEAD_DIM = 64
@@ -63,6 +64,21 @@ def argmax(logits: torch.Tensor) -> torch.Tensor:
     return torch.argmax(logits, dim=-1)
 
 
+def fp8_quantize(x: torch.Tensor, fp8: torch.dtype) -> torch.Tensor:
+    """Round each row to fp8 by its own largest value, as serving engines do to activations."""
+    largest = x.abs().amax(dim=-1, keepdim=True).float().clamp(min=1e-12)
+    return (x.float() * (torch.finfo(fp8).max / largest)).to(fp8)
+
+
+def sample(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Draw a token from the softmax of each row.
+
+    Dividing probabilities by exponential noise and taking the largest draws from them exactly
+    (the exponential race), without a sort or a scan.
+    """
+    return torch.argmax(torch.softmax(logits.float(), dim=-1) / noise, dim=-1)
+
+
 ITEMS_READ_WRITTEN: dict[str, tuple[float, float]] = {
     "rms_norm": (1.0, 1.0),
     "layer_norm": (1.0, 1.0),
@@ -73,6 +89,8 @@ ITEMS_READ_WRITTEN: dict[str, tuple[float, float]] = {
     "kv_write": (1.0, 1.0),
     "embed": (1.0, 1.0),
     "argmax": (1.0, 0.0),
+    "fp8_quantize": (1.0, 0.5),
+    "sample": (2.0, 0.0),
 }
 """Elements read and written for each element of a row of input."""
 
@@ -110,10 +128,13 @@ class Glue:
         rows = int(case["rows"])
         at = torch.linspace(0, rows - 1, min(rows, CHECK_ROWS), device=pool.device).long()
         reference = expected(at)
-        if self.op in ("argmax", "embed"):  # nothing is rounded: equal or wrong
+        if self.op in ("argmax", "embed", "sample"):  # nothing is rounded: equal or wrong
             return 0.0 if torch.equal(got[at], reference.to(got.dtype)) else float("inf")
-        if not torch.isfinite(got).all():
+        if not torch.isfinite(got.float()).all():
             return float("inf")
+        if self.op == "fp8_quantize":  # three bits of mantissa: half a step is one sixteenth
+            error = (got[at].double() - reference).abs() / (reference.abs() / 16.0 + 2.0**-9)
+            return float(error.max())
         return deviation(got[at], reference, 1.0, DTYPES[self.dtype])
 
     def _build(
@@ -154,6 +175,22 @@ class Glue:
             table = pool.take((TABLE_ROWS, width), dtype)
             tokens = torch.arange(rows, device=pool.device) * 997 % TABLE_ROWS
             return (lambda: embed(table, tokens)), lambda at: table[tokens[at]].double()
+        if self.op == "fp8_quantize":
+            fp8 = vendor_of(pool.device).fp8
+            return (
+                lambda: fp8_quantize(x, fp8),
+                lambda at: (
+                    x[at].double()
+                    * torch.finfo(fp8).max
+                    / x[at].double().abs().amax(-1, keepdim=True)
+                ),
+            )
+        if self.op == "sample":
+            noise = pool.scratch((rows, width), dtype).exponential_()
+            return (
+                lambda: sample(x, noise),
+                lambda at: sample(x[at].double(), noise[at].double()),
+            )
         if self.op == "argmax":
             return (lambda: argmax(x)), lambda at: argmax(x[at].double())
         known = ", ".join(ITEMS_READ_WRITTEN)

@@ -20,6 +20,7 @@ import triton.language as tl
 from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost
 from groundspeed.kernels.matmul import check_product, matmul_cost, shape
 from groundspeed.kernels.operands import OperandPool
+from groundspeed.kernels.vendor import vendor_of
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def triton_matmul(
     matmul_kernel[grid](
         x, w, y, m, n, k,
         BLOCK_M=t.m, BLOCK_N=t.n, BLOCK_K=t.k, GROUP=t.group,
-        num_warps=t.warps, num_stages=t.stages,
+        num_warps=t.warps, num_stages=min(t.stages, vendor_of(x.device).most_stages),
     )  # fmt: skip
     return y
 

@@ -20,6 +20,8 @@ import torch
 
 STRETCH_ITEMS = 1 << 22
 ALIGN_BYTES = 256
+INTEGER_SIGMA = 40.0
+"""Standard deviation of int8 operands: three of them reach the end of the range."""
 
 
 class OperandPool:
@@ -99,7 +101,10 @@ class OperandPool:
         # times cheaper than drawing new numbers on a processor.
         stretch = torch.randn(
             min(STRETCH_ITEMS, block.numel()), generator=self._generator, device=self.device
-        ).to(block.dtype)
+        )
+        if not block.dtype.is_floating_point:  # integers as a quantizer leaves them
+            stretch = (stretch * INTEGER_SIGMA).round().clamp(-127, 127)
+        stretch = stretch.to(block.dtype)
         for start in range(0, block.numel(), stretch.numel()):
             end = min(start + stretch.numel(), block.numel())
             block[start:end] = stretch[: end - start]

@@ -32,6 +32,7 @@ ITEM_BYTES: dict[str, float] = {
     "bfloat16": 2.0,
     "float16": 2.0,
     "fp8": 1.0,
+    "fp8_row": 1.0,
     "fp8_block": 1.0,
     "int8": 1.0,
     "fp4": 0.5,
@@ -117,6 +118,8 @@ GLUE_ITEMS_MOVED: dict[str, float] = {
     "kv_write": 2.0,
     "embed": 2.0,  # read a row of the table, write it
     "argmax": 1.0,
+    "fp8_quantize": 1.5,
+    "sample": 2.0,  # logits, and the noise that draws
 }
 """The small operations between the matrix products: elements moved per element of input."""
 

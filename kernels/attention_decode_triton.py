@@ -1,0 +1,224 @@
+"""Decode attention over a paged KV cache, split along the context, in Triton.
+
+This is what serving engines run: the cache lies in pages of 16 tokens wherever there was room, a
+table says where, and one sequence's context is cut into splits so that a batch of one still fills
+the chip. Each split leaves a partial result and its log-sum-exp; a second kernel joins them. The
+query heads that share a KV head are one block, so the cache is read once. An fp8 cache is read as
+fp8 (half the bytes, which is all that decode costs) and widened in registers.
+
+Legend: B batch, H KV heads, G query heads a KV head, D head_dim, N tokens of a block.
+"""
+
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# (a jitted kernel is launched by indexing it with its grid)
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCaseError, deviation
+from groundspeed.kernels.operands import OperandPool
+from groundspeed.kernels.vendor import vendor_of
+
+PAGE = 16
+BLOCK_N = 64
+MIN_SPLIT_TOKENS = 256
+"""A shorter split costs more in joining than it gains in parallelism."""
+
+WAVES = 2
+"""Programs for each compute unit that the split aims at."""
+
+
+@triton.jit
+def split_kernel(
+    q_ptr, k_ptr, v_ptr, table_ptr, length_ptr, part_ptr, lse_ptr, scale, pages,
+    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
+    SPLITS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """One split of one sequence and KV head."""
+    b, h, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    length = tl.load(length_ptr + b)
+    reach = tl.cdiv(tl.cdiv(length, SPLITS), BLOCK_N) * BLOCK_N
+    start = split * reach
+    end = min(start + reach, length)
+    g, d, n = tl.arange(0, BLOCK_G), tl.arange(0, D), tl.arange(0, BLOCK_N)
+    heads = (b * H + h) * G + g
+    q = tl.load(q_ptr + heads[:, None] * D + d[None, :], mask=(g < G)[:, None], other=0.0)
+    most = tl.full((BLOCK_G,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_G,), tl.float32)
+    acc = tl.zeros((BLOCK_G, D), tl.float32)
+    for first in range(start, end, BLOCK_N):
+        token = first + n
+        inside = token < end
+        page = tl.load(table_ptr + b * pages + token // PAGE, mask=inside, other=0)
+        row = (page.to(tl.int64) * PAGE + token % PAGE) * H + h
+        k = tl.load(k_ptr + row[None, :] * D + d[:, None], mask=inside[None, :], other=0.0)
+        score = tl.dot(q, k.to(q.dtype)) * scale
+        score = tl.where(inside[None, :], score, float("-inf"))
+        higher = tl.maximum(most, tl.max(score, 1))
+        shrink = tl.exp(most - higher)
+        weight = tl.exp(score - higher[:, None])
+        v = tl.load(v_ptr + row[:, None] * D + d[None, :], mask=inside[:, None], other=0.0)
+        acc = acc * shrink[:, None] + tl.dot(weight.to(q.dtype), v.to(q.dtype))
+        total = total * shrink + tl.sum(weight, 1)
+        most = higher
+    # An empty split (a short sequence in a long batch) counts nothing.
+    safe = tl.where(total > 0.0, total, 1.0)
+    lse = tl.where(total > 0.0, most + tl.log(safe), float("-inf"))
+    out = heads * SPLITS + split
+    tl.store(lse_ptr + out, lse, mask=g < G)
+    tl.store(part_ptr + out[:, None] * D + d[None, :], acc / safe[:, None], mask=(g < G)[:, None])
+
+
+@triton.jit
+def join_kernel(part_ptr, lse_ptr, out_ptr, D: tl.constexpr, SPLITS: tl.constexpr):
+    """Join the splits of one query head by their weights."""
+    head = tl.program_id(0)
+    s, d = tl.arange(0, SPLITS), tl.arange(0, D)
+    lse = tl.load(lse_ptr + head * SPLITS + s)
+    weight = tl.exp(lse - tl.max(lse, 0))
+    part = tl.load(part_ptr + (head * SPLITS + s)[:, None] * D + d[None, :])
+    joined = tl.sum(part * weight[:, None], 0) / tl.sum(weight, 0)
+    tl.store(out_ptr + head * D + d, joined.to(out_ptr.dtype.element_ty))
+
+
+@dataclass(frozen=True)
+class PagedCache:
+    """A KV cache in pages, and what a decode step needs beside it."""
+
+    q: torch.Tensor
+    """(B, H * G, D)"""
+    k: torch.Tensor
+    """(pages of all sequences, PAGE, H, D)"""
+    v: torch.Tensor
+    table: torch.Tensor
+    """(B, pages of a sequence) int32: where each page lies."""
+    lengths: torch.Tensor
+    """(B,) int32"""
+
+
+def paged_attention(cache: PagedCache, out: torch.Tensor, splits: int) -> torch.Tensor:
+    """Attention of one token a sequence to its pages.
+
+    Parameters
+    ----------
+    cache : PagedCache
+    out : (B, H * G, D) Tensor
+    splits : int
+        A power of two.
+    """
+    batch, heads, head_dim = cache.q.shape
+    kv_heads = cache.k.shape[2]
+    group = heads // kv_heads
+    device = cache.q.device
+    part = torch.empty(batch * heads * splits * head_dim, dtype=torch.float32, device=device)
+    lse = torch.empty(batch * heads * splits, dtype=torch.float32, device=device)
+    split_kernel[(batch, kv_heads, splits)](
+        cache.q, cache.k, cache.v, cache.table, cache.lengths, part, lse,
+        head_dim**-0.5, cache.table.shape[1],
+        H=kv_heads, G=group, D=head_dim, PAGE=PAGE, SPLITS=splits,
+        BLOCK_G=max(16, triton.next_power_of_2(group)), BLOCK_N=BLOCK_N,
+        num_warps=4, num_stages=2,
+    )  # fmt: skip
+    join_kernel[(batch * heads,)](part, lse, out, D=head_dim, SPLITS=splits, num_warps=4)
+    return out
+
+
+def splits_for(batch: int, kv_heads: int, length: int, compute_units: int) -> int:
+    """How many splits fill the chip without making them too short; a power of two.
+
+    Examples
+    --------
+    >>> splits_for(batch=1, kv_heads=8, length=32768, compute_units=132)
+    32
+    >>> splits_for(batch=256, kv_heads=8, length=32768, compute_units=132)
+    1
+    """
+    wanted = WAVES * compute_units // max(1, batch * kv_heads)
+    possible = length // MIN_SPLIT_TOKENS
+    return 1 << max(0, min(wanted, possible).bit_length() - 1)
+
+
+@dataclass(frozen=True)
+class PagedDecode:
+    """Decode attention over pages; ``dtype`` is that of the cache, ``fp8`` or a 16-bit type."""
+
+    dtype: str
+    compute_dtype: str = "bfloat16"
+    operation: str = "attention_decode"
+    backend: str = "triton"
+
+    @property
+    def regime(self) -> dict[str, str]:
+        """The data type of the cache."""
+        return {"dtype": self.dtype}
+
+    def cost(self, case: Case) -> Cost:
+        """The cache up to ``kv_len`` is read; query and output are small."""
+        b, s, h, kv, d = _sizes(case)
+        item = 1 if self.dtype == "fp8" else DTYPES[self.dtype].itemsize
+        return Cost(
+            4.0 * b * h * d * s, float(item * b * d * (2 * kv * s + h)), float(item * b * d * h)
+        )
+
+    def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
+        """One step for each of enough caches to be cold."""
+
+        def step(cache: PagedCache, out: torch.Tensor, splits: int) -> Call:
+            return lambda: paged_attention(cache, out, splits)
+
+        sets = pool.rotations(self.cost(case).read_bytes)
+        return [step(*self._build(case, pool)) for _ in range(sets)]
+
+    def check(self, case: Case, pool: OperandPool) -> float:
+        """Compare the first and last head of the first and last sequence with float64."""
+        cache, out, splits = self._build(case, pool)
+        got = paged_attention(cache, out.fill_(float("nan")), splits)
+        if not torch.isfinite(got).all():
+            return float("inf")
+        worst = 0.0
+        batch, heads, head_dim = got.shape
+        group = heads // cache.k.shape[2]
+        for b, h in {(0, 0), (batch - 1, heads - 1)}:
+            length = int(cache.lengths[b])
+            pages = cache.table[b, : -(-length // PAGE)].long()
+            k, v = (
+                x[pages][:, :, h // group].reshape(-1, head_dim)[:length].double()
+                for x in (cache.k.float(), cache.v.float())
+            )
+            scores = cache.q[b, h].double() @ k.T / head_dim**0.5
+            expected = scores.softmax(-1) @ v
+            worst = max(worst, deviation(got[b, h], expected, 1.0, got.dtype))
+        return worst
+
+    def _build(self, case: Case, pool: OperandPool) -> tuple[PagedCache, torch.Tensor, int]:
+        b, s, h, kv, d = _sizes(case)
+        stored = vendor_of(pool.device).fp8 if self.dtype == "fp8" else DTYPES[self.dtype]
+        dtype = DTYPES[self.compute_dtype if self.dtype == "fp8" else self.dtype]
+        pages = -(-s // PAGE)
+        shape = (b * pages, PAGE, kv, d)
+        # Pages lie in random order, as after hours of serving.
+        order = torch.randperm(b * pages, generator=torch.Generator().manual_seed(s))
+        units = 1
+        if pool.device.type == "cuda":
+            units = torch.cuda.get_device_properties(pool.device).multi_processor_count
+        cache = PagedCache(
+            q=pool.take((b, h, d), dtype),
+            k=pool.take(shape, stored),
+            v=pool.take(shape, stored),
+            table=order.to(torch.int32).view(b, pages).to(pool.device),
+            lengths=torch.full((b,), s, dtype=torch.int32, device=pool.device),
+        )
+        return cache, pool.scratch((b, h, d), dtype), splits_for(b, kv, s, units)
+
+
+def _sizes(case: Case) -> tuple[int, int, int, int, int]:
+    b, s, h, kv, d = (int(case[c]) for c in ("batch", "kv_len", "heads", "kv_heads", "head_dim"))
+    if h % kv:
+        raise UnsupportedCaseError(f"{h} query heads do not divide into {kv} KV heads")
+    if d & (d - 1):
+        raise UnsupportedCaseError(f"head_dim {d} is not a power of two")
+    return b, s, h, kv, d

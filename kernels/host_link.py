@@ -1,0 +1,84 @@
+"""The link between host and device: pinned and pageable, one way and both ways at once.
+
+Pinned memory is what the copy engine can reach by itself; pageable memory is first copied into a
+pinned buffer by the processor, and shows what a careless loader gets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from groundspeed.kernels.kernel import Call, Case, Cost, UnsupportedCaseError
+from groundspeed.kernels.operands import OperandPool
+
+DIRECTIONS = ("h2d", "d2h", "both")
+MEMORY = ("pinned", "pageable")
+
+
+@dataclass(frozen=True)
+class HostLink:
+    """Copies of ``bytes`` between host and device."""
+
+    direction: str
+    memory: str = "pinned"
+    operation: str = "host_link"
+    backend: str = "torch"
+
+    @property
+    def regime(self) -> dict[str, str]:
+        """Direction and kind of host memory."""
+        return {"direction": self.direction, "memory": self.memory}
+
+    def cost(self, case: Case) -> Cost:
+        """Bytes over the link; both ways count both."""
+        ways = 2.0 if self.direction == "both" else 1.0
+        return Cost(0.0, ways * case["bytes"], 0.0)
+
+    def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
+        """One callable; ``both`` runs two streams side by side and joins them."""
+        up_host, down_host, up, down = self._buffers(case, pool)
+        wait = self.memory == "pageable"
+        if self.direction == "h2d":
+            return [lambda: up.copy_(up_host, non_blocking=not wait)]
+        if self.direction == "d2h":
+            return [lambda: down_host.copy_(down, non_blocking=not wait)]
+        second = torch.cuda.Stream(pool.device)
+
+        def both() -> None:
+            current = torch.cuda.current_stream(pool.device)
+            second.wait_stream(current)
+            with torch.cuda.stream(second):
+                down_host.copy_(down, non_blocking=True)
+            up.copy_(up_host, non_blocking=True)
+            current.wait_stream(second)
+
+        return [both]
+
+    def check(self, case: Case, pool: OperandPool) -> float:
+        """What arrives is what was sent."""
+        up_host, down_host, up, down = self._buffers(case, pool)
+        up.copy_(up_host)
+        down_host.copy_(down)
+        torch.cuda.synchronize(pool.device)
+        same = torch.equal(up.cpu(), up_host) and torch.equal(down.cpu(), down_host)
+        return 0.0 if same else float("inf")
+
+    def _buffers(
+        self, case: Case, pool: OperandPool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Host source, host target, device target, device source."""
+        if pool.device.type != "cuda":
+            raise UnsupportedCaseError("a processor has no link to itself")
+        if self.direction not in DIRECTIONS or self.memory not in MEMORY:
+            raise UnsupportedCaseError(
+                f"unknown host link '{self.direction} {self.memory}', "
+                f"known: {', '.join(DIRECTIONS)} and {', '.join(MEMORY)}"
+            )
+        items = int(case["bytes"])
+        pinned = self.memory == "pinned"
+        up_host = torch.empty(items, dtype=torch.uint8, pin_memory=pinned)
+        down_host = torch.empty(items, dtype=torch.uint8, pin_memory=pinned)
+        up_host.copy_((torch.arange(items) * 131 % 251).to(torch.uint8))
+        down = (torch.arange(items, device=pool.device) * 137 % 241).to(torch.uint8)
+        return up_host, down_host, torch.empty_like(down), down

@@ -1,0 +1,181 @@
+"""The other kernel families against float64: narrow types, pages, experts, chases, other data."""
+
+import numpy as np
+import pytest
+import torch
+
+from groundspeed.kernels.gather import PAGE_BYTES, PageGather
+from groundspeed.kernels.glue import fp8_quantize, sample
+from groundspeed.kernels.host_link import HostLink
+from groundspeed.kernels.kernel import UnsupportedCaseError
+from groundspeed.kernels.matmul_data import DATA, DataMatmul
+from groundspeed.kernels.matmul_scaled import Fp8Matmul, Int8Matmul, Tf32Matmul
+from groundspeed.kernels.operands import OperandPool
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from groundspeed.kernels.attention_decode_triton import PagedDecode, paged_attention, splits_for
+from groundspeed.kernels.latency_triton import PointerChase, random_cycle
+from groundspeed.kernels.moe_triton import BLOCK_M, GroupedExperts, route, tiles_of
+
+
+def sizes(m: int, n: int, k: int) -> dict[str, float]:
+    return {"m": float(m), "n": float(n), "k": float(k)}
+
+
+@pytest.mark.parametrize("dtype", ["fp8", "fp8_row"])
+@pytest.mark.parametrize("shape", [(1, 16, 16), (17, 48, 272), (33, 128, 4096)], ids=str)
+def test_fp8(pool: OperandPool, dtype: str, shape: tuple[int, int, int]) -> None:
+    assert Fp8Matmul(dtype).check(sizes(*shape), pool) <= 1.0
+
+
+def test_int8_is_exact(pool: OperandPool) -> None:
+    assert Int8Matmul().check(sizes(33, 64, 128), pool) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shape"),
+    [(Fp8Matmul(), (1, 15, 16)), (Int8Matmul(), (16, 64, 64)), (Int8Matmul(), (32, 64, 63))],
+)
+def test_what_a_library_cannot_do_is_refused(
+    pool: OperandPool, kernel: Fp8Matmul | Int8Matmul, shape: tuple[int, int, int]
+) -> None:
+    with pytest.raises(UnsupportedCaseError, match="multiples of"):
+        kernel.prepare(sizes(*shape), pool)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_only_a_gpu_has_is_refused(pool: OperandPool) -> None:
+    with pytest.raises(UnsupportedCaseError, match="GPUs only"):
+        Tf32Matmul().prepare(sizes(32, 32, 32), pool)
+    with pytest.raises(UnsupportedCaseError, match="no link to itself"):
+        HostLink("h2d").prepare({"bytes": 1024.0}, pool)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu(pool: OperandPool) -> None:
+    assert Tf32Matmul().check(sizes(64, 64, 64), pool) <= 1.0
+    for direction in ("h2d", "d2h", "both"):
+        for memory in ("pinned", "pageable"):
+            assert HostLink(direction, memory).check({"bytes": 2.0**20}, pool) == 0.0
+
+
+def decode(batch: int, length: int, heads: int, kv_heads: int, dim: int) -> dict[str, float]:
+    values = {"batch": batch, "kv_len": length, "heads": heads, "kv_heads": kv_heads}
+    return {k: float(v) for k, v in (values | {"head_dim": dim}).items()}
+
+
+# fp16 and fp32: the interpreter's bf16 dot is wrong in Triton 3.9; a GPU checks it natively.
+@pytest.mark.parametrize(
+    "kernel",
+    [PagedDecode("float16"), PagedDecode("float32"), PagedDecode("fp8", compute_dtype="float16")],
+    ids=lambda k: k.dtype,
+)
+@pytest.mark.parametrize(
+    "case", [decode(1, 1, 4, 2, 64), decode(2, 33, 14, 2, 64), decode(3, 130, 8, 8, 128)], ids=str
+)
+def test_paged_decode(pool: OperandPool, kernel: PagedDecode, case: dict[str, float]) -> None:
+    assert kernel.check(case, pool) <= 1.0
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 300])
+def test_the_number_of_splits_does_not_change_the_result(pool: OperandPool, length: int) -> None:
+    """Also with more splits than blocks: empty ones must count nothing."""
+    cache, out, _ = PagedDecode("float32")._build(decode(2, length, 4, 2, 64), pool)
+    whole = paged_attention(cache, torch.empty_like(out), 1)
+    for splits in (2, 8):
+        split = paged_attention(cache, torch.empty_like(out), splits)
+        torch.testing.assert_close(split, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_paged_decode_natively(pool: OperandPool) -> None:
+    for dtype in ("bfloat16", "fp8"):
+        assert PagedDecode(dtype).check(decode(4, 5000, 32, 8, 128), pool) <= 1.0
+
+
+def test_splits_fill_the_chip_but_stay_long() -> None:
+    assert splits_for(1, 8, 131_072, 132) == 32
+    assert splits_for(64, 8, 131_072, 132) == 1
+    assert splits_for(1, 1, 300, 132) == 1
+
+
+def experts(tokens: int) -> dict[str, float]:
+    values = {"tokens": tokens, "experts": 8, "top_k": 2, "hidden": 96, "intermediate": 80}
+    return {k: float(v) for k, v in values.items()}
+
+
+@pytest.mark.parametrize("distribution", ["balanced", "zipf"])
+@pytest.mark.parametrize("tokens", [1, 5, 40])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_experts(pool: OperandPool, distribution: str, tokens: int, dtype: str) -> None:
+    assert GroupedExperts(dtype, distribution).check(experts(tokens), pool) <= 1.0
+
+
+@pytest.mark.parametrize("distribution", ["balanced", "zipf"])
+def test_every_token_goes_to_distinct_experts_once(distribution: str) -> None:
+    chosen = route(200, 16, 4, distribution)
+    assert all(len(set(row)) == 4 for row in chosen.tolist())
+    routing = tiles_of(chosen, 16, torch.device("cpu"))
+    token = routing.token.numpy()
+    assert np.bincount(token[token >= 0], minlength=200).tolist() == [4] * 200
+    assert token.size == routing.expert.numel() * BLOCK_M
+
+
+def test_zipf_is_skewed_and_balanced_is_not() -> None:
+    loads = {
+        d: np.bincount(route(400, 16, 2, d).ravel(), minlength=16) for d in ("balanced", "zipf")
+    }
+    assert loads["balanced"].max() == loads["balanced"].min()
+    assert loads["zipf"].max() > 4 * np.median(loads["zipf"])
+
+
+def test_bad_routing_is_refused(pool: OperandPool) -> None:
+    with pytest.raises(UnsupportedCaseError, match="known: balanced, zipf"):
+        route(4, 8, 2, "fair")
+    with pytest.raises(UnsupportedCaseError, match="top 9 of 8"):
+        GroupedExperts("float16").prepare(experts(4) | {"top_k": 9.0}, pool)
+
+
+@pytest.mark.parametrize("items", [2, 3, 64, 1000])
+def test_a_chase_is_one_cycle(items: int) -> None:
+    following, at, seen = random_cycle(items, seed=1), 0, set()
+    for _ in range(items):
+        seen.add(at)
+        at = int(following[at])
+    assert at == 0
+    assert len(seen) == items
+
+
+def test_chase(pool: OperandPool) -> None:
+    assert PointerChase().check({"bytes": 2.0**16}, pool) == 0.0
+    with pytest.raises(UnsupportedCaseError, match="no two lines"):
+        PointerChase().prepare({"bytes": 128.0}, pool)
+
+
+def test_gather(pool: OperandPool) -> None:
+    assert PageGather().check({"bytes": 2.0 * 37 * PAGE_BYTES}, pool) == 0.0
+    with pytest.raises(UnsupportedCaseError, match="no page"):
+        PageGather().prepare({"bytes": 1000.0}, pool)
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_products_of_other_data(pool: OperandPool, data: str) -> None:
+    assert DataMatmul("bfloat16", data).check(sizes(48, 64, 512), pool) <= 1.0
+
+
+def test_quantized_rows_use_the_whole_range() -> None:
+    x = torch.randn(5, 256) * torch.logspace(-3, 3, 5)[:, None]
+    q = fp8_quantize(x, torch.float8_e4m3fn).float()
+    assert (q.abs().amax(1) == torch.finfo(torch.float8_e4m3fn).max).all()
+    error = q / q.abs().amax(1, keepdim=True) - x / x.abs().amax(1, keepdim=True)
+    assert float(error.abs().max()) < 1 / 16
+
+
+def test_sampling_follows_the_probabilities() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0, -50.0]]).expand(40_000, 4)
+    noise = torch.empty(40_000, 4).exponential_(generator=torch.Generator().manual_seed(0))
+    share = torch.bincount(sample(logits, noise), minlength=4) / 40_000
+    torch.testing.assert_close(share, logits[0].softmax(0), rtol=0, atol=0.012)
