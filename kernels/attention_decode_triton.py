@@ -21,7 +21,7 @@ import triton.language as tl
 
 from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCaseError, deviation
 from groundspeed.kernels.operands import OperandPool
-from groundspeed.kernels.vendor import vendor_of
+from groundspeed.kernels.vendor import compute_units, vendor_of
 
 PAGE = 16
 BLOCK_N = 64
@@ -202,9 +202,6 @@ class PagedDecode:
         shape = (b * pages, PAGE, kv, d)
         # Pages lie in random order, as after hours of serving.
         order = torch.randperm(b * pages, generator=torch.Generator().manual_seed(s))
-        units = 1
-        if pool.device.type == "cuda":
-            units = torch.cuda.get_device_properties(pool.device).multi_processor_count
         cache = PagedCache(
             q=pool.take((b, h, d), dtype),
             k=pool.take(shape, stored),
@@ -212,7 +209,11 @@ class PagedDecode:
             table=order.to(torch.int32).view(b, pages).to(pool.device),
             lengths=torch.full((b,), s, dtype=torch.int32, device=pool.device),
         )
-        return cache, pool.scratch((b, h, d), dtype), splits_for(b, kv, s, units)
+        return (
+            cache,
+            pool.scratch((b, h, d), dtype),
+            splits_for(b, kv, s, compute_units(pool.device)),
+        )
 
 
 def _sizes(case: Case) -> tuple[int, int, int, int, int]:

@@ -17,10 +17,10 @@ import torch
 import triton
 import triton.language as tl
 
-from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost
+from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCaseError
 from groundspeed.kernels.matmul import check_product, matmul_cost, shape
 from groundspeed.kernels.operands import OperandPool
-from groundspeed.kernels.vendor import vendor_of
+from groundspeed.kernels.vendor import compute_units, vendor_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Tile:
     warps: int
     stages: int
     group: int = 8
+    persistent: bool = False
+    """One program a compute unit walks many blocks, loading by tensor descriptors."""
 
 
 TILES = (
@@ -40,8 +42,14 @@ TILES = (
     Tile(m=64, n=128, k=64, warps=4, stages=4),
     Tile(m=128, n=128, k=64, warps=8, stages=3),
     Tile(m=128, n=256, k=64, warps=8, stages=3),
+    Tile(m=64, n=256, k=64, warps=8, stages=4, persistent=True),
+    Tile(m=128, n=128, k=64, warps=8, stages=4, persistent=True),
+    Tile(m=128, n=256, k=64, warps=8, stages=3, persistent=True),
 )
-"""From one row to thousands."""
+"""From one row to thousands; the tuner of ``groundspeed.calibrate`` times those that can run."""
+
+DESCRIPTOR_ALIGN_BYTES = 16
+"""Rows that a tensor descriptor loads start at multiples of this."""
 
 
 def tile_for(m: int, n: int) -> Tile:
@@ -95,6 +103,50 @@ def matmul_kernel(
     tl.store(y_block, total.to(y_ptr.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def persistent_kernel(
+    x_ptr,
+    w_ptr,
+    y_ptr,
+    M,
+    N,
+    K,
+    PROGRAMS,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    """Blocks of y = x @ w.T, every PROGRAMS-th; descriptors let the copy engine fetch them."""
+    x_tiles = tl.make_tensor_descriptor(x_ptr, [M, K], [K, 1], [BLOCK_M, BLOCK_K])
+    w_tiles = tl.make_tensor_descriptor(w_ptr, [N, K], [K, 1], [BLOCK_N, BLOCK_K])
+    y_tiles = tl.make_tensor_descriptor(y_ptr, [M, N], [N, 1], [BLOCK_M, BLOCK_N])
+    blocks_m = tl.cdiv(M, BLOCK_M)
+    blocks_n = tl.cdiv(N, BLOCK_N)
+    for pid in range(tl.program_id(0), blocks_m * blocks_n, PROGRAMS):
+        first_m = pid // (GROUP * blocks_n) * GROUP
+        height = min(blocks_m - first_m, GROUP)
+        row = (first_m + (pid % (GROUP * blocks_n)) % height) * BLOCK_M
+        column = (pid % (GROUP * blocks_n)) // height * BLOCK_N
+        total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        for start in range(0, K, BLOCK_K):
+            x = x_tiles.load([row, start])
+            w = w_tiles.load([column, start])
+            total = tl.dot(x, w.T, total)
+        y_tiles.store([row, column], total.to(y_ptr.dtype.element_ty))
+
+
+def can_run(tile: Tile, n: int, k: int, dtype: torch.dtype) -> bool:
+    """Whether a tile can compute a shape: descriptors need aligned rows."""
+    aligned = all(size * dtype.itemsize % DESCRIPTOR_ALIGN_BYTES == 0 for size in (n, k))
+    return aligned or not tile.persistent
+
+
+def _allocate(size: int, alignment: int, stream: int | None) -> torch.Tensor:
+    """Memory for descriptors that a kernel makes itself."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
 def triton_matmul(
     x: torch.Tensor, w: torch.Tensor, y: torch.Tensor, tile: Tile | None = None
 ) -> torch.Tensor:
@@ -108,14 +160,31 @@ def triton_matmul(
         All contiguous, of one data type.
     tile : Tile, optional
         Chosen by the shape if not given.
+
+    Raises
+    ------
+    UnsupportedCaseError
+        If a persistent tile is asked for rows that are not aligned.
     """
     (m, k), n = x.shape, w.shape[0]
     t = tile or tile_for(m, n)
+    stages = min(t.stages, vendor_of(x.device).most_stages)
+    if t.persistent:
+        if not can_run(t, n, k, x.dtype):
+            raise UnsupportedCaseError(f"rows of {n} and {k} elements are not aligned to 16 bytes")
+        programs = min(triton.cdiv(m, t.m) * triton.cdiv(n, t.n), compute_units(x.device))
+        triton.set_allocator(_allocate)
+        persistent_kernel[(programs,)](
+            x, w, y, m, n, k, programs,
+            BLOCK_M=t.m, BLOCK_N=t.n, BLOCK_K=t.k, GROUP=t.group,
+            num_warps=t.warps, num_stages=stages,
+        )  # fmt: skip
+        return y
     grid = (triton.cdiv(m, t.m) * triton.cdiv(n, t.n),)
     matmul_kernel[grid](
         x, w, y, m, n, k,
         BLOCK_M=t.m, BLOCK_N=t.n, BLOCK_K=t.k, GROUP=t.group,
-        num_warps=t.warps, num_stages=min(t.stages, vendor_of(x.device).most_stages),
+        num_warps=t.warps, num_stages=stages,
     )  # fmt: skip
     return y
 

@@ -27,6 +27,13 @@ CDNA4 = Vendor("amd", torch.float8_e4m3fn, most_stages=2)
 CPU = Vendor("cpu", torch.float8_e4m3fn, most_stages=8)
 
 
+def compute_units(device: torch.device) -> int:
+    """Streaming multiprocessors or compute units; one for a processor (the interpreter)."""
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
 def vendor_of(device: torch.device) -> Vendor:
     """The vendor of a device that is here."""
     if device.type != "cuda":
