@@ -20,6 +20,10 @@ import torch
 
 Call = Callable[[], object]
 
+CPU_TICK_S = time.get_clock_info("perf_counter").resolution
+EVENT_TICK_S = 0.5e-6
+"""CUDA documents about half a microsecond for the time between two events."""
+
 MIN_SAMPLE_S = 40e-6
 """A CPU sample is at least this long: a thousand times the clock's own cost."""
 
@@ -37,6 +41,11 @@ class Timed(Protocol):
     @property
     def estimate_s(self) -> float:
         """About how long one run takes."""
+        ...
+
+    @property
+    def resolution_s(self) -> float:
+        """Tick of the clock, spread over the runs of one sample."""
         ...
 
     @property
@@ -64,6 +73,7 @@ class _CpuInterrupted:
     calls: Sequence[Call]
     between: Call
     estimate_s: float
+    resolution_s: float = CPU_TICK_S
     notes: tuple[str, ...] = ()
     _turn: int = 0
 
@@ -86,6 +96,10 @@ class _CpuTimed:
     runs_per_sample: int
     notes: tuple[str, ...] = ()
     _turn: int = 0
+
+    @property
+    def resolution_s(self) -> float:
+        return CPU_TICK_S / self.runs_per_sample
 
     def sample(self, count: int) -> list[float]:
         durations = []
@@ -139,6 +153,7 @@ class _EventTimed:
     device: torch.device
     spin_cycles_per_s: float
     notes: tuple[str, ...] = ()
+    resolution_s: float = EVENT_TICK_S
     _turn: int = 0
 
     def sample(self, count: int) -> list[float]:
@@ -165,6 +180,10 @@ class _GraphTimed:
     device: torch.device
     spin_cycles_per_s: float
     notes: tuple[str, ...] = ()
+
+    @property
+    def resolution_s(self) -> float:
+        return EVENT_TICK_S / self.runs
 
     def sample(self, count: int) -> list[float]:
         events = [

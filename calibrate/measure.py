@@ -4,12 +4,12 @@ import itertools
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from groundspeed.calibrate.clock import CpuTimer, GpuTimer
-from groundspeed.calibrate.statistics import diagnose, summarize
-from groundspeed.calibrate.stopping import StopRule, stop_reason
+from groundspeed.calibrate.sampling import sample_until
+from groundspeed.calibrate.statistics import summarize
+from groundspeed.calibrate.stopping import StopRule
 from groundspeed.calibrate.telemetry import Telemetry
 from groundspeed.kernels.glue import rms_norm
 from groundspeed.kernels.kernel import Call, Case, Kernel
@@ -75,19 +75,8 @@ def measure(kernel: Kernel, case: Case, bench: Bench, *, tags: tuple[str, ...] =
     else:
         timed = bench.timer.prepare(calls)
     begin = time.monotonic()
-    samples: list[float] = []
-    reason = None
-    while reason is None:
-        # Ask the rule about every 50 ms of samples, and after each one when they are long.
-        count = int(np.clip(0.05 / max(timed.estimate_s, 1e-9), 1, 100))
-        if not samples:
-            count = max(count, bench.rule.min_samples if timed.estimate_s < 0.05 else 1)
-        samples += timed.sample(count)
-        elapsed = time.monotonic() - begin
-        reason = stop_reason(np.array(samples), elapsed_s=elapsed, rule=bench.rule)
-    if bench.pool.device.type == "cuda":
-        torch.cuda.synchronize(bench.pool.device)
-    stream = np.array(samples) / per_call
+    sampled = sample_until(timed, bench.rule)
+    stream = sampled.samples_s / per_call
     summary = summarize(stream)
     span = bench.telemetry.span(begin, time.monotonic())
     cost = kernel.cost(case)
@@ -101,8 +90,8 @@ def measure(kernel: Kernel, case: Case, bench: Bench, *, tags: tuple[str, ...] =
         samples=summary.samples,
         flops=cost.flops,
         bytes=cost.bytes,
-        stop=reason,
-        tags=(*tags, *diagnose(stream), *span.tags, *timed.notes),
+        stop=sampled.stop,
+        tags=(*tags, *sampled.tags, *span.tags, *timed.notes),
         clock_mhz=span.clock_mhz or None,
         power_w=span.power_w or None,
         temperature_c=span.temperature_c,

@@ -138,8 +138,8 @@ def spills(binary: Any, target: GPUTarget) -> int:
         counts = re.findall(r"\.[sv]gpr_spill_count:\s*(\d+)", binary.asm["amdgcn"])
         return sum(map(int, counts))
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    tool = tools / ("ptxas-blackwell" if target.arch >= 90 else "ptxas")
-    architecture = f"sm_{target.arch}" + ("a" if target.arch >= 90 else "")
+    tool = tools / ("ptxas-blackwell" if int(target.arch) >= 90 else "ptxas")
+    architecture = f"sm_{target.arch}" + ("a" if int(target.arch) >= 90 else "")
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(binary.asm["ptx"])
         file.flush()
