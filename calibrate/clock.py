@@ -2,10 +2,10 @@
 
 Device time, not host time. On a GPU a sample lies between two events with the launch queue
 already full (a spin kernel holds the device while the host queues up), so launching is not in the
-sample; kernels too short for that are captured into a graph, many of them in rotation, and the
-replay is timed. On a CPU the program and the device are one, and a sample is the clock around the
-call. In both cases consecutive runs use different operands (the rotation of the kernel), so the
-operands are cold.
+sample; what is left, about half a microsecond, is the events' own. Kernels too short for that are
+captured into a graph, many of them in rotation, and the replay is timed. On a CPU the program and
+the device are one, and a sample is the clock around the call. In both cases consecutive runs use
+different operands (the rotation of the kernel), so the operands are cold.
 
     timed = timer.prepare(calls)      # warms up, finds out how long one takes
     timed.sample(10)                  # ten durations in seconds
@@ -44,6 +44,11 @@ class Timed(Protocol):
         ...
 
     @property
+    def sample_s(self) -> float:
+        """About how long taking one sample takes."""
+        ...
+
+    @property
     def resolution_s(self) -> float:
         """Tick of the clock, spread over the runs of one sample."""
         ...
@@ -73,6 +78,7 @@ class _CpuInterrupted:
     calls: Sequence[Call]
     between: Call
     estimate_s: float
+    sample_s: float
     resolution_s: float = CPU_TICK_S
     notes: tuple[str, ...] = ()
     _turn: int = 0
@@ -96,6 +102,10 @@ class _CpuTimed:
     runs_per_sample: int
     notes: tuple[str, ...] = ()
     _turn: int = 0
+
+    @property
+    def sample_s(self) -> float:
+        return self.estimate_s * self.runs_per_sample
 
     @property
     def resolution_s(self) -> float:
@@ -136,7 +146,9 @@ class CpuTimer:
         calls[-1]()
         once = (time.perf_counter_ns() - begin) * 1e-9
         if between is not None:
-            return _CpuInterrupted(calls, between, once)
+            between()
+            both = (time.perf_counter_ns() - begin) * 1e-9
+            return _CpuInterrupted(calls, between, once, max(once, both))
         if once < MIN_SAMPLE_S:  # a first look this short is mostly the look itself
             runs = 50
             begin = time.perf_counter_ns()
@@ -152,24 +164,31 @@ class _EventTimed:
     estimate_s: float
     device: torch.device
     spin_cycles_per_s: float
+    runs_per_sample: int = 1
     notes: tuple[str, ...] = ()
     resolution_s: float = EVENT_TICK_S
     _turn: int = 0
+
+    @property
+    def sample_s(self) -> float:
+        return self.estimate_s * self.runs_per_sample
 
     def sample(self, count: int) -> list[float]:
         events = [
             (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
             for _ in range(count)
         ]
-        torch.cuda._sleep(int(self.spin_cycles_per_s * QUEUE_HOST_S * min(count, 500)))
+        queued = min(count * self.runs_per_sample, 500)
+        torch.cuda._sleep(int(self.spin_cycles_per_s * QUEUE_HOST_S * queued))
         for begin, end in events:
-            call = self.calls[self._turn]
-            self._turn = (self._turn + 1) % len(self.calls)
             begin.record()
-            call()
+            for _ in range(self.runs_per_sample):
+                self.calls[self._turn]()
+                self._turn = (self._turn + 1) % len(self.calls)
             end.record()
         torch.cuda.synchronize(self.device)
-        return [begin.elapsed_time(end) * 1e-3 for begin, end in events]
+        scale = 1e-3 / self.runs_per_sample
+        return [begin.elapsed_time(end) * scale for begin, end in events]
 
 
 @dataclass
@@ -180,6 +199,10 @@ class _GraphTimed:
     device: torch.device
     spin_cycles_per_s: float
     notes: tuple[str, ...] = ()
+
+    @property
+    def sample_s(self) -> float:
+        return self.estimate_s * self.runs
 
     @property
     def resolution_s(self) -> float:
@@ -213,14 +236,32 @@ class GpuTimer:
         torch.cuda.synchronize(device)
         self.spin_cycles_per_s = cycles / (begin.elapsed_time(end) * 1e-3)
 
-    def prepare(self, calls: Sequence[Call], *, graph: bool = True) -> Timed:
-        """Warm up, estimate, and capture a graph if the kernel is short."""
+    def prepare(
+        self, calls: Sequence[Call], *, graph: bool = True, runs_per_sample: int = 1
+    ) -> Timed:
+        """Warm up, estimate, and capture a graph if the kernel is short.
+
+        Parameters
+        ----------
+        calls : sequence of callables
+            One for each set of operands.
+        graph : bool, default True
+            Whether a short kernel may be captured.
+        runs_per_sample : int, default 1
+            Runs between two events where no graph is used.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            If a graph needs memory that is not there.
+        """
         for call in calls[:8]:
             call()
         torch.cuda.synchronize(self.device)
         plain = _EventTimed(calls, 0.0, self.device, self.spin_cycles_per_s)
         plain.sample(3)
         plain.estimate_s = sorted(plain.sample(5))[2]
+        plain.runs_per_sample = runs_per_sample
         if not graph or plain.estimate_s >= GRAPH_BELOW_S:
             return plain
         runs = max(len(calls), round(GRAPH_SPAN_S / max(plain.estimate_s, 1e-6)))
@@ -229,6 +270,8 @@ class GpuTimer:
             with torch.cuda.graph(captured):
                 for i in range(runs):
                     calls[i % len(calls)]()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:  # something in the call may not be captured: its events still tell
             torch.cuda.synchronize(self.device)
             plain.notes = ("not-in-graph",)

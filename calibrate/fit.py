@@ -91,12 +91,13 @@ def fit_points(
         coefficients[key] = Coefficient(
             value=value, low=min(float(low), value), high=max(float(high), value)
         )
+    work = {n: v for n, v in (("flops", data.flops), ("bytes", data.bytes)) if (v > 0).all()}
     return Law(
         operation=operation,
         regime=dict(regime),
         form="soft_roofline",
         coefficients=coefficients,
-        box={c: (float(v.min()), float(v.max())) for c, v in arrays.items()},
+        box={c: (float(v.min()), float(v.max())) for c, v in {**arrays, **work}.items()},
         points=time_s.size,
         held_out=_held_out(data, best, generator),
         origin=origin,

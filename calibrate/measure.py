@@ -20,6 +20,9 @@ from groundspeed.profiles.schema import Point
 BETWEEN_PRODUCTS = ("glue", "attention_prefill", "attention_decode")
 """What a model runs between matrix products."""
 
+QUEUED_RUNS = 200
+"""Tiny kernels between two events: enough that the events themselves vanish."""
+
 SWEEP_SHAPE = (2, 8192, 1024)
 
 
@@ -68,7 +71,13 @@ def measure(kernel: Kernel, case: Case, bench: Bench, *, tags: tuple[str, ...] =
     if isinstance(kernel, Launch) and isinstance(bench.timer, GpuTimer):
         # "eager" is what the host pays, so the host's clock tells; the others are the device's.
         host = kernel.op == "eager"
-        timed = CpuTimer().prepare(calls) if host else bench.timer.prepare(calls, graph=False)
+        timed = (
+            CpuTimer().prepare(calls)
+            if host
+            else bench.timer.prepare(
+                calls, graph=False, runs_per_sample=QUEUED_RUNS if kernel.op == "queued" else 1
+            )
+        )
         per_call = GRAPH_CALLS if kernel.op == "graph" else 1
     elif isinstance(bench.timer, CpuTimer):
         timed = bench.timer.prepare(calls, between=_neighbour(kernel, bench.pool))

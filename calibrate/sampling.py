@@ -26,8 +26,8 @@ class Samplable(Protocol):
     """Something that can be asked for durations."""
 
     @property
-    def estimate_s(self) -> float:
-        """About how long one run takes."""
+    def sample_s(self) -> float:
+        """About how long taking one sample takes."""
         ...
 
     @property
@@ -71,8 +71,8 @@ def sample_until(
     samples: list[float] = []
     reason: StopReason | None = None
     while reason is None:
-        count = int(np.clip(BATCH_S / max(timed.estimate_s, 1e-9), 1, MAX_BATCH))
-        if not samples and timed.estimate_s < BATCH_S:
+        count = int(np.clip(BATCH_S / max(timed.sample_s, 1e-9), 1, MAX_BATCH))
+        if not samples and timed.sample_s < BATCH_S:
             count = max(count, rule.min_samples)
         samples += timed.sample(count)
         reason = stop_reason(np.array(samples), elapsed_s=now() - begin, rule=rule)

@@ -13,7 +13,7 @@ import math
 
 from groundspeed.estimator.model import Model
 from groundspeed.estimator.operators import decode_stream_bytes, kv_bytes_per_token
-from groundspeed.estimator.prediction import Workload
+from groundspeed.estimator.prediction import Workload, require_possible
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
@@ -67,6 +67,12 @@ def article_estimate(
     """
     if not 0.0 < utilization <= 1.0:
         raise InputError(f"utilization must lie in (0, 1], not {utilization}")
+    require_possible(model, workload)
+    if not model.gated_mlp:
+        raise InputError(
+            f"the article's formulas describe a gated MLP, {model.id} has a plain one",
+            remedy="use the default method",
+        )
     peak = spec.peak_flops(workload.dtype)
     h, i, layers = model.hidden, model.intermediate, model.layers
     p, g, batch = workload.prompt_tokens, workload.output_tokens, workload.batch

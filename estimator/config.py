@@ -19,8 +19,6 @@ from groundspeed.profiles.record import describe
 Facts = dict[str, Any]
 Config = Mapping[str, Any]
 
-GATED = ("silu", "swish", "swiglu", "gelu_pytorch_tanh_gated")
-
 EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -179,6 +177,11 @@ def _falcon(r: _Reader) -> Facts:
     else:  # num_kv_heads is not used by this form; multi_query alone decides
         kv_heads = 1 if r.flag("multi_query", default=True) else heads
     bias = r.flag("bias", default=False)
+    parallel = new or r.flag("parallel_attn", default=True)
+    if new:  # one norm for each of attention and MLP, unless the configuration says one for both
+        norms = 1 if r.optional("num_ln_in_parallel_attn") == 1 else 2
+    else:
+        norms = 1 if parallel else 2
     return {
         "hidden": hidden,
         "intermediate": r.optional("ffn_hidden_size") or 4 * hidden,
@@ -193,8 +196,8 @@ def _falcon(r: _Reader) -> Facts:
         "output_bias": bias,
         "mlp_bias": bias,
         "norm": "layer",
-        "norms_per_layer": 2 if new else 1,
-        "parallel_block": not new and r.flag("parallel_attn", default=True),
+        "norms_per_layer": norms,
+        "parallel_block": parallel and norms == 1,
         "max_context": r.optional("max_position_embeddings"),
     }
 

@@ -122,6 +122,14 @@ class ProfileHardware:
         """Spread of the reference case during the calibration."""
         return self.profile.spread_fraction("memory" if bound == "memory" else "compute")
 
+    def _whole_dtypes(self) -> str:
+        """Data types with products, attention and small operations."""
+        have: dict[str, set[str]] = {}
+        for law in self.profile.laws:
+            have.setdefault(law.regime["dtype"], set()).add(law.operation)
+        needed = {"matmul", "attention_prefill", "attention_decode", "glue"}
+        return ", ".join(sorted(d for d, o in have.items() if needed <= o)) or "none"
+
     def time(self, operator: Operator) -> OperatorTime:
         """Ask the operator's law.
 
@@ -135,7 +143,8 @@ class ProfileHardware:
             wanted = f"{operator.operation} {' '.join(operator.regime.values())}"
             raise InputError(
                 f"profile {self.profile.id} has no law for {wanted}",
-                remedy="calibrate again, or choose a data type that was measured",
+                remedy=f"choose a data type it has all laws for ({self._whole_dtypes()}), "
+                "or calibrate again",
             )
         told = law_time(law, operator.columns)
         count = operator.count

@@ -113,7 +113,7 @@ def predict(model: Model, hardware: Hardware, workload: Workload) -> Prediction:
     InputError
         If the workload is impossible, or the hardware lacks what is needed.
     """
-    _require_possible(model, workload)
+    require_possible(model, workload)
     prompt, output, batch = workload.prompt_tokens, workload.output_tokens, workload.batch
     dtype = workload.dtype
     prefill = _phase(
@@ -150,7 +150,14 @@ def predict(model: Model, hardware: Hardware, workload: Workload) -> Prediction:
     )
 
 
-def _require_possible(model: Model, workload: Workload) -> None:
+def require_possible(model: Model, workload: Workload) -> None:
+    """Refuse what no deployment can serve.
+
+    Raises
+    ------
+    InputError
+        If a count is not positive, or the model cannot hold or does not model the length.
+    """
     for name, value in (
         ("batch", workload.batch),
         ("prompt tokens", workload.prompt_tokens),
@@ -229,7 +236,8 @@ def _phase(hardware: Hardware, operators: list[Operator]) -> Phase:
         for name, s in sums.items()
     )
     return Phase(
-        time_s=Estimate(value=time, low=max(time - below, 0.05 * time), high=time + above),
+        # The lower end as a factor: it has the same slope, and never reaches zero.
+        time_s=Estimate(value=time, low=time * float(np.exp(-below / time)), high=time + above),
         flops=sum(s.flops for s in sums.values()),
         bytes=sum(s.bytes for s in sums.values()),
         bound=max(by_bound, key=lambda b: by_bound[b]),
@@ -242,9 +250,9 @@ def _total(ttft: Estimate, tpot: Estimate | None, steps: int) -> Estimate:
     if tpot is None:
         return ttft
     value = ttft.value + steps * tpot.value
-    below = np.hypot(ttft.value - ttft.low, steps * (tpot.value - tpot.low))
-    above = np.hypot(ttft.high - ttft.value, steps * (tpot.high - tpot.value))
-    return Estimate(value=value, low=value - float(below), high=value + float(above))
+    # Both phases rest on the same laws and the same machine: their errors go together.
+    low = ttft.low + steps * tpot.low
+    return Estimate(value=value, low=low, high=ttft.high + steps * tpot.high)
 
 
 def _per_second(tokens: int, time_s: Estimate) -> Estimate:

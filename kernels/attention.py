@@ -1,6 +1,6 @@
 """Attention: prefill is arithmetic that grows with length squared, decode is reading the KV cache.
 
-Both go through ``scaled_dot_product_attention``, which picks the fastest backend present. In
+Both go through ``scaled_dot_product_attention``, with the backend that it picks here. In
 decode one query token a sequence meets ``kv_len`` cached ones; the query heads that share a KV
 head are laid side by side as if they were tokens, so the cache is read once for the group instead
 of once a head (without it, grouped-query decode on a processor is ten times slower).
@@ -99,7 +99,7 @@ class PrefillAttention(_Attention):
 
 @dataclass(frozen=True)
 class DecodeAttention(_Attention):
-    """One new token a sequence against a cache that holds more than it uses (static)."""
+    """One new token a sequence against its cache."""
 
     operation: str = "attention_decode"
 

@@ -1,8 +1,9 @@
 """What it costs to start an operation that does nothing.
 
-``eager`` is one call from Python to a finished operation, as a model without graphs pays it for
-every small operation; ``queued`` is what a device needs from one tiny kernel to the next when
-the queue is full; ``graph`` the same inside a replayed graph. A processor has only the first.
+``eager`` is what one call costs the host: on a processor the finished operation, on a GPU putting
+it into the queue, as a model without graphs pays it for every small operation. ``queued`` is what
+a device needs from one tiny kernel to the next when the queue is full; ``graph`` the same inside
+a replayed graph. A processor has only the first.
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,12 @@ class Launch:
             with torch.cuda.graph(graph):
                 for _ in range(GRAPH_CALLS):
                     x.add_(1.0)
-            return [graph.replay]
+
+            def replay() -> torch.Tensor:
+                graph.replay()
+                return x  # the graph holds only its address: keep the memory alive
+
+            return [replay]
         raise UnsupportedCaseError(f"launch '{self.op}' does not exist on {pool.device.type}")
 
     def check(self, case: Case, pool: OperandPool) -> float:

@@ -72,10 +72,6 @@ class OperandPool:
         """How many operand sets make a rotation cold when one run touches ``touched_bytes``."""
         return max(2, min(most, math.ceil(self.cold_bytes / max(touched_bytes, 1.0)) + 1))
 
-    def release(self) -> None:
-        """Give the memory back."""
-        self._normal, self._scratch = _Ring(), _Ring()
-
     def _next(
         self, ring: "_Ring", shape: tuple[int, ...], dtype: torch.dtype, *, fill: bool
     ) -> torch.Tensor:

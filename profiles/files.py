@@ -26,6 +26,8 @@ def read_text(path: Path, what: str) -> str:
             raise InputError(f"is a folder, not a {what}", where=str(path))
         if not path.exists():
             raise InputError(f"no such {what}", where=str(path), remedy="check the path")
+        if not path.is_file():
+            raise InputError(f"is not a regular file, so no {what}", where=str(path))
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:

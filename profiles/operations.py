@@ -66,6 +66,8 @@ class Operation:
     """Floating-point operations."""
     bytes: Callable[[Columns, Regime], Array]
     """Bytes read and written, each operand once."""
+    computes: bool
+    """Whether arithmetic can limit it."""
     growing: tuple[str, ...]
     """Columns in which time must not fall: doubling one is never less work."""
 
@@ -138,7 +140,13 @@ OPERATIONS: dict[str, Operation] = {
     op.name: op
     for op in (
         Operation(
-            "matmul", ("m", "n", "k"), ("dtype",), _matmul_flops, _matmul_bytes, ("m", "n", "k")
+            "matmul",
+            ("m", "n", "k"),
+            ("dtype",),
+            _matmul_flops,
+            _matmul_bytes,
+            True,
+            ("m", "n", "k"),
         ),
         Operation(
             "attention_prefill",
@@ -146,6 +154,7 @@ OPERATIONS: dict[str, Operation] = {
             ("dtype",),
             _prefill_flops,
             _prefill_bytes,
+            True,
             ("batch", "seq_len", "heads"),
         ),
         Operation(
@@ -154,11 +163,12 @@ OPERATIONS: dict[str, Operation] = {
             ("dtype",),
             _decode_flops,
             _decode_bytes,
+            True,
             ("batch", "kv_len", "heads"),
         ),
-        Operation("stream", ("bytes",), ("mode", "dtype"), _zero, _stream_bytes, ("bytes",)),
+        Operation("stream", ("bytes",), ("mode", "dtype"), _zero, _stream_bytes, False, ("bytes",)),
         Operation(
-            "glue", ("rows", "width"), ("op", "dtype"), _zero, _glue_bytes, ("rows", "width")
+            "glue", ("rows", "width"), ("op", "dtype"), _zero, _glue_bytes, False, ("rows", "width")
         ),
     )
 }

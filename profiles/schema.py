@@ -6,13 +6,14 @@ held-out error, and a utilization summary that is *derived* from the curves (a s
 not follow from them fails the physics check: no number is entered by hand).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.laws import Law
 from groundspeed.profiles.laws.law import Origin
+from groundspeed.profiles.operations import OPERATIONS
 from groundspeed.profiles.record import NonNegative, Positive, Record
 
 SCHEMA_VERSION = 1
@@ -101,6 +102,20 @@ class Curve(Record):
     source: str
     points: tuple[Point, ...]
 
+    @model_validator(mode="after")
+    def _regime_is_complete(self) -> "Curve":
+        spec = OPERATIONS.get(self.operation)
+        lacking = [c for c in (spec.categories if spec else ()) if c not in self.regime]
+        if self.operation == "launch" and "op" not in self.regime:
+            lacking = ["op"]
+        if lacking:
+            raise ValueError(f"regime lacks {', '.join(lacking)}")
+        for point in self.points:
+            missing = [c for c in (spec.columns if spec else ()) if c not in point.case]
+            if missing:
+                raise ValueError(f"a case lacks {', '.join(missing)}")
+        return self
+
 
 class Rate(Record):
     """One achieved rate, and what share of the data sheet it is."""
@@ -128,7 +143,7 @@ class Stability(Record):
     time_s: Positive
     """Median of the repetitions' medians."""
     repeats: int
-    spread_fraction: NonNegative
+    spread_fraction: Annotated[float, Field(ge=0.0, le=100.0)]
     """Half of (q95 - q05) of its medians, over their median."""
     drift_fraction: float
     """Last third against first third; positive when it became slower."""

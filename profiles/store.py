@@ -64,7 +64,14 @@ def load_profile(path: Path, *, check: bool = True) -> Profile:
     except ValidationError as error:
         raise InputError(describe(error), where=str(path)) from error
     if check:
-        require_physics(profile, str(path))
+        try:
+            require_physics(profile, str(path))
+        except InputError:
+            raise
+        except Exception as error:  # a file made to be strange must not end in a traceback
+            raise InputError(
+                f"cannot be checked ({type(error).__name__}: {error})", where=str(path)
+            ) from error
     return profile
 
 

@@ -48,6 +48,8 @@ def derive_rates(
         if not points:
             continue
         winner = _winner(curve, points, cache_bytes)
+        if curve.operation in ("matmul", "stream") and not (winner.flops or winner.bytes):
+            continue  # a point without work has no rate; the physics check names it
         if curve.operation == "matmul":
             dtype = curve.regime["dtype"]
             sheet = datasheet.peak_flops_per_s.get(dtype) if datasheet else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,19 @@ FORMS: dict[str, Form] = {"soft_roofline": soft_roofline.time_s}
 Origin = Literal["measured", "imported", "transferred", "datasheet"]
 
 
+LogRatio = Annotated[float, Field(ge=-20.0, le=20.0)]
+"""Logarithm of a ratio of times; beyond e^20 nothing is a measurement of the same thing."""
+
+WORK = ("flops", "bytes")
+"""What a box limits beside the columns: a corner of a box may hold far more work than any point."""
+
+
 class Coefficient(Record):
     """One fitted constant and its 90 % interval (bootstrap over points)."""
 
-    value: NonNegative
-    low: NonNegative
-    high: NonNegative
+    value: Positive
+    low: Positive
+    high: Positive
 
 
 class HeldOutError(Record):
@@ -36,11 +43,11 @@ class HeldOutError(Record):
     method: str
     median_fraction: NonNegative
     q90_fraction: NonNegative
-    log_q05: float
+    log_q05: LogRatio
     """5 % quantile of log(measured / predicted)."""
-    log_q50: float
+    log_q50: LogRatio
     """Its median: the bias."""
-    log_q95: float
+    log_q95: LogRatio
     """95 % quantile: with ``log_q05`` the 90 % interval of one new measurement."""
 
 
@@ -53,7 +60,7 @@ class Law(Record):
     form: str
     coefficients: dict[str, Coefficient]
     box: dict[str, tuple[Positive, Positive]]
-    """Smallest and largest value of each column among the fitted points."""
+    """Smallest and largest value of each column, and of the work, among the fitted points."""
     points: int = Field(ge=1)
     held_out: HeldOutError
     origin: Origin
@@ -68,9 +75,21 @@ class Law(Record):
             )
         if self.form not in FORMS:
             raise ValueError(f"form '{self.form}': {did_you_mean(self.form, FORMS)}")
-        missing = {"startup_s", "bandwidth_bytes_per_s"} - set(self.coefficients)
+        spec = OPERATIONS[self.operation]
+        lacking = [c for c in spec.categories if c not in self.regime]
+        if lacking:
+            raise ValueError(f"regime lacks {', '.join(lacking)}")
+        needed = {"startup_s", "bandwidth_bytes_per_s"}
+        if spec.computes:
+            needed |= {"compute_flops_per_s", "sharpness"}
+        missing = needed - set(self.coefficients)
         if missing:
             raise ValueError(f"coefficients lack {', '.join(sorted(missing))}")
+        strange = set(self.box) - {*spec.columns, *WORK}
+        if strange:
+            raise ValueError(f"box has no column {', '.join(sorted(strange))}")
+        if any(low > high for low, high in self.box.values()):
+            raise ValueError("a box ends before it begins")
         return self
 
     def values(self) -> dict[str, float]:
@@ -122,8 +141,9 @@ def law_time(law: Law, columns: Columns) -> LawPrediction:
     moved = operation.bytes(arrays, law.regime)
     time = FORMS[law.form](flops, moved, law.values())
     octaves = np.zeros_like(time)
+    work = {"flops": flops, "bytes": moved}
     for name, (low, high) in law.box.items():
-        value = arrays[name]
+        value = np.maximum(arrays[name] if name in arrays else work[name], 1e-9)
         octaves += np.maximum(0.0, np.log2(low / value)) + np.maximum(0.0, np.log2(value / high))
     widen = 1.0 + octaves
     return LawPrediction(

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from groundspeed.calibrate.clock import GpuTimer
 from groundspeed.calibrate.statistics import Summary, summarize
 from groundspeed.kernels.decoder import Decoder, DecoderShape
 
 MIN_RUNS = 3
 MAX_RUNS = 20
 PART_RUNS = 3
-SPIN_CYCLES = 20_000_000
-"""About ten milliseconds: the queue fills behind it, so gaps between events are the device's."""
+SPIN_S = 0.02
+"""The queue fills behind a spin of this length, so gaps between events are the device's."""
 
 
 Run = Callable[[], list[float]]
@@ -67,6 +68,9 @@ class DecoderBench:
     ) -> None:
         self.device = device
         self.batch = batch
+        self._spin_cycles = 0
+        if device.type == "cuda":
+            self._spin_cycles = int(GpuTimer(device).spin_cycles_per_s * SPIN_S)
         self.decoder = Decoder(shape, device, batch=batch, capacity=capacity)
         generator = torch.Generator(device=device).manual_seed(1)
         self._tokens = torch.randint(
@@ -114,7 +118,7 @@ class DecoderBench:
             self.decoder.prefill(tokens)
             return (time.perf_counter_ns() - begin) * 1e-9
         begin_event, end_event = _events()
-        torch.cuda._sleep(SPIN_CYCLES)
+        torch.cuda._sleep(self._spin_cycles)
         begin_event.record()
         self.decoder.prefill(tokens)
         end_event.record()
@@ -132,9 +136,10 @@ class DecoderBench:
 
     def _capture(self, first: torch.Tensor, steps: range) -> list[torch.cuda.CUDAGraph]:
         """One graph for each decode step, chained: each reads the token the last one chose."""
-        tokens = first.clone()
-        for _ in range(2):
-            self.decoder.decode(tokens, steps[0])
+        # Kept alive here: graphs hold only the address they read from.
+        self._chosen = tokens = first.clone()
+        for position in steps:  # each length once: a library may choose and load another kernel
+            self.decoder.decode(tokens, position)
         torch.cuda.synchronize(self.device)
         graphs = []
         pool = None
@@ -149,7 +154,7 @@ class DecoderBench:
     def _replays_s(self, graphs: list[torch.cuda.CUDAGraph]) -> list[float]:
         """Replay all steps back to back; the mean step between two events."""
         begin, end = _events()
-        torch.cuda._sleep(SPIN_CYCLES)
+        torch.cuda._sleep(self._spin_cycles)
         begin.record()
         for graph in graphs:
             graph.replay()
@@ -161,7 +166,7 @@ class DecoderBench:
         """Median time of each part over a few instrumented passes."""
         runs: list[dict[str, float]] = []
         for _ in range(PART_RUNS + 1):
-            stamps = _Stamps(self.device)
+            stamps = _Stamps(self.device, self._spin_cycles)
             if first is None:
                 self.decoder.prefill(self._tokens[:, :prompt], stamps)
             else:
@@ -173,13 +178,13 @@ class DecoderBench:
 class _Stamps:
     """A probe that adds up the time before each call under the name it is called with."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, spin_cycles: int) -> None:
         self.device = device
         self.names: list[str] = []
         self.times: list[float] = []
         self.events: list[torch.cuda.Event] = []
         if device.type == "cuda":
-            torch.cuda._sleep(SPIN_CYCLES)
+            torch.cuda._sleep(spin_cycles)
         self("start")
 
     def __call__(self, group: str) -> None:

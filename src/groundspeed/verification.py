@@ -1,12 +1,13 @@
 """The conscience of the tool: predict a model, seal the prediction, then run it and compare.
 
-All predictions are made, written down and hashed before the decoder exists, from a profile that
-is checked to hold none of the decoder's own shapes. So the predictor cannot have seen what is
+All predictions are made and hashed before the decoder exists, from a profile that must hold none
+of the decoder's own shapes (one that does fails). So the predictor cannot have seen what is
 measured. Where it is wrong, the comparison by part says which operator is wrong.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,8 +94,10 @@ class Verification(Record):
     profile: str
     device: str
     dtype: str
+    predictions: tuple[Prediction, ...]
+    """All of them, made before the decoder was built."""
     predictions_sha256: str
-    """Of the predictions, taken before the decoder was built."""
+    """Of the lines of their JSON, taken before the decoder was built."""
     shapes_seen: tuple[str, ...]
     """Shapes of the decoder that the calibration happened to measure: should be empty."""
     cases: tuple[VerifiedCase, ...]
@@ -147,7 +150,8 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
             bench = _bench(shape, request, batch, longest)
             for prompt in sorted({p for b, p in request.cases if b == batch}):
                 progress(len(measured), len(request.cases), f"batch {batch}, prompt {prompt}")
-                timing = bench.time(prompt, request.output_tokens, budget_s=request.budget_s)
+                with memory_trouble(request, batch):
+                    timing = bench.time(prompt, request.output_tokens, budget_s=request.budget_s)
                 predicted, datasheet = predictions[batch, prompt]
                 after = probe.changes()
                 machine = tuple(
@@ -166,13 +170,14 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
         profile=profile.id,
         device=request.running.device.name,
         dtype=request.dtype,
+        predictions=tuple(p for p, _ in predictions.values()),
         predictions_sha256=sealed,
         shapes_seen=seen,
         cases=tuple(measured),
         ttft_median_error_fraction=_median_error([c.ttft_s for c in measured]),
         tpot_median_error_fraction=_median_error([c.tpot_s for c in measured]),
         inside_share=inside,
-        passed=inside >= INSIDE_SHARE,
+        passed=inside >= INSIDE_SHARE and not seen,
         blame=_blame(measured),
         notes=tuple(notes),
     )
@@ -206,10 +211,11 @@ def _require_runnable(request: VerifyRequest) -> None:
     if not request.cases:
         raise InputError("no case to verify", remedy="name prompts and batches")
     here = request.running.device
-    if request.profile.device.name != here.name:
+    there = request.profile.device
+    if (there.name, there.kind, there.compute_units) != (here.name, here.kind, here.compute_units):
         raise InputError(
-            f"profile {request.profile.id} is of '{request.profile.device.name}', "
-            f"this machine has '{here.name}'",
+            f"profile {request.profile.id} is of '{there.name}' with {there.compute_units} units, "
+            f"this machine has '{here.name}' with {here.compute_units}",
             remedy="calibrate here first: groundspeed calibrate",
         )
 
@@ -224,12 +230,28 @@ def _bench(shape: DecoderShape, request: VerifyRequest, batch: int, capacity: in
             f"{device.name} has {device.memory_bytes / 2**30:.1f}",
             remedy="verify fewer layers with --layers N: each layer is the same work",
         )
-    try:
+    with memory_trouble(request, batch):
         return DecoderBench(shape, request.running.torch_device, batch=batch, capacity=capacity)
-    except (MemoryError, torch.OutOfMemoryError) as error:
+
+
+@contextmanager
+def memory_trouble(request: VerifyRequest, batch: int) -> Iterator[None]:
+    """Turn every way of running out of memory into one line.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # A GPU has an exception for it; the CPU's allocator raises a plain RuntimeError.
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+            raise
         raise InputError(
-            f"{model.id} at batch {batch} does not fit the free memory of {device.name}",
-            remedy="free memory, or verify fewer layers with --layers N",
+            f"{request.model.id} at batch {batch} does not fit the free memory of "
+            f"{request.running.device.name}",
+            remedy="free memory, shorten the prompts, or verify fewer layers with --layers N",
         ) from error
 
 

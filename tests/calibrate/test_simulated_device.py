@@ -26,7 +26,7 @@ class SimulatedDevice:
     behaviour: Behaviour
     noise: float = 0.005
     overhead_s: float = 20e-6
-    estimate_s: float = TRUTH_S
+    sample_s: float = TRUTH_S
     resolution_s: float = 1e-9
     clock_s: float = 0.0
     run: int = 0

@@ -86,7 +86,10 @@ def _profile(name: str | None, running: "RunningDevice", profile_dir: "Path | No
                 remedy="groundspeed calibrate",
             )
         return found
-    own = [p for p in measured_profiles(profile_dir) if p.device.name == running.device.name]
+    here = (running.device.name, running.device.compute_units)
+    own = [
+        p for p in measured_profiles(profile_dir) if (p.device.name, p.device.compute_units) == here
+    ]
     if not own:
         raise InputError(
             f"no profile of {running.device.name} yet", remedy="groundspeed calibrate --quick"
