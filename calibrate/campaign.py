@@ -24,19 +24,17 @@ from groundspeed.calibrate.fit import MIN_POINTS, fit_points
 from groundspeed.calibrate.journal import Entry, Journal
 from groundspeed.calibrate.measure import Bench, measure
 from groundspeed.calibrate.plan import (
-    ATTENTION_PROBE,
-    PROBE_SHAPE,
-    REFERENCES,
     Limits,
     Mode,
     PlannedCase,
     make_plan,
     planned,
+    yardsticks,
 )
 from groundspeed.calibrate.reference import cold_bytes
 from groundspeed.calibrate.telemetry import open_telemetry
 from groundspeed.kernels.attention import PrefillAttention
-from groundspeed.kernels.kernel import DTYPES, UnsupportedCaseError
+from groundspeed.kernels.kernel import DTYPES
 from groundspeed.kernels.matmul import TorchMatmul
 from groundspeed.kernels.operands import OperandPool
 from groundspeed.profiles.errors import InputError
@@ -47,6 +45,9 @@ from groundspeed.profiles.summary import WINNER, best_point, derive_rates
 
 NOISY_SPREAD = 0.05
 """A reference case that varies by more than this makes a profile noisy, and it says so."""
+
+DISTURBED = frozenset({"noisy-neighbour", "drift", "bimodal", "outliers"})
+"""Tags of a measurement worth repeating."""
 
 REFERENCE_REPEATS = 24
 
@@ -63,6 +64,8 @@ class Request:
     journal: Path
     command: str
     seed: int = 0
+    fresh: bool = False
+    """Forget a run that was stopped."""
 
 
 def fingerprint(request: Request) -> dict[str, object]:
@@ -104,12 +107,15 @@ def calibrate(request: Request, progress: Progress) -> Profile:
     running = request.running
     cold = cold_bytes(running)
     share = 48.0 if running.device.kind == "cpu" else 24.0  # blocks of several types live at once
-    largest = max(1.5 * cold, request.mode.largest_operand_bytes)
+    on_cpu = running.device.kind == "cpu"
+    mode = request.mode
+    largest = mode.largest_operand_bytes if on_cpu else mode.largest_gpu_operand_bytes
+    largest = max(1.5 * cold, largest)
     pool_bytes = int(min(largest, running.device.memory_bytes / share))
     torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
     with (
         torch.inference_mode(),
-        Journal(request.journal, fingerprint(request)) as journal,
+        Journal(request.journal, fingerprint(request), fresh=request.fresh) as journal,
         open_telemetry(running.device.kind, running.torch_device.index or 0) as telemetry,
     ):
         pool = OperandPool(running.torch_device, pool_bytes=pool_bytes, cold_bytes=int(cold))
@@ -117,6 +123,7 @@ def calibrate(request: Request, progress: Progress) -> Profile:
         run = _Run(journal, bench, progress)
         plan = run.plan(request)
         run.measure_all(plan)
+        run.repeat_disturbed(plan)
         run.repeat_winners(plan, running.device.last_level_cache_bytes)
         environment = read_environment(
             running, telemetry=telemetry.description, command=request.command
@@ -132,6 +139,9 @@ class _Run:
         self.bench = bench
         self.progress = progress
         self.total = 0
+        self.references_of = yardsticks(
+            "cpu" if bench.pool.device.type == "cpu" else "gpu"
+        ).references
         self.skipped: list[str] = []
 
     def entry(self, case: PlannedCase, tags: tuple[str, ...] = ()) -> Entry | None:
@@ -142,25 +152,50 @@ class _Run:
         self.progress(len(self.journal.entries), self.total, case.key)
         try:
             measured = measure(case.kernel, case.case, self.bench, tags=tags)
-        except (MemoryError, torch.OutOfMemoryError, UnsupportedCaseError) as error:
-            self.skipped.append(f"{case.key}: {error}".split("\n")[0])
+        except InputError:
+            raise
+        except Exception as error:  # whatever one kernel cannot do must not end the others
+            self._require_device(case, error)
+            self.skipped.append(f"{case.key}: {type(error).__name__}: {error}".split("\n")[0])
             return None
         entry = Entry(key=case.key, point=measured.point, samples_s=measured.samples_s)
         self.journal.append(entry)
         return entry
 
+    def _require_device(self, case: PlannedCase, error: Exception) -> None:
+        """Tell a case that failed from a device that is lost.
+
+        Raises
+        ------
+        InputError
+            If the device does not answer any more.
+        """
+        if self.bench.pool.device.type != "cuda":
+            return
+        try:
+            torch.cuda.synchronize(self.bench.pool.device)
+            torch.zeros(1, device=self.bench.pool.device).item()
+        except RuntimeError as lost:
+            raise InputError(
+                f"the GPU was lost in {case.key} ({type(error).__name__}: {lost})",
+                remedy="look at the driver's log, then run the same command again: it continues",
+            ) from error
+
     def plan(self, request: Request) -> list[PlannedCase]:
         """Probe how fast each data type roughly is, then plan."""
         rates = {}
+        sticks = yardsticks(request.running.device.kind)
         for dtype in request.mode.matmul_points:
             kernel = TorchMatmul(dtype)
             if dtype in DTYPES:
-                entry = self.entry(planned(kernel, PROBE_SHAPE, prefix="probe: "))
+                entry = self.entry(planned(kernel, sticks.probe, prefix="probe: "))
                 if entry is not None and entry.point.valid:
                     rates[dtype] = entry.point.flops / entry.point.time_s
         if not rates:
             raise InputError("this device computes no matrix product correctly, nothing to measure")
-        attention = self.entry(planned(PrefillAttention("bfloat16"), ATTENTION_PROBE, "probe: "))
+        attention = self.entry(
+            planned(PrefillAttention("bfloat16"), sticks.attention_probe, "probe: ")
+        )
         limits = Limits(
             request.mode.longest_call_s,
             rates,
@@ -176,10 +211,26 @@ class _Run:
         kernel = TorchMatmul(next(iter(_reference_dtypes(plan))))
         for i, case in enumerate(plan):
             if i % every == 0:
-                for limit, shape in REFERENCES.items():
+                for limit, shape in self.references_of.items():
                     prefix = f"{limit} reference {i // every}: "
                     self.entry(planned(kernel, shape, prefix=prefix))
             self.entry(case)
+
+    def repeat_disturbed(self, plan: list[PlannedCase]) -> None:
+        """Measure again, at the end, what was disturbed: neighbours come and go."""
+        for case in plan:
+            entry = self.journal.entries.get(case.key)
+            if entry is not None and DISTURBED & set(entry.point.tags):
+                self.entry(planned(case.kernel, case.case, prefix="again: "))
+
+    def best_entry(self, case: PlannedCase) -> Entry | None:
+        """The measurement of a case, or its repetition where that was less disturbed."""
+        first = self.journal.entries.get(case.key)
+        again = self.journal.entries.get(f"again: {case.key}")
+        if first is None or again is None:
+            return first
+        quieter = len(DISTURBED & set(again.point.tags)) < len(DISTURBED & set(first.point.tags))
+        return again if quieter else first
 
     def repeat_winners(self, plan: list[PlannedCase], cache_bytes: float | None) -> None:
         """Measure the best case of each rate again: the best of many is too good by selection."""
@@ -190,7 +241,7 @@ class _Run:
             points = [
                 entry.point
                 for case in cases
-                if (entry := self.journal.entries.get(case.key)) and entry.point.valid
+                if (entry := self.best_entry(case)) and entry.point.valid
             ]
             if points:
                 best = best_point(operation, points, cache_bytes)
@@ -232,7 +283,10 @@ def _profile(
     for cases in _by_curve(plan).values():
         kernel = cases[0].kernel
         winners = [planned(c.kernel, c.case, prefix="winner: ") for c in cases]
-        entries = [run.journal.entries.get(c.key) for c in (*cases, *winners)]
+        entries = [
+            *(run.best_entry(c) for c in cases),
+            *(run.journal.entries.get(w.key) for w in winners),
+        ]
         points = tuple(e.point for e in entries if e is not None)
         if not points:
             continue
@@ -295,7 +349,7 @@ def _law(curve: Curve, source: str, seed: int) -> Law | None:
 
 def _stability(run: _Run, busy_elsewhere: float | None) -> tuple[Stability, ...]:
     found = []
-    for limit in REFERENCES:
+    for limit in run.references_of:
         entries = run.references(limit)
         if len(entries) < 3:
             continue

@@ -35,6 +35,8 @@ class Journal:
     path : Path
     fingerprint : dict
         What must agree for two processes to be the same run.
+    fresh : bool, default False
+        Forget what is in it.
 
     Raises
     ------
@@ -42,7 +44,7 @@ class Journal:
         If the file cannot be written, is in use by another process, or is not a journal.
     """
 
-    def __init__(self, path: Path, fingerprint: dict[str, Any]) -> None:
+    def __init__(self, path: Path, fingerprint: dict[str, Any], *, fresh: bool = False) -> None:
         self.path = path
         self.entries: dict[str, Entry] = {}
         self.resumed = False
@@ -50,6 +52,8 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _open_locked(path)
+            if fresh:
+                self._file.truncate(0)
             self._file.seek(0)
             self._read(self._file.read(), head)
         except OSError as error:

@@ -7,6 +7,7 @@ the farthest-point rule picks among the rest. A plan is a pure function of devic
 the few probe rates that say how fast the device roughly is, so a killed run finds the same plan.
 """
 
+import importlib.util
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,19 +26,46 @@ from groundspeed.kernels.stream import ARRAYS, TorchStream
 from groundspeed.profiles.operations import OPERATIONS
 from groundspeed.profiles.schema import Device
 
-PROBE_SHAPE = {"m": 256.0, "n": 1024.0, "k": 1024.0}
-ATTENTION_PROBE = {
-    "batch": 1.0,
-    "seq_len": 512.0,
-    "heads": 16.0,
-    "kv_heads": 4.0,
-    "head_dim": 64.0,
-}
-REFERENCES: dict[Literal["compute", "memory"], dict[str, float]] = {
-    "compute": {"m": 192.0, "n": 1024.0, "k": 1024.0},
-    "memory": {"m": 1.0, "n": 8192.0, "k": 1024.0},
-}
-"""The products that are repeated throughout a run to see the machine drift, by what limits."""
+Limit = Literal["compute", "memory"]
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """Fixed cases of a kind of device, each long enough to see its clock and its neighbours."""
+
+    probe: Mapping[str, float]
+    """Says roughly how fast a data type is."""
+    attention_probe: Mapping[str, float]
+    references: Mapping[Limit, Mapping[str, float]]
+    """The products that are repeated throughout a run to see the machine drift."""
+
+
+def _attention(batch: int, length: int, heads: int, dim: int) -> dict[str, float]:
+    values = {"batch": batch, "seq_len": length, "heads": heads, "kv_heads": heads // 4}
+    return {k: float(v) for k, v in (values | {"head_dim": dim}).items()}
+
+
+CPU_YARDSTICKS = Yardsticks(
+    probe={"m": 256.0, "n": 1024.0, "k": 1024.0},
+    attention_probe=_attention(1, 512, 16, 64),
+    references={
+        "compute": {"m": 192.0, "n": 1024.0, "k": 1024.0},
+        "memory": {"m": 1.0, "n": 8192.0, "k": 1024.0},
+    },
+)
+GPU_YARDSTICKS = Yardsticks(
+    probe={"m": 4096.0, "n": 4096.0, "k": 4096.0},
+    attention_probe=_attention(4, 4096, 32, 128),
+    references={
+        "compute": {"m": 4096.0, "n": 8192.0, "k": 4096.0},
+        "memory": {"m": 1.0, "n": 65536.0, "k": 8192.0},
+    },
+)
+
+
+def yardsticks(kind: str) -> Yardsticks:
+    """The fixed cases for a processor or a GPU."""
+    return CPU_YARDSTICKS if kind == "cpu" else GPU_YARDSTICKS
 
 
 @dataclass(frozen=True)
@@ -53,7 +81,8 @@ class Mode:
     longest_call_s: float
     rule: StopRule
     largest_operand_bytes: float = 2.0**29
-    """A vocabulary times a hidden size in 16 bit; on a GPU it takes a moment, not the memory."""
+    """On a processor; a vocabulary times a hidden size in 16 bit."""
+    largest_gpu_operand_bytes: float = 2.0**32
 
 
 QUICK = Mode(
@@ -93,6 +122,10 @@ def planned(kernel: Kernel, case: Mapping[str, float], prefix: str = "") -> Plan
     return PlannedCase(f"{prefix}{name} {shape}".strip(), kernel, case)
 
 
+OPERANDS = 2.0
+"""A case moves this many operands of the largest size at most."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What keeps a case from being too slow or too big."""
@@ -103,6 +136,7 @@ class Limits:
     attention_flops_per_s: float
     """Probed rate of prefill attention."""
     operand_bytes: float
+    """Largest single operand."""
 
     def allows(self, kernel: Kernel, case: Mapping[str, float]) -> bool:
         """Whether a case fits the time and memory of one call."""
@@ -110,7 +144,7 @@ class Limits:
         rate = self.flops_per_s.get(kernel.regime.get("dtype", ""), max(self.flops_per_s.values()))
         if kernel.operation.startswith("attention"):
             rate = self.attention_flops_per_s
-        return cost.flops / rate <= self.seconds and cost.bytes <= self.operand_bytes
+        return cost.flops / rate <= self.seconds and cost.bytes <= OPERANDS * self.operand_bytes
 
 
 def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[PlannedCase]:
@@ -148,7 +182,9 @@ def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[
 
 
 def _triton_cases(limits: Limits, seed: int) -> list[PlannedCase]:
-    """Our own kernels: what the chip does with code we can read."""
+    """Our own kernels: what the chip does with code we can read; none where triton is absent."""
+    if importlib.util.find_spec("triton") is None:
+        return []
     from groundspeed.kernels.matmul_triton import TritonMatmul
     from groundspeed.kernels.stream_triton import TritonStream
 
@@ -179,18 +215,18 @@ def _choose(
 
 
 def _matmul_candidates(seed: int) -> list[dict[str, float]]:
-    """Random shapes over the box of models: rows of a batch, widths from a head to a vocabulary."""
+    """Random shapes over the box of models: rows of a batch, widths from a few heads to a vocabulary."""
     generator = np.random.default_rng(seed)
     count = 4000
     m = np.rint(2.0 ** generator.uniform(0.0, 14.0, count))
     m = np.where(m > 16, np.ceil(m / 16) * 16, m)  # an odd count of rows is a regime of its own
-    n = np.ceil(2.0 ** generator.uniform(7.0, 18.0, count) / 64) * 64
-    k = np.ceil(2.0 ** generator.uniform(7.0, 15.0, count) / 64) * 64
+    n = np.ceil(2.0 ** generator.uniform(8.0, 18.0, count) / 64) * 64
+    k = np.ceil(2.0 ** generator.uniform(8.0, 15.0, count) / 64) * 64
     return [{"m": float(a), "n": float(b), "k": float(c)} for a, b, c in zip(m, n, k, strict=True)]
 
 
 def _stream_candidates(limits: Limits) -> list[dict[str, float]]:
-    top = np.log2(limits.operand_bytes)
+    top = np.log2(OPERANDS * limits.operand_bytes)
     return [{"bytes": float(24 * round(2.0**x / 24))} for x in np.arange(16.0, top + 0.01, 0.5)]
 
 
@@ -215,8 +251,10 @@ def _attention_candidates(length: str, seed: int) -> list[dict[str, float]]:
 
 GLUE_WIDTHS: dict[str, tuple[float, ...]] = {
     "rms_norm": (512, 1024, 2048, 4096, 8192),
+    "layer_norm": (512, 1024, 2048, 4096, 8192),
     "residual_add": (512, 1024, 2048, 4096, 8192),
     "silu_mul": (4096, 8192, 16384, 32768, 65536),
+    "gelu": (2048, 4096, 8192, 16384, 32768),
     "rotary": (512, 1024, 2048, 4096, 8192),
     "kv_write": (256, 512, 1024, 2048, 4096),
     "embed": (512, 1024, 2048, 4096, 8192),

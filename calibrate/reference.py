@@ -4,14 +4,12 @@ The two reference products of a calibration, measured again: a few milliseconds 
 that is wrong from a machine that has changed (a neighbour on a shared host, a lower clock).
 """
 
-from typing import Literal
-
 import torch
 
 from groundspeed.calibrate.clock import timer_for
 from groundspeed.calibrate.device import RunningDevice
 from groundspeed.calibrate.measure import Bench, measure
-from groundspeed.calibrate.plan import REFERENCES
+from groundspeed.calibrate.plan import Limit, yardsticks
 from groundspeed.calibrate.stopping import StopRule
 from groundspeed.calibrate.telemetry import open_telemetry
 from groundspeed.kernels.matmul import TorchMatmul
@@ -19,6 +17,9 @@ from groundspeed.kernels.operands import OperandPool
 from groundspeed.profiles.schema import Profile, Stability
 
 RULE = StopRule(min_samples=20, min_time_s=0.05, half_width_fraction=0.02, time_cap_s=0.3)
+GPU_REFERENCE_BYTES = 2**31
+"""Room for the largest reference."""
+
 COLD_FACTOR = 3.0
 ASSUMED_CACHE_BYTES = 64 * 2**20
 """Where the machine does not tell its cache: larger than most, so operands are cold anyway."""
@@ -36,10 +37,11 @@ class ReferenceProbe:
         self._running = running
         self._stability = profile.stability
         cold = int(cold_bytes(running))
-        self._pool = OperandPool(running.torch_device, pool_bytes=2 * cold, cold_bytes=cold)
+        largest = 2 * cold if running.device.kind == "cpu" else max(2 * cold, GPU_REFERENCE_BYTES)
+        self._pool = OperandPool(running.torch_device, pool_bytes=largest, cold_bytes=cold)
         self._timer = timer_for(running.torch_device)
 
-    def changes(self) -> dict[Literal["compute", "memory"], float]:
+    def changes(self) -> dict[Limit, float]:
         """Time now over time at the calibration, minus one, by what limits the reference."""
         kind = self._running.device.kind
         with (
@@ -49,7 +51,7 @@ class ReferenceProbe:
             bench = Bench(self._pool, self._timer, telemetry, RULE)
             return {s.limit: self._time(s, bench) / s.time_s - 1.0 for s in self._stability}
 
-    @staticmethod
-    def _time(stability: Stability, bench: Bench) -> float:
+    def _time(self, stability: Stability, bench: Bench) -> float:
         dtype = stability.reference.split()[1]
-        return measure(TorchMatmul(dtype), REFERENCES[stability.limit], bench).point.time_s
+        case = yardsticks(self._running.device.kind).references[stability.limit]
+        return measure(TorchMatmul(dtype), case, bench).point.time_s

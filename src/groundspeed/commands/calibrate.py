@@ -1,6 +1,7 @@
 """``groundspeed calibrate``: measure this machine and write its profile."""
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from groundspeed.commands.options import (
     Quiet,
     deliver,
     folder_of,
+    require_writable,
 )
 from groundspeed.profiles.errors import InputError
 
@@ -46,8 +48,7 @@ def calibrate_command(
     running = open_running_device(device)
     mode = "quick" if quick else "standard"
     folder = folder_of(profile_dir)
-    if output is not None and output.exists() and not force:
-        raise InputError("exists already", where=str(output), remedy="--force replaces it")
+    require_writable(output, force=force)
     profile, path = calibrate_and_save(
         running,
         mode,
@@ -108,17 +109,37 @@ def calibrate_and_save(
     """
     from groundspeed.calibrate.campaign import Request, calibrate, journal_path
     from groundspeed.calibrate.plan import MODES
+    from groundspeed.profiles.physics import check_profile
     from groundspeed.profiles.store import save_profile
     from groundspeed.terminal import progress_bar
 
     journal = journal_path(folder, running, MODES[mode])
-    if fresh:
-        journal.unlink(missing_ok=True)
     command = "groundspeed " + shlex.join(sys.argv[1:])
-    request = Request(running, MODES[mode], journal, command, seed)
+    request = Request(running, MODES[mode], journal, command, seed, fresh)
     with progress_bar(f"calibrating {running.device.name}", quiet=quiet) as progress:
         profile = calibrate(request, progress)
     path = output or folder / f"{profile.id}.json"
-    save_profile(profile, path, force=force)
-    journal.replace(path.with_suffix(".samples.jsonl"))
+    try:
+        save_profile(profile, path, force=force)
+    except InputError as error:
+        if not any(v.severity == "error" for v in check_profile(profile)):
+            raise
+        # Kept for a look, and out of the way: the next run measures afresh.
+        rejected = path.with_name(f"{profile.id}.rejected")
+        save_profile(profile, rejected, force=True, check=False)
+        _keep_samples(journal, rejected)
+        raise InputError(
+            f"{error.what}; kept as {rejected}",
+            where=error.where,
+            remedy="measure again in a quieter moment; groundspeed profile check says all of it",
+        ) from error
+    _keep_samples(journal, path)
     return profile, path
+
+
+def _keep_samples(journal: Path, profile: Path) -> None:
+    """Move the raw samples beside the profile they belong to; nothing is overwritten."""
+    target = profile.with_suffix(".samples.jsonl")
+    if target.exists():
+        target = target.with_name(f"{profile.stem}.{journal.stat().st_mtime_ns}.samples.jsonl")
+    shutil.move(journal, target)

@@ -34,6 +34,23 @@ def folder_of(profile_dir: Path | None) -> Path:
     return folder
 
 
+def require_writable(output: Path | None, *, force: bool) -> None:
+    """Find out before minutes of measuring whether the result can be written.
+
+    Raises
+    ------
+    InputError
+        If the file exists (without ``force``), or its folder does not take files.
+    """
+    if output is None:
+        return
+    if output.exists() and not force:
+        raise InputError("exists already", where=str(output), remedy="--force replaces it")
+    trial = output.with_name(f".{output.name}.trial")
+    write_whole(trial, b"", force=True)
+    trial.unlink(missing_ok=True)
+
+
 def deliver(text: str, output: Path | None, *, force: bool) -> None:
     """Print a document, or write it to a file."""
     if output is None:

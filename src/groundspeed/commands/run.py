@@ -15,6 +15,7 @@ from groundspeed.commands.options import (
     Quiet,
     deliver,
     folder_of,
+    require_writable,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def run_command(
     from groundspeed.estimator import find_model
     from groundspeed.terminal import make_console, plain, progress_bar
 
+    require_writable(output, force=force)
     running = open_running_device(device)
     kind = "cpu" if running.device.kind == "cpu" else "gpu"
     shape = find_model(model or MODELS[kind])
@@ -60,12 +62,17 @@ def run_command(
     profile, path = calibrate_and_save(running, "quick", folder, quiet=silent)
     roofline = path.with_suffix(".png")
     from groundspeed.plots import save_roofline
+    from groundspeed.profiles.errors import InputError
 
-    save_roofline(profile, roofline)
+    drawn = f"roofline {roofline}"
+    try:
+        save_roofline(profile, roofline)
+    except InputError as error:  # a picture is not worth losing the comparison for
+        drawn = f"no roofline: {error}"
     if not silent:
         _achieved(console, profile)
         console.print(plain(f"profile  {path}"), style="dim", soft_wrap=True)
-        console.print(plain(f"roofline {roofline}"), style="dim", soft_wrap=True)
+        console.print(plain(drawn), style="dim", soft_wrap=True)
         console.print()
     from groundspeed.verification import VerifyRequest, verify
 
@@ -75,7 +82,7 @@ def run_command(
     if as_json or output is not None:
         document = {
             "profile_path": str(path),
-            "roofline_path": str(roofline),
+            "roofline": drawn,
             "profile": profile.model_dump(mode="json", exclude_none=True),
             "verification": result.model_dump(mode="json"),
         }

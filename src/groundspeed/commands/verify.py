@@ -14,6 +14,7 @@ from groundspeed.commands.options import (
     Quiet,
     deliver,
     numbers,
+    require_writable,
 )
 from groundspeed.profiles.errors import InputError
 
@@ -59,6 +60,7 @@ def verify_command(
             raise InputError(f"{shape.id} has {shape.layers} layers", where="--layers")
         shape = shape.model_copy(update={"layers": layers})
     cases = [(b, p) for b in numbers(batches, "--batches") for p in numbers(prompts, "--prompts")]
+    require_writable(output, force=force)
     running = open_running_device(device)
     known = _profile(profile, running, profile_dir)
     from groundspeed.show_verification import show_verification
