@@ -66,6 +66,8 @@ class Request:
     seed: int = 0
     fresh: bool = False
     """Forget a run that was stopped."""
+    allow_busy: bool = False
+    """Measure although other processes use the device."""
 
 
 def fingerprint(request: Request) -> dict[str, object]:
@@ -118,6 +120,12 @@ def calibrate(request: Request, progress: Progress) -> Profile:
         Journal(request.journal, fingerprint(request), fresh=request.fresh) as journal,
         open_telemetry(running.device.kind, running.torch_device.index or 0) as telemetry,
     ):
+        others = telemetry.state.other_processes
+        if others and not request.allow_busy:
+            raise InputError(
+                f"{others} other processes compute on this GPU: its rates would be theirs too",
+                remedy="stop them, or insist with --allow-busy (the profile will say so)",
+            )
         pool = OperandPool(running.torch_device, pool_bytes=pool_bytes, cold_bytes=int(cold))
         bench = Bench(pool, timer_for(running.torch_device), telemetry, request.mode.rule)
         run = _Run(journal, bench, progress)
@@ -125,9 +133,7 @@ def calibrate(request: Request, progress: Progress) -> Profile:
         run.measure_all(plan)
         run.repeat_disturbed(plan)
         run.repeat_winners(plan, running.device.last_level_cache_bytes)
-        environment = read_environment(
-            running, telemetry=telemetry.description, command=request.command
-        )
+        environment = read_environment(running, telemetry=telemetry, command=request.command)
         return _profile(request, run, plan, environment, telemetry.busy_elsewhere())
 
 
@@ -278,6 +284,8 @@ def _profile(
     device = request.running.device
     source = f"{device.name}, {environment.date_utc}"
     warnings: list[str] = [f"not measured: {s}" for s in run.skipped]
+    if environment.other_processes:
+        warnings.append(f"{environment.other_processes} other processes used the device meanwhile")
     curves: list[Curve] = []
     laws: list[Law] = []
     for cases in _by_curve(plan).values():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from groundspeed.calibrate.telemetry import Telemetry
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.schema import Device, Environment
@@ -75,10 +76,12 @@ def open_device(name: str | None = None) -> RunningDevice:
     rocm = torch.version.hip is not None
     spec, note = None, f"no data sheet is known for '{properties.name}'"
     try:
-        found = find_device(properties.name.split(" MIG ")[0])
+        found = find_device(properties.name)
         spec, note = found.spec, found.note or f"data sheet {found.spec.id}"
+        if properties.multi_processor_count < WHOLE_DEVICE * _units(spec):
+            spec, note = None, f"a part of {properties.name}: the sheet is of the whole"
     except InputError:
-        pass  # an unknown GPU is measured all the same; only its utilization stays empty
+        pass  # unknown, or a MIG slice by its name: measured all the same, without utilization
     cache = spec.last_level_cache_bytes if spec else None
     device = Device(
         name=properties.name,
@@ -97,6 +100,14 @@ def open_device(name: str | None = None) -> RunningDevice:
         max_clock_hz=spec.max_clock_hz.value if spec and spec.max_clock_hz else None,
     )
     return RunningDevice(torch.device("cuda", index), device, spec, note)
+
+
+WHOLE_DEVICE = 0.9
+"""A device that shows fewer of its units than this is a partition (MIG, CPX)."""
+
+
+def _units(spec: DeviceSpec) -> float:
+    return spec.compute_units.value if spec.compute_units else 0.0
 
 
 def _hidden() -> bool:
@@ -129,7 +140,7 @@ def describe_cpu() -> Device:
         ),
         architecture=platform.machine(),
         compute_units=torch.get_num_threads(),
-        memory_bytes=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        memory_bytes=_memory_bytes(),
         last_level_cache_bytes=_last_level_cache_bytes(),
         max_clock_hz=_max_clock_hz(),
         instruction_sets=tuple(s for s in INSTRUCTION_SETS if s in flags),
@@ -137,14 +148,34 @@ def describe_cpu() -> Device:
 
 
 def _last_level_cache_bytes() -> float | None:
-    """Largest data cache of the first core."""
-    sizes = []
-    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = path.read_text(encoding="ascii").strip()
-        unit = {"K": 1024.0, "M": 1024.0**2}.get(text[-1:], 0.0)
-        if unit and text[:-1].isdigit():
-            sizes.append(float(text[:-1]) * unit)
-    return max(sizes, default=None)
+    """Last-level caches of all cores this process may use, together.
+
+    A server has one for each group of cores; operands must leave all of them to be cold.
+    """
+    found: dict[tuple[int, str], float] = {}
+    for core in sorted(os.sched_getaffinity(0)):
+        for index in Path(f"/sys/devices/system/cpu/cpu{core}/cache").glob("index*"):
+            try:
+                level = int((index / "level").read_text(encoding="ascii"))
+                text = (index / "size").read_text(encoding="ascii").strip()
+                shared = (index / "shared_cpu_list").read_text(encoding="ascii").strip()
+            except (OSError, ValueError):
+                continue
+            unit = {"K": 1024.0, "M": 1024.0**2}.get(text[-1:], 0.0)
+            if unit and text[:-1].isdigit():
+                found[level, shared] = float(text[:-1]) * unit
+    last = max((level for level, _ in found), default=0)
+    return sum(size for (level, _), size in found.items() if level == last) or None
+
+
+def _memory_bytes() -> float:
+    """Memory of the machine, or the limit of this container where that is less."""
+    machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:
+        limit = float(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no such file, or the word "max"
+        return machine
+    return min(machine, limit)
 
 
 def _max_clock_hz() -> float | None:
@@ -155,7 +186,7 @@ def _max_clock_hz() -> float | None:
         return None
 
 
-def read_environment(running: RunningDevice, *, telemetry: str, command: str) -> Environment:
+def read_environment(running: RunningDevice, *, telemetry: Telemetry, command: str) -> Environment:
     """Everything around the device that can change a number."""
     on_gpu = running.device.kind != "cpu"
     hypervisor = "hypervisor" in _cpuinfo().get("flags", "").split()
@@ -172,7 +203,11 @@ def read_environment(running: RunningDevice, *, telemetry: str, command: str) ->
         runtime=_runtime_version() if on_gpu else None,
         threads=None if on_gpu else torch.get_num_threads(),
         virtualization="virtual machine" if hypervisor else "none seen",
-        telemetry=telemetry,
+        telemetry=telemetry.description,
+        power_cap_w=telemetry.state.power_cap_w,
+        ecc=telemetry.state.ecc,
+        partition_mode=telemetry.state.partition_mode,
+        other_processes=telemetry.state.other_processes,
     )
 
 

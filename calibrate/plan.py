@@ -215,7 +215,7 @@ def _choose(
 
 
 def _matmul_candidates(seed: int) -> list[dict[str, float]]:
-    """Random shapes over the box of models: rows of a batch, widths from a few heads to a vocabulary."""
+    """Random shapes over the box of models: a row to a prefill, a head to a vocabulary."""
     generator = np.random.default_rng(seed)
     count = 4000
     m = np.rint(2.0 ** generator.uniform(0.0, 14.0, count))

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import torch
+
 PERIOD_S = 0.05
 BUSY_ELSEWHERE = 0.10
 """Share of the processor taken by others above which a measurement is tagged."""
@@ -42,14 +44,26 @@ class Span:
     tags: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class State:
+    """What does not change while measuring; None where it cannot be read."""
+
+    power_cap_w: float | None = None
+    ecc: bool | None = None
+    partition_mode: str | None = None
+    other_processes: int | None = None
+    """Compute processes on the device beside this one."""
+
+
 Sensor = Callable[[], Reading]
 
 
 class Telemetry:
     """Reads a sensor in the background; use as a context."""
 
-    def __init__(self, sensor: Sensor, description: str) -> None:
+    def __init__(self, sensor: Sensor, description: str, state: State | None = None) -> None:
         self.description = description
+        self.state = state or State()
         self._sensor = sensor
         self._readings: list[Reading] = []
         self._stop = threading.Event()
@@ -70,7 +84,11 @@ class Telemetry:
 
     def _watch(self) -> None:
         while not self._stop.wait(PERIOD_S):
-            self._readings.append(self._sensor())
+            try:
+                self._readings.append(self._sensor())
+            except Exception as error:  # a sensor that fails must not fail the measurement
+                self.description += f" (stopped: {type(error).__name__}: {error})"
+                return
 
     def span(self, begin_s: float, end_s: float) -> Span:
         """Sum up the readings between two times of ``time.monotonic``.
@@ -165,18 +183,34 @@ def _nvml(index: int) -> Telemetry:
         import pynvml
 
         pynvml.nvmlInit()
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        ids = [v.strip() for v in visible.split(",") if v.strip()]
-        name = ids[index] if index < len(ids) else str(index)
-        handle = (
-            pynvml.nvmlDeviceGetHandleByIndex(int(name))
-            if name.isdigit()
-            else pynvml.nvmlDeviceGetHandleByUUID(name)
-        )
+        # By identity, not by number: CUDA and NVML number devices differently.
+        uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
     except Exception as error:  # any driver trouble means: no telemetry, measuring goes on
         return Telemetry(lambda: Reading(time.monotonic()), f"none (NVML: {error})")
     # Reasons are bits; idle and the application's own clock setting are not trouble.
     reasons = {0x4: "power-cap", 0x8: "hardware", 0x20: "thermal", 0x40: "thermal", 0x80: "power"}
+
+    def asked(question: Callable[[], float]) -> float | None:
+        try:
+            return float(question())
+        except pynvml.NVMLError:  # not every part answers every question
+            return None
+
+    cap_mw = asked(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+    ecc = asked(lambda: pynvml.nvmlDeviceGetEccMode(handle)[0])
+    mig = asked(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0])
+    processes = asked(
+        lambda: sum(
+            p.pid != os.getpid() for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        )
+    )
+    state = State(
+        power_cap_w=cap_mw / 1e3 if cap_mw else None,
+        ecc=None if ecc is None else bool(ecc),
+        partition_mode=None if mig is None else ("MIG" if mig else "whole"),
+        other_processes=None if processes is None else int(processes),
+    )
 
     def read() -> Reading:
         try:
@@ -191,7 +225,7 @@ def _nvml(index: int) -> Telemetry:
         except pynvml.NVMLError:
             return Reading(time.monotonic())
 
-    return Telemetry(read, "NVML")
+    return Telemetry(read, "NVML", state)
 
 
 def _amdsmi(index: int) -> Telemetry:
@@ -200,7 +234,15 @@ def _amdsmi(index: int) -> Telemetry:
         import amdsmi  # pyright: ignore[reportMissingImports]
 
         amdsmi.amdsmi_init()
-        handle = amdsmi.amdsmi_get_processor_handles()[index]
+        # By address, not by number: HIP_VISIBLE_DEVICES renumbers what torch sees.
+        p = torch.cuda.get_device_properties(index)
+        domain, bus, slot = (getattr(p, f"pci_{n}_id") for n in ("domain", "bus", "device"))
+        address = f"{domain:04x}:{bus:02x}:{slot:02x}"
+        handle = next(
+            h
+            for h in amdsmi.amdsmi_get_processor_handles()
+            if str(amdsmi.amdsmi_get_gpu_device_bdf(h)).lower().startswith(address)
+        )
     except Exception as error:  # any driver trouble means: no telemetry, measuring goes on
         return Telemetry(lambda: Reading(time.monotonic()), f"none (amdsmi: {error})")
 
@@ -219,7 +261,8 @@ def _amdsmi(index: int) -> Telemetry:
             return Reading(
                 time.monotonic(),
                 number(clock.get("clk")),
-                number(power.get("current_socket_power", power.get("average_socket_power"))),
+                number(power.get("current_socket_power"))
+                or number(power.get("average_socket_power")),
                 number(heat),
             )
         except amdsmi.AmdSmiException:

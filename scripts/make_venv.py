@@ -30,18 +30,21 @@ def main() -> None:
     extras = sys.argv[1] if len(sys.argv) > 1 else "measure"
     require_machine()
     newest = max((ROOT / name).stat().st_mtime for name in INPUTS)
-    if STAMP.exists() and STAMP.stat().st_mtime > newest and extras in STAMP.read_text().split():
+    wanted = set(extras.split(","))
+    installed = set(STAMP.read_text().split()) if STAMP.exists() else set()
+    if wanted <= installed and STAMP.stat().st_mtime > newest:
         return
     own_torch = find_torch()
-    if not PYTHON.exists():
+    if not PYTHON.exists() or not has_pip():
         print(f"making {VENV.name} with Python {sys.version.split()[0]}", flush=True)
-        builder = venv.EnvBuilder(with_pip=True, system_site_packages=own_torch is not None)
+        builder = venv.EnvBuilder(
+            with_pip=True, clear=True, system_site_packages=own_torch is not None
+        )
         builder.create(VENV)
         if own_torch is not None and sys.prefix != sys.base_prefix:
             link_parent()
     install(extras, own_torch)
-    done = STAMP.read_text().split() if STAMP.exists() else []
-    STAMP.write_text(" ".join(sorted({*done, extras})) + "\n")
+    STAMP.write_text(" ".join(sorted(wanted | installed)) + "\n")
 
 
 def require_machine() -> None:
@@ -65,6 +68,12 @@ def require_machine() -> None:
 def has_gpu() -> bool:
     """Whether a GPU's device node is there."""
     return any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd"))
+
+
+def has_pip() -> bool:
+    """Whether the environment was made completely (an interrupted one has no pip)."""
+    command = [PYTHON, "-c", "import pip"]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def find_torch() -> str | None:

@@ -1,6 +1,7 @@
 """Tables of the things this program knows: profiles, predictions, verifications."""
 
 from rich.console import Console
+from rich.text import Text
 
 from groundspeed.estimator.article import ArticleEstimate
 from groundspeed.estimator.prediction import Estimate, Phase, Prediction
@@ -27,14 +28,14 @@ def show_device_line(console: Console, device: Device, sheet: DeviceSpec | None)
     if device.last_level_cache_bytes:
         facts.append(f"{device.last_level_cache_bytes / 2**20:.0f} MiB last-level cache")
     facts += device.instruction_sets
-    console.print(f"[bold]{safe(device.name)}[/bold]  {', '.join(facts)}")
+    console.print(f"[bold]{safe(device.name)}[/bold]  {safe(', '.join(facts))}")
     if sheet is None:
         console.print("data sheet: none for this device; rates are shown as achieved, alone")
         return
     claims = [f"{name} {shown(q.value, 'FLOP/s')}" for name, q in sheet.peak_flops_per_s.items()]
     if sheet.memory_bandwidth_bytes_per_s:
         claims.append(f"memory {shown(sheet.memory_bandwidth_bytes_per_s.value, 'bytes/s')}")
-    console.print(f"data sheet ({sheet.id}): {', '.join(claims)}")
+    console.print(plain(f"data sheet ({sheet.id}): {', '.join(claims)}"))
 
 
 def show_rates(console: Console, profile: Profile) -> None:
@@ -46,13 +47,17 @@ def show_rates(console: Console, profile: Profile) -> None:
     for rate in profile.rates:
         divisor, unit = scale_for(rate.value, rate.unit)
         interval = f"{digits(rate.low / divisor)} to {digits(rate.high / divisor)}"
-        row = [rate.quantity, f"{digits(rate.value / divisor)} {unit}", interval]
+        row: list[Text | str] = [
+            plain(rate.quantity),
+            f"{digits(rate.value / divisor)} {unit}",
+            interval,
+        ]
         if known:
             claimed = f"{digits(rate.datasheet / divisor)} {unit}" if rate.datasheet else ""
             share = f"{rate.utilization:.0%}" if rate.utilization else ""
-            row += [claimed, share, bar(rate.utilization) if rate.utilization else rate.note]
+            row += [claimed, share, bar(rate.utilization) if rate.utilization else plain(rate.note)]
         else:
-            row.append(rate.note)
+            row.append(plain(rate.note))
         table.add_row(*row)
     console.print(table)
 
@@ -64,7 +69,7 @@ def show_laws(console: Console, profile: Profile) -> None:
         values = law.values()
         compute = values.get("compute_flops_per_s")
         table.add_row(
-            f"{law.operation} {' '.join(law.regime.values())}",
+            plain(f"{law.operation} {' '.join(law.regime.values())}"),
             shown(values["startup_s"], "s"),
             shown(compute, "FLOP/s") if compute else "",
             shown(values["bandwidth_bytes_per_s"], "bytes/s"),
@@ -113,28 +118,18 @@ def show_violations(console: Console, violations: list[Violation]) -> None:
         console.print(plain(f"{v.severity}: {v.where}: {v.what}"), style=style)
 
 
-def show_predictions(
-    console: Console,
-    columns: list[tuple[str, Prediction]],
-    measured: dict[str, Estimate] | None = None,
-) -> None:
-    """TTFT, TPOT and throughput, one column a hardware; measured last where given."""
-    table = make_table("", *(name for name, _ in columns), *(["measured"] if measured else []))
-
-    def row(title: str, key: str, unit: str) -> None:
-        cells = []
-        for _, prediction in columns:
-            value: Estimate | None = getattr(prediction, key)
-            cells.append(_cell(value, unit, exact=prediction.origin == "datasheet"))
-        if measured:
-            cells.append(_cell(measured.get(key), unit, exact=False))
+def show_predictions(console: Console, columns: list[tuple[str, Prediction]]) -> None:
+    """TTFT, TPOT and throughput, one column a hardware."""
+    table = make_table("", *(safe(name) for name, _ in columns))
+    for title, key, unit in (
+        ("TTFT", "ttft_s", "s"),
+        ("TPOT", "tpot_s", "s"),
+        ("E2E", "e2e_s", "s"),
+        ("output token/s", "output_tokens_per_s", ""),
+        ("total token/s", "total_tokens_per_s", ""),
+    ):
+        cells = [_cell(getattr(p, key), unit, exact=p.origin == "datasheet") for _, p in columns]
         table.add_row(title, *cells)
-
-    row("TTFT", "ttft_s", "s")
-    row("TPOT", "tpot_s", "s")
-    row("E2E", "e2e_s", "s")
-    row("output throughput", "output_tokens_per_s", "token/s")
-    row("total throughput", "total_tokens_per_s", "token/s")
     console.print(table)
 
 
@@ -195,7 +190,9 @@ def show_article(console: Console, estimate: ArticleEstimate) -> None:
 
 def show_datasheet(console: Console, spec: DeviceSpec) -> None:
     """Each number of a data sheet with its source."""
-    console.print(f"[bold]{spec.name}[/bold]  {spec.architecture}, data sheet {spec.id}")
+    console.print(
+        f"[bold]{safe(spec.name)}[/bold]  {safe(spec.architecture)}, data sheet {safe(spec.id)}"
+    )
     table = make_table("quantity", "value", "confidence")
     table.add_column("source", justify="left", overflow="fold")
     for name, quantity in spec.quantities().items():
@@ -205,7 +202,7 @@ def show_datasheet(console: Console, spec: DeviceSpec) -> None:
             value = f"{quantity.value / 1e6:.0f} MHz"
         source = spec.sources[quantity.source]
         title = source.title + (f" ({quantity.note})" if quantity.note else "")
-        table.add_row(name, value, source.confidence, plain(title))
+        table.add_row(plain(name), value, source.confidence, plain(title))
     console.print(table)
     for note in spec.notes:
         console.print(plain(f"note: {note}"), style="yellow")
@@ -225,7 +222,7 @@ def show_comparison(console: Console, comparison: ProfileComparison) -> None:
     for c in comparison.rates:
         divisor, unit = scale_for(c.first, c.unit)
         table.add_row(
-            c.quantity,
+            plain(c.quantity),
             f"{digits(c.first / divisor)} {unit}",
             f"{digits(c.second / divisor)} {unit}",
             f"{c.change_fraction:+.1%}",

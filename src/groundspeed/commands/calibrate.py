@@ -33,6 +33,9 @@ def calibrate_command(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Do not continue a run that was stopped.")
     ] = False,
+    allow_busy: Annotated[
+        bool, typer.Option("--allow-busy", help="Measure a GPU that others use.")
+    ] = False,
     profile_dir: ProfileDir = None,
     output: Output = None,
     force: Force = False,
@@ -55,6 +58,7 @@ def calibrate_command(
         folder,
         seed=seed,
         fresh=fresh,
+        allow_busy=allow_busy,
         output=output,
         force=force,
         quiet=quiet or as_json,
@@ -99,6 +103,7 @@ def calibrate_and_save(
     *,
     seed: int = 0,
     fresh: bool = False,
+    allow_busy: bool = False,
     output: Path | None = None,
     force: bool = False,
     quiet: bool = False,
@@ -115,7 +120,7 @@ def calibrate_and_save(
 
     journal = journal_path(folder, running, MODES[mode])
     command = "groundspeed " + shlex.join(sys.argv[1:])
-    request = Request(running, MODES[mode], journal, command, seed, fresh)
+    request = Request(running, MODES[mode], journal, command, seed, fresh, allow_busy)
     with progress_bar(f"calibrating {running.device.name}", quiet=quiet) as progress:
         profile = calibrate(request, progress)
     path = output or folder / f"{profile.id}.json"

@@ -1,0 +1,102 @@
+"""Profiles made to break the program: one clear line each, never a traceback."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import profile_factory
+from groundspeed.profiles import InputError, load_profile
+from groundspeed.profiles.store import list_profiles
+from program import groundspeed
+
+Document = dict[str, Any]
+
+
+def law(d: Document) -> Document:
+    found: Document = d["laws"][0]
+    return found
+
+
+HOSTILE: dict[str, Callable[[Document], object]] = {
+    "law without its regime": lambda d: law(d).update(regime={}),
+    "law without sharpness": lambda d: law(d)["coefficients"].pop("sharpness"),
+    "law without a compute rate": lambda d: law(d)["coefficients"].pop("compute_flops_per_s"),
+    "sharpness zero": lambda d: law(d)["coefficients"]["sharpness"].update(value=0.0, low=0.0),
+    "bandwidth zero": lambda d: law(d)["coefficients"]["bandwidth_bytes_per_s"].update(value=0.0),
+    "box of a strange column": lambda d: law(d)["box"].update(x=(1.0, 2.0)),
+    "box that ends before it begins": lambda d: law(d)["box"].update(m=(9.0, 1.0)),
+    "an error of e^1e300": lambda d: law(d)["held_out"].update(log_q95=1e300),
+    "curve without its regime": lambda d: d["curves"][0].update(regime={}),
+    "stream without its mode": lambda d: d["curves"][1].update(regime={"dtype": "float32"}),
+    "case without columns": lambda d: d["curves"][0]["points"][0].update(case={}),
+    "no work at all": lambda d: [p.update(flops=0.0, bytes=0.0) for p in d["curves"][0]["points"]],
+    "an id with a path in it": lambda d: d.update(id="../../etc/passwd"),
+    "an endless id": lambda d: d.update(id="x" * 10_000),
+    "a forged utilization": lambda d: d["rates"][0].update(utilization=0.99),
+    "a forged interval": lambda d: d["rates"][0].update(high=1e20),
+}
+
+
+def broken(how: str) -> Document:
+    document = copy.deepcopy(profile_factory.document_with_laws())
+    HOSTILE[how](document)
+    return document
+
+
+@pytest.mark.parametrize("how", HOSTILE)
+def test_refused_in_one_line(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(broken(how)))
+    with pytest.raises(InputError) as caught:
+        load_profile(path)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "good.json").write_text(json.dumps(profile_factory.document_with_laws()))
+    assert len(list_profiles(tmp_path)) == 2
+
+
+def test_a_folder_of_them_breaks_no_command(own_data_folder: Path) -> None:
+    folder = own_data_folder / "groundspeed" / "profiles"
+    folder.mkdir(parents=True)
+    for i, how in enumerate(HOSTILE):
+        (folder / f"{i}.json").write_text(json.dumps(broken(how)))
+    for arguments in (["profile", "list"], ["estimate", "qwen2.5-7b", "--gpu", "h200"]):
+        ran = groundspeed(*arguments)
+        assert ran.code == 0, ran.err
+        assert ran.out
+
+
+def test_markup_in_every_string_is_shown_as_it_is(tmp_path: Path) -> None:
+    document = profile_factory.document_with_laws()
+    document["datasheet"]["name"] = "[/red]sheet"
+    document["laws"][3]["regime"]["note"] = "[/z]"
+    document["environment"]["telemetry"] = "[bold]"
+    (tmp_path / "p.json").write_text(json.dumps(document))
+    ran = groundspeed("profile", "show", "./p.json", cwd=tmp_path)
+    assert ran.code == 0, ran.err
+    assert "[/z]" in ran.out
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "config.json")
+    ran = groundspeed("estimate", "./config.json", "--gpu", "h20", cwd=tmp_path)
+    assert (ran.code, "not a regular file" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "workload", [["--batch", "0"], ["--isl", "-5"], ["--osl", "0"], ["--isl", "9" * 40]], ids=str
+)
+def test_the_article_needs_a_possible_workload(workload: list[str]) -> None:
+    ran = groundspeed("estimate", "qwen2.5-32b", "--gpu", "h20", "--method", "article", *workload)
+    assert ran.code == 2
+    assert len(ran.err.strip().splitlines()) == 1
+
+
+def test_the_article_does_not_describe_a_plain_mlp() -> None:
+    ran = groundspeed("estimate", "gpt-j-6b", "--gpu", "h20", "--method", "article", "--isl", "64")
+    assert (ran.code, "gated MLP" in ran.err) == (2, True)
