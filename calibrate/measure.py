@@ -2,18 +2,18 @@
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from groundspeed.calibrate.clock import CpuTimer, GpuTimer
+from groundspeed.calibrate.clock import CpuTimer, GpuTimer, Timed
 from groundspeed.calibrate.sampling import sample_until
-from groundspeed.calibrate.statistics import summarize
+from groundspeed.calibrate.statistics import Samples, summarize
 from groundspeed.calibrate.stopping import StopRule
-from groundspeed.calibrate.telemetry import Telemetry
+from groundspeed.calibrate.telemetry import Span, Telemetry
 from groundspeed.kernels.glue import rms_norm
-from groundspeed.kernels.kernel import Call, Case, Kernel
-from groundspeed.kernels.launch import GRAPH_CALLS, Launch
+from groundspeed.kernels.kernel import Call, Case, Kernel, ManyRuns
 from groundspeed.kernels.operands import OperandPool
 from groundspeed.profiles.schema import Point
 
@@ -67,27 +67,28 @@ def measure(kernel: Kernel, case: Case, bench: Bench, *, tags: tuple[str, ...] =
     """
     error = kernel.check(case, bench.pool)
     calls = kernel.prepare(case, bench.pool)
-    per_call = 1
-    if isinstance(kernel, Launch) and isinstance(bench.timer, GpuTimer):
-        # "eager" is what the host pays, so the host's clock tells; the others are the device's.
-        host = kernel.op == "eager"
-        timed = (
-            CpuTimer().prepare(calls)
-            if host
-            else bench.timer.prepare(
-                calls, graph=False, runs_per_sample=QUEUED_RUNS if kernel.op == "queued" else 1
-            )
-        )
-        per_call = GRAPH_CALLS if kernel.op == "graph" else 1
-    elif isinstance(bench.timer, CpuTimer):
-        timed = bench.timer.prepare(calls, between=_neighbour(kernel, bench.pool))
-    else:
-        timed = bench.timer.prepare(calls)
+    per_call = kernel.runs_per_call if isinstance(kernel, ManyRuns) else 1
+    timed = prepared(kernel, calls, bench)
     begin = time.monotonic()
     sampled = sample_until(timed, bench.rule)
-    stream = sampled.samples_s / per_call
-    summary = summarize(stream)
     span = bench.telemetry.span(begin, time.monotonic())
+    notes = (*tags, *sampled.tags, *span.tags, *timed.notes)
+    stream = sampled.samples_s / per_call
+    return measured_point(kernel, case, stream, error, span, stop=sampled.stop, tags=notes)
+
+
+def measured_point(
+    kernel: Kernel,
+    case: Case,
+    stream: Samples,
+    error: float,
+    span: Span,
+    *,
+    stop: str,
+    tags: tuple[str, ...],
+) -> Measured:
+    """Sum a stream of samples up."""
+    summary = summarize(stream)
     cost = kernel.cost(case)
     point = Point(
         case={name: float(value) for name, value in case.items()},
@@ -99,8 +100,8 @@ def measure(kernel: Kernel, case: Case, bench: Bench, *, tags: tuple[str, ...] =
         samples=summary.samples,
         flops=cost.flops,
         bytes=cost.bytes,
-        stop=sampled.stop,
-        tags=(*tags, *sampled.tags, *span.tags, *timed.notes),
+        stop=stop,
+        tags=tags,
         clock_mhz=span.clock_mhz or None,
         power_w=span.power_w or None,
         temperature_c=span.temperature_c,
@@ -108,6 +109,23 @@ def measure(kernel: Kernel, case: Case, bench: Bench, *, tags: tuple[str, ...] =
         valid=error <= 1.0,
     )
     return Measured(point, tuple(float(s) for s in stream))
+
+
+HOST_SIDE = ("eager", "layer-dispatch")
+"""Launches that cost the host: its clock tells."""
+
+
+def prepared(kernel: Kernel, calls: Sequence[Call], bench: Bench) -> Timed:
+    """The case with the clock that fits it."""
+    if isinstance(bench.timer, CpuTimer):
+        return bench.timer.prepare(calls, between=_neighbour(kernel, bench.pool))
+    if kernel.operation != "launch":
+        return bench.timer.prepare(calls, graph=kernel.operation != "host_link")
+    op = kernel.regime["op"]
+    if op in HOST_SIDE:
+        return CpuTimer().prepare(calls)
+    runs = QUEUED_RUNS if op == "queued" else 1
+    return bench.timer.prepare(calls, graph=False, runs_per_sample=runs)
 
 
 def _neighbour(kernel: Kernel, pool: OperandPool) -> Call | None:

@@ -10,20 +10,35 @@ the few probe rates that say how fast the device roughly is, so a killed run fin
 import importlib.util
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from groundspeed.calibrate.candidates import (
+    GLUE_WIDTHS,
+    alignment_candidates,
+    attention_candidates,
+    glue_candidates,
+    latency_candidates,
+    matmul_candidates,
+    moe_candidates,
+    projection_candidates,
+    stream_candidates,
+)
 from groundspeed.calibrate.points import farthest_points
 from groundspeed.calibrate.stopping import StopRule
 from groundspeed.kernels.attention import DecodeAttention, PrefillAttention
+from groundspeed.kernels.gather import PAGE_BYTES, PageGather
 from groundspeed.kernels.glue import Glue
-from groundspeed.kernels.kernel import Kernel
+from groundspeed.kernels.host_link import DIRECTIONS, MEMORY, HostLink
+from groundspeed.kernels.kernel import DTYPES, Kernel
 from groundspeed.kernels.launch import Launch
+from groundspeed.kernels.layer import LayerLatency
 from groundspeed.kernels.matmul import TorchMatmul
+from groundspeed.kernels.matmul_scaled import INT8_MIN_ROWS, Fp8Matmul, Int8Matmul, Tf32Matmul
 from groundspeed.kernels.stream import ARRAYS, TorchStream
-from groundspeed.profiles.operations import OPERATIONS
+from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.schema import Device
 
 Limit = Literal["compute", "memory"]
@@ -74,12 +89,21 @@ class Mode:
 
     name: str
     matmul_points: Mapping[str, int]
-    """Points of each data type."""
+    """Points of each data type; those that a device lacks are left out, with the reason."""
     stream_points: int
     attention_points: int
     glue_points: int
     longest_call_s: float
     rule: StopRule
+    peak_steps: int
+    """Steps of the directed search for each data type's best shape."""
+    sustained: Mapping[str, float]
+    """[s] How long each data type's best shape is run to its equilibrium."""
+    data: bool = False
+    """Also the best shape on uniform, constant and zero operands."""
+    projections: int = 0
+    alignment: bool = False
+    experts: bool = False
     largest_operand_bytes: float = 2.0**29
     """On a processor; a vocabulary times a hidden size in 16 bit."""
     largest_gpu_operand_bytes: float = 2.0**32
@@ -87,23 +111,46 @@ class Mode:
 
 QUICK = Mode(
     name="quick",
-    matmul_points={"bfloat16": 40, "float16": 10, "float32": 10},
+    matmul_points={"bfloat16": 40, "float16": 10, "float32": 10, "fp8": 16},
     stream_points=7,
     attention_points=18,
     glue_points=10,
     longest_call_s=0.05,
     rule=StopRule(min_samples=10, min_time_s=0.02, half_width_fraction=0.02, time_cap_s=0.4),
+    peak_steps=4,
+    sustained={},
 )
 STANDARD = Mode(
     name="standard",
-    matmul_points={"bfloat16": 96, "float16": 24, "float32": 24},
+    matmul_points={
+        "bfloat16": 96, "float16": 24, "float32": 24, "tf32": 12, "fp8": 48, "fp8_row": 24,
+        "int8": 16,
+    },
     stream_points=12,
     attention_points=40,
     glue_points=16,
     longest_call_s=0.2,
     rule=StopRule(min_samples=15, min_time_s=0.05, half_width_fraction=0.01, time_cap_s=1.5),
-)
-MODES = {m.name: m for m in (QUICK, STANDARD)}
+    peak_steps=12,
+    sustained={"bfloat16": 10.0},
+    data=True,
+    experts=True,
+)  # fmt: skip
+FULL = replace(
+    STANDARD,
+    name="full",
+    matmul_points={
+        "bfloat16": 192, "float16": 48, "float32": 48, "tf32": 48, "fp8": 96, "fp8_row": 96,
+        "int8": 48,
+    },
+    stream_points=20,
+    attention_points=96,
+    glue_points=32,
+    sustained={"bfloat16": 10.0, "float16": 10.0, "fp8": 10.0, "float32": 10.0},
+    projections=120,
+    alignment=True,
+)  # fmt: skip
+MODES = {m.name: m for m in (QUICK, STANDARD, FULL)}
 
 
 @dataclass(frozen=True)
@@ -113,17 +160,19 @@ class PlannedCase:
     key: str
     kernel: Kernel
     case: Mapping[str, float]
+    label: str = ""
+    """What tells it from another case of the same shape, such as the tile."""
 
 
 def planned(kernel: Kernel, case: Mapping[str, float], prefix: str = "") -> PlannedCase:
     """Name a case."""
     shape = " ".join(f"{k}={v:g}" for k, v in case.items())
     name = " ".join((kernel.operation, *kernel.regime.values(), kernel.backend))
-    return PlannedCase(f"{prefix}{name} {shape}".strip(), kernel, case)
+    return PlannedCase(f"{prefix}{name} {shape}".strip(), kernel, case, prefix)
 
 
 OPERANDS = 2.0
-"""A case moves this many operands of the largest size at most."""
+"""A stream moves this many operands of the largest size at most: a copy reads one, writes one."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +193,43 @@ class Limits:
         rate = self.flops_per_s.get(kernel.regime.get("dtype", ""), max(self.flops_per_s.values()))
         if kernel.operation.startswith("attention"):
             rate = self.attention_flops_per_s
-        return cost.flops / rate <= self.seconds and cost.bytes <= OPERANDS * self.operand_bytes
+        fits = max(cost.read_bytes, cost.written_bytes) <= self.operand_bytes
+        return fits and cost.flops / rate <= self.seconds
+
+
+def matmul_kernel(dtype: str, *, operation: str = "matmul") -> Kernel:
+    """The library's product in a data type.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if dtype in DTYPES:
+        return TorchMatmul(dtype, operation=operation)
+    if dtype in ("fp8", "fp8_row"):
+        return Fp8Matmul(dtype, operation=operation)
+    if dtype == "int8":
+        return Int8Matmul(operation=operation)
+    if dtype == "tf32":
+        return Tf32Matmul(operation=operation)
+    known = [*DTYPES, "fp8", "fp8_row", "int8", "tf32"]
+    raise InputError(f"unknown data type '{dtype}'", remedy=did_you_mean(dtype, known))
+
+
+CASE_OVERHEAD_S = 0.08
+"""Checking, preparing and writing down one case; measured on two processor cores."""
+
+
+def expected_s(plan: list[PlannedCase], mode: Mode, limits: Limits) -> float:
+    """About how long a plan takes [s], from the probed rates."""
+    total = sum(mode.sustained.values())
+    for case in plan:
+        dtype = case.kernel.regime.get("dtype", "")
+        rate = limits.flops_per_s.get(dtype, max(limits.flops_per_s.values()))
+        once = case.kernel.cost(case.case).flops / rate
+        total += max(mode.rule.min_time_s, mode.rule.min_samples * once) + CASE_OVERHEAD_S
+    return total
 
 
 def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[PlannedCase]:
@@ -158,44 +243,81 @@ def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[
     cases: list[PlannedCase] = []
     for dtype, budget in mode.matmul_points.items():
         if dtype in limits.flops_per_s:
-            kernel = TorchMatmul(dtype)
-            cases += _choose(kernel, _matmul_candidates(seed), budget, limits, seed)
+            candidates = matmul_candidates(seed)
+            if dtype == "int8":
+                candidates = [c for c in candidates if c["m"] >= INT8_MIN_ROWS]
+            cases += _choose(matmul_kernel(dtype), candidates, budget, limits, seed)
+    streams = stream_candidates(OPERANDS * limits.operand_bytes)
     for stream in ARRAYS:
-        cases += _choose(
-            TorchStream(stream), _stream_candidates(limits), mode.stream_points, limits, seed
-        )
+        cases += _choose(TorchStream(stream), streams, mode.stream_points, limits, seed)
+    pages = [c for c in streams if c["bytes"] >= 64 * PAGE_BYTES]
+    cases += _choose(PageGather(), pages, mode.stream_points, limits, seed)
     budget = mode.attention_points
-    cases += _choose(
-        PrefillAttention("bfloat16"), _attention_candidates("seq_len", seed), budget, limits, seed
-    )
-    cases += _choose(
-        DecodeAttention("bfloat16"), _attention_candidates("kv_len", seed), budget, limits, seed
-    )
+    prefill, decode = (attention_candidates(c, seed) for c in ("seq_len", "kv_len"))
+    cases += _choose(PrefillAttention("bfloat16"), prefill, budget, limits, seed)
+    cases += _choose(DecodeAttention("bfloat16"), decode, budget, limits, seed)
     for op in GLUE_WIDTHS:
-        cases += _choose(Glue(op, "bfloat16"), _glue_candidates(op), mode.glue_points, limits, seed)
-    launches = ("eager",) if device.kind == "cpu" else ("eager", "queued", "graph")
-    cases += [planned(Launch(op), {}) for op in launches]
+        cases += _choose(Glue(op, "bfloat16"), glue_candidates(op), mode.glue_points, limits, seed)
+    cases += _extra_matmuls(mode, limits, seed)
+    cases += [planned(Launch("eager"), {}), planned(LayerLatency("layer"), {})]
     if device.kind != "cpu":
-        cases += _triton_cases(limits, seed)
+        cases += [planned(Launch(op), {}) for op in ("queued", "graph")]
+        cases.append(planned(LayerLatency("layer-dispatch"), {}))
+        for direction, memory in itertools.product(DIRECTIONS, MEMORY):
+            cases.append(planned(HostLink(direction, memory), {"bytes": HOST_LINK_BYTES}))
+        cases += _triton_cases(device, mode, limits, seed)
     order = np.random.default_rng(seed).permutation(len(cases))
     return [cases[i] for i in order]
 
 
-def _triton_cases(limits: Limits, seed: int) -> list[PlannedCase]:
+HOST_LINK_BYTES = 2.0**28
+"""Long enough for the link's full rate, short enough to pin."""
+
+
+def _extra_matmuls(mode: Mode, limits: Limits, seed: int) -> list[PlannedCase]:
+    """Shapes for a look, which no law is fitted to: models' own, and tile edges."""
+    cases: list[PlannedCase] = []
+    for dtype in ("bfloat16", "fp8"):
+        if dtype not in limits.flops_per_s:
+            continue
+        if mode.projections:
+            kernel = matmul_kernel(dtype, operation="matmul_projections")
+            cases += _choose(kernel, projection_candidates(), mode.projections, limits, seed)
+        if mode.alignment:
+            kernel = matmul_kernel(dtype, operation="matmul_alignment")
+            cases += [planned(kernel, c) for c in alignment_candidates()]
+    return cases
+
+
+def _triton_cases(device: Device, mode: Mode, limits: Limits, seed: int) -> list[PlannedCase]:
     """Our own kernels: what the chip does with code we can read; none where triton is absent."""
     if importlib.util.find_spec("triton") is None:
         return []
-    from groundspeed.kernels.matmul_triton import TritonMatmul
+    from groundspeed.kernels.attention_decode_triton import PagedDecode
+    from groundspeed.kernels.latency_triton import PointerChase
+    from groundspeed.kernels.matmul_triton import TILES, TritonMatmul
+    from groundspeed.kernels.moe_triton import GroupedExperts
     from groundspeed.kernels.stream_triton import TritonStream
 
     cases = []
-    for side in (1024, 2048, 4096, 8192):
+    sides = (8192,) if mode.name == "quick" else (1024, 2048, 4096, 8192)
+    for side, tile in itertools.product(sides, TILES[1:]):
         shape = {"m": float(side), "n": float(side), "k": float(side)}
-        kernel = TritonMatmul("bfloat16")
+        kernel = TritonMatmul("bfloat16", tile=tile)
         if limits.allows(kernel, shape):
-            cases.append(planned(kernel, shape))
-    for mode in ARRAYS:
-        cases += _choose(TritonStream(mode), _stream_candidates(limits), 5, limits, seed)
+            cases.append(planned(kernel, shape, prefix=f"{tile.name} "))
+    streams = stream_candidates(OPERANDS * limits.operand_bytes)
+    for stream in ARRAYS:
+        cases += _choose(TritonStream(stream), streams, 5, limits, seed)
+    decode = attention_candidates("kv_len", seed)
+    for dtype in ("bfloat16", "fp8"):
+        cases += _choose(PagedDecode(dtype), decode, mode.attention_points // 2, limits, seed)
+    cache = device.last_level_cache_bytes or 2.0**26
+    cases += [planned(PointerChase(), c) for c in latency_candidates(cache)]
+    if mode.experts:
+        for routing in ("balanced", "zipf"):
+            experts = GroupedExperts("bfloat16", routing)
+            cases += [planned(experts, c) for c in moe_candidates() if limits.allows(experts, c)]
     return cases
 
 
@@ -209,64 +331,6 @@ def _choose(
     possible = [c for c in candidates if limits.allows(kernel, c)]
     if not possible:
         return []
-    columns = OPERATIONS[kernel.operation].columns
+    columns = tuple(possible[0])
     log = np.log2(np.array([[c[name] for name in columns] for c in possible]))
     return [planned(kernel, possible[i]) for i in farthest_points(log, budget, seed=seed)]
-
-
-def _matmul_candidates(seed: int) -> list[dict[str, float]]:
-    """Random shapes over the box of models: a row to a prefill, a head to a vocabulary."""
-    generator = np.random.default_rng(seed)
-    count = 4000
-    m = np.rint(2.0 ** generator.uniform(0.0, 14.0, count))
-    m = np.where(m > 16, np.ceil(m / 16) * 16, m)  # an odd count of rows is a regime of its own
-    n = np.ceil(2.0 ** generator.uniform(8.0, 18.0, count) / 64) * 64
-    k = np.ceil(2.0 ** generator.uniform(8.0, 15.0, count) / 64) * 64
-    return [{"m": float(a), "n": float(b), "k": float(c)} for a, b, c in zip(m, n, k, strict=True)]
-
-
-def _stream_candidates(limits: Limits) -> list[dict[str, float]]:
-    top = np.log2(OPERANDS * limits.operand_bytes)
-    return [{"bytes": float(24 * round(2.0**x / 24))} for x in np.arange(16.0, top + 0.01, 0.5)]
-
-
-def _attention_candidates(length: str, seed: int) -> list[dict[str, float]]:
-    generator = np.random.default_rng(seed + 1)
-    longest = 13.0 if length == "seq_len" else 15.0
-    cases = []
-    for _ in range(3000):
-        kv_heads = 2.0 ** generator.integers(0, 6)
-        group = float(generator.choice([1, 2, 4, 5, 7, 8]))
-        cases.append(
-            {
-                "batch": float(round(2.0 ** generator.uniform(0.0, 6.0))),
-                length: float(round(2.0 ** generator.uniform(5.0, longest) / 16) * 16),
-                "heads": kv_heads * group,
-                "kv_heads": kv_heads,
-                "head_dim": float(generator.choice([64, 128])),
-            }
-        )
-    return [c for c in cases if c["heads"] <= 128]
-
-
-GLUE_WIDTHS: dict[str, tuple[float, ...]] = {
-    "rms_norm": (512, 1024, 2048, 4096, 8192),
-    "layer_norm": (512, 1024, 2048, 4096, 8192),
-    "residual_add": (512, 1024, 2048, 4096, 8192),
-    "silu_mul": (4096, 8192, 16384, 32768, 65536),
-    "gelu": (2048, 4096, 8192, 16384, 32768),
-    "rotary": (512, 1024, 2048, 4096, 8192),
-    "kv_write": (256, 512, 1024, 2048, 4096),
-    "embed": (512, 1024, 2048, 4096, 8192),
-    "argmax": (32768, 65536, 131072, 262144),
-}
-"""Row widths of the small operations, as models have them."""
-
-
-def _glue_candidates(op: str) -> list[dict[str, float]]:
-    rows = [2.0**x for x in range(8 if op == "argmax" else 14)]
-    return [
-        {"rows": r, "width": w}
-        for r, w in itertools.product(rows, GLUE_WIDTHS[op])
-        if r * w <= 2.0**25
-    ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -45,6 +45,16 @@ class Cost:
 
 class UnsupportedCaseError(ValueError):
     """A kernel cannot run this case on this device; the message says why."""
+
+
+@runtime_checkable
+class ManyRuns(Protocol):
+    """A kernel whose one call is several runs; what is reported is the time of one."""
+
+    @property
+    def runs_per_call(self) -> int:
+        """Runs in one call."""
+        ...
 
 
 class Kernel(Protocol):

@@ -58,6 +58,11 @@ class PointerChase:
     backend: str = "triton"
 
     @property
+    def runs_per_call(self) -> int:
+        """A call is this many loads."""
+        return self.steps
+
+    @property
     def regime(self) -> dict[str, str]:
         """What kind of access."""
         return {"op": "load"}

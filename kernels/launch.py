@@ -27,6 +27,11 @@ class Launch:
     backend: str = "torch"
 
     @property
+    def runs_per_call(self) -> int:
+        """Kernels in one call."""
+        return GRAPH_CALLS if self.op == "graph" else 1
+
+    @property
     def regime(self) -> dict[str, str]:
         """How it is launched."""
         return {"op": self.op}

@@ -36,6 +36,11 @@ class Tile:
     persistent: bool = False
     """One program a compute unit walks many blocks, loading by tensor descriptors."""
 
+    @property
+    def name(self) -> str:
+        """As people write a tile: ``128x256x64 persistent``."""
+        return f"{self.m}x{self.n}x{self.k}" + (" persistent" if self.persistent else "")
+
 
 TILES = (
     Tile(m=16, n=64, k=128, warps=4, stages=4),

@@ -41,6 +41,10 @@ class Quantity(Record):
     note: str | None = None
 
 
+PEAK_OF = {"fp8_row": "fp8", "fp8_block": "fp8"}
+"""Data types that differ in how they are scaled, not in the units they run on."""
+
+
 class DeviceSpec(Record):
     """One device as its vendor describes it; SI units, dense peaks, one direction of a link."""
 
@@ -86,6 +90,10 @@ class DeviceSpec(Record):
         found |= {f"peak_flops_per_s.{d}": q for d, q in self.peak_flops_per_s.items()}
         return found
 
+    def peak(self, dtype: str) -> Quantity | None:
+        """Dense peak of a data type, None where the sheet lacks it; scales cost no peak."""
+        return self.peak_flops_per_s.get(PEAK_OF.get(dtype, dtype))
+
     def peak_flops(self, dtype: str) -> float:
         """Dense peak of a data type [FLOP/s].
 
@@ -94,13 +102,14 @@ class DeviceSpec(Record):
         InputError
             If the sheet gives no peak for it.
         """
-        if dtype not in self.peak_flops_per_s:
+        peak = self.peak(dtype)
+        if peak is None:
             known = ", ".join(sorted(self.peak_flops_per_s)) or "none at all"
             raise InputError(
                 f"the data sheet of {self.id} gives no {dtype} peak",
                 remedy=f"it gives: {known}; a measured profile does not need it",
             )
-        return self.peak_flops_per_s[dtype].value
+        return peak.value
 
     def memory_bandwidth(self) -> float:
         """Peak memory bandwidth [bytes/s].
@@ -116,7 +125,7 @@ class DeviceSpec(Record):
 
     def roof_flops(self, dtype: str) -> float | None:
         """Peak at the highest clock the part runs [FLOP/s], None where the sheet lacks a part."""
-        peak = self.peak_flops_per_s.get(dtype)
+        peak = self.peak(dtype)
         if peak is None or self.max_clock_hz is None or self.peak_clock_hz is None:
             return None
         return peak.value * max(1.0, self.max_clock_hz.value / self.peak_clock_hz.value)

@@ -92,7 +92,7 @@ def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
     found = []
     dtype = curve.regime.get("dtype", "")
     roof_flops = sheet.roof_flops(dtype) if curve.operation != "stream" else None
-    peak = sheet.peak_flops_per_s.get(dtype)
+    peak = sheet.peak(dtype)
     bandwidth = sheet.memory_bandwidth_bytes_per_s
     cache = profile.device.last_level_cache_bytes or 0.0
     for point in curve.points:

@@ -6,6 +6,7 @@ joins the sampling error of that repetition with the drift of the machine during
 """
 
 import math
+from collections import defaultdict
 
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.schema import Curve, Point, Rate, Stability
@@ -13,8 +14,17 @@ from groundspeed.profiles.schema import Curve, Point, Rate, Stability
 BEYOND_CACHE = 4.0
 """Streams of this many caches measure the memory, not the cache."""
 
+PEAK = "peak-search"
+"""Tag of a step of the search for the best shape."""
+
+SUSTAINED = "sustained"
+"""Tag of a case that ran for seconds."""
+
 WINNER = "winner"
 """Tag of the best case's repetition with fresh samples."""
+
+SELECTED = frozenset({PEAK, SUSTAINED, WINNER})
+"""Points chosen for being fast: true, but no fair sample of shapes, so no law is fitted to them."""
 
 
 def derive_rates(
@@ -52,7 +62,7 @@ def derive_rates(
             continue  # a point without work has no rate; the physics check names it
         if curve.operation == "matmul":
             dtype = curve.regime["dtype"]
-            sheet = datasheet.peak_flops_per_s.get(dtype) if datasheet else None
+            sheet = datasheet.peak(dtype) if datasheet else None
             name = f"matmul {dtype}" + ("" if curve.backend == "torch" else f" ({curve.backend})")
             shape = " x ".join(f"{winner.case[c]:.0f}" for c in ("m", "n", "k"))
             peak = sheet.value if sheet else None
@@ -65,20 +75,59 @@ def derive_rates(
             size = f"{winner.bytes / 1e6:.0f} MB moved"
             peak = bandwidth.value if bandwidth else None
             rates.append(_rate(name, "bytes/s", winner.bytes, winner, memory, peak, size))
+        elif curve.operation in PLAIN_RATES:
+            rates.append(_plain_rate(curve, points, datasheet, compute, memory))
         elif curve.operation == "launch":
-            point = points[0]
-            widen = 1.0 + compute
-            rates.append(
-                Rate(
-                    quantity=f"launch {curve.regime['op']}",
-                    unit="s",
-                    value=point.time_s,
-                    low=point.low_s / widen,
-                    high=point.high_s * widen,
-                )
-            )
+            rates.append(_duration(f"launch {curve.regime['op']}", points[0], compute))
+        elif curve.operation == "latency":
+            for point in points:
+                size = f"{point.case.get('bytes', 0.0) / 2**20:.3g} MiB"
+                rates.append(_duration(f"load latency in {size}", point, memory))
     order = {"FLOP/s": 0, "bytes/s": 1, "s": 2}
     return tuple(sorted(rates, key=lambda r: order[r.unit]))
+
+
+PLAIN_RATES = {
+    "matmul_sustained": ("FLOP/s", "matmul {dtype} sustained"),
+    "matmul_data": ("FLOP/s", "matmul {dtype} on {data}"),
+    "attention_prefill": ("FLOP/s", "attention prefill {dtype}"),
+    "attention_decode": ("bytes/s", "attention decode {dtype}"),
+    "moe": ("FLOP/s", "experts {dtype} {distribution}"),
+    "host_link": ("bytes/s", "host link {direction} {memory}"),
+}
+"""Rates that are simply the best point of a curve, and what they are called."""
+
+
+def _plain_rate(
+    curve: Curve, points: list[Point], sheet: DeviceSpec | None, compute: float, memory: float
+) -> Rate:
+    unit, title = PLAIN_RATES[curve.operation]
+    work = "flops" if unit == "FLOP/s" else "bytes"
+    best = max(points, key=lambda p: getattr(p, work) / p.time_s)
+    regime = defaultdict(str, curve.regime)
+    name = title.format_map(regime)
+    if curve.backend != "torch":
+        name += f" ({curve.backend})"
+    peak = None
+    if sheet is not None and unit == "FLOP/s":
+        found = sheet.peak(regime["dtype"])
+        peak = found.value if found else None
+    elif sheet is not None and curve.operation == "attention_decode":
+        bandwidth = sheet.memory_bandwidth_bytes_per_s
+        peak = bandwidth.value if bandwidth else None
+    spread = compute if unit == "FLOP/s" else memory
+    return _rate(name, unit, getattr(best, work), best, spread, peak, "best of its curve")
+
+
+def _duration(quantity: str, point: Point, spread: float) -> Rate:
+    widen = 1.0 + spread
+    return Rate(
+        quantity=quantity,
+        unit="s",
+        value=point.time_s,
+        low=point.low_s / widen,
+        high=point.high_s * widen,
+    )
 
 
 def _winner(curve: Curve, points: list[Point], cache_bytes: float | None) -> Point:

@@ -24,6 +24,9 @@ TINY = Mode(
     longest_call_s=0.002,
     rule=StopRule(min_samples=5, min_time_s=0.001, half_width_fraction=0.2, time_cap_s=0.02),
     largest_operand_bytes=2.0**24,
+    peak_steps=2,
+    sustained={"bfloat16": 0.2},
+    data=True,
 )
 
 

@@ -1,5 +1,6 @@
 """``groundspeed calibrate``: measure this machine and write its profile."""
 
+import json
 import shlex
 import shutil
 import sys
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 def calibrate_command(
     device: Device = None,
     quick: Annotated[bool, typer.Option("--quick", help="About a minute.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Everything, about 15 minutes.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be measured, and how long it takes.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the choice and order of cases.")] = 0,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Do not continue a run that was stopped.")
@@ -49,9 +54,14 @@ def calibrate_command(
     Example: groundspeed calibrate --quick
     """
     running = open_running_device(device)
-    mode = "quick" if quick else "standard"
+    if quick and full:
+        raise InputError("--quick and --full exclude each other")
+    mode = "quick" if quick else "full" if full else "standard"
     folder = folder_of(profile_dir)
     require_writable(output, force=force)
+    if plan:
+        _show_plan(running, mode, folder, seed, as_json=as_json)
+        return
     profile, path = calibrate_and_save(
         running,
         mode,
@@ -72,6 +82,25 @@ def calibrate_command(
     console = make_console()
     show_profile(console, profile)
     console.print(plain(f"\nprofile written to {path}"))
+
+
+def _show_plan(
+    running: "RunningDevice", mode: str, folder: Path, seed: int, *, as_json: bool
+) -> None:
+    from groundspeed.calibrate.campaign import Request, journal_path, preview
+    from groundspeed.calibrate.plan import MODES
+
+    request = Request(
+        running, MODES[mode], journal_path(folder, running, MODES[mode]), "plan", seed
+    )
+    told = preview(request)
+    if as_json:
+        document = {"mode": mode, "expected_s": told.expected_s, "cases": list(told.cases)}
+        deliver(json.dumps(document, indent=1), None, force=False)
+        return
+    for case in told.cases:
+        typer.echo(case)
+    typer.echo(f"{len(told.cases)} cases, about {told.expected_s:.0f} s, then peaks and repeats")
 
 
 def open_running_device(name: str | None) -> "RunningDevice":

@@ -1,0 +1,148 @@
+"""Put a calibration's measurements together: curves, laws, summary, warnings."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from groundspeed.calibrate.device import RunningDevice
+from groundspeed.calibrate.fit import MIN_POINTS, fit_points
+from groundspeed.calibrate.journal import Entry
+from groundspeed.calibrate.plan import Limit, PlannedCase
+from groundspeed.profiles.laws import Law
+from groundspeed.profiles.operations import OPERATIONS
+from groundspeed.profiles.schema import Curve, Environment, Point, Profile, Stability
+from groundspeed.profiles.summary import SELECTED, derive_rates
+
+NOISY_SPREAD = 0.05
+"""A reference case that varies by more than this makes a profile noisy, and it says so."""
+
+WARM = ("glue", "launch", "latency")
+"""Operations whose operands a model has just touched, or that chase a working set."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a profile is made of."""
+
+    running: RunningDevice
+    environment: Environment
+    mode: str
+    seed: int
+    measured: list[tuple[PlannedCase, Entry]]
+    references: dict[Limit, list[Entry]]
+    """Repetitions of each reference, in the order they were made."""
+    skipped: list[str]
+    busy_elsewhere_fraction: float | None
+
+
+def build_profile(material: Material) -> Profile:
+    """Make curves of points, laws of curves, and a summary of both."""
+    running, environment = material.running, material.environment
+    device = running.device
+    source = f"{device.name}, {environment.date_utc}"
+    warnings = [f"not measured: {s}" for s in material.skipped]
+    if environment.other_processes:
+        warnings.append(f"{environment.other_processes} other processes used the device meanwhile")
+    curves: list[Curve] = []
+    laws: list[Law] = []
+    for curve in _curves(material.measured, source):
+        curves.append(curve)
+        wrong = sum(not p.valid for p in curve.points)
+        if wrong:
+            name = " ".join((curve.operation, *curve.regime.values(), curve.backend))
+            total = len(curve.points)
+            warnings.append(f"{name}: {wrong} of {total} results were wrong and are not used")
+        law = _law(curve, source, material.seed)
+        if law is not None:
+            laws.append(law)
+    stability = _stability(material)
+    for steadiness in stability:
+        if steadiness.verdict == "noisy":
+            warnings.append(
+                f"noisy machine: the {steadiness.limit} reference varied by "
+                f"{steadiness.spread_fraction:.0%} during the run (other programs, a shared host, "
+                "or a clock that moves)"
+            )
+    stamp = environment.date_utc.replace("-", "").replace(":", "").lower()
+    return Profile(
+        id=f"{_slug(running)}-{stamp}",
+        device=device,
+        datasheet=running.datasheet,
+        environment=environment,
+        mode=material.mode,
+        seed=material.seed,
+        curves=tuple(curves),
+        laws=tuple(laws),
+        rates=derive_rates(
+            tuple(curves), running.datasheet, stability, device.last_level_cache_bytes
+        ),
+        stability=stability,
+        warnings=tuple(warnings),
+    )
+
+
+def _curves(measured: list[tuple[PlannedCase, Entry]], source: str) -> list[Curve]:
+    """Group points by operation, regime and who implements it."""
+    groups: dict[tuple[str, ...], tuple[PlannedCase, list[Point]]] = {}
+    for case, entry in measured:
+        kernel = case.kernel
+        key = (kernel.operation, *kernel.regime.values(), kernel.backend)
+        groups.setdefault(key, (case, []))[1].append(entry.point)
+    return [
+        Curve(
+            operation=case.kernel.operation,
+            regime=dict(case.kernel.regime),
+            backend=case.kernel.backend,
+            cache="warm" if case.kernel.operation in WARM else "cold",
+            origin="measured",
+            source=source,
+            points=tuple(points),
+        )
+        for _, (case, points) in sorted(groups.items(), key=lambda g: g[0])
+    ]
+
+
+def _law(curve: Curve, source: str, seed: int) -> Law | None:
+    """Fit the law of a curve; one that has too few valid points, or is ours, gets none."""
+    points = [p for p in curve.points if p.valid and not SELECTED & set(p.tags)]
+    if curve.operation not in OPERATIONS or curve.backend != "torch" or len(points) < MIN_POINTS:
+        return None
+    columns = {
+        c: np.array([p.case[c] for p in points]) for c in OPERATIONS[curve.operation].columns
+    }
+    times = np.array([p.time_s for p in points])
+    return fit_points(
+        curve.operation, curve.regime, columns, times, origin="measured", source=source, seed=seed
+    )
+
+
+def _stability(material: Material) -> tuple[Stability, ...]:
+    found = []
+    for limit, entries in material.references.items():
+        if len(entries) < 3:
+            continue
+        times = np.array([e.point.time_s for e in entries])
+        q05, q50, q95 = np.quantile(times, (0.05, 0.5, 0.95))
+        third = max(1, times.size // 3)
+        spread = float((q95 - q05) / 2.0 / q50)
+        found.append(
+            Stability(
+                limit=limit,
+                reference=entries[0].key.split(": ", 1)[1],
+                time_s=float(q50),
+                repeats=times.size,
+                spread_fraction=spread,
+                drift_fraction=float(np.median(times[-third:]) / np.median(times[:third]) - 1.0),
+                busy_elsewhere_fraction=material.busy_elsewhere_fraction,
+                verdict="noisy" if spread > NOISY_SPREAD else "steady",
+            )
+        )
+    return tuple(found)
+
+
+def _slug(running: RunningDevice) -> str:
+    if running.datasheet is not None:
+        return running.datasheet.id
+    words = "".join(c if c.isalnum() else " " for c in running.device.name.lower()).split()
+    units = f"{running.device.compute_units}c" if running.device.kind == "cpu" else ""
+    return "-".join(w for w in (running.device.kind, *words, units) if w)[:80]

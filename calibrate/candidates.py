@@ -1,0 +1,127 @@
+"""The cases among which a plan chooses: spread over the box in which models live.
+
+One row to a full prefill, a few heads to a vocabulary of 262,144, caches of a few tokens to 32k.
+Each list is a pure function of its arguments; the plan drops what is too slow or too big for the
+device and lets the farthest-point rule pick.
+"""
+
+import itertools
+
+import numpy as np
+
+Candidate = dict[str, float]
+
+
+def matmul_candidates(seed: int) -> list[Candidate]:
+    """Random shapes over the box of models: a row to a prefill, a head to a vocabulary."""
+    generator = np.random.default_rng(seed)
+    count = 4000
+    m = np.rint(2.0 ** generator.uniform(0.0, 14.0, count))
+    m = np.where(m > 16, np.ceil(m / 16) * 16, m)  # an odd count of rows is a regime of its own
+    n = np.ceil(2.0 ** generator.uniform(8.0, 18.0, count) / 64) * 64
+    k = np.ceil(2.0 ** generator.uniform(8.0, 15.0, count) / 64) * 64
+    return [{"m": float(a), "n": float(b), "k": float(c)} for a, b, c in zip(m, n, k, strict=True)]
+
+
+def stream_candidates(largest_bytes: float) -> list[Candidate]:
+    """Streams from 64 KiB up, two for each doubling; divisible into one, two or three arrays."""
+    top = np.log2(largest_bytes)
+    return [{"bytes": float(24 * round(2.0**x / 24))} for x in np.arange(16.0, top + 0.01, 0.5)]
+
+
+def attention_candidates(length: str, seed: int) -> list[Candidate]:
+    """Random batches, lengths and head counts; ``length`` names the column of the length."""
+    generator = np.random.default_rng(seed + 1)
+    longest = 13.0 if length == "seq_len" else 15.0
+    cases = []
+    for _ in range(3000):
+        kv_heads = 2.0 ** generator.integers(0, 6)
+        group = float(generator.choice([1, 2, 4, 5, 7, 8]))
+        cases.append(
+            {
+                "batch": float(round(2.0 ** generator.uniform(0.0, 6.0))),
+                length: float(round(2.0 ** generator.uniform(5.0, longest) / 16) * 16),
+                "heads": kv_heads * group,
+                "kv_heads": kv_heads,
+                "head_dim": float(generator.choice([64, 128])),
+            }
+        )
+    return [c for c in cases if c["heads"] <= 128]
+
+
+GLUE_WIDTHS: dict[str, tuple[float, ...]] = {
+    "rms_norm": (512, 1024, 2048, 4096, 8192),
+    "layer_norm": (512, 1024, 2048, 4096, 8192),
+    "residual_add": (512, 1024, 2048, 4096, 8192),
+    "silu_mul": (4096, 8192, 16384, 32768, 65536),
+    "gelu": (2048, 4096, 8192, 16384, 32768),
+    "rotary": (512, 1024, 2048, 4096, 8192),
+    "kv_write": (256, 512, 1024, 2048, 4096),
+    "embed": (512, 1024, 2048, 4096, 8192),
+    "argmax": (32768, 65536, 131072, 262144),
+}
+"""Row widths of the small operations, as models have them."""
+
+
+def glue_candidates(op: str) -> list[Candidate]:
+    """Rows of a decode step to a prefill, widths as models have them."""
+    rows = [2.0**x for x in range(8 if op == "argmax" else 14)]
+    return [
+        {"rows": r, "width": w}
+        for r, w in itertools.product(rows, GLUE_WIDTHS[op])
+        if r * w <= 2.0**25
+    ]
+
+
+MOE_SHAPES: tuple[Candidate, ...] = (
+    {"experts": 8.0, "top_k": 2.0, "hidden": 4096.0, "intermediate": 14336.0},
+    {"experts": 128.0, "top_k": 8.0, "hidden": 2048.0, "intermediate": 768.0},
+)
+"""Experts of Mixtral-8x7B (few, wide) and Qwen3-30B-A3B (many, narrow), from their config.json."""
+
+PROJECTIONS: dict[str, tuple[int, int, int, int]] = {
+    "llama-3.1-8b": (4096, 6144, 4096, 14336),
+    "llama-3.1-70b": (8192, 10240, 8192, 28672),
+    "qwen2.5-7b": (3584, 4608, 3584, 18944),
+    "qwen2.5-32b": (5120, 7168, 5120, 27648),
+}
+"""Hidden size, width of QKV, width of attention, MLP size: from each model's config.json."""
+
+PROJECTION_ROWS = (1, 16, 64, 512, 4096)
+TENSOR_PARALLEL = (1, 2, 4, 8)
+ALIGNMENT_WIDTH = 4096.0
+
+
+def projection_candidates() -> list[Candidate]:
+    """The products of real models' layers, whole and split over 2, 4 and 8 devices."""
+    shapes: set[tuple[int, int]] = set()
+    for hidden, qkv, attention, mlp in PROJECTIONS.values():
+        for parts in TENSOR_PARALLEL:
+            shapes |= {
+                (qkv // parts, hidden),
+                (hidden, attention // parts),
+                (2 * mlp // parts, hidden),
+                (hidden, mlp // parts),
+            }
+    return [
+        {"m": float(m), "n": float(n), "k": float(k)}
+        for m, (n, k) in itertools.product(PROJECTION_ROWS, sorted(shapes))
+    ]
+
+
+def alignment_candidates() -> list[Candidate]:
+    """Rows of 2^i and one more, side by side: where a kernel falls off a tile's edge."""
+    rows = [float(2**i + extra) for i in range(4, 13) for extra in (0, 1)]
+    return [{"m": m, "n": ALIGNMENT_WIDTH, "k": ALIGNMENT_WIDTH} for m in rows]
+
+
+def moe_candidates() -> list[Candidate]:
+    """Token counts from one to a prefill, for each shape of experts."""
+    tokens = (1.0, 8.0, 48.0, 256.0, 1024.0, 4096.0, 12288.0)
+    return [{"tokens": t, **shape} for shape in MOE_SHAPES for t in tokens]
+
+
+def latency_candidates(cache_bytes: float) -> list[Candidate]:
+    """Working sets from the nearest cache to far beyond the last."""
+    top = np.log2(8.0 * cache_bytes)
+    return [{"bytes": float(2 ** round(x))} for x in np.linspace(14.0, top, 9)]
