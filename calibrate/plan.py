@@ -108,6 +108,10 @@ class Mode:
     """On a processor; a vocabulary times a hidden size in 16 bit."""
     largest_gpu_operand_bytes: float = 2.0**32
 
+    def dtypes(self, kind: str) -> list[str]:
+        """Data types to try; a processor emulates the narrow ones, for minutes a case."""
+        return [d for d in self.matmul_points if kind != "cpu" or d in DTYPES]
+
 
 QUICK = Mode(
     name="quick",
