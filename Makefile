@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1
 
-.PHONY: run test lint format docs benchmarks clean help
+OUT ?= gpu-results
+
+.PHONY: run test lint format docs benchmarks gpu clean help
 
 help:
 	@echo "make run         measure this machine, predict a model, run it, compare"
@@ -11,6 +13,7 @@ help:
 	@echo "make lint        ruff, mypy, pyright, import rules"
 	@echo "make docs        regenerate the output shown in README.md"
 	@echo "make benchmarks  speed of the program itself, as ratios"
+	@echo "make gpu         everything a GPU is needed for; continues when stopped (OUT=folder)"
 
 run: .python
 	@$(PYTHON) scripts/make_venv.py measure
@@ -40,6 +43,10 @@ docs: .python
 benchmarks: .python
 	@$(PYTHON) scripts/make_venv.py measure,dev
 	$(BIN)/python benchmarks/startup.py
+
+# From a bare checkout: no installation, only the libraries that are there.
+gpu: .python
+	PYTHONPATH=src $(PYTHON) -P scripts/gpu.py $(OUT)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

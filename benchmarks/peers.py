@@ -1,0 +1,98 @@
+"""Our timing beside that of other tools, on the same kernels in the same process.
+
+triton's ``do_bench`` and ``torch.utils.benchmark`` are what people use; a plain loop is what they
+write. Printed are medians and ratios to ours. On a GPU the ratios show what a flush, a queue that
+runs dry or a warm cache do; on a processor there is no do_bench, and the loop shows warm operands.
+
+    python benchmarks/peers.py [cpu|cuda]
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.utils.benchmark import Timer
+
+from groundspeed.calibrate.clock import timer_for
+from groundspeed.calibrate.device import open_device
+from groundspeed.calibrate.reference import cold_bytes
+from groundspeed.calibrate.sampling import sample_until
+from groundspeed.calibrate.stopping import StopRule
+from groundspeed.kernels.kernel import Kernel
+from groundspeed.kernels.matmul import TorchMatmul
+from groundspeed.kernels.operands import OperandPool
+from groundspeed.kernels.stream import TorchStream
+
+RULE = StopRule(min_samples=30, min_time_s=0.3, half_width_fraction=0.005, time_cap_s=3.0)
+LOOP_RUNS = 50
+
+Call = Callable[[], object]
+
+
+def cases(kind: str) -> list[tuple[str, Kernel, dict[str, float]]]:
+    """Name, kernel and shape of what is compared."""
+    side = 8192.0 if kind == "cuda" else 1024.0
+    small = {"m": 1.0, "n": 4096.0, "k": 4096.0}
+    stream = {"bytes": 2.0**32 if kind == "cuda" else 2.0**27}
+    return [
+        (f"matmul bf16 {side:.0f}^3", TorchMatmul("bfloat16"), dict.fromkeys("mnk", side)),
+        ("matmul bf16 1x4096x4096", TorchMatmul("bfloat16"), small),
+        ("copy", TorchStream("copy"), stream),
+        ("read", TorchStream("read"), stream),
+    ]
+
+
+def plain_loop(call: Call, device: torch.device) -> float:
+    """What people write: a loop between two looks at the clock."""
+    for _ in range(3):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(LOOP_RUNS):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / LOOP_RUNS
+
+
+def torch_benchmark(call: Call) -> float:
+    """``torch.utils.benchmark``: median of an adaptive run."""
+    return float(Timer("call()", globals={"call": call}).adaptive_autorange().median)
+
+
+def do_bench(call: Call) -> float:
+    """``triton.testing.do_bench``: median in seconds."""
+    from triton.testing import do_bench as bench
+
+    return float(bench(call, return_mode="median")) * 1e-3
+
+
+def main() -> None:
+    """Compare, and print ratios to ours."""
+    running = open_device(sys.argv[1] if len(sys.argv) > 1 else None)
+    device = running.torch_device
+    cold = int(cold_bytes(running))
+    pool = OperandPool(device, pool_bytes=max(4 * cold, 2**29), cold_bytes=cold)
+    peers: dict[str, Callable[[Call], float]] = {
+        "torch.utils.benchmark": torch_benchmark,
+        "plain loop": lambda call: plain_loop(call, device),
+    }
+    if device.type == "cuda":
+        peers = {"triton do_bench": do_bench, **peers}
+    print(f"{running.device.name}: median, and ratio to ours")
+    with torch.inference_mode():
+        timer = timer_for(device)
+        for name, kernel, case in cases(device.type):
+            calls = kernel.prepare(case, pool)
+            ours = float(np.median(sample_until(timer.prepare(calls), RULE).samples_s))
+            print(f"{name:28s} groundspeed {ours * 1e6:12.2f} us")
+            for peer, measure in peers.items():
+                theirs = measure(calls[0])
+                print(f"{'':28s} {peer:22s} {theirs * 1e6:12.2f} us   {theirs / ours:.3f}")
+
+
+if __name__ == "__main__":
+    main()
