@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from groundspeed.calibrate.caveats import caveats
 from groundspeed.calibrate.device import RunningDevice
 from groundspeed.calibrate.fit import MIN_POINTS, fit_points
 from groundspeed.calibrate.journal import Entry
@@ -41,8 +42,6 @@ def build_profile(material: Material) -> Profile:
     device = running.device
     source = f"{device.name}, {environment.date_utc}"
     warnings = [f"not measured: {s}" for s in material.skipped]
-    if environment.other_processes:
-        warnings.append(f"{environment.other_processes} other processes used the device meanwhile")
     curves: list[Curve] = []
     laws: list[Law] = []
     for curve in _curves(material.measured, source):
@@ -56,13 +55,7 @@ def build_profile(material: Material) -> Profile:
         if law is not None:
             laws.append(law)
     stability = _stability(material)
-    for steadiness in stability:
-        if steadiness.verdict == "noisy":
-            warnings.append(
-                f"noisy machine: the {steadiness.limit} reference varied by "
-                f"{steadiness.spread_fraction:.0%} during the run (other programs, a shared host, "
-                "or a clock that moves)"
-            )
+    warnings += caveats(curves, environment, stability)
     stamp = environment.date_utc.replace("-", "").replace(":", "").lower()
     return Profile(
         id=f"{_slug(running)}-{stamp}",

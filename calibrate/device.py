@@ -207,6 +207,9 @@ def read_environment(running: RunningDevice, *, telemetry: Telemetry, command: s
         power_cap_w=telemetry.state.power_cap_w,
         ecc=telemetry.state.ecc,
         partition_mode=telemetry.state.partition_mode,
+        persistence=telemetry.state.persistence,
+        host_link=telemetry.state.host_link,
+        numa_nodes=len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or None,
         other_processes=telemetry.state.other_processes,
     )
 

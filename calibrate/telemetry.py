@@ -51,6 +51,8 @@ class State:
     power_cap_w: float | None = None
     ecc: bool | None = None
     partition_mode: str | None = None
+    persistence: bool | None = None
+    host_link: str | None = None
     other_processes: int | None = None
     """Compute processes on the device beside this one."""
 
@@ -205,7 +207,12 @@ def _nvml(index: int) -> Telemetry:
             p.pid != os.getpid() for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
         )
     )
+    persistence = asked(lambda: pynvml.nvmlDeviceGetPersistenceMode(handle))
+    generation = asked(lambda: pynvml.nvmlDeviceGetCurrPcieLinkGeneration(handle))
+    width = asked(lambda: pynvml.nvmlDeviceGetCurrPcieLinkWidth(handle))
     state = State(
+        persistence=None if persistence is None else bool(persistence),
+        host_link=f"PCIe gen {generation:.0f} x{width:.0f}" if generation and width else None,
         power_cap_w=cap_mw / 1e3 if cap_mw else None,
         ecc=None if ecc is None else bool(ecc),
         partition_mode=None if mig is None else ("MIG" if mig else "whole"),

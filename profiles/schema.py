@@ -58,6 +58,10 @@ class Environment(Record):
     power_cap_w: Positive | None = None
     ecc: bool | None = None
     partition_mode: str | None = None
+    persistence: bool | None = None
+    host_link: str | None = None
+    """Generation and width of the link as it is now: ``PCIe gen 5 x16``."""
+    numa_nodes: int | None = None
     telemetry: str
     """Which telemetry was there, or the fact that none was."""
     other_processes: int | None = None

@@ -18,7 +18,12 @@ Name = Annotated[str, typer.Argument(help="A profile's file or id, or a GPU's na
 
 
 @profile_app.command("list")
-def list_command(profile_dir: ProfileDir = None, as_json: Json = False) -> None:
+def list_command(
+    profile_dir: ProfileDir = None,
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+) -> None:
     """List measured profiles and the data sheets that ship.
 
     Example: groundspeed profile list
@@ -30,7 +35,7 @@ def list_command(profile_dir: ProfileDir = None, as_json: Json = False) -> None:
 
     found = list_profiles(folder_of(profile_dir))
     sheets = load_datasheets()
-    if as_json:
+    if as_json or output is not None:
         document = {
             "profiles": [
                 {
@@ -56,7 +61,7 @@ def list_command(profile_dir: ProfileDir = None, as_json: Json = False) -> None:
                 for s in sheets.values()
             ],
         }
-        deliver(json.dumps(document, indent=1), None, force=False)
+        deliver(json.dumps(document, indent=1), output, force=force)
         return
     from groundspeed.terminal import make_console, make_table, plain, shown
 
@@ -133,7 +138,10 @@ def show_command(
 
 @profile_app.command("check")
 def check_command(
-    file: Annotated[Path, typer.Argument(help="A profile's file.")], as_json: Json = False
+    file: Annotated[Path, typer.Argument(help="A profile's file.")],
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
 ) -> None:
     """Hold a profile against physics; exit code 1 if it breaks it.
 
@@ -145,13 +153,13 @@ def check_command(
     profile = load_profile(file, check=False)
     violations = check_profile(profile)
     errors = sum(v.severity == "error" for v in violations)
-    if as_json:
+    if as_json or output is not None:
         document = {
             "profile": profile.id,
             "errors": errors,
             "violations": [v.model_dump(mode="json") for v in violations],
         }
-        deliver(json.dumps(document, indent=1), None, force=False)
+        deliver(json.dumps(document, indent=1), output, force=force)
     else:
         from groundspeed.show import show_violations
         from groundspeed.terminal import make_console
@@ -168,7 +176,12 @@ def check_command(
 
 @profile_app.command("diff")
 def diff_command(
-    first: Name, second: Name, profile_dir: ProfileDir = None, as_json: Json = False
+    first: Name,
+    second: Name,
+    profile_dir: ProfileDir = None,
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
 ) -> None:
     """Compare the achieved rates of two profiles: what differs beyond their intervals.
 
@@ -185,8 +198,8 @@ def diff_command(
             raise InputError(f"'{name}' is a data sheet; diff compares measured profiles")
         profiles.append(found.profile)
     comparison = compare_profiles(*profiles)
-    if as_json:
-        deliver(comparison.model_dump_json(indent=1), None, force=False)
+    if as_json or output is not None:
+        deliver(comparison.model_dump_json(indent=1), output, force=force)
         return
     from groundspeed.show import show_comparison
     from groundspeed.terminal import make_console
