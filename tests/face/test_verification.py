@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,12 @@ CASES = [(1, 24), (2, 40)]
 
 
 @pytest.fixture(scope="module")
-def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Profile]:
     folder = tmp_path_factory.mktemp("verify")
     threads = torch.get_num_threads()
-    tiny_campaign.main(folder, slow=False)
+    tiny_campaign.main(folder, slow=False)  # on one thread, and so must be what it is held against
+    yield load_profile(folder / "profile.json")
     torch.set_num_threads(threads)
-    return load_profile(folder / "profile.json")
 
 
 def request(profile: Profile, **changes: object) -> VerifyRequest:
