@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from groundspeed.calibrate.allocator import keep_freed_memory
 from groundspeed.calibrate.telemetry import Telemetry
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError
@@ -32,6 +33,7 @@ class RunningDevice:
     device: Device
     datasheet: DeviceSpec | None
     datasheet_note: str
+    allocator: str | None = None
 
 
 def open_device(name: str | None = None) -> RunningDevice:
@@ -52,7 +54,11 @@ def open_device(name: str | None = None) -> RunningDevice:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         return RunningDevice(
-            torch.device("cpu"), describe_cpu(), None, "a processor: no data sheet, achieved alone"
+            torch.device("cpu"),
+            describe_cpu(),
+            None,
+            "a processor: no data sheet, achieved alone",
+            allocator=keep_freed_memory(),
         )
     match = re.fullmatch(r"(?:cuda|gpu|rocm|hip)(?::(\d{1,3}))?", name)
     if match is None:
@@ -204,6 +210,7 @@ def read_environment(running: RunningDevice, *, telemetry: Telemetry, command: s
         threads=None if on_gpu else torch.get_num_threads(),
         virtualization="virtual machine" if hypervisor else "none seen",
         telemetry=telemetry.description,
+        allocator=running.allocator,
         power_cap_w=telemetry.state.power_cap_w,
         ecc=telemetry.state.ecc,
         partition_mode=telemetry.state.partition_mode,

@@ -62,6 +62,8 @@ class Environment(Record):
     host_link: str | None = None
     """Generation and width of the link as it is now: ``PCIe gen 5 x16``."""
     numa_nodes: int | None = None
+    allocator: str | None = None
+    """What the host's allocator does with freed memory; decides large operations on a CPU."""
     telemetry: str
     """Which telemetry was there, or the fact that none was."""
     other_processes: int | None = None
