@@ -7,7 +7,8 @@ matrix a little faster).
 
 The threshold for "more work in less time" is set on 35,000 published H200 matmul timings: of the
 pairs in which one shape is at least twice the other in every way, at most one in 10,000 takes over
-a third less time. A profile in which one pair in 200 does is not of one device in one state.
+a third less time. On a shared machine a neighbour can do that to a pair or two, so those are
+warnings; a profile in which one pair in twenty does is not of one device in one state.
 """
 
 import math
@@ -24,10 +25,11 @@ from groundspeed.profiles.summary import BEYOND_CACHE, derive_rates
 
 FALL_ERROR = 1.0 / 3.0
 FALL_WARNING = 0.10
-FALL_ERROR_SHARE = 0.005
+FALL_ERROR_SHARE = 0.05
 MONOTONE_POINTS = 2000  # all pairs of more would take seconds
 ROOF_TOLERANCE = 0.02  # events and clocks are read with about this error
-LAW_OFF = 0.5  # a law whose median error on its own points is above this is not of these points
+LAW_OFF = 8.0  # bits for bytes: a law off by more than this factor is not of these points
+LAW_POOR = 1.5  # noise can do this to a law of a few points; the held-out error says so too
 
 
 class Violation(Record):
@@ -193,9 +195,11 @@ def _check_laws(profile: Profile) -> list[Violation]:
             columns = {c: np.array([p.case[c] for p in points]) for c in names}
             measured = np.array([p.time_s for p in points])
             ratio = float(np.exp(np.median(np.log(measured / law_time(law, columns).time_s))))
-            if not 1.0 / (1.0 + LAW_OFF) < ratio < 1.0 + LAW_OFF:
+            factor = max(ratio, 1.0 / ratio)
+            if factor > LAW_POOR:
+                say = _error if factor > LAW_OFF else _warning
                 found.append(
-                    _error(where, f"its own points take {ratio:.3g} times as long as it says")
+                    say(where, f"its own points take {ratio:.3g} times as long as it says")
                 )
     return found
 
