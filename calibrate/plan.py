@@ -337,4 +337,8 @@ def _choose(
         return []
     columns = tuple(possible[0])
     log = np.log2(np.array([[c[name] for name in columns] for c in possible]))
-    return [planned(kernel, possible[i]) for i in farthest_points(log, budget, seed=seed)]
+    # Both ends first: a decode step of one row must not be an extrapolation.
+    ends = [int(np.argmin(log.sum(axis=1))), int(np.argmax(log.sum(axis=1)))]
+    between = [i for i in farthest_points(log, budget, seed=seed).tolist() if i not in ends]
+    chosen = dict.fromkeys([*ends, *between])
+    return [planned(kernel, possible[i]) for i in list(chosen)[:budget]]
