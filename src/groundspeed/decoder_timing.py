@@ -16,6 +16,7 @@ import torch
 
 from groundspeed.calibrate.clock import GpuTimer
 from groundspeed.calibrate.statistics import Summary, summarize
+from groundspeed.estimator import Model
 from groundspeed.kernels.decoder import Decoder, DecoderShape
 
 MIN_RUNS = 3
@@ -44,6 +45,28 @@ class CaseTiming:
 
     prefill: PhaseTiming
     decode: PhaseTiming
+
+
+def decoder_shape(model: Model, dtype: str) -> DecoderShape:
+    """The decoder that a model describes."""
+    return DecoderShape(
+        hidden=model.hidden,
+        intermediate=model.intermediate,
+        layers=model.layers,
+        heads=model.heads,
+        kv_heads=model.kv_heads,
+        head_dim=model.head_dim,
+        vocabulary=model.vocabulary,
+        tied_head=model.tied_head,
+        gated_mlp=model.gated_mlp,
+        qkv_bias=model.qkv_bias,
+        output_bias=model.output_bias,
+        mlp_bias=model.mlp_bias,
+        qk_norm=model.qk_norm,
+        layer_norm=model.norm == "layer",
+        parallel_block=model.parallel_block,
+        dtype=dtype,
+    )
 
 
 class DecoderBench:

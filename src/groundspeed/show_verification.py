@@ -100,7 +100,11 @@ def machine_remark(result: Verification) -> str:
     )
     remark = f"reference products now against the calibration: {told}"
     if any(abs(x) > MACHINE_CHANGED for c in changes.values() for x in c):
-        remark += "; the machine itself changed, which no law can foresee"
+        remark += (
+            "; the machine itself changed, which no law can foresee. With that taken out the "
+            f"errors are TTFT {result.ttft_median_error_of_law_fraction:.1%}, "
+            f"TPOT {result.tpot_median_error_of_law_fraction:.1%}"
+        )
     return remark
 
 

@@ -16,7 +16,7 @@ import torch
 
 from groundspeed.calibrate.device import RunningDevice
 from groundspeed.calibrate.reference import ReferenceProbe
-from groundspeed.decoder_timing import CaseTiming, DecoderBench, PhaseTiming
+from groundspeed.decoder_timing import CaseTiming, DecoderBench, PhaseTiming, decoder_shape
 from groundspeed.estimator import (
     DatasheetHardware,
     Model,
@@ -49,6 +49,8 @@ class Comparison(Record):
     measured: Estimate
     error_fraction: float
     """predicted / measured - 1: positive when the prediction is too slow."""
+    error_of_law_fraction: float
+    """The same with the machine's own change since its calibration taken out."""
     inside: bool
     """The measured interval meets the predicted one."""
 
@@ -103,6 +105,9 @@ class Verification(Record):
     cases: tuple[VerifiedCase, ...]
     ttft_median_error_fraction: float
     tpot_median_error_fraction: float
+    ttft_median_error_of_law_fraction: float
+    tpot_median_error_of_law_fraction: float
+    """The same with the machine's own change, told by its reference products, taken out."""
     inside_share: float
     passed: bool
     blame: str
@@ -176,32 +181,12 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
         cases=tuple(measured),
         ttft_median_error_fraction=_median_error([c.ttft_s for c in measured]),
         tpot_median_error_fraction=_median_error([c.tpot_s for c in measured]),
+        ttft_median_error_of_law_fraction=_median_error_of_law([c.ttft_s for c in measured]),
+        tpot_median_error_of_law_fraction=_median_error_of_law([c.tpot_s for c in measured]),
         inside_share=inside,
         passed=inside >= INSIDE_SHARE and not seen,
         blame=_blame(measured),
         notes=tuple(notes),
-    )
-
-
-def decoder_shape(model: Model, dtype: str) -> DecoderShape:
-    """The decoder that a model describes."""
-    return DecoderShape(
-        hidden=model.hidden,
-        intermediate=model.intermediate,
-        layers=model.layers,
-        heads=model.heads,
-        kv_heads=model.kv_heads,
-        head_dim=model.head_dim,
-        vocabulary=model.vocabulary,
-        tied_head=model.tied_head,
-        gated_mlp=model.gated_mlp,
-        qkv_bias=model.qkv_bias,
-        output_bias=model.output_bias,
-        mlp_bias=model.mlp_bias,
-        qk_norm=model.qk_norm,
-        layer_norm=model.norm == "layer",
-        parallel_block=model.parallel_block,
-        dtype=dtype,
     )
 
 
@@ -314,6 +299,10 @@ def _compare(
     if tpot is None or decode is None:
         raise InputError("verify needs at least 2 output tokens")
     ttft_measured, tpot_measured = _estimate(timing.prefill), _estimate(timing.decode)
+    changed = {m.limit: m.change_fraction for m in machine}
+    compute, memory = changed.get("compute", 0.0), changed.get("memory", 0.0)
+    # A rate falls where a time rises; decode, bound by memory, is most of it.
+    rate_change = 1.0 / (1.0 + memory) - 1.0
     steps = workload.output_tokens - 1
     produced = workload.batch * workload.output_tokens
     rate = Estimate(
@@ -326,17 +315,22 @@ def _compare(
         prompt_tokens=workload.prompt_tokens,
         output_tokens=workload.output_tokens,
         ttft_s=_comparison(
-            datasheet.ttft_s.value if datasheet else None, predicted.ttft_s, ttft_measured
+            datasheet.ttft_s.value if datasheet else None,
+            predicted.ttft_s,
+            ttft_measured,
+            compute,
         ),
         tpot_s=_comparison(
             datasheet.tpot_s.value if datasheet and datasheet.tpot_s else None,
             tpot,
             tpot_measured,
+            memory,
         ),
         output_tokens_per_s=_comparison(
             datasheet.output_tokens_per_s.value if datasheet else None,
             predicted.output_tokens_per_s,
             rate,
+            rate_change,
         ),
         machine=machine,
         limits=predicted.limits,
@@ -352,12 +346,15 @@ def _estimate(timing: PhaseTiming) -> Estimate:
     return Estimate(value=total.median_s, low=total.low_s, high=total.high_s)
 
 
-def _comparison(datasheet: float | None, predicted: Estimate, measured: Estimate) -> Comparison:
+def _comparison(
+    datasheet: float | None, predicted: Estimate, measured: Estimate, change: float
+) -> Comparison:
     return Comparison(
         datasheet=datasheet,
         predicted=predicted,
         measured=measured,
         error_fraction=predicted.value / measured.value - 1.0,
+        error_of_law_fraction=predicted.value * (1.0 + change) / measured.value - 1.0,
         inside=predicted.low <= measured.high and measured.low <= predicted.high,
     )
 
@@ -380,6 +377,10 @@ def _parts(name: str, phase: Phase, timing: PhaseTiming) -> list[PartComparison]
 
 def _median_error(comparisons: list[Comparison]) -> float:
     return float(np.median([abs(c.error_fraction) for c in comparisons]))
+
+
+def _median_error_of_law(comparisons: list[Comparison]) -> float:
+    return float(np.median([abs(c.error_of_law_fraction) for c in comparisons]))
 
 
 def _blame(cases: list[VerifiedCase]) -> str:

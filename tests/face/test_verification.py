@@ -11,11 +11,12 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import tiny_campaign  # noqa: E402
 from groundspeed.calibrate.device import open_device  # noqa: E402
+from groundspeed.decoder_timing import decoder_shape  # noqa: E402
 from groundspeed.estimator import ProfileHardware, Workload, predict  # noqa: E402
 from groundspeed.estimator.config import parse_config  # noqa: E402
 from groundspeed.plots import save_roofline  # noqa: E402
 from groundspeed.profiles import InputError, Profile, load_profile  # noqa: E402
-from groundspeed.verification import VerifyRequest, decoder_shape, verify  # noqa: E402
+from groundspeed.verification import VerifyRequest, verify  # noqa: E402
 
 CONFIG = {
     "architectures": ["Qwen2ForCausalLM"],
