@@ -88,7 +88,7 @@ def published(reference: Path, dtype: str = "bfloat16") -> pd.DataFrame:
     d = pd.read_csv(reference / "silicon" / "h200_matmul.csv.gz")
     aligned = (d.m <= 16) | (d.m % 16 == 0)
     inside = d.n.between(512, 16384) & d.k.between(512, 16384) & (d.m <= 16384)
-    return d[(d.library == "trtllm-1.3.0rc20") & (d.dtype == dtype) & aligned & inside]
+    return d[(d["library"] == "trtllm-1.3.0rc20") & (d.dtype == dtype) & aligned & inside]
 
 
 def test_published_h200_matmuls(reference: Path) -> None:
