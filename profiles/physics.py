@@ -26,6 +26,7 @@ from groundspeed.profiles.summary import BEYOND_CACHE, derive_rates
 FALL_ERROR = 1.0 / 3.0
 FALL_WARNING = 0.10
 FALL_ERROR_SHARE = 0.05
+FALL_ERROR_PAIRS = 30  # with fewer, one disturbed point is a large share
 MONOTONE_POINTS = 2000  # all pairs of more would take seconds
 ROOF_TOLERANCE = 0.02  # events and clocks are read with about this error
 LAW_OFF = 8.0  # bits for bytes: a law off by more than this factor is not of these points
@@ -160,7 +161,7 @@ def _check_monotone(curve: Curve, where: str) -> list[Violation]:
                 text = f"more work takes {fall:.0%} less time: {_case(points[large])} against "
                 falls.append((fall, text + _case(points[small])))
     deep = [text for fall, text in sorted(falls, reverse=True) if fall > FALL_ERROR]
-    if deep and len(deep) / pairs > FALL_ERROR_SHARE:
+    if pairs >= FALL_ERROR_PAIRS and len(deep) / pairs > FALL_ERROR_SHARE:
         return [_error(where, f"{deep[0]} ({len(deep)} of {pairs} such pairs)")]
     return [_warning(where, text) for _, text in sorted(falls, reverse=True)[:3]]
 
