@@ -1,6 +1,7 @@
 """The CPU timer rotates through operands, times what it should, and nothing else."""
 
 import itertools
+import statistics
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_what_comes_between_is_run_and_not_timed() -> None:
     samples = timed.sample(5)
     assert log == ["between", "call"] * 5
     alone = CpuTimer().prepare([between]).sample(5)
-    assert max(samples) < min(alone)
+    assert statistics.median(samples) < statistics.median(alone)  # a thousandfold apart
 
 
 def test_short_calls_are_grouped() -> None:
