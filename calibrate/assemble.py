@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from groundspeed.calibrate.caveats import caveats
 from groundspeed.calibrate.device import RunningDevice
@@ -17,7 +18,7 @@ from groundspeed.profiles.summary import SELECTED, derive_rates
 NOISY_SPREAD = 0.05
 """A reference case that varies by more than this makes a profile noisy, and it says so."""
 
-WARM = ("glue", "launch", "latency")
+WARM = ("glue", "launch", "latency", "working_set")
 """Operations whose operands a model has just touched, or that chase a working set."""
 
 
@@ -55,10 +56,12 @@ def build_profile(material: Material) -> Profile:
         if law is not None:
             laws.append(law)
     stability = _stability(material)
-    warnings += caveats(curves, environment, stability)
+    cache_bytes = device.last_level_cache_bytes
+    rates = derive_rates(tuple(curves), running.datasheet, stability, cache_bytes)
+    warnings += caveats(curves, environment, stability, rates)
     stamp = environment.date_utc.replace("-", "").replace(":", "").lower()
     return Profile(
-        id=f"{_slug(running)}-{stamp}",
+        id=f"{_slug(running)}-{_which(running)}{stamp}",
         device=device,
         datasheet=running.datasheet,
         environment=environment,
@@ -66,9 +69,7 @@ def build_profile(material: Material) -> Profile:
         seed=material.seed,
         curves=tuple(curves),
         laws=tuple(laws),
-        rates=derive_rates(
-            tuple(curves), running.datasheet, stability, device.last_level_cache_bytes
-        ),
+        rates=rates,
         stability=stability,
         warnings=tuple(warnings),
     )
@@ -131,6 +132,13 @@ def _stability(material: Material) -> tuple[Stability, ...]:
             )
         )
     return tuple(found)
+
+
+def _which(running: RunningDevice) -> str:
+    """The GPU's number where there are several: their profiles are made in the same second."""
+    index = running.torch_device.index
+    several = running.device.kind != "cpu" and torch.cuda.device_count() > 1
+    return f"gpu{index}-" if several else ""
 
 
 def _slug(running: RunningDevice) -> str:

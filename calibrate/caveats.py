@@ -6,7 +6,10 @@ about the run it came from, before anybody asks.
 
 from collections.abc import Iterable
 
-from groundspeed.profiles.schema import Curve, Environment, Point, Stability
+from groundspeed.profiles.schema import Curve, Environment, Point, Rate, Stability
+
+ABOVE_ROOF = 1.0
+"""Utilization that no steady device reaches."""
 
 FEW_SHARE = 0.10
 """Tags on fewer points than this are what a machine does now and then."""
@@ -29,7 +32,10 @@ TAGGED: dict[str, str] = {
 
 
 def caveats(
-    curves: Iterable[Curve], environment: Environment, stability: Iterable[Stability]
+    curves: Iterable[Curve],
+    environment: Environment,
+    stability: Iterable[Stability],
+    rates: Iterable[Rate] = (),
 ) -> list[str]:
     """What a reader should know before trusting a profile's numbers.
 
@@ -38,6 +44,8 @@ def caveats(
     curves : iterable of Curve
     environment : Environment
     stability : iterable of Stability
+    rates : iterable of Rate, optional
+        The summary, held against the data sheet.
 
     Returns
     -------
@@ -67,4 +75,14 @@ def caveats(
         found.append(f"{environment.other_processes} other processes used the device meanwhile")
     if environment.partition_mode == "MIG":
         found.append("the device is in MIG mode: this is one slice of it")
+    if environment.virtualization == "virtual machine":
+        found.append(
+            "a virtual machine: its neighbours and the host's clock cannot be seen from inside"
+        )
+    for rate in rates:
+        if rate.utilization is not None and rate.utilization > ABOVE_ROOF:
+            found.append(
+                f"{rate.quantity} is {rate.utilization:.0%} of the data sheet: another clock than "
+                "the sheet's, a cache that was not left, or the wrong sheet"
+            )
     return found

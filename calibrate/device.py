@@ -64,7 +64,7 @@ def open_device(name: str | None = None) -> RunningDevice:
     if match is None:
         raise InputError(f"unknown device '{name}'", remedy="use cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
-        reason = "CUDA_VISIBLE_DEVICES hides them" if _hidden() else "torch sees none"
+        reason = _hidden() or f"torch {torch.__version__} sees none"
         raise InputError(
             f"no GPU here ({reason})", remedy="check the driver, or measure with --device cpu"
         )
@@ -116,10 +116,13 @@ def _units(spec: DeviceSpec) -> float:
     return spec.compute_units.value if spec.compute_units else 0.0
 
 
-def _hidden() -> bool:
-    return any(
-        os.environ.get(v) in ("", "-1") for v in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
-    )
+VISIBILITY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+
+
+def _hidden() -> str:
+    """The variable that may be why no GPU is seen; empty if none is set."""
+    found = [f"{v}='{os.environ[v]}' leaves none" for v in VISIBILITY if v in os.environ]
+    return ", ".join(found)
 
 
 @functools.cache
@@ -218,7 +221,14 @@ def read_environment(running: RunningDevice, *, telemetry: Telemetry, command: s
         host_link=telemetry.state.host_link,
         numa_nodes=len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or None,
         other_processes=telemetry.state.other_processes,
+        device_index=running.torch_device.index,
+        device_uuid=_uuid(running.torch_device) if on_gpu else None,
     )
+
+
+def _uuid(device: torch.device) -> str | None:
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return str(uuid) if uuid is not None else None
 
 
 def tool_version() -> str:

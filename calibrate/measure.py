@@ -103,6 +103,7 @@ def measured_point(
         stop=stop,
         tags=tags,
         clock_mhz=span.clock_mhz or None,
+        memory_clock_mhz=span.memory_clock_mhz or None,
         power_w=span.power_w or None,
         temperature_c=span.temperature_c,
         error=min(error, 1e29),
@@ -111,7 +112,7 @@ def measured_point(
     return Measured(point, tuple(float(s) for s in stream))
 
 
-HOST_SIDE = ("eager", "layer-dispatch")
+HOST_SIDE = ("eager", "layer-dispatch", "synchronize", "round-trip")
 """Launches that cost the host: its clock tells."""
 
 

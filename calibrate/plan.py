@@ -38,8 +38,10 @@ from groundspeed.kernels.layer import LayerLatency
 from groundspeed.kernels.matmul import TorchMatmul
 from groundspeed.kernels.matmul_scaled import INT8_MIN_ROWS, Fp8Matmul, Int8Matmul, Tf32Matmul
 from groundspeed.kernels.stream import ARRAYS, TorchStream
+from groundspeed.kernels.working_set import TorchWorkingSet
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.schema import Device
+from groundspeed.profiles.summary import BEYOND_CACHE
 
 Limit = Literal["compute", "memory"]
 
@@ -99,8 +101,12 @@ class Mode:
     """Steps of the directed search for each data type's best shape."""
     sustained: Mapping[str, float]
     """[s] How long each data type's best shape is run to its equilibrium."""
+    kernel_names: bool = True
+    """Look up which kernel the library chose for each case."""
     data: bool = False
     """Also the best shape on uniform, constant and zero operands."""
+    working_sets: int = 32
+    """Sizes of the curve on which caches are located: three for each doubling."""
     projections: int = 0
     alignment: bool = False
     experts: bool = False
@@ -123,6 +129,8 @@ QUICK = Mode(
     rule=StopRule(min_samples=10, min_time_s=0.02, half_width_fraction=0.02, time_cap_s=0.4),
     peak_steps=4,
     sustained={},
+    working_sets=16,
+    kernel_names=False,
 )
 STANDARD = Mode(
     name="standard",
@@ -155,6 +163,19 @@ FULL = replace(
     alignment=True,
 )  # fmt: skip
 MODES = {m.name: m for m in (QUICK, STANDARD, FULL)}
+
+
+def only_dtypes(mode: Mode, dtypes: tuple[str, ...]) -> Mode:
+    """The mode with products of these data types alone; unchanged if none are named."""
+    if not dtypes:
+        return mode
+    points = {d: mode.matmul_points.get(d, OTHER_DTYPE_POINTS) for d in dtypes}
+    sustained = {d: s for d, s in mode.sustained.items() if d in dtypes}
+    return replace(mode, matmul_points=points, sustained=sustained)
+
+
+OTHER_DTYPE_POINTS = 16
+"""Points of a data type that a mode would not measure by itself."""
 
 
 @dataclass(frozen=True)
@@ -264,8 +285,10 @@ def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[
         cases += _choose(Glue(op, "bfloat16"), glue_candidates(op), mode.glue_points, limits, seed)
     cases += _extra_matmuls(mode, limits, seed)
     cases += [planned(Launch("eager"), {}), planned(LayerLatency("layer"), {})]
-    if device.kind != "cpu":
-        cases += [planned(Launch(op), {}) for op in ("queued", "graph")]
+    if device.kind == "cpu":
+        cases += [planned(TorchWorkingSet(), c) for c in working_sets(device, mode, limits)]
+    else:
+        cases += [planned(Launch(op), {}) for op in ON_A_GPU]
         cases.append(planned(LayerLatency("layer-dispatch"), {}))
         for direction, memory in itertools.product(DIRECTIONS, MEMORY):
             cases.append(planned(HostLink(direction, memory), {"bytes": HOST_LINK_BYTES}))
@@ -274,8 +297,22 @@ def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[
     return [cases[i] for i in order]
 
 
+ON_A_GPU = ("queued", "graph", "synchronize", "round-trip")
+"""Launch costs that only a device with a queue has."""
+
 HOST_LINK_BYTES = 2.0**28
 """Long enough for the link's full rate, short enough to pin."""
+
+
+def working_sets(device: Device, mode: Mode, limits: Limits) -> list[dict[str, float]]:
+    """Sizes from below every shared cache to far beyond the last, to find where each ends."""
+    cache = device.last_level_cache_bytes or 2.0**26
+    top = min(BEYOND_CACHE * cache, limits.operand_bytes)
+    sizes = np.geomspace(SMALLEST_WORKING_SET_BYTES, top, mode.working_sets)
+    return [{"bytes": float(round(s / 4096) * 4096)} for s in sizes]
+
+
+SMALLEST_WORKING_SET_BYTES = 2.0**16
 
 
 def _extra_matmuls(mode: Mode, limits: Limits, seed: int) -> list[PlannedCase]:
@@ -299,17 +336,11 @@ def _triton_cases(device: Device, mode: Mode, limits: Limits, seed: int) -> list
         return []
     from groundspeed.kernels.attention_decode_triton import PagedDecode
     from groundspeed.kernels.latency_triton import PointerChase
-    from groundspeed.kernels.matmul_triton import TILES, TritonMatmul
     from groundspeed.kernels.moe_triton import GroupedExperts
     from groundspeed.kernels.stream_triton import TritonStream
+    from groundspeed.kernels.working_set_triton import TritonWorkingSet
 
     cases = []
-    sides = (8192,) if mode.name == "quick" else (1024, 2048, 4096, 8192)
-    for side, tile in itertools.product(sides, TILES[1:]):
-        shape = {"m": float(side), "n": float(side), "k": float(side)}
-        kernel = TritonMatmul("bfloat16", tile=tile)
-        if limits.allows(kernel, shape):
-            cases.append(planned(kernel, shape, prefix=f"{tile.name} "))
     streams = stream_candidates(OPERANDS * limits.operand_bytes)
     for stream in ARRAYS:
         cases += _choose(TritonStream(stream), streams, 5, limits, seed)
@@ -318,6 +349,7 @@ def _triton_cases(device: Device, mode: Mode, limits: Limits, seed: int) -> list
         cases += _choose(PagedDecode(dtype), decode, mode.attention_points // 2, limits, seed)
     cache = device.last_level_cache_bytes or 2.0**26
     cases += [planned(PointerChase(), c) for c in latency_candidates(cache)]
+    cases += [planned(TritonWorkingSet(), c) for c in working_sets(device, mode, limits)]
     if mode.experts:
         for routing in ("balanced", "zipf"):
             experts = GroupedExperts("bfloat16", routing)

@@ -31,6 +31,7 @@ class Reading:
     temperature_c: float | None = None
     throttled: tuple[str, ...] = ()
     busy_elsewhere_fraction: float | None = None
+    memory_clock_mhz: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Span:
     temperature_c: float | None
     busy_elsewhere_fraction: float | None
     tags: tuple[str, ...]
+    memory_clock_mhz: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Telemetry:
             temperature_c=_median([r.temperature_c for r in inside]),
             busy_elsewhere_fraction=busy,
             tags=tuple(sorted(tags)),
+            memory_clock_mhz=_median([r.memory_clock_mhz for r in inside]),
         )
 
     def busy_elsewhere(self) -> float | None:
@@ -228,6 +231,9 @@ def _nvml(index: int) -> Telemetry:
                 pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
                 float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
                 tuple(sorted({name for bit, name in reasons.items() if bits & bit})),
+                memory_clock_mhz=float(
+                    pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM)
+                ),
             )
         except pynvml.NVMLError:
             return Reading(time.monotonic())
@@ -259,6 +265,7 @@ def _amdsmi(index: int) -> Telemetry:
     def read() -> Reading:
         try:
             clock = amdsmi.amdsmi_get_clock_info(handle, amdsmi.AmdSmiClkType.GFX)
+            memory_clock = amdsmi.amdsmi_get_clock_info(handle, amdsmi.AmdSmiClkType.MEM)
             power = amdsmi.amdsmi_get_power_info(handle)
             heat = amdsmi.amdsmi_get_temp_metric(
                 handle,
@@ -271,6 +278,7 @@ def _amdsmi(index: int) -> Telemetry:
                 number(power.get("current_socket_power"))
                 or number(power.get("average_socket_power")),
                 number(heat),
+                memory_clock_mhz=number(memory_clock.get("clk")),
             )
         except amdsmi.AmdSmiException:
             return Reading(time.monotonic())

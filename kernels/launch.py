@@ -3,7 +3,9 @@
 ``eager`` is what one call costs the host: on a processor the finished operation, on a GPU putting
 it into the queue, as a model without graphs pays it for every small operation. ``queued`` is what
 a device needs from one tiny kernel to the next when the queue is full; ``graph`` the same inside
-a replayed graph. A processor has only the first.
+a replayed graph. ``synchronize`` is what asking an idle device whether it is done costs the host,
+``round-trip`` launching one tiny kernel and waiting for it: the least time between two decisions
+of a host that must look at each result. A processor has only the first.
 """
 
 from collections.abc import Sequence
@@ -45,6 +47,15 @@ class Launch:
         x = torch.zeros(1, device=pool.device)
         if self.op in ("eager", "queued"):
             return [lambda: x.add_(1.0)]
+        if self.op == "synchronize" and pool.device.type == "cuda":
+            return [lambda: torch.cuda.synchronize(pool.device)]
+        if self.op == "round-trip" and pool.device.type == "cuda":
+
+            def there_and_back() -> None:
+                x.add_(1.0)
+                torch.cuda.synchronize(pool.device)
+
+            return [there_and_back]
         if self.op == "graph" and pool.device.type == "cuda":
             graph = torch.cuda.CUDAGraph()
             x.add_(1.0)

@@ -67,6 +67,10 @@ class Environment(Record):
     telemetry: str
     """Which telemetry was there, or the fact that none was."""
     other_processes: int | None = None
+    device_index: int | None = None
+    """Which GPU of the host, as the driver shows them to this process."""
+    device_uuid: str | None = None
+    """Identity of the very device: the same GPU in another slot keeps it."""
 
 
 class Point(Record):
@@ -89,8 +93,11 @@ class Point(Record):
     tags: tuple[str, ...] = ()
     """What disturbed it: drift, bimodal, noisy-neighbour, throttled, ..."""
     clock_mhz: Positive | None = None
+    memory_clock_mhz: Positive | None = None
     power_w: Positive | None = None
     temperature_c: float | None = None
+    kernel: str | None = None
+    """Name of the device kernel (on a processor: the operator) that took most of the time."""
     error: NonNegative | None = None
     """Largest deviation from a float64 reference, in units of the tolerance."""
     valid: bool = True

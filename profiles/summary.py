@@ -8,7 +8,10 @@ joins the sampling error of that repetition with the drift of the machine during
 import math
 from collections import defaultdict
 
+import numpy as np
+
 from groundspeed.profiles.datasheet import DeviceSpec
+from groundspeed.profiles.plateaus import find_plateaus
 from groundspeed.profiles.schema import Curve, Point, Rate, Stability
 
 BEYOND_CACHE = 4.0
@@ -77,6 +80,8 @@ def derive_rates(
             rates.append(_rate(name, "bytes/s", winner.bytes, winner, memory, peak, size))
         elif curve.operation in PLAIN_RATES:
             rates.append(_plain_rate(curve, points, datasheet, compute, memory))
+        elif curve.operation == "working_set":
+            rates += _plateau_rates(points, memory)
         elif curve.operation == "launch":
             rates.append(_duration(f"launch {curve.regime['op']}", points[0], compute))
         elif curve.operation == "latency":
@@ -117,6 +122,24 @@ def _plain_rate(
         peak = bandwidth.value if bandwidth else None
     spread = compute if unit == "FLOP/s" else memory
     return _rate(name, unit, getattr(best, work), best, spread, peak, "best of its curve")
+
+
+def _plateau_rates(points: list[Point], spread: float) -> list[Rate]:
+    """Read bandwidth of each level of the memory, smallest first."""
+    sizes = np.array([p.case["bytes"] for p in points])
+    speeds = np.array([p.bytes / p.time_s for p in points])
+    rates = []
+    for level, plateau in enumerate(find_plateaus(sizes, speeds), start=1):
+        on_it = [
+            p for p in points if plateau.smallest_bytes <= p.case["bytes"] <= plateau.largest_bytes
+        ]
+        middle = sorted(on_it, key=lambda p: p.bytes / p.time_s)[len(on_it) // 2]
+        reach = " to ".join(
+            f"{size / 2**20:.3g} MiB" for size in (plateau.smallest_bytes, plateau.largest_bytes)
+        )
+        name = f"read plateau {level}"
+        rates.append(_rate(name, "bytes/s", middle.bytes, middle, spread, None, reach))
+    return rates
 
 
 def _duration(quantity: str, point: Point, spread: float) -> Rate:

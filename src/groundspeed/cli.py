@@ -13,6 +13,7 @@ import typer
 from groundspeed import __version__
 from groundspeed.commands.calibrate import calibrate_command
 from groundspeed.commands.estimate import estimate_command
+from groundspeed.commands.node import compare_alone_command
 from groundspeed.commands.profile import profile_app
 from groundspeed.commands.run import run_command
 from groundspeed.commands.verify import verify_command
@@ -32,6 +33,7 @@ app.command("run")(run_command)
 app.command("calibrate")(calibrate_command)
 app.command("estimate")(estimate_command)
 app.command("verify")(verify_command)
+app.command("compare-alone", hidden=True)(compare_alone_command)
 app.add_typer(profile_app, name="profile")
 
 

@@ -28,6 +28,18 @@ SCALES: dict[str, tuple[tuple[float, str], ...]] = {
 }
 
 
+COLUMNS = (
+    TextColumn("[bold]{task.description}"),
+    BarColumn(bar_width=30),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TextColumn("left"),
+    TimeRemainingColumn(),
+    TextColumn("[dim]{task.fields[name]}"),
+)
+"""Of a progress bar."""
+
+
 def scale_for(value: float, unit: str) -> tuple[float, str]:
     """The divisor and name of the unit in which a value is shown."""
     scales = SCALES[unit]
@@ -90,6 +102,29 @@ def safe(text: str) -> str:
     return escape("".join(c if c.isprintable() else " " for c in text))
 
 
+ManyBars = Callable[[str, int, int, str], None]
+"""Reports (who, done, total, name of the case)."""
+
+
+@contextmanager
+def many_bars(titles: list[str], *, quiet: bool) -> Iterator[ManyBars]:
+    """A progress bar for each of several things that go on at the same time."""
+    console = make_console(stderr=True)
+    if quiet or not console.is_terminal:
+        if not quiet:
+            console.print(f"calibrating {', '.join(titles)} ...")
+        yield lambda who, done, total, name: None
+        return
+    with Progress(*COLUMNS, console=console, transient=True) as progress:
+        tasks = {title: progress.add_task(title, total=None, name="") for title in titles}
+
+        def report(who: str, done: int, total: int, name: str) -> None:
+            name = name[: max(0, console.width - 80)]
+            progress.update(tasks[who], completed=done, total=total or None, name=name)
+
+        yield report
+
+
 @contextmanager
 def progress_bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on stderr; yields a function (done, total, name)."""
@@ -99,16 +134,7 @@ def progress_bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int, str
             console.print(f"{title} ...")
         yield lambda done, total, name: None
         return
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[name]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*COLUMNS, console=console, transient=True) as progress:
         task = progress.add_task(title, total=None, name="")
 
         def report(done: int, total: int, name: str) -> None:

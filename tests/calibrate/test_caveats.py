@@ -52,6 +52,13 @@ def test_company_partitions_and_noise_are_told() -> None:
     assert "MIG" in told[2]
 
 
+def test_a_virtual_machine_and_a_rate_above_the_roof_are_told() -> None:
+    rate = PROFILE.rates[0].model_copy(update={"utilization": 1.07})
+    told = caveats(PROFILE.curves, environment(virtualization="virtual machine"), (), (rate,))
+    assert "virtual machine" in told[0]
+    assert f"{rate.quantity} is 107% of the data sheet" in told[1]
+
+
 def test_running_out_of_time_is_told() -> None:
     curve = PROFILE.curves[0]
     capped = tuple(p.model_copy(update={"stop": "time-cap"}) for p in curve.points)

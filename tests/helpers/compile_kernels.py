@@ -25,6 +25,7 @@ from groundspeed.kernels import (
     matmul_triton,
     moe_triton,
     stream_triton,
+    working_set_triton,
 )
 
 TARGETS = {
@@ -92,6 +93,10 @@ def jobs(target: str) -> Iterator[Job]:
     }  # fmt: skip
     yield Job("experts", moe_triton.grouped_kernel, signature, constants, stages=4)
     chase = {"chain_ptr": "*i64", "end_ptr": "*i64", "steps": "i32"}
+    reading = {"x_ptr": "*fp32", "sums_ptr": "*fp32", "items": "i32", "repeats": "i32"}
+    kernel = working_set_triton.working_set_kernel
+    block = {"BLOCK": working_set_triton.BLOCK}
+    yield Job("working set", kernel, reading, block, working_set_triton.WARPS)
     yield Job("chase", latency_triton.chase_kernel, chase, warps=1)
 
 

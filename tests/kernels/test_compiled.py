@@ -75,8 +75,8 @@ def test_attention_and_experts_use_matrix_units_too(chip: tuple[str, Compiled]) 
 
 def test_streams_move_16_bytes_at_a_time(chip: tuple[str, Compiled]) -> None:
     kernels = chip[1]
-    for mode in ("read", "copy", "triad"):
-        assert kernels[f"stream {mode}"]["wide_load"], mode
+    for name in ("stream read", "stream copy", "stream triad", "working set"):
+        assert kernels[name]["wide_load"], name
     for mode in ("write", "copy", "triad"):
         assert kernels[f"stream {mode}"]["wide_store"], mode
 

@@ -11,12 +11,14 @@ from groundspeed.kernels.kernel import UnsupportedCaseError
 from groundspeed.kernels.matmul_data import DATA, DataMatmul
 from groundspeed.kernels.matmul_scaled import Fp8Matmul, Int8Matmul, Tf32Matmul
 from groundspeed.kernels.operands import OperandPool
+from groundspeed.kernels.working_set import READ_BYTES, TorchWorkingSet, repeats
 
 pytest.importorskip("triton", reason="triton is not installed")
 
 from groundspeed.kernels.attention_decode_triton import PagedDecode, paged_attention, splits_for
 from groundspeed.kernels.latency_triton import PointerChase, random_cycle
 from groundspeed.kernels.moe_triton import BLOCK_M, GroupedExperts, route, tiles_of
+from groundspeed.kernels.working_set_triton import TritonWorkingSet
 
 
 def sizes(m: int, n: int, k: int) -> dict[str, float]:
@@ -179,3 +181,21 @@ def test_sampling_follows_the_probabilities() -> None:
     noise = torch.empty(40_000, 4).exponential_(generator=torch.Generator().manual_seed(0))
     share = torch.bincount(sample(logits, noise), minlength=4) / 40_000
     torch.testing.assert_close(share, logits[0].softmax(0), rtol=0, atol=0.012)
+
+
+@pytest.mark.parametrize("size", [4.0, 4096.0, 4 * 4097.0, 200_000.0])
+@pytest.mark.parametrize("kernel", [TorchWorkingSet(), TritonWorkingSet()], ids=lambda k: k.backend)
+def test_working_set(
+    pool: OperandPool, kernel: TorchWorkingSet | TritonWorkingSet, size: float
+) -> None:
+    assert kernel.check({"bytes": size}, pool) <= 1.0
+
+
+def test_a_working_set_is_read_as_often_as_is_counted(pool: OperandPool) -> None:
+    case = {"bytes": 2.0**20}
+    sums = TorchWorkingSet().prepare(case, pool)[0]()
+    assert isinstance(sums, torch.Tensor)
+    assert sums.shape == (repeats(case),)
+    assert TorchWorkingSet().cost(case).read_bytes == READ_BYTES
+    with pytest.raises(UnsupportedCaseError, match="no element"):
+        TorchWorkingSet().prepare({"bytes": 3.0}, pool)

@@ -41,6 +41,13 @@ def calibrate_command(
     allow_busy: Annotated[
         bool, typer.Option("--allow-busy", help="Measure a GPU that others use.")
     ] = False,
+    dtypes: Annotated[
+        str | None,
+        typer.Option(help="Only products of these types: bfloat16,fp8.", show_default=False),
+    ] = None,
+    lines: Annotated[
+        bool, typer.Option("--lines", hidden=True, help="Progress as JSON lines on stdout.")
+    ] = False,
     profile_dir: ProfileDir = None,
     output: Output = None,
     force: Force = False,
@@ -53,12 +60,22 @@ def calibrate_command(
 
     Example: groundspeed calibrate --quick
     """
-    running = open_running_device(device)
     if quick and full:
         raise InputError("--quick and --full exclude each other")
     mode = "quick" if quick else "full" if full else "standard"
     folder = folder_of(profile_dir)
     require_writable(output, force=force)
+    if device is not None and (device == "all" or "," in device):
+        if output is not None or plan:
+            raise InputError(
+                "several devices give several profiles", remedy="use --profile-dir, or one device"
+            )
+        flags = {f"--{mode}": mode != "standard", "--fresh": fresh, "--allow-busy": allow_busy}
+        options = [name for name, on in flags.items() if on] + ["--seed", str(seed)]
+        options += ["--dtypes", dtypes] if dtypes is not None else []
+        _calibrate_devices(device, options, folder, as_json=as_json, quiet=quiet)
+        return
+    running = open_running_device(device)
     if plan:
         _show_plan(running, mode, folder, seed, as_json=as_json)
         return
@@ -72,7 +89,11 @@ def calibrate_command(
         output=output,
         force=force,
         quiet=quiet or as_json,
+        dtypes=parse_dtypes(dtypes),
+        lines=lines,
     )
+    if lines:
+        return
     if as_json:
         deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)
         return
@@ -82,6 +103,43 @@ def calibrate_command(
     console = make_console()
     show_profile(console, profile)
     console.print(plain(f"\nprofile written to {path}"))
+
+
+def _calibrate_devices(
+    name: str, options: list[str], folder: Path, *, as_json: bool, quiet: bool
+) -> None:
+    """Calibrate several devices at once and show them one after the other."""
+    require_measuring()
+    from groundspeed.commands.node import calibrate_together, devices_of
+
+    profiles = calibrate_together(devices_of(name), options, folder, quiet=quiet or as_json)
+    if as_json:
+        documents = [p.model_dump(mode="json", exclude_none=True) for p in profiles]
+        deliver(json.dumps(documents, indent=1), None, force=False)
+        return
+    from groundspeed.show import show_profile
+    from groundspeed.terminal import make_console, plain
+
+    console = make_console()
+    for profile in profiles:
+        show_profile(console, profile)
+        console.print(plain(f"\nprofile {profile.id} written to {folder}\n"))
+
+
+def parse_dtypes(text: str | None) -> tuple[str, ...]:
+    """Data types from a list like ``bfloat16,fp8``.
+
+    Raises
+    ------
+    InputError
+        If one is not known.
+    """
+    from groundspeed.calibrate.plan import matmul_kernel
+
+    names = tuple(part.strip() for part in text.split(",")) if text is not None else ()
+    for name in names:
+        matmul_kernel(name)
+    return tuple(dict.fromkeys(names))
 
 
 def _show_plan(
@@ -111,6 +169,20 @@ def open_running_device(name: str | None) -> "RunningDevice":
     InputError
         If a library for measuring is not installed, or there is no such device.
     """
+    require_measuring()
+    from groundspeed.calibrate.device import open_device
+
+    return open_device(name)
+
+
+def require_measuring() -> None:
+    """Say which library for measuring is missing.
+
+    Raises
+    ------
+    InputError
+        If one is not installed.
+    """
     try:
         import pandas  # noqa: F401
         import scipy  # noqa: F401
@@ -120,9 +192,6 @@ def open_running_device(name: str | None) -> "RunningDevice":
             f"measuring needs {error.name}, which is not installed",
             remedy="pip install 'groundspeed[measure]'",
         ) from error
-    from groundspeed.calibrate.device import open_device
-
-    return open_device(name)
 
 
 def calibrate_and_save(
@@ -136,22 +205,25 @@ def calibrate_and_save(
     output: Path | None = None,
     force: bool = False,
     quiet: bool = False,
+    dtypes: tuple[str, ...] = (),
+    lines: bool = False,
 ) -> "tuple[Profile, Path]":
     """Calibrate with a progress bar, and write the profile.
 
     The journal is deleted only when the profile is on the disk.
     """
     from groundspeed.calibrate.campaign import Request, calibrate, journal_path
-    from groundspeed.calibrate.plan import MODES
+    from groundspeed.calibrate.plan import MODES, only_dtypes
     from groundspeed.profiles.physics import check_profile
     from groundspeed.profiles.store import save_profile
     from groundspeed.terminal import progress_bar
 
     journal = journal_path(folder, running, MODES[mode])
     command = "groundspeed " + shlex.join(sys.argv[1:])
-    request = Request(running, MODES[mode], journal, command, seed, fresh, allow_busy)
-    with progress_bar(f"calibrating {running.device.name}", quiet=quiet) as progress:
-        profile = calibrate(request, progress)
+    chosen = only_dtypes(MODES[mode], dtypes)
+    request = Request(running, chosen, journal, command, seed, fresh, allow_busy, dtypes)
+    with progress_bar(f"calibrating {running.device.name}", quiet=quiet or lines) as progress:
+        profile = calibrate(request, _say_lines if lines else progress)
     path = output or folder / f"{profile.id}.json"
     try:
         save_profile(profile, path, force=force)
@@ -168,7 +240,14 @@ def calibrate_and_save(
             remedy="measure again in a quieter moment; groundspeed profile check says all of it",
         ) from error
     _keep_samples(journal, path)
+    if lines:
+        print(json.dumps({"profile": str(path)}), flush=True)
     return profile, path
+
+
+def _say_lines(done: int, total: int, case: str) -> None:
+    """Progress for another process to read."""
+    print(json.dumps({"done": done, "total": total, "case": case}), flush=True)
 
 
 def _keep_samples(journal: Path, profile: Path) -> None:

@@ -21,7 +21,7 @@ ProfileDir = Annotated[
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda or cuda:N; the best present if not given."),
+    typer.Option("--device", help="cpu, cuda:N, all, or a list; the best present if not given."),
 ]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no remarks.")]
 

@@ -1,0 +1,80 @@
+"""Find the plateaus of a curve of rate over size: one for each cache, and one for the memory.
+
+A plateau is a stretch of neighbouring sizes whose rates agree; between two of them the rate
+slides from one level to the next while a growing part of the working set misses. Nothing about
+the chip is assumed: a cache that is not there, or is shared away, gives no plateau.
+
+>>> sizes = np.array([64e3, 128e3, 256e3, 512e3, 1e6, 2e6, 4e6, 8e6])
+>>> rates = np.array([10e12, 10.2e12, 10.1e12, 9.9e12, 6e12, 4.1e12, 4.0e12, 4.05e12])
+>>> [(p.smallest_bytes, p.largest_bytes, p.rate_bytes_per_s) for p in find_plateaus(sizes, rates)]
+[(64000.0, 512000.0, 10050000000000.0), (2000000.0, 8000000.0, 4050000000000.0)]
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+AGREE = 0.15
+"""Rates on one plateau lie within this share of their median."""
+
+ODD_ONES = 0.2
+"""Share of a plateau's sizes, never its ends, that may lie outside: one disturbed measurement."""
+
+FEWEST_SIZES = 3
+"""Two neighbours agree by chance, or because the slope between two plateaus is flat for a step."""
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """A stretch of sizes that one level of the memory serves."""
+
+    smallest_bytes: float
+    largest_bytes: float
+    rate_bytes_per_s: float
+    """Median."""
+
+
+def find_plateaus(
+    size_bytes: NDArray[np.float64], rate_bytes_per_s: NDArray[np.float64]
+) -> list[Plateau]:
+    """Locate the plateaus of a curve.
+
+    Parameters
+    ----------
+    size_bytes : (N,) ndarray
+        [bytes] Working sets.
+    rate_bytes_per_s : (N,) ndarray
+        [bytes/s] What was read, over the time it took.
+
+    Returns
+    -------
+    list of Plateau
+        By size, not overlapping; longest stretches are taken first.
+    """
+    order = np.argsort(size_bytes)
+    sizes, rates = size_bytes[order], rate_bytes_per_s[order]
+    free = np.ones(sizes.size, dtype=bool)
+    found: list[tuple[int, int]] = []
+    while True:
+        best = (0, 0)
+        for start in range(sizes.size):
+            for end in range(start + 1, sizes.size + 1):
+                if not free[start:end].all():
+                    break
+                if end - start > best[1] - best[0] and _agree(rates[start:end]):
+                    best = (start, end)
+        if best[1] - best[0] < FEWEST_SIZES:
+            break
+        found.append(best)
+        free[best[0] : best[1]] = False
+    return [
+        Plateau(float(sizes[a]), float(sizes[b - 1]), float(np.median(rates[a:b])))
+        for a, b in sorted(found)
+    ]
+
+
+def _agree(rates: NDArray[np.float64]) -> bool:
+    median = np.median(rates)
+    inside = np.abs(rates / median - 1.0) <= AGREE
+    return bool(inside[0] and inside[-1] and np.mean(~inside) <= ODD_ONES)
