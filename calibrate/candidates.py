@@ -29,17 +29,23 @@ def stream_candidates(largest_bytes: float) -> list[Candidate]:
     return [{"bytes": float(24 * round(2.0**x / 24))} for x in np.arange(16.0, top + 0.01, 0.5)]
 
 
-def attention_candidates(length: str, seed: int) -> list[Candidate]:
+LONGEST = {"cpu": {"seq_len": 13, "kv_len": 15}, "gpu": {"seq_len": 15, "kv_len": 17}}
+"""Logarithm to base two of the longest prompt and cache, by kind of device."""
+
+LARGEST_BATCH = {"cpu": 6, "gpu": 8}
+
+
+def attention_candidates(length: str, seed: int, kind: str) -> list[Candidate]:
     """Random batches, lengths and head counts; ``length`` names the column of the length."""
     generator = np.random.default_rng(seed + 1)
-    longest = 13.0 if length == "seq_len" else 15.0
+    longest, largest = float(LONGEST[kind][length]), float(LARGEST_BATCH[kind])
     cases = []
     for _ in range(3000):
         kv_heads = 2.0 ** generator.integers(0, 6)
         group = float(generator.choice([1, 2, 4, 5, 7, 8]))
         cases.append(
             {
-                "batch": float(round(2.0 ** generator.uniform(0.0, 6.0))),
+                "batch": float(round(2.0 ** generator.uniform(0.0, largest))),
                 length: float(round(2.0 ** generator.uniform(5.0, longest) / 16) * 16),
                 "heads": kv_heads * group,
                 "kv_heads": kv_heads,
@@ -59,13 +65,15 @@ GLUE_WIDTHS: dict[str, tuple[float, ...]] = {
     "kv_write": (128, 512, 1024, 2048, 4096),
     "embed": (512, 1024, 2048, 4096, 8192),
     "argmax": (32768, 65536, 131072, 262144),
+    "sample": (32768, 65536, 131072, 262144),
+    "fp8_quantize": (1024, 2048, 4096, 8192, 16384),
 }
 """Row widths of the small operations, as models have them."""
 
 
 def glue_candidates(op: str) -> list[Candidate]:
     """Rows of a decode step to a prefill, widths as models have them."""
-    rows = [2.0**x for x in range(8 if op == "argmax" else 14)]
+    rows = [2.0**x for x in range(8 if op in ("argmax", "sample") else 14)]
     return [
         {"rows": r, "width": w}
         for r, w in itertools.product(rows, GLUE_WIDTHS[op])

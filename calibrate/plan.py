@@ -278,7 +278,8 @@ def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[
     pages = [c for c in streams if c["bytes"] >= 64 * PAGE_BYTES]
     cases += _choose(PageGather(), pages, mode.stream_points, limits, seed)
     budget = mode.attention_points
-    prefill, decode = (attention_candidates(c, seed) for c in ("seq_len", "kv_len"))
+    kind = "cpu" if device.kind == "cpu" else "gpu"
+    prefill, decode = (attention_candidates(c, seed, kind) for c in ("seq_len", "kv_len"))
     cases += _choose(PrefillAttention("bfloat16"), prefill, budget, limits, seed)
     cases += _choose(DecodeAttention("bfloat16"), decode, budget, limits, seed)
     for op in GLUE_WIDTHS:
@@ -344,7 +345,7 @@ def _triton_cases(device: Device, mode: Mode, limits: Limits, seed: int) -> list
     streams = stream_candidates(OPERANDS * limits.operand_bytes)
     for stream in ARRAYS:
         cases += _choose(TritonStream(stream), streams, 5, limits, seed)
-    decode = attention_candidates("kv_len", seed)
+    decode = attention_candidates("kv_len", seed, "gpu")
     for dtype in ("bfloat16", "fp8"):
         cases += _choose(PagedDecode(dtype), decode, mode.attention_points // 2, limits, seed)
     cache = device.last_level_cache_bytes or 2.0**26

@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
+from typing import TypeVar
 
 import torch
+
+Answer = TypeVar("Answer")
 
 PERIOD_S = 0.05
 BUSY_ELSEWHERE = 0.10
@@ -283,4 +286,35 @@ def _amdsmi(index: int) -> Telemetry:
         except amdsmi.AmdSmiException:
             return Reading(time.monotonic())
 
-    return Telemetry(read, "amdsmi")
+    return Telemetry(read, "amdsmi", _amd_state(amdsmi, handle))
+
+
+def _amd_state(amdsmi: ModuleType, handle: object) -> State:
+    """What an AMD device tells about itself; each question may go unanswered."""
+
+    def asked(question: Callable[[], Answer]) -> Answer | None:
+        try:
+            return question()
+        except (amdsmi.AmdSmiException, AttributeError, KeyError, TypeError):
+            return None
+
+    def link() -> str:
+        metric = amdsmi.amdsmi_get_pcie_info(handle)["pcie_metric"]
+        return f"PCIe {metric['pcie_speed'] / 1e3:g} GT/s x{metric['pcie_width']}"
+
+    def partition() -> str:
+        compute = amdsmi.amdsmi_get_gpu_compute_partition(handle)
+        return f"{compute} {amdsmi.amdsmi_get_gpu_memory_partition(handle)}"
+
+    def others() -> int:
+        return sum(p["pid"] != os.getpid() for p in amdsmi.amdsmi_get_gpu_process_list(handle))
+
+    cap = asked(lambda: float(amdsmi.amdsmi_get_power_cap_info(handle)["power_cap"]))
+    return State(
+        # Microwatts in some releases and watts in others: no GPU has a tenth of a megawatt.
+        power_cap_w=cap / 1e6 if cap and cap > 1e5 else cap or None,
+        ecc=asked(lambda: amdsmi.amdsmi_get_gpu_total_ecc_count(handle) is not None),
+        partition_mode=asked(partition),
+        host_link=asked(link),
+        other_processes=asked(others),
+    )

@@ -57,4 +57,5 @@ def test_too_few_sizes_have_no_plateau(count: int) -> None:
 
 
 def test_a_slope_is_not_a_plateau() -> None:
-    assert find_plateaus(SIZES, 1e12 * 1.5 ** np.arange(SIZES.size)) == []
+    rates = np.array([1e12 * 1.5**i for i in range(SIZES.size)])
+    assert find_plateaus(SIZES, rates) == []
