@@ -6,13 +6,16 @@ import numpy as np
 import torch
 
 from groundspeed.calibrate.caveats import caveats
-from groundspeed.calibrate.device import RunningDevice
+from groundspeed.calibrate.device import RunningDevice, read_environment
 from groundspeed.calibrate.fit import MIN_POINTS, fit_points
+from groundspeed.calibrate.fit_knots import FEWEST_SIZES, fit_chain
+from groundspeed.calibrate.interconnect import LinkResult
 from groundspeed.calibrate.journal import Entry
 from groundspeed.calibrate.plan import Limit, PlannedCase
+from groundspeed.calibrate.telemetry import Telemetry
 from groundspeed.profiles.laws import Law
 from groundspeed.profiles.operations import OPERATIONS
-from groundspeed.profiles.schema import Curve, Environment, Point, Profile, Stability
+from groundspeed.profiles.schema import Curve, Environment, Interconnect, Point, Profile, Stability
 from groundspeed.profiles.summary import SELECTED, derive_rates
 
 NOISY_SPREAD = 0.05
@@ -147,3 +150,67 @@ def _slug(running: RunningDevice) -> str:
     words = "".join(c if c.isalnum() else " " for c in running.device.name.lower()).split()
     units = f"{running.device.compute_units}c" if running.device.kind == "cpu" else ""
     return "-".join(w for w in (running.device.kind, *words, units) if w)[:80]
+
+
+def link_profile(
+    running: RunningDevice,
+    telemetry: Telemetry,
+    result: LinkResult,
+    pairs: list[tuple[str, Point]],
+    interconnect: Interconnect,
+    *,
+    command: str,
+    seed: int,
+) -> Profile:
+    """Make a profile of what was measured between devices."""
+    environment = read_environment(running, telemetry=telemetry, command=command)
+    source = f"{interconnect.ranks} ranks, {environment.date_utc}"
+    groups: dict[tuple[str, ...], tuple[dict[str, str], list[Point]]] = {}
+    for case in result.cases:
+        entry = result.entries.get(case.key)
+        if entry is None:
+            continue
+        regime = {"op": case.op, "world_size": str(case.world_size), "mode": case.mode}
+        if case.hosts > 1:
+            regime["hosts"] = str(case.hosts)
+        groups.setdefault(tuple(regime.values()), (regime, []))[1].append(entry.point)
+    for direction, point in pairs:
+        regime = {"direction": direction}
+        groups.setdefault(("p2p", direction), (regime, []))[1].append(point)
+    curves = tuple(
+        Curve(
+            operation="p2p" if key[0] == "p2p" else "collective",
+            regime=regime,
+            backend=interconnect.backend,
+            cache="warm",
+            origin="measured",
+            source=source,
+            points=tuple(points),
+        )
+        for key, (regime, points) in sorted(groups.items())
+    )
+    laws = [law for curve in curves if (law := chain_law(curve, source)) is not None]
+    stamp = environment.date_utc.replace("-", "").replace(":", "").lower()
+    return Profile(
+        id=f"links-{_slug(running)}-x{interconnect.ranks}-{stamp}",
+        device=running.device,
+        datasheet=running.datasheet,
+        environment=environment,
+        mode="links",
+        seed=seed,
+        curves=curves,
+        laws=tuple(laws),
+        rates=derive_rates(curves, running.datasheet, (), running.device.last_level_cache_bytes),
+        interconnect=interconnect,
+        warnings=tuple(result.remarks),
+    )
+
+
+def chain_law(curve: Curve, source: str) -> Law | None:
+    """The law of a collective's curve, if it has enough sizes."""
+    points = [p for p in curve.points if p.valid]
+    sizes = np.array([p.case["bytes"] for p in points])
+    if curve.operation != "collective" or np.unique(sizes).size < FEWEST_SIZES:
+        return None
+    times = np.array([p.time_s for p in points])
+    return fit_chain("collective", curve.regime, sizes, times, origin=curve.origin, source=source)

@@ -5,6 +5,7 @@ order. Any one case may fail without ending the others; only a lost device ends 
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +44,10 @@ LIBRARY_CHOOSES = ("matmul", "attention")
 
 Progress = Callable[[int, int, str], None]
 """Called before each case with how many are done, how many there are, and its name."""
+
+
+ProgressBar = Callable[[str], AbstractContextManager[Progress]]
+"""Opens a progress bar with a title; pickled where another process is to open it."""
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,15 @@ OPERATIONS: dict[str, Operation] = {
             True,
             ("batch", "kv_len", "heads"),
         ),
+        Operation(
+            "collective",
+            ("bytes",),
+            ("op", "world_size"),
+            _zero,
+            _stream_bytes,
+            False,
+            ("bytes",),
+        ),
         Operation("stream", ("bytes",), ("mode", "dtype"), _zero, _stream_bytes, False, ("bytes",)),
         Operation(
             "glue", ("rows", "width"), ("op", "dtype"), _zero, _glue_bytes, False, ("rows", "width")

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from groundspeed.profiles.busbw import REDUCED_IN_NETWORK, busbw
 from groundspeed.profiles.datasheet import load_datasheets
 from groundspeed.profiles.laws import law_time
 from groundspeed.profiles.operations import OPERATIONS
@@ -98,6 +99,8 @@ def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
     peak = sheet.peak(dtype)
     bandwidth = sheet.memory_bandwidth_bytes_per_s
     cache = profile.device.last_level_cache_bytes or 0.0
+    if curve.operation in ("collective", "p2p"):
+        return _check_wire(profile, curve, where)
     for point in curve.points:
         if not point.valid:
             continue
@@ -130,6 +133,31 @@ def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
                 )
             )
     return found
+
+
+def _check_wire(profile: Profile, curve: Curve, where: str) -> list[Violation]:
+    """Bus bandwidth above the wire is a switch that adds up on the way, or a mistake."""
+    wire = profile.datasheet.scaleup_bandwidth_bytes_per_s if profile.datasheet else None
+    if wire is None or curve.operation != "collective" or "hosts" in curve.regime:
+        return []
+    op, ranks = curve.regime["op"], int(curve.regime["world_size"])
+    found = []
+    for point in curve.points:
+        rate = busbw(op, ranks, point.bytes, point.time_s)
+        if not point.valid or rate <= wire.value * (1.0 + ROOF_TOLERANCE):
+            continue
+        at = f"{where} at {_case(point)}"
+        text = f"busbw of {rate / 1e9:.0f} GB/s is above the wire's {wire.value / 1e9:.0f}"
+        links = profile.interconnect
+        if op not in REDUCED_IN_NETWORK or rate > MOST_REDUCED * wire.value:
+            found.append(_error(at, f"{text}, which no switch explains: check what bytes means"))
+        elif links is None or links.in_network_reduction is not True:
+            found.append(_warning(at, f"{text}: in-network reduction, which is not declared"))
+    return found
+
+
+MOST_REDUCED = 2.0
+"""A switch that adds up halves what an all-reduce sends: busbw is at most twice the wire."""
 
 
 def _check_monotone(curve: Curve, where: str) -> list[Violation]:

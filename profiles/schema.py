@@ -165,6 +165,25 @@ class Stability(Record):
     verdict: Literal["steady", "noisy"]
 
 
+class Interconnect(Record):
+    """What is known of the links beside their speed; None where it cannot be read."""
+
+    backend: Literal["gloo", "nccl", "rccl"]
+    version: str | None = None
+    ranks: int = Field(ge=2)
+    hosts: tuple[str, ...]
+    launcher: str
+    """Who started the ranks: ``torchrun``, ``srun``, ``mpirun``."""
+    topology: tuple[str, ...] = ()
+    """The vendor tool's picture of links, switches and NUMA nodes, as lines of text."""
+    variables: dict[str, str] = Field(default_factory=dict)
+    """Environment variables that steer communication."""
+    algorithms: dict[str, str] = Field(default_factory=dict)
+    """Algorithm and protocol that the library said it chose, by operation and size."""
+    in_network_reduction: bool | None = None
+    """Whether a switch adds up on the way (NVLS, SHARP): busbw may then exceed the wire."""
+
+
 class Profile(Record):
     """What is known about one device class."""
 
@@ -179,6 +198,7 @@ class Profile(Record):
     laws: tuple[Law, ...]
     rates: tuple[Rate, ...]
     stability: tuple[Stability, ...] = ()
+    interconnect: Interconnect | None = None
     warnings: tuple[str, ...] = ()
 
     def spread_fraction(self, limit: str) -> float:

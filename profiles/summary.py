@@ -10,6 +10,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from groundspeed.profiles.busbw import REDUCED_IN_NETWORK, bus_factor
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.plateaus import find_plateaus
 from groundspeed.profiles.schema import Curve, Point, Rate, Stability
@@ -80,6 +81,10 @@ def derive_rates(
             rates.append(_rate(name, "bytes/s", winner.bytes, winner, memory, peak, size))
         elif curve.operation in PLAIN_RATES:
             rates.append(_plain_rate(curve, points, datasheet, compute, memory))
+        elif curve.operation == "collective":
+            rates += _collective_rates(curve, points, datasheet)
+        elif curve.operation == "p2p":
+            rates.append(_pair_rate(curve, points))
         elif curve.operation == "working_set":
             rates += _plateau_rates(points, memory)
         elif curve.operation == "launch":
@@ -140,6 +145,41 @@ def _plateau_rates(points: list[Point], spread: float) -> list[Rate]:
         name = f"read plateau {level}"
         rates.append(_rate(name, "bytes/s", middle.bytes, middle, spread, None, reach))
     return rates
+
+
+def _collective_rates(curve: Curve, points: list[Point], sheet: DeviceSpec | None) -> list[Rate]:
+    """Bus bandwidth at its best size, and the latency of the smallest message."""
+    op, ranks = curve.regime["op"], int(curve.regime["world_size"])
+    factor = bus_factor(op, ranks)
+    best = max(points, key=lambda p: p.bytes / p.time_s)
+    least = min(points, key=lambda p: p.bytes)
+    wire = sheet.scaleup_bandwidth_bytes_per_s if sheet else None
+    name = f"{op} x{ranks}" + "".join(f" {word}" for word in (_hosts(curve), _mode(curve)) if word)
+    note = f"busbw at {best.bytes / 2**20:.3g} MiB"
+    peak = wire.value if wire and not _hosts(curve) else None
+    rate = _rate(name, "bytes/s", factor * best.bytes, best, 0.0, peak, note)
+    if peak and rate.value > peak and op in REDUCED_IN_NETWORK:
+        rate = rate.model_copy(update={"note": f"{note}, in-network reduction"})
+    return [rate, _duration(f"{name} latency", least, 0.0)]
+
+
+def _hosts(curve: Curve) -> str:
+    return f"on {curve.regime['hosts']} hosts" if "hosts" in curve.regime else ""
+
+
+def _mode(curve: Curve) -> str:
+    return "in a graph" if curve.regime.get("mode") == "graph" else ""
+
+
+def _pair_rate(curve: Curve, points: list[Point]) -> Rate:
+    """The usual pair of devices, and which one is the slowest."""
+    ordered = sorted(points, key=lambda p: p.bytes / p.time_s)
+    slowest, usual = ordered[0], ordered[len(ordered) // 2]
+    share = slowest.bytes / slowest.time_s / (usual.bytes / usual.time_s)
+    pair = f"{slowest.case['from']:.0f}-{slowest.case['to']:.0f}"
+    name = f"pairs {curve.regime['direction']}"
+    note = f"median; slowest {pair}, {share:.0%} of it"
+    return _rate(name, "bytes/s", usual.bytes, usual, 0.0, None, note)
 
 
 def _duration(quantity: str, point: Point, spread: float) -> Rate:

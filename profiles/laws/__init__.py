@@ -5,6 +5,7 @@ points that were held out. Evaluating it needs numpy alone. A new form is a file
 ``soft_roofline.py`` and a line in ``FORMS``.
 """
 
+from groundspeed.profiles.laws.knots import Knots
 from groundspeed.profiles.laws.law import (
     FORMS,
     Coefficient,
@@ -14,4 +15,4 @@ from groundspeed.profiles.laws.law import (
     law_time,
 )
 
-__all__ = ["FORMS", "Coefficient", "HeldOutError", "Law", "LawPrediction", "law_time"]
+__all__ = ["FORMS", "Coefficient", "HeldOutError", "Knots", "Law", "LawPrediction", "law_time"]

@@ -10,13 +10,17 @@ from pydantic import Field, model_validator
 
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.laws import soft_roofline
+from groundspeed.profiles.laws.knots import Knots
 from groundspeed.profiles.operations import OPERATIONS, Array, Columns
 from groundspeed.profiles.record import NonNegative, Positive, Record
 
 Form = Callable[[Array, Array, Mapping[str, float]], Array]
 
 FORMS: dict[str, Form] = {"soft_roofline": soft_roofline.time_s}
-"""Every form a law can have: (flops, bytes, coefficients) to seconds."""
+"""Forms with coefficients: (flops, bytes, coefficients) to seconds."""
+
+CHAIN = "chain"
+"""The form without coefficients: pieces between knots."""
 
 Origin = Literal["measured", "imported", "transferred", "datasheet"]
 
@@ -61,6 +65,7 @@ class Law(Record):
     coefficients: dict[str, Coefficient]
     box: dict[str, tuple[Positive, Positive]]
     """Smallest and largest value of each column, and of the work, among the fitted points."""
+    knots: Knots | None = None
     points: int = Field(ge=1)
     held_out: HeldOutError
     origin: Origin
@@ -73,14 +78,18 @@ class Law(Record):
             raise ValueError(
                 f"operation '{self.operation}': {did_you_mean(self.operation, OPERATIONS)}"
             )
-        if self.form not in FORMS:
-            raise ValueError(f"form '{self.form}': {did_you_mean(self.form, FORMS)}")
+        if self.form not in (*FORMS, CHAIN):
+            raise ValueError(f"form '{self.form}': {did_you_mean(self.form, [*FORMS, CHAIN])}")
+        if (self.form == CHAIN) != (self.knots is not None):
+            raise ValueError("knots belong to the form 'chain', and to no other")
         spec = OPERATIONS[self.operation]
         lacking = [c for c in spec.categories if c not in self.regime]
         if lacking:
             raise ValueError(f"regime lacks {', '.join(lacking)}")
-        needed = {"startup_s", "bandwidth_bytes_per_s"}
-        if spec.computes:
+        if self.knots is not None and self.knots.column not in spec.columns:
+            raise ValueError(f"knots over '{self.knots.column}', which is no column")
+        needed = set() if self.knots is not None else {"startup_s", "bandwidth_bytes_per_s"}
+        if spec.computes and self.knots is None:
             needed |= {"compute_flops_per_s", "sharpness"}
         missing = needed - set(self.coefficients)
         if missing:
@@ -139,16 +148,23 @@ def law_time(law: Law, columns: Columns) -> LawPrediction:
             raise InputError(f"column '{name}' of {law.operation} must be positive and finite")
     flops = operation.flops(arrays, law.regime)
     moved = operation.bytes(arrays, law.regime)
-    time = FORMS[law.form](flops, moved, law.values())
+    if law.knots is not None:
+        time = law.knots.evaluate(arrays[law.knots.column])
+    else:
+        time = FORMS[law.form](flops, moved, law.values())
     octaves = np.zeros_like(time)
     work = {"flops": flops, "bytes": moved}
     for name, (low, high) in law.box.items():
         value = np.maximum(arrays[name] if name in arrays else work[name], 1e-9)
         octaves += np.maximum(0.0, np.log2(low / value)) + np.maximum(0.0, np.log2(value / high))
     widen = 1.0 + octaves
+    below, above = np.minimum(law.held_out.log_q05, 0.0), np.maximum(law.held_out.log_q95, 0.0)
+    if law.knots is not None:
+        spread = law.knots.spread(arrays[law.knots.column])
+        below, above = -spread, spread
     return LawPrediction(
         time_s=time,
-        low_s=time * np.exp(np.minimum(law.held_out.log_q05, 0.0) * widen),
-        high_s=time * np.exp(np.maximum(law.held_out.log_q95, 0.0) * widen),
+        low_s=time * np.exp(below * widen),
+        high_s=time * np.exp(above * widen),
         extrapolated=octaves > 0.0,
     )

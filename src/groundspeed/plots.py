@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from groundspeed.profiles.busbw import busbw
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.files import write_whole
+from groundspeed.profiles.laws import law_time
 from groundspeed.profiles.schema import Profile
 from groundspeed.profiles.summary import WINNER
+from groundspeed.show_links import curve_name, size_name
 from groundspeed.terminal import shown
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 COLOURS = {"bfloat16": "#1f77b4", "float16": "#d95f02", "float32": "#2a9d4a"}
 MARKERS = {"matmul": "o", "attention_prefill": "^", "attention_decode": "v"}
 INK = "#30343b"
+LINES = ("#1f77b4", "#d95f02", "#2a9d4a", "#8a5bb0", "#b8860b", "#c0395b")
+STYLES = ("-", "--", "-.", ":")
 
 
 def save_roofline(profile: Profile, path: Path, *, force: bool = False) -> None:
@@ -39,10 +44,51 @@ def save_roofline(profile: Profile, path: Path, *, force: bool = False) -> None:
         ) from error
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     FigureCanvasAgg(figure)
-    _draw(figure.add_subplot(), profile)
+    draw = _draw_busbw if profile.mode == "links" else _draw
+    draw(figure.add_subplot(), profile)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:], dpi=150)
     write_whole(path, buffer.getvalue(), force=force)
+
+
+def _draw_busbw(axes: "Axes", profile: Profile) -> None:
+    """Bus bandwidth over size, a colour an operation, a line style a number of ranks."""
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    curves = [c for c in profile.curves if c.operation == "collective"]
+    if not curves:
+        raise InputError(f"profile {profile.id} holds no collective to draw")
+    ops = list(dict.fromkeys(c.regime["op"] for c in curves))
+    worlds = sorted({int(c.regime["world_size"]) for c in curves})
+    for curve in curves:
+        op, ranks = curve.regime["op"], int(curve.regime["world_size"])
+        points = sorted((p for p in curve.points if p.valid), key=lambda p: p.bytes)
+        if not points:
+            continue
+        sizes = np.array([p.bytes for p in points])
+        rates = np.array([busbw(op, ranks, p.bytes, p.time_s) for p in points])
+        colour = LINES[ops.index(op) % len(LINES)]
+        style = STYLES[worlds.index(ranks) % len(STYLES)]
+        axes.plot(sizes, rates, "o", color=colour, markersize=4, alpha=0.8, markeredgewidth=0)
+        law = profile.law("collective", **curve.regime)
+        if law is not None:
+            fine = np.geomspace(sizes[0], sizes[-1], 200)
+            told = law_time(law, {"bytes": fine})
+            fitted = np.array(
+                [busbw(op, ranks, b, t) for b, t in zip(fine, told.time_s, strict=True)]
+            )
+            axes.plot(fine, fitted, style, color=colour, linewidth=1.2, label=curve_name(curve))
+    wire = profile.datasheet.scaleup_bandwidth_bytes_per_s if profile.datasheet else None
+    if wire is not None:
+        axes.axhline(wire.value, color=INK, linewidth=1.0, linestyle=":")
+    axes.set_xlabel("size (nccl-tests' convention)")
+    axes.set_ylabel("bus bandwidth")
+    axes.yaxis.set_major_formatter(lambda rate, _: shown(rate, "bytes/s"))
+    axes.xaxis.set_major_formatter(lambda size, _: size_name(size))
+    axes.set_title(f"{profile.device.name} (points: measured; lines: law)", fontsize=10, color=INK)
+    axes.grid(which="major", color="#d8dbe0", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=7, loc="lower right", ncols=max(1, len(worlds)))
 
 
 def _draw(axes: "Axes", profile: Profile) -> None:

@@ -9,6 +9,7 @@ from groundspeed.profiles.compare import ProfileComparison
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.physics import Violation
 from groundspeed.profiles.schema import Device, Profile
+from groundspeed.show_links import show_links
 from groundspeed.terminal import (
     bar,
     digits,
@@ -66,6 +67,8 @@ def show_laws(console: Console, profile: Profile) -> None:
     """Each law's coefficients and its error on points it has not seen."""
     table = make_table("law", "start-up", "compute", "bandwidth", "points", "median error", "P90")
     for law in profile.laws:
+        if law.knots is not None:
+            continue  # shown as curves
         values = law.values()
         compute = values.get("compute_flops_per_s")
         table.add_row(
@@ -77,7 +80,8 @@ def show_laws(console: Console, profile: Profile) -> None:
             f"{law.held_out.median_fraction:.1%}",
             f"{law.held_out.q90_fraction:.1%}",
         )
-    console.print(table)
+    if table.row_count:
+        console.print(table)
 
 
 def show_profile(console: Console, profile: Profile) -> None:
@@ -96,6 +100,7 @@ def show_profile(console: Console, profile: Profile) -> None:
     console.print()
     show_rates(console, profile)
     console.print()
+    show_links(console, profile)
     show_laws(console, profile)
     for s in profile.stability:
         console.print(

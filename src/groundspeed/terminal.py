@@ -1,7 +1,8 @@
 """What a person reads: numbers with units and error bars, tables, progress on stderr."""
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -74,6 +75,17 @@ def bar(fraction: float, *, width: int = 20) -> str:
     eighths = round(max(0.0, min(1.0, fraction)) * width * 8)
     full, rest = divmod(eighths, 8)
     return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width, "·")
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A curve in one line of text, on a logarithmic scale over three decades.
+
+    >>> sparkline([1.0, 10.0, 100.0, 1000.0])
+    '▁▃▆█'
+    """
+    highest = max(values)
+    steps = [max(0.0, 1.0 + math.log10(v / highest) / 3.0) for v in values]
+    return "".join("▁▂▃▄▅▆▇█"[min(7, round(7 * step))] for step in steps)
 
 
 def make_console(*, stderr: bool = False) -> Console:

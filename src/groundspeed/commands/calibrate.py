@@ -1,6 +1,7 @@
 """``groundspeed calibrate``: measure this machine and write its profile."""
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -45,6 +46,16 @@ def calibrate_command(
         str | None,
         typer.Option(help="Only products of these types: bfloat16,fp8.", show_default=False),
     ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            help="Measure how fast this many processes (on GPUs: devices) talk.",
+            show_default=False,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds after which a rank or an operation is given up.")
+    ] = 60.0,
     lines: Annotated[
         bool, typer.Option("--lines", hidden=True, help="Progress as JSON lines on stdout.")
     ] = False,
@@ -56,7 +67,8 @@ def calibrate_command(
 ) -> None:
     """Measure this machine: matrix products, memory, attention, launches; write a profile.
 
-    A run that was stopped continues where it was.
+    A run that was stopped continues where it was. With --ranks, or under torchrun, srun or
+    mpirun: the links between devices.
 
     Example: groundspeed calibrate --quick
     """
@@ -65,6 +77,22 @@ def calibrate_command(
     mode = "quick" if quick else "full" if full else "standard"
     folder = folder_of(profile_dir)
     require_writable(output, force=force)
+    if ranks is not None or started_as_a_rank():
+        from groundspeed.commands.links import measure_links_here
+
+        measure_links_here(
+            ranks,
+            device,
+            folder,
+            seed=seed,
+            fresh=fresh,
+            timeout_s=timeout,
+            output=output,
+            force=force,
+            as_json=as_json,
+            quiet=quiet,
+        )
+        return
     if device is not None and (device == "all" or "," in device):
         if output is not None or plan:
             raise InputError(
@@ -124,6 +152,14 @@ def _calibrate_devices(
     for profile in profiles:
         show_profile(console, profile)
         console.print(plain(f"\nprofile {profile.id} written to {folder}\n"))
+
+
+def started_as_a_rank() -> bool:
+    """Whether a launcher started this process as one of several."""
+    require_measuring()
+    from groundspeed.calibrate.ranks import find_place
+
+    return find_place(os.environ) is not None
 
 
 def parse_dtypes(text: str | None) -> tuple[str, ...]:
@@ -233,13 +269,13 @@ def calibrate_and_save(
         # Kept for a look, and out of the way: the next run measures afresh.
         rejected = path.with_name(f"{profile.id}.rejected")
         save_profile(profile, rejected, force=True, check=False)
-        _keep_samples(journal, rejected)
+        keep_samples(journal, rejected)
         raise InputError(
             f"{error.what}; kept as {rejected}",
             where=error.where,
             remedy="measure again in a quieter moment; groundspeed profile check says all of it",
         ) from error
-    _keep_samples(journal, path)
+    keep_samples(journal, path)
     if lines:
         print(json.dumps({"profile": str(path)}), flush=True)
     return profile, path
@@ -250,7 +286,7 @@ def _say_lines(done: int, total: int, case: str) -> None:
     print(json.dumps({"done": done, "total": total, "case": case}), flush=True)
 
 
-def _keep_samples(journal: Path, profile: Path) -> None:
+def keep_samples(journal: Path, profile: Path) -> None:
     """Move the raw samples beside the profile they belong to; nothing is overwritten."""
     target = profile.with_suffix(".samples.jsonl")
     if target.exists():

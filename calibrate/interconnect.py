@@ -1,0 +1,365 @@
+"""Measure how fast devices talk: the program that every rank runs.
+
+Rank 0 decides and writes down, the others follow the same list. A time is the slowest rank's:
+before each sample all ranks meet at a barrier, each times its own part, and the largest counts.
+Every size of every operation is checked with data that differ by rank before it is timed.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from groundspeed.calibrate.journal import Entry, Journal
+from groundspeed.calibrate.meeting import Meeting
+from groundspeed.calibrate.run import Progress
+from groundspeed.calibrate.statistics import Samples, summarize
+from groundspeed.kernels.collectives import (
+    Group,
+    collective_call,
+    is_right,
+    items_for,
+    make_buffers,
+)
+from groundspeed.kernels.kernel import Call
+from groundspeed.profiles.busbw import TRAFFIC
+from groundspeed.profiles.schema import Point
+
+SLOW_RANK = 3.0
+"""A rank whose own work takes this many times the median's is named: it slows everybody."""
+
+YARDSTICK_BYTES = 2**24
+MATRIX_RANKS = 16
+"""Each pair by itself up to this many ranks; beyond, all pairs of a round at once."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is measured."""
+
+    sizes: tuple[int, ...]
+    """[bytes] Of collectives."""
+    pair_bytes: int
+    samples: int
+    sample_s: float
+    """[s] Least time of a sample: short operations are repeated within it."""
+    budget_s: float
+    """[s] For one size of one operation; fewer samples where one is slow."""
+
+
+def message_sizes(smallest: int, largest: int) -> tuple[int, ...]:
+    """Sizes four times apart, and twice where protocols change (64 KiB to 16 MiB).
+
+    >>> [s // 1024 for s in message_sizes(1024, 2**18)]
+    [1, 4, 16, 64, 128, 256]
+    """
+    found, size = [], smallest
+    while size <= largest:
+        found.append(size)
+        size *= 2 if 2**16 <= size < 2**24 else 4
+    return tuple(found)
+
+
+GPU_SETTINGS = Settings(message_sizes(2**10, 2**30), 2**26, 20, 4e-4, 1.0)
+CPU_SETTINGS = Settings(message_sizes(2**10, 2**22), 2**20, 15, 4e-4, 0.12)
+
+
+@dataclass(frozen=True)
+class LinkCase:
+    """One size of one operation in one group."""
+
+    key: str
+    op: str
+    mode: str
+    """``eager`` or ``graph``."""
+    group: Group | None
+    """None on ranks that are not in it."""
+    world_size: int
+    hosts: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class LinkResult:
+    """Entries of a run, with what tells them apart."""
+
+    cases: list[LinkCase]
+    entries: dict[str, Entry]
+    remarks: list[str]
+
+
+class LinkRun:
+    """One rank's part in measuring the links."""
+
+    def __init__(
+        self,
+        meeting: Meeting,
+        hosts: list[str],
+        device: torch.device,
+        settings: Settings,
+        journal: Journal | None,
+        progress: Progress,
+    ) -> None:
+        self.meeting = meeting
+        self.hosts = hosts
+        self.device = device
+        self.settings = settings
+        self.journal = journal
+        self.progress = progress
+        self.remarks: list[str] = []
+        self.rank = dist.get_rank()
+        self.world = dist.get_world_size()
+        # Decisions travel over a group of their own, on the host, beside what is measured.
+        self.control = dist.new_group(backend="gloo")
+        self.dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+
+    def measure(self, seed: int) -> LinkResult:
+        """Measure all collectives, then all pairs."""
+        cases = list(self._cases())
+        known = self._from_rank_0(sorted(self.journal.entries) if self.journal else None)
+        order = np.random.default_rng(seed).permutation(len(cases))
+        # Group after group: ranks that are not in one wait for it. At random inside.
+        turns = sorted(order.tolist(), key=lambda i: cases[i].world_size)
+        for done, i in enumerate(turns):
+            case = cases[i]
+            self.progress(done, len(cases), case.key)
+            if case.key not in known:
+                self._one(case)
+            if done % max(1, len(cases) // 6) == 0:
+                self._compare_ranks()
+        entries = dict(self.journal.entries) if self.journal else {}
+        return LinkResult(cases, entries, self.remarks)
+
+    def _cases(self) -> Iterator[LinkCase]:
+        """Every operation and size, among 2, 4, 8, ... ranks, and one rank of each host."""
+        for members in self._memberships():
+            group = dist.new_group(list(members))
+            mine = None
+            if self.rank in members:
+                place = members.index(self.rank)
+                mine = Group(group, place, len(members), tuple(members))
+            hosts = len({self.hosts[m] for m in members})
+            across = f" on {hosts} hosts" if hosts > 1 else ""
+            for mode in ("eager", "graph") if self.device.type == "cuda" else ("eager",):
+                for op in TRAFFIC:
+                    for size in self.settings.sizes:
+                        key = f"{op} {mode} x{len(members)}{across} bytes={size}"
+                        yield LinkCase(key, op, mode, mine, len(members), hosts, size)
+
+    def _memberships(self) -> list[list[int]]:
+        powers = [2**i for i in range(1, self.world.bit_length()) if 2**i < self.world]
+        groups = [list(range(size)) for size in [*powers, self.world]]
+        firsts = [self.hosts.index(host) for host in dict.fromkeys(self.hosts)]
+        if len(firsts) > 1 and firsts not in groups:
+            groups.append(firsts)
+        return groups
+
+    def _one(self, case: LinkCase) -> None:
+        """Check, time and write down one case; every rank comes along."""
+        self.meeting.say(f"{case.op} of {case.bytes} bytes among {case.world_size} ranks")
+        outcome: tuple[bool, list[float]] | None = None
+        if case.group is not None:
+            try:
+                outcome = self._timed(case, case.group)
+            except (dist.DistError, RuntimeError) as error:
+                if self.device.type == "cuda" and "not supported" in str(error).lower():
+                    outcome = None  # an operation this library lacks ends nothing
+                else:
+                    raise
+        gathered: list[tuple[bool, list[float]] | None] = [None] * self.world
+        dist.all_gather_object(gathered, outcome, group=self.control)
+        if self.journal is None:
+            return
+        wrong = [r for r, g in enumerate(gathered) if g is not None and not g[0]]
+        for rank in wrong:
+            self.remarks.append(
+                f"wrong data on rank {rank} ({self.hosts[rank]}) in {self.meeting.doing}"
+            )
+        streams = [g[1] for g in gathered if g is not None]
+        if streams:
+            slowest = np.max(np.array(streams), axis=0)
+            entry = Entry(
+                key=case.key,
+                point=_point({"bytes": float(case.bytes)}, slowest, case.bytes, valid=not wrong),
+                samples_s=tuple(float(s) for s in slowest),
+            )
+            self.journal.append(entry)
+
+    def _timed(self, case: LinkCase, group: Group) -> tuple[bool, list[float]]:
+        """Whether the data were right, and this rank's part of each sample [s]."""
+        items = items_for(case.op, case.bytes, group.size, self.dtype.itemsize)
+        buffers = make_buffers(case.op, items, group, self.dtype, self.device)
+        right = is_right(case.op, items, group, buffers)
+        call = collective_call(case.op, buffers, group)
+        if case.mode == "graph":
+            call = self._captured(call)
+        for _ in range(3):
+            self._sample(call, 1, group)
+        once = self._agree_on_largest(statistics.median(self._sample(call, 1, group, 3)), group)
+        runs = max(1, math.ceil(self.settings.sample_s / once))
+        affordable = int(self.settings.budget_s / (runs * once))
+        count = max(5, min(self.settings.samples, affordable))
+        return right, self._sample(call, runs, group, count)
+
+    def _sample(self, call: Call, runs: int, group: Group, count: int = 1) -> list[float]:
+        """Durations of one run [s], after a barrier each."""
+        durations = []
+        for _ in range(count):
+            dist.barrier(group=group.group)
+            self._wait()
+            begin = time.perf_counter()
+            for _ in range(runs):
+                call()
+            self._wait()
+            durations.append((time.perf_counter() - begin) / runs)
+        return durations
+
+    def _captured(self, call: Call) -> Call:
+        graph = torch.cuda.CUDAGraph()
+        call()
+        self._wait()
+        with torch.cuda.graph(graph):
+            call()
+        return graph.replay
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _agree_on_largest(self, value: float, group: Group) -> float:
+        largest = torch.tensor([value], dtype=torch.float64 if self._on_host else torch.float32)
+        largest = largest.to(self.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group.group)
+        return float(largest.item())
+
+    @property
+    def _on_host(self) -> bool:
+        return self.device.type == "cpu"
+
+    def _from_rank_0(self, value: list[str] | None) -> set[str]:
+        box: list[list[str] | None] = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return set(box[0] or ())
+
+    def _compare_ranks(self) -> None:
+        """Time the same work on each rank alone: one that is slow slows every collective."""
+        self.meeting.say("timing each rank's own work")
+        x = torch.ones(YARDSTICK_BYTES // 4, device=self.device)
+        y = torch.empty_like(x)
+        begin = time.perf_counter()
+        for _ in range(8):
+            y.copy_(x)
+        self._wait()
+        own: list[float] = [0.0] * self.world
+        dist.all_gather_object(own, time.perf_counter() - begin, group=self.control)
+        usual = statistics.median(own)
+        for rank, seconds in enumerate(own):
+            if seconds > SLOW_RANK * usual:
+                remark = f"rank {rank} on {self.hosts[rank]} is slow: its own copies take "
+                known = any(r.startswith(remark) for r in self.remarks)
+                if not known:
+                    self.remarks.append(f"{remark}{seconds / usual:.0f} times the others'")
+
+
+def measure_pairs(run: LinkRun) -> list[tuple[str, Point]]:
+    """Time every pair of ranks: one way, both ways, and all pairs of a round at once.
+
+    Returns
+    -------
+    list of (str, Point)
+        Direction (``one-way``, ``both-ways``, ``all-at-once``) and the measurement, whose case
+        says which ranks; on rank 0, empty elsewhere.
+    """
+    found: list[tuple[str, Point]] = []
+    size = run.settings.pair_bytes
+    buffers = [torch.ones(size // run.dtype.itemsize, dtype=run.dtype, device=run.device)]
+    buffers.append(torch.empty_like(buffers[0]))
+    for direction in ("one-way", "both-ways", "all-at-once"):
+        if direction != "all-at-once" and run.world > MATRIX_RANKS:
+            continue
+        for turn in rounds(run.world):
+            together = [turn] if direction == "all-at-once" else [[pair] for pair in turn]
+            for pairs in together:
+                found += _time_pairs(run, direction, pairs, buffers)
+    return found if run.rank == 0 else []
+
+
+def rounds(ranks: int) -> list[list[tuple[int, int]]]:
+    """Every pair of ranks once, in rounds of disjoint pairs (the circle method).
+
+    >>> rounds(4)
+    [[(0, 3), (1, 2)], [(0, 2), (3, 1)], [(0, 1), (2, 3)]]
+    """
+    seats = list(range(ranks)) + ([-1] if ranks % 2 else [])
+    found = []
+    for _ in range(len(seats) - 1):
+        half = len(seats) // 2
+        pairs = zip(seats[:half], reversed(seats[half:]), strict=True)
+        found.append([(a, b) for a, b in pairs if -1 not in (a, b)])
+        seats = [seats[0], seats[-1], *seats[1:-1]]
+    return found
+
+
+def _time_pairs(
+    run: LinkRun, direction: str, pairs: list[tuple[int, int]], buffers: list[torch.Tensor]
+) -> list[tuple[str, Point]]:
+    mine = next((p for p in pairs if run.rank in p), None)
+    names = ", ".join(f"{a}-{b}" for a, b in pairs)
+    run.meeting.say(f"sending {run.settings.pair_bytes} bytes between ranks {names} ({direction})")
+    samples: list[float] = []
+    sent, received = buffers
+    for i in range(7):
+        dist.barrier(group=run.control)
+        if mine is None:
+            continue
+        other = mine[1] if run.rank == mine[0] else mine[0]
+        one_way = direction == "one-way"
+        transfers = []
+        if not one_way or run.rank == mine[0]:
+            transfers.append(dist.P2POp(dist.isend, sent, other))
+        if not one_way or run.rank == mine[1]:
+            transfers.append(dist.P2POp(dist.irecv, received, other))
+        begin = time.perf_counter()
+        for work in dist.batch_isend_irecv(transfers):
+            work.wait()
+        run._wait()
+        if i >= 2:  # the first ones open the connection
+            samples.append(time.perf_counter() - begin)
+    gathered: list[list[float]] = [[] for _ in range(run.world)]
+    dist.all_gather_object(gathered, samples, group=run.control)
+    ways = 1.0 if direction == "one-way" else 2.0
+    moved = ways * run.settings.pair_bytes
+    return [
+        (
+            direction,
+            _point(
+                {"from": float(a), "to": float(b), "bytes": float(run.settings.pair_bytes)},
+                np.maximum(gathered[a], gathered[b]),
+                moved,
+                valid=True,
+            ),
+        )
+        for a, b in pairs
+    ]
+
+
+def _point(case: dict[str, float], samples: Samples, moved: float, *, valid: bool) -> Point:
+    summary = summarize(samples)
+    return Point(
+        case=case,
+        time_s=summary.median_s,
+        q10_s=summary.q10_s,
+        q90_s=summary.q90_s,
+        low_s=summary.low_s,
+        high_s=summary.high_s,
+        samples=summary.samples,
+        flops=0.0,
+        bytes=float(moved),
+        stop="fixed-count",
+        valid=valid,
+    )

@@ -1,0 +1,127 @@
+"""Ranks: started here through torchrun's own API, or found in the environment of a launcher.
+
+On one node ``groundspeed calibrate --ranks 8`` starts eight processes by itself. On many nodes a
+launcher that is there already does: the same command under ``torchrun``, ``srun`` or ``mpirun``
+finds its place in their environment variables.
+"""
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from groundspeed.profiles.errors import InputError
+
+DEFAULT_PORT = 29500
+"""Where ranks meet if the launcher names no port; torchrun's own default."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which rank this process is, and where all of them meet."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+    address: str
+    port: int
+    launcher: str
+
+    @property
+    def host(self) -> str:
+        """Name of this machine."""
+        return socket.gethostname()
+
+
+LAUNCHERS: dict[str, tuple[str, str, str, str]] = {
+    # rank, world size, local rank, ranks on this node
+    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "srun": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+    "mpirun": (
+        "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    "mpiexec": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+}  # fmt: skip
+"""Environment variables by launcher: torchrun, Slurm, Open MPI, MPICH and Intel MPI."""
+
+
+def find_place(variables: Mapping[str, str]) -> Place | None:
+    """The place of this process among the ranks of a launcher.
+
+    Parameters
+    ----------
+    variables : mapping of str to str
+        The environment.
+
+    Returns
+    -------
+    Place or None
+        None if no launcher started this process, or only one of it.
+
+    Raises
+    ------
+    InputError
+        If the variables contradict each other, or do not say where the ranks meet.
+    """
+    for launcher, (rank, size, local_rank, local_size) in LAUNCHERS.items():
+        if rank not in variables or size not in variables:
+            continue
+        place = Place(
+            rank=_whole(variables, rank),
+            world_size=_whole(variables, size),
+            local_rank=_whole(variables, local_rank, 0),
+            local_size=_whole(variables, local_size, 1),
+            address=_address(variables, launcher),
+            port=_whole(variables, "MASTER_PORT", DEFAULT_PORT),
+            launcher=launcher,
+        )
+        if place.world_size < 2:
+            return None
+        if not 0 <= place.rank < place.world_size:
+            raise InputError(
+                f"rank {place.rank} of {place.world_size} does not exist", where=f"{rank}, {size}"
+            )
+        return place
+    return None
+
+
+def _whole(variables: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = variables.get(name, "" if default is None else str(default))
+    # Slurm writes "4(x2)" for four tasks on each of two nodes.
+    digits = text.split("(")[0].split(",")[0].strip()
+    if not digits.isdigit():
+        raise InputError(f"'{text}' is not a whole number", where=f"environment variable {name}")
+    return int(digits)
+
+
+def _address(variables: Mapping[str, str], launcher: str) -> str:
+    """The host of rank 0."""
+    if variables.get("MASTER_ADDR"):
+        return variables["MASTER_ADDR"]
+    if launcher == "srun":
+        nodes = variables.get("SLURM_STEP_NODELIST") or variables.get("SLURM_JOB_NODELIST", "")
+        if nodes:
+            return first_node(nodes)
+    if variables.get("SLURM_NNODES", "1") == "1" and launcher == "srun":
+        return "localhost"
+    raise InputError(
+        f"{launcher} does not say on which host rank 0 is",
+        where="environment",
+        remedy="export MASTER_ADDR=<host of rank 0> and, if 29500 is taken, MASTER_PORT",
+    )
+
+
+def first_node(nodes: str) -> str:
+    """The first host of Slurm's list.
+
+    >>> first_node("gpu[003-005,9],login1")
+    'gpu003'
+    >>> first_node("alone")
+    'alone'
+    """
+    head, bracket, rest = nodes.partition("[")
+    if not bracket or "," in head:
+        return head.split(",")[0]
+    inside, _, after = rest.partition("]")
+    return head + inside.split(",")[0].split("-")[0] + after.split(",")[0]

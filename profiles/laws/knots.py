@@ -1,0 +1,78 @@
+"""Straight pieces between knots: for curves whose physics changes with size, as collectives' does.
+
+A message of a few bytes costs a latency, a large one its bytes over a bandwidth, and between them
+a library switches protocols and algorithms, each with an alpha (start-up) and a beta (bandwidth) of
+its own. So the law is a chain of alpha-beta pieces: time is linear in size between two knots.
+
+    t(bytes) = t_i + (bytes - bytes_i) / beta_i     for bytes_i <= bytes <= bytes_{i+1}
+
+Before the first knot the latency holds, beyond the last its bandwidth. Where nothing is linear
+(tokens through experts), pieces are straight in the logarithm of both instead.
+
+>>> chain = Knots(column="bytes", scale="linear", at=(1e3, 1e6), time_s=(1e-5, 2e-5),
+...               log_spread=(0.1, 0.02))
+>>> chain.evaluate(np.array([500.0, 1e3, 1e6, 1.999e6]))
+array([1.e-05, 1.e-05, 2.e-05, 3.e-05])
+"""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from groundspeed.profiles.operations import Array
+from groundspeed.profiles.record import NonNegative, Positive, Record
+
+
+class Knots(Record):
+    """A monotone chain of pieces in one column, and how far new measurements lie from it."""
+
+    column: str
+    scale: Literal["linear", "log"]
+    """Whether pieces are straight in size and time, or in the logarithms of both."""
+    at: tuple[Positive, ...] = Field(min_length=2)
+    time_s: tuple[Positive, ...]
+    log_spread: tuple[NonNegative, ...]
+    """Half width of the 90 % interval of log(measured / law) at each knot."""
+
+    @model_validator(mode="after")
+    def _is_a_chain(self) -> "Knots":
+        if not len(self.at) == len(self.time_s) == len(self.log_spread):
+            raise ValueError("each knot has a place, a time and a spread")
+        if any(b <= a for a, b in zip(self.at, self.at[1:], strict=False)):
+            raise ValueError("knots are not in rising order")
+        if any(b < a for a, b in zip(self.time_s, self.time_s[1:], strict=False)):
+            raise ValueError("time falls from one knot to the next")
+        return self
+
+    def evaluate(self, values: Array) -> Array:
+        """Time at each value of the column [s]."""
+        at, times = np.array(self.at), np.array(self.time_s)
+        if self.scale == "log":
+            inside = np.exp(np.interp(np.log(values), np.log(at), np.log(times)))
+            slope = np.log(times[-1] / times[-2]) / np.log(at[-1] / at[-2])
+            beyond = times[-1] * (np.maximum(values, at[-1]) / at[-1]) ** max(slope, 0.0)
+        else:
+            inside = np.interp(values, at, times)
+            per_unit = (times[-1] - times[-2]) / (at[-1] - at[-2])
+            beyond = times[-1] + per_unit * (np.maximum(values, at[-1]) - at[-1])
+        result: Array = np.where(values > at[-1], beyond, inside)
+        return result
+
+    def spread(self, values: Array) -> Array:
+        """Half width of the 90 % interval of the logarithm at each value of the column."""
+        result: Array = np.interp(np.log(values), np.log(np.array(self.at)), self.log_spread)
+        return result
+
+    def pieces(self) -> list[tuple[float, float]]:
+        """Alpha [s] and bandwidth [bytes/s] of each piece of a linear chain.
+
+        A flat piece has no finite bandwidth; it is infinite.
+        """
+        found = []
+        for i in range(len(self.at) - 1):
+            rise = self.time_s[i + 1] - self.time_s[i]
+            run = self.at[i + 1] - self.at[i]
+            beta = run / rise if rise > 0 else float("inf")
+            found.append((self.time_s[i] - self.at[i] / beta, beta))
+        return found

@@ -1,0 +1,129 @@
+"""``groundspeed calibrate --ranks N``, or under a launcher: how fast devices talk."""
+
+import os
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+import typer
+
+from groundspeed.calibrate.link_program import LinkRequest, OthersTellError, measure_links, silent
+from groundspeed.calibrate.ranks import Place, find_place
+from groundspeed.calibrate.run import ProgressBar
+from groundspeed.commands.options import deliver
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.schema import Profile
+from groundspeed.terminal import progress_bar
+
+
+def measure_links_here(
+    ranks: int | None,
+    device: str | None,
+    folder: Path,
+    *,
+    seed: int,
+    fresh: bool,
+    timeout_s: float,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure the links, save the profile and show it; on other ranks than the first, only help.
+
+    Raises
+    ------
+    InputError
+        If the ranks cannot be started, or one of them is lost.
+    """
+    place = find_place(os.environ)
+    if place is not None and ranks is not None and ranks != place.world_size:
+        raise InputError(
+            f"{place.launcher} started {place.world_size} ranks",
+            where=f"--ranks {ranks}",
+            remedy="leave --ranks out: the launcher decides",
+        )
+    kind = _device_kind(device)
+    count = place.world_size if place is not None else _count(ranks, kind)
+    journal = folder / "unfinished" / f"links-{kind}-x{count}.jsonl"
+    if fresh:
+        journal.unlink(missing_ok=True)
+    command = "groundspeed " + shlex.join(sys.argv[1:])
+    request = LinkRequest(kind, journal, command, seed, timeout_s)
+    bar = partial(progress_bar, quiet=quiet or as_json)
+    profile = _start(count, request, bar) if place is None else _take_part(place, request, bar)
+    if profile is not None:
+        _finish(profile, journal, folder, output, force=force, as_json=as_json)
+
+
+def _device_kind(device: str | None) -> str:
+    import torch
+
+    if device in (None, "all"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise InputError(
+            f"ranks take their devices in turn, not '{device}'", remedy="use cpu or cuda"
+        )
+    return device
+
+
+def _count(ranks: int | None, kind: str) -> int:
+    """How many ranks to start.
+
+    Raises
+    ------
+    InputError
+        If fewer than two are wanted, or there are fewer GPUs.
+    """
+    import torch
+
+    there = torch.cuda.device_count() if kind == "cuda" else None
+    count = ranks if ranks is not None else there or 2
+    if count < 2:
+        raise InputError(f"{count} rank has nobody to talk to", where="--ranks")
+    if there is not None and count > there:
+        raise InputError(f"{count} ranks, but {there} GPUs here", where="--ranks")
+    return count
+
+
+def _start(count: int, request: LinkRequest, bar: ProgressBar) -> Profile:
+    from groundspeed.calibrate.start_ranks import run_ranks
+
+    return run_ranks(count, request, bar)
+
+
+def _take_part(place: Place, request: LinkRequest, bar: ProgressBar) -> Profile | None:
+    try:
+        if place.rank > 0:
+            return measure_links(place, request, silent)
+        with bar(f"links of {place.world_size} ranks") as progress:
+            return measure_links(place, request, progress)
+    except OthersTellError as error:
+        raise typer.Exit(2) from error
+
+
+def _finish(
+    profile: Profile,
+    journal: Path,
+    folder: Path,
+    output: Path | None,
+    *,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from groundspeed.commands.calibrate import keep_samples
+    from groundspeed.profiles.store import save_profile
+    from groundspeed.show import show_profile
+    from groundspeed.terminal import make_console, plain
+
+    path = output or folder / f"{profile.id}.json"
+    save_profile(profile, path, force=force)
+    keep_samples(journal, path)
+    if as_json:
+        deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)
+        return
+    console = make_console()
+    show_profile(console, profile)
+    console.print(plain(f"\nprofile written to {path}"))
