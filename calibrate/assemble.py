@@ -8,7 +8,7 @@ import torch
 from groundspeed.calibrate.caveats import caveats
 from groundspeed.calibrate.device import RunningDevice, read_environment
 from groundspeed.calibrate.fit import MIN_POINTS, fit_points
-from groundspeed.calibrate.fit_knots import FEWEST_SIZES, fit_chain
+from groundspeed.calibrate.fit_knots import chain_law
 from groundspeed.calibrate.interconnect import LinkResult
 from groundspeed.calibrate.journal import Entry
 from groundspeed.calibrate.plan import Limit, PlannedCase
@@ -167,13 +167,13 @@ def link_profile(
     source = f"{interconnect.ranks} ranks, {environment.date_utc}"
     groups: dict[tuple[str, ...], tuple[dict[str, str], list[Point]]] = {}
     for case in result.cases:
-        entry = result.entries.get(case.key)
-        if entry is None:
+        point = result.points.get(case.key)
+        if point is None:
             continue
         regime = {"op": case.op, "world_size": str(case.world_size), "mode": case.mode}
         if case.hosts > 1:
             regime["hosts"] = str(case.hosts)
-        groups.setdefault(tuple(regime.values()), (regime, []))[1].append(entry.point)
+        groups.setdefault(tuple(regime.values()), (regime, []))[1].append(point)
     for direction, point in pairs:
         regime = {"direction": direction}
         groups.setdefault(("p2p", direction), (regime, []))[1].append(point)
@@ -204,13 +204,3 @@ def link_profile(
         interconnect=interconnect,
         warnings=tuple(result.remarks),
     )
-
-
-def chain_law(curve: Curve, source: str) -> Law | None:
-    """The law of a collective's curve, if it has enough sizes."""
-    points = [p for p in curve.points if p.valid]
-    sizes = np.array([p.case["bytes"] for p in points])
-    if curve.operation != "collective" or np.unique(sizes).size < FEWEST_SIZES:
-        return None
-    times = np.array([p.time_s for p in points])
-    return fit_chain("collective", curve.regime, sizes, times, origin=curve.origin, source=source)

@@ -14,18 +14,14 @@ import torch
 
 from groundspeed.calibrate.assemble import Material, build_profile
 from groundspeed.calibrate.clock import timer_for
-from groundspeed.calibrate.device import (
-    METHOD_VERSION,
-    RunningDevice,
-    read_environment,
-    tool_version,
-)
+from groundspeed.calibrate.device import RunningDevice, read_environment
 from groundspeed.calibrate.journal import Entry, Journal
 from groundspeed.calibrate.measure import Bench
 from groundspeed.calibrate.plan import Mode, expected_s
 from groundspeed.calibrate.reference import cold_bytes
 from groundspeed.calibrate.run import Progress, Request, Run
 from groundspeed.calibrate.telemetry import Telemetry, open_telemetry
+from groundspeed.calibrate.version import METHOD_VERSION, tool_version
 from groundspeed.kernels.operands import OperandPool
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.schema import Profile

@@ -8,19 +8,16 @@ import re
 import socket
 import sys
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from groundspeed.calibrate.allocator import keep_freed_memory
 from groundspeed.calibrate.telemetry import Telemetry
+from groundspeed.calibrate.version import METHOD_VERSION, tool_version
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.schema import Device, Environment
-
-METHOD_VERSION = 1
-"""Raise it whenever the way of measuring changes. History: 1 (2026-11): first."""
 
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "sve", "bf16")
 
@@ -229,14 +226,6 @@ def read_environment(running: RunningDevice, *, telemetry: Telemetry, command: s
 def _uuid(device: torch.device) -> str | None:
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
     return str(uuid) if uuid is not None else None
-
-
-def tool_version() -> str:
-    """Version of this program, also in a checkout that is not installed."""
-    try:
-        return metadata.version("groundspeed")
-    except metadata.PackageNotFoundError:
-        return "0.1.0+checkout"
 
 
 def _library_versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from groundspeed.calibrate.fit import fit_points
+from groundspeed.calibrate.fit_knots import fit_chain
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.laws import Law, law_time
@@ -54,7 +55,7 @@ class FittedLaw:
             rows = np.ones(len(cases), dtype=bool)
             for name, value in law.regime.items():
                 if name in cases.columns:
-                    rows &= (cases[name] == value).to_numpy()
+                    rows &= (cases[name].astype(str) == value).to_numpy()
                 elif len(self.laws) > 1:
                     raise InputError(f"{self.operation} cases lack the column '{name}'")
             if not rows.any():
@@ -103,17 +104,17 @@ def fit_law(
     laws = []
     for values, group in measured.groupby(names, sort=True):
         regime = {n: str(v) for n, v in zip(names, values, strict=True)}
-        laws.append(
-            fit_points(
-                operation,
-                regime,
-                {c: group[c].to_numpy(dtype=float) for c in operation_spec.columns},
-                group["time_us"].to_numpy(dtype=float) * 1e-6,
-                origin="measured",
-                source=f"{len(group)} rows of {spec.id}",
-                seed=seed,
+        columns = {c: group[c].to_numpy(dtype=float) for c in operation_spec.columns}
+        time_s = group["time_us"].to_numpy(dtype=float) * 1e-6
+        source = f"{len(group)} rows of {spec.id}"
+        if operation == "collective":
+            sizes = columns["bytes"]
+            law = fit_chain(operation, regime, sizes, time_s, origin="measured", source=source)
+        else:
+            law = fit_points(
+                operation, regime, columns, time_s, origin="measured", source=source, seed=seed
             )
-        )
+        laws.append(law)
     return FittedLaw(operation, tuple(laws))
 
 

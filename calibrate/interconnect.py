@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ from groundspeed.profiles.schema import Point
 SLOW_RANK = 3.0
 """A rank whose own work takes this many times the median's is named: it slows everybody."""
 
+FEWEST_SAMPLES = 3
+"""Of a case in one pass, however slow it is."""
+
 YARDSTICK_BYTES = 2**24
 MATRIX_RANKS = 16
 """Each pair by itself up to this many ranks; beyond, all pairs of a round at once."""
@@ -45,11 +49,19 @@ class Settings:
     sizes: tuple[int, ...]
     """[bytes] Of collectives."""
     pair_bytes: int
+    passes: int
+    """How often the whole list is gone through: a disturbed moment must not bend one curve."""
     samples: int
+    """Of each case in each pass."""
     sample_s: float
     """[s] Least time of a sample: short operations are repeated within it."""
     budget_s: float
-    """[s] For one size of one operation; fewer samples where one is slow."""
+    """[s] For one case in one pass; fewer samples where one is slow."""
+
+
+def in_pass(turn: int, key: str) -> str:
+    """Name of a case's samples of one pass in the journal."""
+    return f"pass {turn + 1}: {key}"
 
 
 def message_sizes(smallest: int, largest: int) -> tuple[int, ...]:
@@ -65,8 +77,8 @@ def message_sizes(smallest: int, largest: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-GPU_SETTINGS = Settings(message_sizes(2**10, 2**30), 2**26, 20, 4e-4, 1.0)
-CPU_SETTINGS = Settings(message_sizes(2**10, 2**22), 2**20, 15, 4e-4, 0.12)
+GPU_SETTINGS = Settings(message_sizes(2**10, 2**30), 2**26, 2, 12, 4e-4, 0.5)
+CPU_SETTINGS = Settings(message_sizes(2**10, 2**22), 2**20, 3, 5, 4e-4, 0.06)
 
 
 @dataclass(frozen=True)
@@ -86,10 +98,11 @@ class LinkCase:
 
 @dataclass(frozen=True)
 class LinkResult:
-    """Entries of a run, with what tells them apart."""
+    """Measurements of a run, with what tells them apart."""
 
     cases: list[LinkCase]
-    entries: dict[str, Entry]
+    points: dict[str, Point]
+    """By the case's key; empty on other ranks than the first."""
     remarks: list[str]
 
 
@@ -115,30 +128,52 @@ class LinkRun:
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
         # Decisions travel over a group of their own, on the host, beside what is measured.
-        self.control = dist.new_group(backend="gloo")
+        self.patience = timedelta(seconds=meeting.timeout_s)
+        self.control = dist.new_group(backend="gloo", timeout=self.patience)
         self.dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
 
     def measure(self, seed: int) -> LinkResult:
         """Measure all collectives, then all pairs."""
         cases = list(self._cases())
         known = self._from_rank_0(sorted(self.journal.entries) if self.journal else None)
-        order = np.random.default_rng(seed).permutation(len(cases))
-        # Group after group: ranks that are not in one wait for it. At random inside.
-        turns = sorted(order.tolist(), key=lambda i: cases[i].world_size)
-        for done, i in enumerate(turns):
-            case = cases[i]
-            self.progress(done, len(cases), case.key)
-            if case.key not in known:
-                self._one(case)
-            if done % max(1, len(cases) // 6) == 0:
-                self._compare_ranks()
-        entries = dict(self.journal.entries) if self.journal else {}
-        return LinkResult(cases, entries, self.remarks)
+        generator = np.random.default_rng(seed)
+        for turn in range(self.settings.passes):
+            self._compare_ranks()
+            # Group after group: ranks that are not in one wait for it. At random inside.
+            order = generator.permutation(len(cases)).tolist()
+            order.sort(key=lambda i: cases[i].world_size)
+            for done, i in enumerate(order):
+                self.progress(
+                    turn * len(cases) + done, len(cases) * self.settings.passes, cases[i].key
+                )
+                if in_pass(turn, cases[i].key) not in known:
+                    self._one(cases[i], turn)
+        self._compare_ranks()
+        points = self._joined(cases) if self.journal else {}
+        return LinkResult(cases, points, self.remarks)
+
+    def _joined(self, cases: list[LinkCase]) -> dict[str, Point]:
+        """The samples of all passes of a case, as one measurement."""
+        points = {}
+        entries = self.journal.entries if self.journal else {}
+        for case in cases:
+            found = [
+                entries[key]
+                for turn in range(self.settings.passes)
+                if (key := in_pass(turn, case.key)) in entries
+            ]
+            if found:
+                samples = np.array([s for entry in found for s in entry.samples_s])
+                valid = all(entry.point.valid for entry in found)
+                points[case.key] = _point(
+                    {"bytes": float(case.bytes)}, samples, case.bytes, valid=valid
+                )
+        return points
 
     def _cases(self) -> Iterator[LinkCase]:
         """Every operation and size, among 2, 4, 8, ... ranks, and one rank of each host."""
         for members in self._memberships():
-            group = dist.new_group(list(members))
+            group = dist.new_group(list(members), timeout=self.patience)
             mine = None
             if self.rank in members:
                 place = members.index(self.rank)
@@ -159,13 +194,13 @@ class LinkRun:
             groups.append(firsts)
         return groups
 
-    def _one(self, case: LinkCase) -> None:
+    def _one(self, case: LinkCase, turn: int) -> None:
         """Check, time and write down one case; every rank comes along."""
         self.meeting.say(f"{case.op} of {case.bytes} bytes among {case.world_size} ranks")
         outcome: tuple[bool, list[float]] | None = None
         if case.group is not None:
             try:
-                outcome = self._timed(case, case.group)
+                outcome = self._timed(case, case.group, turn)
             except (dist.DistError, RuntimeError) as error:
                 if self.device.type == "cuda" and "not supported" in str(error).lower():
                     outcome = None  # an operation this library lacks ends nothing
@@ -184,26 +219,25 @@ class LinkRun:
         if streams:
             slowest = np.max(np.array(streams), axis=0)
             entry = Entry(
-                key=case.key,
+                key=in_pass(turn, case.key),
                 point=_point({"bytes": float(case.bytes)}, slowest, case.bytes, valid=not wrong),
                 samples_s=tuple(float(s) for s in slowest),
             )
             self.journal.append(entry)
 
-    def _timed(self, case: LinkCase, group: Group) -> tuple[bool, list[float]]:
+    def _timed(self, case: LinkCase, group: Group, turn: int) -> tuple[bool, list[float]]:
         """Whether the data were right, and this rank's part of each sample [s]."""
         items = items_for(case.op, case.bytes, group.size, self.dtype.itemsize)
         buffers = make_buffers(case.op, items, group, self.dtype, self.device)
-        right = is_right(case.op, items, group, buffers)
+        right = turn > 0 or is_right(case.op, items, group, buffers)
         call = collective_call(case.op, buffers, group)
         if case.mode == "graph":
             call = self._captured(call)
-        for _ in range(3):
-            self._sample(call, 1, group)
+        self._sample(call, 1, group, 2)
         once = self._agree_on_largest(statistics.median(self._sample(call, 1, group, 3)), group)
         runs = max(1, math.ceil(self.settings.sample_s / once))
         affordable = int(self.settings.budget_s / (runs * once))
-        count = max(5, min(self.settings.samples, affordable))
+        count = max(FEWEST_SAMPLES, min(self.settings.samples, affordable))
         return right, self._sample(call, runs, group, count)
 
     def _sample(self, call: Call, runs: int, group: Group, count: int = 1) -> list[float]:
@@ -257,7 +291,7 @@ class LinkRun:
         self._wait()
         own: list[float] = [0.0] * self.world
         dist.all_gather_object(own, time.perf_counter() - begin, group=self.control)
-        usual = statistics.median(own)
+        usual = statistics.median_low(own)
         for rank, seconds in enumerate(own):
             if seconds > SLOW_RANK * usual:
                 remark = f"rank {rank} on {self.hosts[rank]} is slow: its own copies take "

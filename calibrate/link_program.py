@@ -15,11 +15,12 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 
 from groundspeed.calibrate.assemble import link_profile
-from groundspeed.calibrate.device import METHOD_VERSION, RunningDevice, open_device, tool_version
+from groundspeed.calibrate.device import RunningDevice, open_device
 from groundspeed.calibrate.interconnect import (
     CPU_SETTINGS,
     GPU_SETTINGS,
     LinkRun,
+    Settings,
     measure_pairs,
 )
 from groundspeed.calibrate.journal import Journal
@@ -27,6 +28,7 @@ from groundspeed.calibrate.meeting import Meeting, own_versions
 from groundspeed.calibrate.ranks import Place
 from groundspeed.calibrate.run import Progress
 from groundspeed.calibrate.telemetry import open_telemetry
+from groundspeed.calibrate.version import METHOD_VERSION, tool_version
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.schema import Interconnect, Profile
 
@@ -44,6 +46,8 @@ class LinkRequest:
     command: str
     seed: int
     timeout_s: float
+    settings: Settings | None = None
+    """How much is measured; what suits the device if not given."""
     folder: Path | None = None
     """Where ranks write what they are doing, if their starter can read it."""
 
@@ -74,7 +78,7 @@ def measure_links(place: Place, request: LinkRequest, progress: Progress) -> Pro
     OthersTellError
         If another surviving rank says so.
     """
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.getLogger("torch").setLevel(logging.CRITICAL)
     running = _open(request.device_kind, place)
     backend = "gloo" if running.device.kind == "cpu" else "nccl"
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -102,12 +106,12 @@ def measure_links(place: Place, request: LinkRequest, progress: Progress) -> Pro
                 world_size=place.world_size,
                 timeout=timedelta(seconds=request.timeout_s),
             )
-            settings = CPU_SETTINGS if backend == "gloo" else GPU_SETTINGS
+            usual = CPU_SETTINGS if backend == "gloo" else GPU_SETTINGS
             run = LinkRun(
                 meeting,
                 hosts,
                 running.torch_device,
-                settings,
+                request.settings or usual,
                 journal,
                 progress if first else silent,
             )

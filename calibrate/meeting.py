@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from groundspeed.calibrate.device import METHOD_VERSION, tool_version
 from groundspeed.calibrate.ranks import Place
+from groundspeed.calibrate.version import METHOD_VERSION, tool_version
 from groundspeed.profiles.errors import InputError
 
 GRACE_S = 3.0

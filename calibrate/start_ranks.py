@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import socket
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,10 @@ FAILED = 2
 STOP_S = 5
 """Time that ranks are given to stop by themselves when one has failed."""
 
+LONGEST_END_S = 50
+"""After an operation is given up, no process is left after this: three seconds to report in, and
+the half minute that torch's agent gives a process that does not react before it kills it."""
+
 
 def run_ranks(count: int, request: LinkRequest, bar: ProgressBar) -> Profile:
     """Measure the links between processes of this machine.
@@ -49,7 +52,7 @@ def run_ranks(count: int, request: LinkRequest, bar: ProgressBar) -> Profile:
     InputError
         Naming rank, host and operation, if one is killed, hangs or fails.
     """
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.getLogger("torch").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="groundspeed-ranks-") as name:
         folder = Path(name)
         config = LaunchConfig(
@@ -85,11 +88,11 @@ def run_rank(request: LinkRequest, bar: ProgressBar) -> None:
         else:
             profile = measure_links(place, request, silent)
     except OthersTellError:
-        sys.exit(FAILED)
+        os._exit(FAILED)  # an ordinary exit would wait for the connections that are broken
     except Exception as error:
         report = request.folder / f"failure{place.rank}.txt"
         report.write_text(failed(error))
-        sys.exit(FAILED)
+        os._exit(FAILED)
     if profile is not None:
         write_whole(request.folder / "profile.json", profile.model_dump_json().encode(), force=True)
 

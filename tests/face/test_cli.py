@@ -31,7 +31,7 @@ def test_estimate_imports_nothing_heavy() -> None:
 
 
 COMMANDS = ["run", "calibrate", "estimate", "verify", "profile"]
-SUBCOMMANDS = ["list", "show", "check", "diff"]
+SUBCOMMANDS = ["list", "show", "check", "import", "diff"]
 
 
 @pytest.mark.parametrize(

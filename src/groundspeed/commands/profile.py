@@ -174,6 +174,54 @@ def check_command(
     raise typer.Exit(1 if errors else 0)
 
 
+@profile_app.command("import")
+def import_command(
+    tool: Annotated[
+        str,
+        typer.Argument(
+            help="nccl-tests, rccl-tests, nvbandwidth, rocm-bandwidth-test or transferbench."
+        ),
+    ],
+    file: Annotated[Path, typer.Argument(help="What the tool wrote.")],
+    device: Annotated[
+        str | None, typer.Option(help="Name of the GPU, if the file does not say it.")
+    ] = None,
+    op: Annotated[str | None, typer.Option(help="Collective, if the file does not say it.")] = None,
+    profile_dir: ProfileDir = None,
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Read what another tool has measured into a profile.
+
+    Example: groundspeed profile import nccl-tests all_reduce.txt
+    """
+    import shlex
+    import sys
+
+    from groundspeed.calibrate.importers import IMPORTERS, ImportRequest, import_profile
+    from groundspeed.profiles.errors import InputError, did_you_mean
+    from groundspeed.profiles.files import read_text
+    from groundspeed.profiles.store import save_profile
+
+    if tool not in IMPORTERS:
+        raise InputError(f"unknown tool '{tool}'", remedy=did_you_mean(tool, IMPORTERS))
+    request = ImportRequest(file, read_text(file, f"output of {tool}"), tool, device, op)
+    command = "groundspeed " + shlex.join(sys.argv[1:])
+    profile = import_profile(request, IMPORTERS[tool], command)
+    path = output or folder_of(profile_dir) / f"{profile.id}.json"
+    save_profile(profile, path, force=force)
+    if as_json:
+        deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)
+        return
+    from groundspeed.show import show_profile
+    from groundspeed.terminal import make_console, plain
+
+    console = make_console()
+    show_profile(console, profile)
+    console.print(plain(f"\nprofile written to {path}"))
+
+
 @profile_app.command("diff")
 def diff_command(
     first: Name,

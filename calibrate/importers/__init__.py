@@ -1,0 +1,24 @@
+"""Readers of what other tools have measured, so that nobody measures twice.
+
+Each file reads one tool's real output into curves; what is common is in ``imported``. Everything
+imported passes the physics check before it is written.
+"""
+
+from groundspeed.calibrate.importers.imported import Importer, ImportRequest, import_profile
+from groundspeed.calibrate.importers.matrices import (
+    read_nvbandwidth,
+    read_rocm_bandwidth_test,
+    read_transferbench,
+)
+from groundspeed.calibrate.importers.nccl_tests import read_nccl_tests
+
+IMPORTERS: dict[str, Importer] = {
+    "nccl-tests": read_nccl_tests,
+    "rccl-tests": read_nccl_tests,
+    "nvbandwidth": read_nvbandwidth,
+    "rocm-bandwidth-test": read_rocm_bandwidth_test,
+    "transferbench": read_transferbench,
+}
+"""Every format, by the name of its tool."""
+
+__all__ = ["IMPORTERS", "ImportRequest", "Importer", "import_profile"]

@@ -1,0 +1,165 @@
+"""From rows of another tool to a profile that says where each number came from."""
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from groundspeed.calibrate.fit_knots import chain_law
+from groundspeed.calibrate.version import METHOD_VERSION, tool_version
+from groundspeed.profiles.datasheet import DeviceSpec, find_device
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.schema import Curve, Device, Environment, Interconnect, Point, Profile
+from groundspeed.profiles.summary import derive_rates
+
+UNKNOWN = "not stated by the source"
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What to read, and what the file itself may not say."""
+
+    path: Path
+    text: str
+    tool: str
+    device: str | None = None
+    op: str | None = None
+    """Collective, for formats that do not name it."""
+
+
+@dataclass(frozen=True)
+class ImportedCurve:
+    """A curve as another tool measured it."""
+
+    operation: str
+    regime: Mapping[str, str]
+    backend: str
+    points: Sequence[Point]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an importer found."""
+
+    device: str | None
+    """As the source names it; None if it does not."""
+    curves: Sequence[ImportedCurve]
+    interconnect: Interconnect | None = None
+    driver: str | None = None
+    runtime: str | None = None
+    date_utc: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+Importer = Callable[[ImportRequest], Imported]
+
+
+def imported_point(
+    case: Mapping[str, float], time_s: float, moved_bytes: float, *, valid: bool = True
+) -> Point:
+    """A point of a source that gives one number: its spread is not known, and none is made up.
+
+    Raises
+    ------
+    InputError
+        If the time is not positive.
+    """
+    if not 0.0 < time_s < 1e6:
+        raise InputError(f"a time of {time_s:g} s is no measurement")
+    return Point(
+        case=dict(case),
+        time_s=time_s,
+        q10_s=time_s,
+        q90_s=time_s,
+        low_s=time_s,
+        high_s=time_s,
+        samples=1,
+        flops=0.0,
+        bytes=moved_bytes,
+        stop="imported",
+        valid=valid,
+    )
+
+
+def import_profile(request: ImportRequest, read: Importer, command: str) -> Profile:
+    """Read another tool's output into a profile.
+
+    Raises
+    ------
+    InputError
+        If the file is not that tool's, holds no measurement, or its device is not known.
+    """
+    found = read(request)
+    if not any(curve.points for curve in found.curves):
+        raise InputError(f"no measurement of {request.tool} in it", where=str(request.path))
+    name = request.device or found.device
+    if name is None:
+        raise InputError(
+            f"{request.tool} does not say which GPU this is",
+            where=str(request.path),
+            remedy="name it with --device h100-sxm",
+        )
+    sheet = find_device(name).spec
+    source = f"{request.tool}, {request.path.name}"
+    curves = tuple(
+        Curve(
+            operation=curve.operation,
+            regime=dict(curve.regime),
+            backend=curve.backend,
+            cache="warm" if curve.operation in ("collective", "p2p", "host_link") else "cold",
+            origin="imported",
+            source=source,
+            points=tuple(curve.points),
+        )
+        for curve in found.curves
+        if curve.points
+    )
+    laws = tuple(law for curve in curves if (law := chain_law(curve, source)) is not None)
+    date = found.date_utc or _modified(request.path)
+    return Profile(
+        id=f"{request.tool}-{sheet.id}-{date.replace('-', '').replace(':', '').lower()}",
+        device=device_of(sheet),
+        datasheet=sheet,
+        environment=Environment(
+            date_utc=date,
+            host=UNKNOWN,
+            operating_system=UNKNOWN,
+            python=UNKNOWN,
+            tool_version=tool_version(),
+            method_version=METHOD_VERSION,
+            command=command,
+            libraries={},
+            driver=found.driver,
+            runtime=found.runtime,
+            telemetry="none (imported)",
+        ),
+        mode="imported",
+        seed=0,
+        curves=curves,
+        laws=laws,
+        rates=derive_rates(curves, sheet, (), device_of(sheet).last_level_cache_bytes),
+        interconnect=found.interconnect,
+        warnings=found.warnings,
+    )
+
+
+def _modified(path: Path) -> str:
+    when = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def device_of(sheet: DeviceSpec) -> Device:
+    """The device of a data sheet, for profiles of machines that are not here."""
+    amd = sheet.architecture.lower().startswith(("cdna", "gfx"))
+    return Device(
+        name=sheet.name,
+        kind="rocm" if amd else "cuda",
+        vendor="amd" if amd else "nvidia",
+        architecture=sheet.architecture,
+        compute_units=int(sheet.compute_units.value) if sheet.compute_units else 1,
+        memory_bytes=sheet.memory_bytes.value if sheet.memory_bytes else 1.0,
+        last_level_cache_bytes=sheet.last_level_cache_bytes.value
+        if sheet.last_level_cache_bytes
+        else None,
+        max_clock_hz=sheet.max_clock_hz.value if sheet.max_clock_hz else None,
+    )

@@ -1,0 +1,53 @@
+"""Links of a few ranks in seconds, run as a program: for tests that kill, stop and slow ranks.
+
+Usage: python tiny_links.py FOLDER RANKS TIMEOUT_S     (starts the ranks)
+       RANK=.. WORLD_SIZE=.. MASTER_ADDR=.. MASTER_PORT=.. python tiny_links.py FOLDER 0 TIMEOUT_S
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from groundspeed.calibrate.interconnect import Settings
+from groundspeed.calibrate.link_program import LinkRequest, OthersTellError, measure_links
+from groundspeed.calibrate.ranks import find_place
+from groundspeed.calibrate.run import Progress
+from groundspeed.calibrate.start_ranks import run_ranks
+from groundspeed.profiles import InputError
+
+TINY = Settings(
+    (1024, 4096, 16384, 65536), 65536, passes=4, samples=3, sample_s=1e-4, budget_s=0.02
+)
+
+
+@contextmanager
+def pids(title: str) -> Iterator[Progress]:
+    """A progress bar that is none."""
+    yield lambda done, total, name: print(done, total, name, flush=True)
+
+
+def main(folder: Path, ranks: int, timeout_s: float) -> int:
+    """Measure; print what went wrong in a line."""
+    request = LinkRequest("cpu", folder / "links.jsonl", "tiny_links", 0, timeout_s, TINY)
+    try:
+        if ranks:
+            profile = run_ranks(ranks, request, pids)
+        else:
+            place = find_place(os.environ)
+            assert place is not None
+            with pids("") as progress:
+                profile = measure_links(place, request, progress)
+    except OthersTellError:
+        return 2
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if profile is not None:
+        (folder / "profile.json").write_text(profile.model_dump_json())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
