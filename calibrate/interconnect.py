@@ -59,6 +59,14 @@ class Settings:
     """[s] For one case in one pass; fewer samples where one is slow."""
 
 
+def new_group(
+    members: list[int] | None, patience: timedelta, backend: str | None = None
+) -> dist.ProcessGroup | None:
+    """Form a group; every rank calls it, and those outside get None."""
+    found = dist.new_group(members, timeout=patience, backend=backend)
+    return found if isinstance(found, dist.ProcessGroup) else None
+
+
 def in_pass(turn: int, key: str) -> str:
     """Name of a case's samples of one pass in the journal."""
     return f"pass {turn + 1}: {key}"
@@ -129,7 +137,10 @@ class LinkRun:
         self.world = dist.get_world_size()
         # Decisions travel over a group of their own, on the host, beside what is measured.
         self.patience = timedelta(seconds=meeting.timeout_s)
-        self.control = dist.new_group(backend="gloo", timeout=self.patience)
+        control = new_group(None, self.patience, "gloo")
+        if control is None:
+            raise AssertionError("every rank is in the group of all")
+        self.control = control
         self.dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
 
     def measure(self, seed: int) -> LinkResult:
@@ -173,9 +184,9 @@ class LinkRun:
     def _cases(self) -> Iterator[LinkCase]:
         """Every operation and size, among 2, 4, 8, ... ranks, and one rank of each host."""
         for members in self._memberships():
-            group = dist.new_group(list(members), timeout=self.patience)
+            group = new_group(members, self.patience)
             mine = None
-            if self.rank in members:
+            if group is not None:
                 place = members.index(self.rank)
                 mine = Group(group, place, len(members), tuple(members))
             hosts = len({self.hosts[m] for m in members})

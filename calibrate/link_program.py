@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
+from torch.cuda import nccl
 
 from groundspeed.calibrate.assemble import link_profile
 from groundspeed.calibrate.device import RunningDevice, open_device
@@ -170,7 +171,7 @@ def read_interconnect(backend: str, place: Place, hosts: list[str]) -> Interconn
     version = None
     library: Literal["gloo", "nccl", "rccl"] = "gloo"
     if backend == "nccl":
-        version = ".".join(map(str, torch.cuda.nccl.version()))
+        version = ".".join(map(str, nccl.version()))
         library = "rccl" if torch.version.hip else "nccl"
     return Interconnect(
         backend=library,

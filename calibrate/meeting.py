@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.cuda import nccl
 
 from groundspeed.calibrate.ranks import Place
 from groundspeed.calibrate.version import METHOD_VERSION, tool_version
@@ -37,7 +38,7 @@ def own_versions(backend: str) -> Versions:
     """Versions of this process."""
     library = backend
     if backend == "nccl":
-        library = ".".join(map(str, torch.cuda.nccl.version()))
+        library = ".".join(map(str, nccl.version()))
     return Versions(tool_version(), METHOD_VERSION, torch.__version__, library)
 
 

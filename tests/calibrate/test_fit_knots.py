@@ -14,7 +14,7 @@ from groundspeed.profiles import InputError, law_time
 from groundspeed.profiles.operations import Array
 
 REGIME = {"op": "all_reduce", "world_size": "8"}
-SIZES = 2.0 ** np.arange(10, 30)
+SIZES: Array = np.array([2.0**i for i in range(10, 30)])
 
 
 def truth(sizes: Array) -> Array:
@@ -85,9 +85,8 @@ def test_published_nccl_collectives_from_half_of_the_sizes(reference: Path) -> N
 
 def test_published_custom_all_reduce_from_half_of_the_sizes(reference: Path) -> None:
     frame = pd.read_csv(reference / "silicon" / "h200_custom_allreduce.csv.gz")
-    frame = frame.groupby(["engine_version", "library", "world_size", "bytes"], as_index=False)[
-        "time_us"
-    ].median()
+    keys = ["engine_version", "library", "world_size", "bytes"]
+    frame = frame.groupby(keys)[["time_us"]].median().reset_index()
     frame["op"] = "all_reduce"
     found = []
     for _, table in frame.groupby("engine_version"):
