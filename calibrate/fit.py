@@ -14,6 +14,7 @@ from scipy.optimize import least_squares
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.laws import Coefficient, HeldOutError, Law, soft_roofline
 from groundspeed.profiles.laws.law import Origin
+from groundspeed.profiles.laws.work import Work
 from groundspeed.profiles.operations import OPERATIONS, Array, Columns, Regime
 
 MIN_POINTS = 5
@@ -30,6 +31,11 @@ class _Data:
     flops: Array
     bytes: Array
     time_s: Array
+
+    @property
+    def work(self) -> Work:
+        """What a form is asked about."""
+        return Work({}, self.flops, self.bytes)
 
     def rows(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "_Data":
         return _Data(self.flops[index], self.bytes[index], self.time_s[index])
@@ -126,7 +132,7 @@ def _fit(data: _Data, start: dict[str, float] | None) -> dict[str, float]:
         guesses = [[np.log(v) for v in start.values()]]
 
     def residuals(x: Array) -> Array:
-        predicted = soft_roofline.time_s(data.flops, data.bytes, _named(x))
+        predicted = soft_roofline.time_s(data.work, _named(x))
         return np.log(data.time_s / predicted)
 
     best = None
@@ -156,9 +162,7 @@ def _held_out(data: _Data, best: dict[str, float], generator: np.random.Generato
         out = turn == fold
         law = _fit(data.rows(~out), best)
         unseen = data.rows(out)
-        log_ratio[out] = np.log(
-            unseen.time_s / soft_roofline.time_s(unseen.flops, unseen.bytes, law)
-        )
+        log_ratio[out] = np.log(unseen.time_s / soft_roofline.time_s(unseen.work, law))
     error = np.abs(np.exp(-log_ratio) - 1.0)
     q05, q50, q95 = np.quantile(log_ratio, (0.05, 0.5, 0.95))
     return HeldOutError(

@@ -11,10 +11,14 @@ import pandas as pd
 
 from groundspeed.calibrate.fit import fit_points
 from groundspeed.calibrate.fit_knots import fit_chain
+from groundspeed.calibrate.fit_precise import fit_precise
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.laws import Law, law_time
 from groundspeed.profiles.operations import OPERATIONS
+
+PRECISE = ("matmul", "attention_prefill", "attention_decode")
+"""Operations whose laws have a form of their own and a surface."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,10 @@ def fit_law(
         if operation == "collective":
             sizes = columns["bytes"]
             law = fit_chain(operation, regime, sizes, time_s, origin="measured", source=source)
+        elif operation in PRECISE:
+            law = fit_precise(
+                operation, regime, columns, time_s, sheet=spec, origin="measured", source=source
+            )
         else:
             law = fit_points(
                 operation, regime, columns, time_s, origin="measured", source=source, seed=seed

@@ -126,6 +126,8 @@ class ProfileHardware:
         """Data types with products, attention and small operations."""
         have: dict[str, set[str]] = {}
         for law in self.profile.laws:
+            if "dtype" not in law.regime:
+                continue
             have.setdefault(law.regime["dtype"], set()).add(law.operation)
         needed = {"matmul", "attention_prefill", "attention_decode", "glue"}
         return ", ".join(sorted(d for d, o in have.items() if needed <= o)) or "none"

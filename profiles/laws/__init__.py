@@ -14,5 +14,15 @@ from groundspeed.profiles.laws.law import (
     LawPrediction,
     law_time,
 )
+from groundspeed.profiles.laws.surface import Surface
 
-__all__ = ["FORMS", "Coefficient", "HeldOutError", "Knots", "Law", "LawPrediction", "law_time"]
+__all__ = [
+    "FORMS",
+    "Coefficient",
+    "HeldOutError",
+    "Knots",
+    "Law",
+    "LawPrediction",
+    "Surface",
+    "law_time",
+]

@@ -8,23 +8,24 @@ twice too fast. On published H200 bf16 matmul timings the start-up plus hard max
 median error on unseen shapes, the soft one 6.5 % (constants fitted on 96 shapes).
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 
+from groundspeed.profiles.laws.work import Values, Work
 from groundspeed.profiles.operations import Array
 
-COEFFICIENTS = ("startup_s", "compute_flops_per_s", "bandwidth_bytes_per_s", "sharpness")
+COEFFICIENTS = ("startup_s", "bandwidth_bytes_per_s")
+COMPUTING = ("compute_flops_per_s", "sharpness")
+"""Coefficients of operations that compute, beside those of all."""
 
 
-def time_s(flops: Array, moved_bytes: Array, coefficients: Mapping[str, float]) -> Array:
+def time_s(work: Work, values: Values) -> Array:
     """Time of operations by the soft roofline.
 
     Parameters
     ----------
-    flops, moved_bytes : (N,) ndarray
-        [FLOP], [bytes] Algorithmic cost of each operation; either may be zero.
-    coefficients : mapping
+    work : Work
+        FLOPs or bytes may be zero.
+    values : mapping
         ``startup_s`` [s], ``bandwidth_bytes_per_s`` [bytes/s] and, for operations that compute,
         ``compute_flops_per_s`` [FLOP/s] and ``sharpness`` [1].
 
@@ -33,14 +34,14 @@ def time_s(flops: Array, moved_bytes: Array, coefficients: Mapping[str, float]) 
     (N,) ndarray
         [s]
     """
-    traffic_s = moved_bytes / coefficients["bandwidth_bytes_per_s"]
-    if "compute_flops_per_s" not in coefficients:
-        return coefficients["startup_s"] + traffic_s
-    compute_s = flops / coefficients["compute_flops_per_s"]
-    p = coefficients["sharpness"]
+    traffic_s = work.bytes / values["bandwidth_bytes_per_s"]
+    if "compute_flops_per_s" not in values:
+        return values["startup_s"] + traffic_s
+    compute_s = work.flops / values["compute_flops_per_s"]
+    p = values["sharpness"]
     slower = np.maximum(
         np.maximum(traffic_s, compute_s), 1e-30
     )  # factored out: no overflow at p=16
     overlap = (traffic_s / slower) ** p + (compute_s / slower) ** p
-    total: Array = coefficients["startup_s"] + slower * overlap ** (1.0 / p)
+    total: Array = values["startup_s"] + slower * overlap ** (1.0 / p)
     return total

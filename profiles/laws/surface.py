@@ -1,0 +1,110 @@
+"""What a form leaves: a smooth surface through the residuals, with its own uncertainty.
+
+A physical form is right about the shape and off by a few per cent here and there, where a library
+switches kernels. The logarithm of measured over predicted, known at the fitted points, is spread
+between them by a Gaussian process with a rough kernel (exponential): near a point its residual
+counts, far from all of them the form alone stands and the interval is wide.
+
+    log(measured / form) (x) = mean + sum_i weight_i exp(-|x - x_i| / scale) +- spread(x)
+
+Coordinates are logarithms to base two of the columns, each divided by its own length.
+"""
+
+from functools import cached_property
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from groundspeed.profiles.operations import Array, Columns
+from groundspeed.profiles.record import NonNegative, Positive, Record
+
+CHUNK = 65_536
+"""Rows at once: the matrix of distances stays in the cache."""
+
+HALF_OF_90 = 1.645
+
+Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
+class Surface(Record):
+    """A Gaussian process over some columns, as the points it goes by."""
+
+    columns: tuple[str, ...] = Field(min_length=1)
+    octaves: tuple[Positive, ...]
+    """Length in each column [octaves] over which residuals are related."""
+    amplitude: NonNegative
+    """Standard deviation of the residual far from all points, in log time."""
+    noise: NonNegative
+    """Standard deviation of one measurement, in log time."""
+    mean: Finite = 0.0
+    """Residual where nothing is near; zero but for a regime of its own."""
+    interval_scale: Positive = 1.0
+    """Found by leaving points out: what makes the 90 % interval hold 90 % of them."""
+    points: tuple[tuple[Finite, ...], ...] = Field(min_length=1)
+    """Coordinates of the fitted points: logarithm to base two of each column."""
+    residual: tuple[Finite, ...]
+    """log(measured / form) at each."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Surface":
+        if len(self.points) != len(self.residual):
+            raise ValueError("each point has one residual")
+        if any(len(p) != len(self.columns) for p in self.points):
+            raise ValueError("each point has one coordinate for each column")
+        if len(self.octaves) != len(self.columns):
+            raise ValueError("each column has one length")
+        return self
+
+    def evaluate(self, columns: Columns) -> tuple[Array, Array]:
+        """Residual and half width of its 90 % interval at each row [log time].
+
+        Beyond the points' box the nearest edge counts.
+        """
+        x = self._coordinates(columns)
+        centres, weights, inverse = self._solved
+        residual, spread = np.empty(len(x)), np.empty(len(x))
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            near = related(x[rows], centres, self.amplitude)
+            residual[rows] = self.mean + near @ weights
+            known = np.einsum("ij,ij->i", near @ inverse, near)
+            variance = np.maximum(self.amplitude**2 - known, 0.0) + self.noise**2
+            spread[rows] = HALF_OF_90 * self.interval_scale * np.sqrt(variance)
+        return residual, spread
+
+    def residual_only(self, columns: Columns) -> Array:
+        """The residual without its interval: a third of the work."""
+        x = self._coordinates(columns)
+        centres, weights, _ = self._solved
+        found = [
+            self.mean + related(x[i : i + CHUNK], centres, self.amplitude) @ weights
+            for i in range(0, len(x), CHUNK)
+        ]
+        return np.concatenate(found) if found else np.empty(0)
+
+    def _coordinates(self, columns: Columns) -> Array:
+        points = np.array(self.points)
+        raw = np.stack([np.log2(columns[c]) for c in self.columns], axis=1)
+        inside = np.clip(raw, points.min(axis=0), points.max(axis=0))
+        result: Array = inside / np.array(self.octaves)
+        return result
+
+    @cached_property
+    def _solved(self) -> tuple[Array, Array, Array]:
+        """Scaled points, their weights, and the inverse of their covariance."""
+        centres = np.array(self.points) / np.array(self.octaves)
+        covariance = related(centres, centres, self.amplitude)
+        covariance += max(self.noise, 1e-4) ** 2 * np.eye(len(centres))
+        inverse = np.linalg.inv(covariance)
+        weights: Array = inverse @ (np.array(self.residual) - self.mean)
+        return centres, weights, np.asarray(inverse, dtype=np.float64)
+
+
+def related(a: Array, b: Array, amplitude: float) -> Array:
+    """Covariance of residuals at scaled coordinates a (N, D) and b (M, D)."""
+    square = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * (a @ b.T)
+    distance: NDArray[np.float64] = np.sqrt(np.maximum(square, 0.0))
+    result: Array = amplitude**2 * np.exp(-distance)
+    return result
