@@ -123,10 +123,10 @@ def alignment_candidates() -> list[Candidate]:
     return [{"m": m, "n": ALIGNMENT_WIDTH, "k": ALIGNMENT_WIDTH} for m in rows]
 
 
-def moe_candidates() -> list[Candidate]:
-    """Token counts from one to a prefill, for each shape of experts."""
+def moe_candidates(shape: Candidate) -> list[Candidate]:
+    """Token counts from one to a prefill, for a shape of experts."""
     tokens = (1.0, 8.0, 48.0, 256.0, 1024.0, 4096.0, 12288.0)
-    return [{"tokens": t, **shape} for shape in MOE_SHAPES for t in tokens]
+    return [{"tokens": t, **shape} for t in tokens]
 
 
 def latency_candidates(cache_bytes: float) -> list[Candidate]:

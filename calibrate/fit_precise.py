@@ -61,8 +61,8 @@ def fit_precise(
     name = f"{operation} {' '.join(regime.values())}".strip()
     arrays = {c: np.asarray(columns[c], dtype=np.float64) for c in spec.columns}
     times = np.asarray(time_s, dtype=np.float64)
-    for label, values in {**arrays, "time": times}.items():
-        if not (np.isfinite(values).all() and (values > 0).all()):
+    for label, given in {**arrays, "time": times}.items():
+        if not (np.isfinite(given).all() and (given > 0).all()):
             raise InputError(f"{label} of {name} must be positive and finite in every row")
     odd = is_unaligned(arrays)
     if (~odd).sum() < FEWEST_POINTS:
@@ -127,7 +127,8 @@ def _fit_form(
         return np.concatenate([soft, (theta - start) / width])
 
     found = least_squares(residuals, start)
-    covariance = np.linalg.inv(found.jac.T @ found.jac)
+    jacobian = np.asarray(found.jac, dtype=np.float64)
+    covariance = np.linalg.inv(jacobian.T @ jacobian)
     sd = np.sqrt(np.diag(covariance))
     coefficients = {
         n: Coefficient(

@@ -15,15 +15,23 @@ from groundspeed.profiles.operations import Array, Columns
 
 LENGTH_OCTAVES = 5.0
 LENGTH_LOG_SD = 0.7
-AMPLITUDE = 0.08
-AMPLITUDE_LOG_SD = 0.5
+AMPLITUDE_OF_SPREAD = 1.6
+"""A surface rises and falls about this many times as far as the middle of its residuals."""
+
+LEAST_AMPLITUDE = 0.02
+AMPLITUDE_LOG_SD = 0.3
 NOISE = 0.03
 NOISE_LOG_SD = 0.6
 SMALLEST_NOISE = 0.005
 STEPS = 40
+FARTHEST = 4.0
+"""Standard deviations of its prior that a number may move."""
+
+FAR_BEGIN = (0.5, 1.5, 0.0)
+"""A second place to begin: longer, higher. The likelihood often has two maxima."""
 
 SCALE_LIMITS = (0.8, 2.5)
-OPTIMISM = 1.1
+OPTIMISM = 1.0
 """Constants were fitted to the point that is left out too, so its error looks this much smaller."""
 
 
@@ -33,7 +41,7 @@ def fit_surface(
     residual: Array,
     *,
     mean: float = 0.0,
-    amplitude: float = AMPLITUDE,
+    amplitude: float | None = None,
     noise: float = NOISE,
 ) -> Surface:
     """Fit a surface to residuals.
@@ -47,28 +55,41 @@ def fit_surface(
         log(measured / form)
     mean : float, default 0
         Residual far from all points.
-    amplitude, noise : float
-        What is expected of them before.
+    amplitude : float, optional
+        Expected before; from the spread of the residuals if not given.
+    noise : float
+        Expected before.
     """
     x = np.stack([np.log2(columns[c]) for c in names], axis=1)
     dimensions = x.shape[1]
     centred = residual - mean
+    if amplitude is None:
+        spread = 1.4826 * float(np.median(np.abs(centred)))
+        amplitude = max(LEAST_AMPLITUDE, AMPLITUDE_OF_SPREAD * spread)
     start = np.log([LENGTH_OCTAVES] * dimensions + [amplitude, noise])
     width = np.array([LENGTH_LOG_SD] * dimensions + [AMPLITUDE_LOG_SD, NOISE_LOG_SD])
 
-    def unlikely(theta: Array) -> float:
-        lengths, sd, own = _unpacked(theta, dimensions)
+    def unlikely(steps: Array) -> float:
+        lengths, sd, own = _unpacked(start + width * steps, dimensions)
         covariance = related(x / lengths, x / lengths, sd) + own**2 * np.eye(len(x))
         try:
             lower = np.linalg.cholesky(covariance)
         except np.linalg.LinAlgError:
             return 1e10
         white = np.linalg.solve(lower, centred)
-        prior = 0.5 * (((theta - start) / width) ** 2).sum()
+        prior = 0.5 * (steps**2).sum()
         return float(0.5 * white @ white + np.log(np.diag(lower)).sum() + prior)
 
-    found = minimize(unlikely, start, method="L-BFGS-B", options={"maxiter": STEPS}).x
-    lengths, sd, own = _unpacked(found, dimensions)
+    bounds = [(-FARTHEST, FARTHEST)] * len(start)
+    begins = (np.zeros_like(start), np.array([*FAR_BEGIN[:1] * dimensions, *FAR_BEGIN[1:]]))
+    found = min(
+        (
+            minimize(unlikely, b, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
+            for b in begins
+        ),
+        key=lambda result: float(result.fun),
+    )
+    lengths, sd, own = _unpacked(start + width * found.x, dimensions)
     surface = Surface(
         columns=tuple(names),
         octaves=tuple(lengths.tolist()),

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 from groundspeed.calibrate.fit import fit_points
-from groundspeed.calibrate.fit_knots import fit_chain
+from groundspeed.calibrate.fit_knots import fit_chain, fit_sweep
 from groundspeed.calibrate.fit_precise import fit_precise
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.laws import Law, law_time
-from groundspeed.profiles.operations import OPERATIONS
+from groundspeed.profiles.operations import OPERATIONS, OPTIONAL_CATEGORIES
 
-PRECISE = ("matmul", "attention_prefill", "attention_decode")
+PRECISE = ("matmul", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode")
 """Operations whose laws have a form of their own and a surface."""
 
 
@@ -49,6 +49,7 @@ class FittedLaw:
             If a column is missing or a row's regime was never measured.
         """
         columns = OPERATIONS[self.operation].columns
+        cases = with_derived(self.operation, cases)
         _require(cases, columns, self.operation)
         result = pd.DataFrame(
             {"time_us": np.nan, "low_us": np.nan, "high_us": np.nan, "origin": ""},
@@ -103,8 +104,9 @@ def fit_law(
         )
     spec = device if isinstance(device, DeviceSpec) else find_device(device).spec
     operation_spec = OPERATIONS[operation]
+    measured = with_derived(operation, measured)
     _require(measured, (*operation_spec.columns, *operation_spec.categories, "time_us"), operation)
-    names = [c for c in (*operation_spec.categories, "library") if c in measured.columns]
+    names = regime_columns(operation, measured)
     laws = []
     for values, group in measured.groupby(names, sort=True):
         regime = {n: str(v) for n, v in zip(names, values, strict=True)}
@@ -114,6 +116,9 @@ def fit_law(
         if operation == "collective":
             sizes = columns["bytes"]
             law = fit_chain(operation, regime, sizes, time_s, origin="measured", source=source)
+        elif operation == "moe":
+            tokens = columns["tokens"]
+            law = fit_sweep(operation, regime, tokens, time_s, origin="measured", source=source)
         elif operation in PRECISE:
             law = fit_precise(
                 operation, regime, columns, time_s, sheet=spec, origin="measured", source=source
@@ -124,6 +129,23 @@ def fit_law(
             )
         laws.append(law)
     return FittedLaw(operation, tuple(laws))
+
+
+def with_derived(operation: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with columns that follow from others.
+
+    Of latent attention's decode, the context is the prompt and the steps since: published tables
+    hold ``seq_len`` and ``step``.
+    """
+    if operation == "mla_decode" and "kv_len" not in frame and {"seq_len", "step"} <= {*frame}:
+        return frame.assign(kv_len=frame["seq_len"] + frame["step"])
+    return frame
+
+
+def regime_columns(operation: str, frame: pd.DataFrame) -> list[str]:
+    """Columns whose every combination is a regime with a law of its own."""
+    categories = OPERATIONS[operation].categories
+    return [c for c in dict.fromkeys((*categories, *OPTIONAL_CATEGORIES)) if c in frame.columns]
 
 
 def _require(frame: pd.DataFrame, columns: tuple[str, ...], operation: str) -> None:

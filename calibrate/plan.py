@@ -17,6 +17,7 @@ import numpy as np
 
 from groundspeed.calibrate.candidates import (
     GLUE_WIDTHS,
+    MOE_SHAPES,
     alignment_candidates,
     attention_candidates,
     glue_candidates,
@@ -353,8 +354,10 @@ def _triton_cases(device: Device, mode: Mode, limits: Limits, seed: int) -> list
     cases += [planned(TritonWorkingSet(), c) for c in working_sets(device, mode, limits)]
     if mode.experts:
         for routing in ("balanced", "zipf"):
-            experts = GroupedExperts("bfloat16", routing)
-            cases += [planned(experts, c) for c in moe_candidates() if limits.allows(experts, c)]
+            for shape in MOE_SHAPES:
+                experts = GroupedExperts("bfloat16", routing, tuple(shape.items()))
+                found = moe_candidates(shape)
+                cases += [planned(experts, c) for c in found if limits.allows(experts, c)]
     return cases
 
 

@@ -56,6 +56,26 @@ def farthest_points(
     return np.array(chosen)
 
 
+def even_points(coordinates: NDArray[np.float64], budget: int) -> NDArray[np.intp]:
+    """Choose rows at even distances along one column, both ends among them.
+
+    >>> even_points(np.array([0.0, 1.0, 2.0, 3.0, 4.0, 9.0]), 3)
+    array([0, 4, 5])
+    """
+    places, first = np.unique(coordinates, return_index=True)
+    if places.size <= budget:
+        return first
+    wanted = np.linspace(places[0], places[-1], budget) if budget > 1 else places[-1:]
+    free = np.ones(places.size, dtype=bool)
+    chosen = []
+    for target in [*wanted[:1], *wanted[-1:], *wanted[1:-1]][:budget]:
+        distance = np.where(free, np.abs(places - target), np.inf)
+        nearest = int(np.argmin(distance))
+        free[nearest] = False
+        chosen.append(nearest)
+    return np.sort(first[np.array(chosen)])
+
+
 def choose_points(
     operation: str, candidates: "pd.DataFrame", budget: int, seed: int = 0
 ) -> "pd.Index":
@@ -68,7 +88,8 @@ def choose_points(
     candidates : DataFrame
         One case a row, with the operation's columns; other columns are carried along.
     budget : int
-        Total number of rows; regimes (data type, mode) share it evenly.
+        Total number of rows; regimes (data type, mode) share it evenly. For ``moe``, rows of each
+        configuration.
     seed : int, default 0
 
     Returns
@@ -86,17 +107,24 @@ def choose_points(
         raise InputError(
             f"unknown operation '{operation}'", remedy=did_you_mean(operation, OPERATIONS)
         )
+    from groundspeed.calibrate.frames import regime_columns, with_derived
+
+    candidates = with_derived(operation, candidates)
     missing = [c for c in spec.columns if c not in candidates.columns]
     if missing:
         raise InputError(f"{operation} candidates lack the column {', '.join(missing)}")
     if budget < 1:
         raise InputError(f"a budget of {budget} points chooses nothing", remedy="give at least 1")
-    present = [c for c in (*spec.categories, "library") if c in candidates.columns]
+    present = regime_columns(operation, candidates)
     groups = [g for _, g in candidates.groupby(present, sort=True)] if present else [candidates]
     shares = np.full(len(groups), budget // len(groups))
     shares[: budget % len(groups)] += 1
+    if operation == "moe":  # one curve a configuration: the budget is that of each
+        shares = np.full(len(groups), budget)
     labels: list[object] = []
-    for group, share in zip(groups, shares, strict=True):
+    for group, share in zip(groups, shares.tolist(), strict=True):
         log = np.log2(group[list(spec.columns)].to_numpy(dtype=np.float64))
-        labels += group.index[farthest_points(log, int(share), seed=seed)].tolist()
+        one = len(spec.columns) == 1
+        rows = even_points(log[:, 0], share) if one else farthest_points(log, share, seed=seed)
+        labels += group.index[rows].tolist()
     return candidates.loc[labels].index

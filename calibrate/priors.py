@@ -88,7 +88,7 @@ def priors(
             "l2_bytes": Prior(0.8 * roof.cache_bytes, 0.3),
             "compute_units": Prior(roof.compute_units, 0.0),
         }
-    if operation == "attention_prefill":
+    if operation in ("attention_prefill", "mla_prefill"):
         return "prefill_attention", {
             "startup_s": Prior(min(13e-6, fastest), 0.4),
             "compute_flops_per_s": Prior(0.62 * roof.flops_per_s, 0.3),

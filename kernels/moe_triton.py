@@ -146,13 +146,16 @@ class GroupedExperts:
 
     dtype: str
     distribution: str = "balanced"
+    shape: tuple[tuple[str, float], ...] = ()
+    """Experts, top k, hidden and intermediate size: each shape is a regime of its own."""
     operation: str = "moe"
     backend: str = "triton"
 
     @property
     def regime(self) -> dict[str, str]:
-        """The data type and how tokens are routed."""
-        return {"dtype": self.dtype, "distribution": self.distribution}
+        """The data type, how tokens are routed, and the shape of the layer."""
+        sizes = {name: f"{value:g}" for name, value in self.shape}
+        return {"dtype": self.dtype, "distribution": self.distribution} | sizes
 
     def cost(self, case: Case) -> Cost:
         """Three products a row; the weights of the experts that are hit, the activations."""

@@ -53,6 +53,26 @@ def item_bytes(dtype: str) -> float:
     return ITEM_BYTES[dtype]
 
 
+WEIGHT_BYTES: dict[str, float] = {
+    "int4_wo": 0.5,
+    "w4a16_mxfp4": 0.5,
+    "w4a8_mxfp4_mxfp8": 0.5,
+    "nvfp4": 0.5,
+}
+"""Bytes of one weight in formats that quantize weights alone or apart."""
+
+
+def weight_bytes(dtype: str) -> float:
+    """Bytes of one weight of a format.
+
+    Raises
+    ------
+    InputError
+        If the format is not known.
+    """
+    return WEIGHT_BYTES[dtype] if dtype in WEIGHT_BYTES else item_bytes(dtype)
+
+
 @dataclass(frozen=True)
 class Operation:
     """The algorithmic cost of an operation as a function of its columns."""
@@ -70,6 +90,8 @@ class Operation:
     """Whether arithmetic can limit it."""
     growing: tuple[str, ...]
     """Columns in which time must not fall: doubling one is never less work."""
+    countable: bool = True
+    """Whether FLOPs and bytes follow from the columns; experts' depend on the routing."""
 
 
 def _matmul_flops(c: Columns, r: Regime) -> Array:
@@ -92,13 +114,62 @@ def _prefill_bytes(c: Columns, r: Regime) -> Array:
     return item_bytes(r["dtype"]) * c["batch"] * heads * c["seq_len"] * c["head_dim"]
 
 
+def _seen(c: Columns, r: Regime) -> Array:
+    """Tokens that a new one attends to: all, or those of its window."""
+    window = float(r.get("window", 0))
+    return np.minimum(c["kv_len"], window) if window > 0 else c["kv_len"]
+
+
 def _decode_flops(c: Columns, r: Regime) -> Array:
-    return 4.0 * c["batch"] * c["heads"] * c["head_dim"] * c["kv_len"]
+    return 4.0 * c["batch"] * c["heads"] * c["head_dim"] * _seen(c, r)
 
 
 def _decode_bytes(c: Columns, r: Regime) -> Array:
-    cache = 2.0 * c["kv_heads"] * c["kv_len"]
-    return item_bytes(r["dtype"]) * c["batch"] * c["head_dim"] * (cache + 2.0 * c["heads"])
+    cache = 2.0 * item_bytes(r.get("kv_dtype", r["dtype"])) * c["kv_heads"] * _seen(c, r)
+    return c["batch"] * c["head_dim"] * (cache + 2.0 * item_bytes(r["dtype"]) * c["heads"])
+
+
+LATENT = 512.0
+ROTARY = 64.0
+VALUE = 128.0
+"""Sizes of DeepSeek's multi-head latent attention: compressed cache, rotary part, value head."""
+
+
+def _mla_decode_flops(c: Columns, r: Regime) -> Array:
+    # Scores against latent and rotary parts, then a weighted sum of the latent part.
+    return 2.0 * c["batch"] * c["heads"] * c["kv_len"] * (2.0 * LATENT + ROTARY)
+
+
+def _mla_decode_bytes(c: Columns, r: Regime) -> Array:
+    cache = item_bytes(r.get("kv_dtype", r["dtype"])) * (LATENT + ROTARY) * c["kv_len"]
+    ends = item_bytes(r["dtype"]) * c["heads"] * (2.0 * LATENT + ROTARY)
+    return c["batch"] * (cache + ends)
+
+
+def _mla_prefill_flops(c: Columns, r: Regime) -> Array:
+    pairs = c["seq_len"] * (c["seq_len"] + 1.0) / 2.0
+    return 2.0 * c["batch"] * c["heads"] * pairs * (VALUE + ROTARY + VALUE)
+
+
+def _mla_prefill_bytes(c: Columns, r: Regime) -> Array:
+    heads = c["heads"] * (2.0 * (VALUE + ROTARY) + 2.0 * VALUE)
+    return item_bytes(r["dtype"]) * c["batch"] * c["seq_len"] * heads
+
+
+def _moe_flops(c: Columns, r: Regime) -> Array:
+    split = float(r.get("tp", 1)) * float(r.get("ep", 1))
+    size = float(r["hidden"]) * float(r["intermediate"])
+    return 6.0 * c["tokens"] * float(r["top_k"]) * size / split
+
+
+def _moe_bytes(c: Columns, r: Regime) -> Array:
+    """Weights of the experts that are hit if tokens choose evenly, and activations."""
+    experts, top_k = float(r["experts"]), float(r["top_k"])
+    hidden, intermediate = float(r["hidden"]), float(r["intermediate"])
+    hit = experts * (1.0 - (1.0 - top_k / experts) ** c["tokens"])
+    split = float(r.get("tp", 1)) * float(r.get("ep", 1))
+    weights = 3.0 * hidden * intermediate * hit / split
+    return weight_bytes(r["dtype"]) * weights + 2.0 * 2.0 * c["tokens"] * hidden
 
 
 def _zero(c: Columns, r: Regime) -> Array:
@@ -135,6 +206,9 @@ def _glue_bytes(c: Columns, r: Regime) -> Array:
         )
     return per_item * item_bytes(r["dtype"]) * c["rows"] * c["width"]
 
+
+OPTIONAL_CATEGORIES = ("library", "kv_dtype", "window", "tp", "ep")
+"""What also makes a regime of its own where it is stated."""
 
 OPERATIONS: dict[str, Operation] = {
     op.name: op
@@ -174,6 +248,34 @@ OPERATIONS: dict[str, Operation] = {
             _stream_bytes,
             False,
             ("bytes",),
+        ),
+        Operation(
+            "moe",
+            ("tokens",),
+            ("dtype", "hidden", "intermediate", "top_k", "experts", "distribution"),
+            _moe_flops,
+            _moe_bytes,
+            True,
+            ("tokens",),
+            countable=False,
+        ),
+        Operation(
+            "mla_decode",
+            ("batch", "kv_len", "heads"),
+            ("dtype",),
+            _mla_decode_flops,
+            _mla_decode_bytes,
+            True,
+            ("batch", "kv_len", "heads"),
+        ),
+        Operation(
+            "mla_prefill",
+            ("batch", "seq_len", "heads"),
+            ("dtype",),
+            _mla_prefill_flops,
+            _mla_prefill_bytes,
+            True,
+            ("batch", "seq_len", "heads"),
         ),
         Operation("stream", ("bytes",), ("mode", "dtype"), _zero, _stream_bytes, False, ("bytes",)),
         Operation(

@@ -77,6 +77,8 @@ def _check_points(curve: Curve, where: str) -> list[Violation]:
         if missing:
             found.append(_error(at, f"the case lacks {', '.join(missing)}"))
             continue
+        if not operation.countable:
+            continue
         columns = {c: np.array([point.case[c]]) for c in operation.columns}
         for name, count, stated in (
             ("FLOPs", operation.flops(columns, curve.regime)[0], point.flops),

@@ -152,7 +152,7 @@ def law_time(law: Law, columns: Columns) -> LawPrediction:
     """Ask a law for times.
 
     Outside the fitted box the physics of the form still holds, but its error is unknown: the
-    interval is widened by its own width for each octave (factor of two) outside, and the result
+    interval is widened by half its width for each octave (factor of two) outside, and the result
     says ``extrapolated``.
 
     Parameters
@@ -185,7 +185,7 @@ def law_time(law: Law, columns: Columns) -> LawPrediction:
     for name, (low, high) in law.box.items():
         value = np.maximum(arrays[name] if name in arrays else work[name], 1e-9)
         octaves += np.maximum(0.0, np.log2(low / value)) + np.maximum(0.0, np.log2(value / high))
-    widen = 1.0 + octaves
+    widen = 1.0 + WIDER_AN_OCTAVE * octaves
     below, above = np.minimum(law.held_out.log_q05, 0.0), np.maximum(law.held_out.log_q95, 0.0)
     if law.knots is not None:
         spread = law.knots.spread(arrays[law.knots.column])
@@ -206,6 +206,10 @@ def law_time(law: Law, columns: Columns) -> LawPrediction:
         extrapolated=octaves > 0.0,
     )
 
+
+WIDER_AN_OCTAVE = 0.5
+"""What an octave outside the box adds to an interval, in its own widths: laws of products between
+512 and 16,384 hold all but a few per cent of those up to 65,536 and down to 64."""
 
 ALIGNMENT = 16.0
 """Rows in multiples of this fill the matrix units' smallest tile."""

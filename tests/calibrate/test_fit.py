@@ -10,6 +10,7 @@ from groundspeed.calibrate import choose_points, fit_law
 from groundspeed.calibrate.fit import fit_points
 from groundspeed.profiles import InputError
 from groundspeed.profiles.laws import Law, soft_roofline
+from groundspeed.profiles.laws.work import Work
 from groundspeed.profiles.operations import OPERATIONS
 
 TRUTH = {
@@ -30,7 +31,8 @@ def synthetic(
         "k": 2.0 ** rng.integers(9, 14, n),
     }
     spec, regime = OPERATIONS["matmul"], {"dtype": "bfloat16"}
-    time = soft_roofline.time_s(spec.flops(columns, regime), spec.bytes(columns, regime), TRUTH)
+    work = Work(columns, spec.flops(columns, regime), spec.bytes(columns, regime))
+    time = soft_roofline.time_s(work, TRUTH)
     return columns, time * np.exp(noise * rng.normal(size=n))
 
 

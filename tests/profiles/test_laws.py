@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from groundspeed.profiles import InputError, Law, law_time
 from groundspeed.profiles.laws import soft_roofline
+from groundspeed.profiles.laws.work import Work
 
 COEFFICIENTS = {
     "startup_s": 3e-6,
@@ -47,9 +48,13 @@ def columns(m: float, n: float = 4096.0, k: float = 4096.0) -> dict[str, np.ndar
     return {"m": np.array([m]), "n": np.array([n]), "k": np.array([k])}
 
 
+def work(flops: float, moved: float) -> Work:
+    return Work({}, np.array([flops]), np.array([moved]))
+
+
 @given(positive, positive)
 def test_between_the_hard_maximum_and_the_sum(flops: float, moved: float) -> None:
-    time = soft_roofline.time_s(np.array([flops]), np.array([moved]), COEFFICIENTS)[0]
+    time = soft_roofline.time_s(work(flops, moved), COEFFICIENTS)[0]
     compute, traffic = flops / 8e14, moved / 4e12
     assert time >= (3e-6 + max(compute, traffic)) * (1 - 1e-9)
     assert time <= (3e-6 + compute + traffic) * (1 + 1e-9)
@@ -58,8 +63,8 @@ def test_between_the_hard_maximum_and_the_sum(flops: float, moved: float) -> Non
 @given(positive, positive, st.floats(1.0, 16.0))
 def test_more_work_never_takes_less(flops: float, moved: float, sharpness: float) -> None:
     law = COEFFICIENTS | {"sharpness": sharpness}
-    less = soft_roofline.time_s(np.array([flops]), np.array([moved]), law)[0]
-    more = soft_roofline.time_s(np.array([2 * flops]), np.array([2 * moved]), law)[0]
+    less = soft_roofline.time_s(work(flops, moved), law)[0]
+    more = soft_roofline.time_s(work(2 * flops, 2 * moved), law)[0]
     assert more >= less
 
 
