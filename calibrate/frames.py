@@ -8,17 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from pandas.api.types import is_numeric_dtype
 
 from groundspeed.calibrate.fit import fit_points
 from groundspeed.calibrate.fit_knots import fit_chain, fit_sweep
-from groundspeed.calibrate.fit_precise import fit_precise
+from groundspeed.calibrate.fit_precise import PRECISE, fit_precise
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.laws import Law, law_time
 from groundspeed.profiles.operations import OPERATIONS, OPTIONAL_CATEGORIES
-
-PRECISE = ("matmul", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode")
-"""Operations whose laws have a form of their own and a surface."""
 
 
 @dataclass(frozen=True)
@@ -51,30 +50,42 @@ class FittedLaw:
         columns = OPERATIONS[self.operation].columns
         cases = with_derived(self.operation, cases)
         _require(cases, columns, self.operation)
-        result = pd.DataFrame(
-            {"time_us": np.nan, "low_us": np.nan, "high_us": np.nan, "origin": ""},
-            index=cases.index,
-        )
-        done = np.zeros(len(cases), dtype=bool)
+        count = len(cases)
+        time_us, low_us, high_us = (np.full(count, np.nan) for _ in range(3))
+        origin = np.full(count, "", dtype=object)
+        done = np.zeros(count, dtype=bool)
         for law in self.laws:
-            rows = np.ones(len(cases), dtype=bool)
-            for name, value in law.regime.items():
-                if name in cases.columns:
-                    rows &= (cases[name].astype(str) == value).to_numpy()
-                elif len(self.laws) > 1:
-                    raise InputError(f"{self.operation} cases lack the column '{name}'")
+            rows = self._rows_of(law, cases)
             if not rows.any():
                 continue
-            told = law_time(law, {c: cases.loc[rows, c].to_numpy(dtype=float) for c in columns})
-            result.loc[rows, "time_us"] = told.time_s * 1e6
-            result.loc[rows, "low_us"] = told.low_s * 1e6
-            result.loc[rows, "high_us"] = told.high_s * 1e6
-            result.loc[rows, "origin"] = np.where(told.extrapolated, "extrapolated", law.origin)
+            whole = bool(rows.all())
+            part = cases if whole else cases.loc[rows]
+            told = law_time(law, {c: part[c].to_numpy(dtype=float) for c in columns})
+            time_us[rows] = told.time_s * 1e6
+            low_us[rows] = told.low_s * 1e6
+            high_us[rows] = told.high_s * 1e6
+            origin[rows] = np.where(told.extrapolated, "extrapolated", law.origin)
             done |= rows
         if not done.all():
             row = cases.loc[~done].iloc[0].to_dict()
             raise InputError(f"no {self.operation} law was fitted for {row}")
-        return result
+        return pd.DataFrame(
+            {"time_us": time_us, "low_us": low_us, "high_us": high_us, "origin": origin},
+            index=cases.index,
+        )
+
+    def _rows_of(self, law: Law, cases: pd.DataFrame) -> NDArray[np.bool_]:
+        """Which rows are of a law's regime; columns that no row states are taken as agreed."""
+        rows = np.ones(len(cases), dtype=bool)
+        for name, value in law.regime.items():
+            if name not in cases.columns:
+                if len({other.regime.get(name) for other in self.laws}) > 1:
+                    raise InputError(f"{self.operation} cases lack the column '{name}'")
+                continue
+            column = cases[name]
+            wanted: str | float = float(value) if is_numeric_dtype(column) else value
+            rows &= (column == wanted).to_numpy()
+        return rows
 
 
 def fit_law(

@@ -134,6 +134,9 @@ class Law(Record):
         return {name: c.value for name, c in self.coefficients.items()}
 
 
+Flags = NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class LawPrediction:
     """What a law says of N operations."""
@@ -174,6 +177,21 @@ def law_time(law: Law, columns: Columns) -> LawPrediction:
         arrays[name] = np.atleast_1d(np.asarray(columns[name], dtype=np.float64))
         if not (np.isfinite(arrays[name]).all() and (arrays[name] > 0).all()):
             raise InputError(f"column '{name}' of {law.operation} must be positive and finite")
+    total = next(iter(arrays.values())).size
+    blocks = [
+        _block_time(law, {c: v[i : i + BLOCK] for c, v in arrays.items()})
+        for i in range(0, max(total, 1), BLOCK)
+    ]
+    return LawPrediction(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
+
+
+BLOCK = 32_768
+"""Rows at once: intermediate results stay in the cache."""
+
+
+def _block_time(law: Law, arrays: dict[str, Array]) -> tuple[Array, Array, Array, Flags]:
+    """Time, its interval, and whether it is outside the box."""
+    operation = OPERATIONS[law.operation]
     flops = operation.flops(arrays, law.regime)
     moved = operation.bytes(arrays, law.regime)
     if law.knots is not None:
@@ -184,7 +202,7 @@ def law_time(law: Law, columns: Columns) -> LawPrediction:
     work = {"flops": flops, "bytes": moved}
     for name, (low, high) in law.box.items():
         value = np.maximum(arrays[name] if name in arrays else work[name], 1e-9)
-        octaves += np.maximum(0.0, np.log2(low / value)) + np.maximum(0.0, np.log2(value / high))
+        octaves += np.log2(np.maximum(np.maximum(low / value, value / high), 1.0))
     widen = 1.0 + WIDER_AN_OCTAVE * octaves
     below, above = np.minimum(law.held_out.log_q05, 0.0), np.maximum(law.held_out.log_q95, 0.0)
     if law.knots is not None:
@@ -199,13 +217,12 @@ def law_time(law: Law, columns: Columns) -> LawPrediction:
             spread[odd] = np.hypot(spread[odd], wider)
         time = time * np.exp(residual)
         below, above = -spread, spread
-    return LawPrediction(
-        time_s=time,
-        low_s=time * np.exp(below * widen),
-        high_s=time * np.exp(above * widen),
-        extrapolated=octaves > 0.0,
-    )
+    low, high = time * np.exp(below * widen), time * np.exp(above * widen)
+    return time, low, high, octaves > OUTSIDE
 
+
+OUTSIDE = 1e-9
+"""Octaves that rounding may put a point outside its own box."""
 
 WIDER_AN_OCTAVE = 0.5
 """What an octave outside the box adds to an interval, in its own widths: laws of products between

@@ -11,7 +11,7 @@ Coordinates are logarithms to base two of the columns, each divided by its own l
 """
 
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,11 @@ from pydantic import Field, model_validator
 from groundspeed.profiles.operations import Array, Columns
 from groundspeed.profiles.record import NonNegative, Positive, Record
 
-CHUNK = 65_536
+CHUNK = 2048
 """Rows at once: the matrix of distances stays in the cache."""
+
+Single = NDArray[np.float32]
+"""Predicting is in single precision: a residual of a few per cent needs four digits."""
 
 HALF_OF_90 = 1.645
 
@@ -63,16 +66,16 @@ class Surface(Record):
         Beyond the points' box the nearest edge counts.
         """
         x = self._coordinates(columns)
-        centres, weights, inverse = self._solved
-        residual, spread = np.empty(len(x)), np.empty(len(x))
+        centres, weights, whitening = self._solved
+        residual, known = np.empty(len(x)), np.empty(len(x))
         for start in range(0, len(x), CHUNK):
             rows = slice(start, start + CHUNK)
             near = related(x[rows], centres, self.amplitude)
-            residual[rows] = self.mean + near @ weights
-            known = np.einsum("ij,ij->i", near @ inverse, near)
-            variance = np.maximum(self.amplitude**2 - known, 0.0) + self.noise**2
-            spread[rows] = HALF_OF_90 * self.interval_scale * np.sqrt(variance)
-        return residual, spread
+            residual[rows] = near @ weights
+            white = near @ whitening
+            known[rows] = np.einsum("ij,ij->i", white, white)
+        variance = np.maximum(self.amplitude**2 - known, 0.0) + self.noise**2
+        return self.mean + residual, HALF_OF_90 * self.interval_scale * np.sqrt(variance)
 
     def residual_only(self, columns: Columns) -> Array:
         """The residual without its interval: a third of the work."""
@@ -84,27 +87,36 @@ class Surface(Record):
         ]
         return np.concatenate(found) if found else np.empty(0)
 
-    def _coordinates(self, columns: Columns) -> Array:
+    def _coordinates(self, columns: Columns) -> Single:
         points = np.array(self.points)
         raw = np.stack([np.log2(columns[c]) for c in self.columns], axis=1)
         inside = np.clip(raw, points.min(axis=0), points.max(axis=0))
-        result: Array = inside / np.array(self.octaves)
-        return result
+        scaled: Single = (inside / np.array(self.octaves)).astype(np.float32)
+        return scaled
 
     @cached_property
-    def _solved(self) -> tuple[Array, Array, Array]:
-        """Scaled points, their weights, and the inverse of their covariance."""
+    def _solved(self) -> tuple[Single, Single, Single]:
+        """Scaled points, their weights, and what makes covariances with them independent."""
         centres = np.array(self.points) / np.array(self.octaves)
         covariance = related(centres, centres, self.amplitude)
         covariance += max(self.noise, 1e-4) ** 2 * np.eye(len(centres))
-        inverse = np.linalg.inv(covariance)
-        weights: Array = inverse @ (np.array(self.residual) - self.mean)
-        return centres, weights, np.asarray(inverse, dtype=np.float64)
+        weights = np.linalg.solve(covariance, np.array(self.residual) - self.mean)
+        whitening = np.linalg.inv(np.linalg.cholesky(covariance)).T
+        single = [a.astype(np.float32) for a in (centres, weights, whitening)]
+        return single[0], single[1], single[2]
 
 
-def related(a: Array, b: Array, amplitude: float) -> Array:
+Real = TypeVar("Real", Array, Single)
+
+
+def related(a: Real, b: Real, amplitude: float) -> Real:
     """Covariance of residuals at scaled coordinates a (N, D) and b (M, D)."""
-    square = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * (a @ b.T)
-    distance: NDArray[np.float64] = np.sqrt(np.maximum(square, 0.0))
-    result: Array = amplitude**2 * np.exp(-distance)
-    return result
+    square = -2.0 * (a @ b.T)
+    square += (a**2).sum(axis=1)[:, None]
+    square += (b**2).sum(axis=1)[None, :]
+    np.maximum(square, 0.0, out=square)
+    np.sqrt(square, out=square)
+    np.negative(square, out=square)
+    np.exp(square, out=square)
+    square *= amplitude**2
+    return square
