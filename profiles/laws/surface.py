@@ -67,7 +67,8 @@ class Surface(Record):
         """
         x = self._coordinates(columns)
         centres, weights, whitening = self._solved
-        residual, known = np.empty(len(x)), np.empty(len(x))
+        residual = np.zeros(len(x), dtype=np.float64)
+        known = np.zeros(len(x), dtype=np.float64)
         for start in range(0, len(x), CHUNK):
             rows = slice(start, start + CHUNK)
             near = related(x[rows], centres, self.amplitude)
@@ -75,7 +76,8 @@ class Surface(Record):
             white = near @ whitening
             known[rows] = np.einsum("ij,ij->i", white, white)
         variance = np.maximum(self.amplitude**2 - known, 0.0) + self.noise**2
-        return self.mean + residual, HALF_OF_90 * self.interval_scale * np.sqrt(variance)
+        spread: Array = HALF_OF_90 * self.interval_scale * np.sqrt(variance)
+        return self.mean + residual, spread
 
     def residual_only(self, columns: Columns) -> Array:
         """The residual without its interval: a third of the work."""
