@@ -80,14 +80,8 @@ class Surface(Record):
         return self.mean + residual, spread
 
     def residual_only(self, columns: Columns) -> Array:
-        """The residual without its interval: a third of the work."""
-        x = self._coordinates(columns)
-        centres, weights, _ = self._solved
-        found = [
-            self.mean + related(x[i : i + CHUNK], centres, self.amplitude) @ weights
-            for i in range(0, len(x), CHUNK)
-        ]
-        return np.concatenate(found) if found else np.empty(0)
+        """The residual without its interval."""
+        return self.evaluate(columns)[0]
 
     def _coordinates(self, columns: Columns) -> Single:
         points = np.array(self.points)
