@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from groundspeed.calibrate.frames import FittedLaw, fit_law
     from groundspeed.calibrate.points import choose_points
+    from groundspeed.calibrate.transfer import transfer_law
 
-__all__ = ["FittedLaw", "choose_points", "fit_law"]
+__all__ = ["FittedLaw", "choose_points", "fit_law", "transfer_law"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module's attributes are of any type)
@@ -28,4 +29,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module's attributes are o
         from groundspeed.calibrate.points import choose_points
 
         return choose_points
+    if name == "transfer_law":
+        from groundspeed.calibrate.transfer import transfer_law
+
+        return transfer_law
     raise AttributeError(f"module 'groundspeed.calibrate' has no attribute '{name}'")

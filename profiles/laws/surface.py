@@ -41,6 +41,8 @@ class Surface(Record):
     """Standard deviation of the residual far from all points, in log time."""
     noise: NonNegative
     """Standard deviation of one measurement, in log time."""
+    extra_noise: NonNegative = 0.0
+    """Uncertainty from elsewhere, as of a law that was transferred; widens intervals alone."""
     mean: Finite = 0.0
     """Residual where nothing is near; zero but for a regime of its own."""
     interval_scale: Positive = 1.0
@@ -76,6 +78,7 @@ class Surface(Record):
             white = near @ whitening
             known[rows] = np.einsum("ij,ij->i", white, white)
         variance = np.maximum(self.amplitude**2 - known, 0.0) + self.noise**2
+        variance += self.extra_noise**2
         spread: Array = HALF_OF_90 * self.interval_scale * np.sqrt(variance)
         return self.mean + residual, spread
 

@@ -9,6 +9,7 @@ from groundspeed.profiles.compare import ProfileComparison
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.physics import Violation
 from groundspeed.profiles.schema import Device, Profile
+from groundspeed.profiles.utilization import utilization
 from groundspeed.show_links import show_links
 from groundspeed.terminal import (
     bar,
@@ -63,6 +64,31 @@ def show_rates(console: Console, profile: Profile) -> None:
     console.print(table)
 
 
+def show_utilization(console: Console, profile: Profile) -> None:
+    """What models see of the device: the number that replaces "about 60 %"."""
+    found = utilization(profile)
+    if not found:
+        return
+    shares = any(u.share is not None for u in found)
+    columns = ["a model's", "rows", "achieved"]
+    table = make_table(*columns, *(["of the data sheet", "90 % interval", ""] if shares else [""]))
+    for u in found:
+        unit = "FLOP/s" if u.phase == "prefill" else "bytes/s"
+        row: list[Text | str] = [
+            plain(f"{u.phase} {u.dtype}"),
+            f"{u.rows:,}",
+            shown(u.rate, unit),
+        ]
+        if shares:
+            inside = f"{u.low:.0%} to {u.high:.0%}" if u.low and u.high else ""
+            share = f"{u.share:.0%}" if u.share else ""
+            row += [share, inside, bar(u.share, width=12) if u.share else ""]
+        else:
+            row.append("extrapolated" if u.extrapolated else "")
+        table.add_row(*row)
+    console.print(table)
+
+
 def show_laws(console: Console, profile: Profile) -> None:
     """Each law's coefficients and its error on points it has not seen."""
     table = make_table("law", "start-up", "compute", "bandwidth", "points", "median error", "P90")
@@ -97,6 +123,8 @@ def show_profile(console: Console, profile: Profile) -> None:
         style="dim",
     )
     show_warnings(console, profile)
+    console.print()
+    show_utilization(console, profile)
     console.print()
     show_rates(console, profile)
     console.print()

@@ -1,0 +1,103 @@
+"""What a model will see of a device: the number that replaces "about 60 %".
+
+A peak is reached by one shape; a model is made of many. So the laws of a profile are asked for the
+products of real models' layers: with the rows of a prefill, where arithmetic limits, and with the
+rows of a decode step, where the memory does. Utilization is what all of them together achieve,
+over what the data sheet claims; its interval is that of the laws, as if their errors went together
+(they are the errors of one library on one device).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from groundspeed.profiles.laws import law_time
+from groundspeed.profiles.operations import OPERATIONS
+from groundspeed.profiles.schema import Profile
+
+LAYERS: dict[str, tuple[int, int, int, int]] = {
+    "llama-3.1-8b": (4096, 6144, 4096, 14336),
+    "llama-3.1-70b": (8192, 10240, 8192, 28672),
+    "qwen2.5-7b": (3584, 4608, 3584, 18944),
+    "qwen2.5-32b": (5120, 7168, 5120, 27648),
+}
+"""Hidden size, width of QKV, width of attention, MLP size; from each model's config.json."""
+
+PREFILL_ROWS = (512, 2048, 8192)
+DECODE_ROWS = (1, 8, 32)
+
+
+@dataclass(frozen=True)
+class Utilization:
+    """A share of the data sheet, as models of several sizes see it."""
+
+    dtype: str
+    phase: str
+    """``prefill`` (of the matrix rate) or ``decode`` (of the memory bandwidth)."""
+    rows: int
+    """Tokens in a prefill, sequences in a decode step."""
+    rate: float
+    """[FLOP/s] in prefill, [bytes/s] in decode."""
+    share: float | None
+    """Of the data sheet; None if it has no such number."""
+    low: float | None
+    """90 % interval of the share."""
+    high: float | None
+    extrapolated: bool
+    """Whether a product lies outside what was measured."""
+
+
+def model_products() -> list[tuple[float, float]]:
+    """Width and depth (n, k) of every product of a layer of each model."""
+    found = []
+    for hidden, qkv, attention, mlp in LAYERS.values():
+        found += [(qkv, hidden), (hidden, attention), (2 * mlp, hidden), (hidden, mlp)]
+    return [(float(n), float(k)) for n, k in found]
+
+
+def utilization(profile: Profile) -> list[Utilization]:
+    """Utilization of each data type with a law of products.
+
+    Parameters
+    ----------
+    profile : Profile
+
+    Returns
+    -------
+    list of Utilization
+        By data type, prefill before decode, few rows before many.
+    """
+    sheet = profile.datasheet
+    n, k = (np.array(v) for v in zip(*model_products(), strict=True))
+    found = []
+    for law in profile.laws:
+        if law.operation != "matmul":
+            continue
+        dtype = law.regime["dtype"]
+        peak = sheet.peak(dtype) if sheet else None
+        bandwidth = sheet.memory_bandwidth_bytes_per_s if sheet else None
+        for phase, counts, roof in (
+            ("prefill", PREFILL_ROWS, peak),
+            ("decode", DECODE_ROWS, bandwidth),
+        ):
+            for rows in counts:
+                columns = {"m": np.full_like(n, float(rows)), "n": n, "k": k}
+                told = law_time(law, columns)
+                spec = OPERATIONS["matmul"]
+                count = spec.flops if phase == "prefill" else spec.bytes
+                work = float(count(columns, law.regime).sum())
+                times = [float(t.sum()) for t in (told.time_s, told.high_s, told.low_s)]
+                shares = [work / t / roof.value if roof else None for t in times]
+                found.append(
+                    Utilization(
+                        dtype=dtype,
+                        phase=phase,
+                        rows=rows,
+                        rate=work / times[0],
+                        share=shares[0],
+                        low=shares[1],
+                        high=shares[2],
+                        extrapolated=bool(told.extrapolated.any()),
+                    )
+                )
+    return found
