@@ -56,6 +56,16 @@ def farthest_points(
     return np.array(chosen)
 
 
+DISTANCE: dict[str, tuple[float, ...]] = {
+    "matmul": (0.5, 1.1, 1.0),
+    "attention_prefill": (1.0, 0.7, 0.5, 0.5, 1.0),
+    "attention_decode": (1.0, 0.7, 0.5, 0.5, 1.0),
+}
+"""What an octave of each column counts. Residuals of products are related over twice as many
+octaves of rows as of width and depth, those of attention over more octaves of heads than of
+sequences, so points may be that much farther apart in them (lengths fitted on H200 timings)."""
+
+
 def even_points(coordinates: NDArray[np.float64], budget: int) -> NDArray[np.intp]:
     """Choose rows at even distances along one column, both ends among them.
 
@@ -124,6 +134,7 @@ def choose_points(
     labels: list[object] = []
     for group, share in zip(groups, shares.tolist(), strict=True):
         log = np.log2(group[list(spec.columns)].to_numpy(dtype=np.float64))
+        log = log * np.array(DISTANCE.get(operation, (1.0,) * len(spec.columns)))
         one = len(spec.columns) == 1
         rows = even_points(log[:, 0], share) if one else farthest_points(log, share, seed=seed)
         labels += group.index[rows].tolist()

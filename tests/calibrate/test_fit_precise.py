@@ -47,11 +47,11 @@ def score(told: pd.DataFrame, measured: pd.DataFrame) -> tuple[float, float, flo
 @pytest.mark.parametrize(
     ("dtype", "library", "points", "median", "q90"),
     [
-        ("bfloat16", "trtllm", 96, 0.037, 0.115),
-        ("bfloat16", "trtllm", 24, 0.048, 0.155),
-        ("bfloat16", "vllm", 96, 0.040, 0.112),
-        ("fp8", "trtllm", 96, 0.024, 0.068),
-        ("fp8", "vllm", 96, 0.042, 0.160),
+        ("bfloat16", "trtllm", 96, 0.035, 0.105),
+        ("bfloat16", "trtllm", 24, 0.048, 0.135),
+        ("bfloat16", "vllm", 96, 0.042, 0.112),
+        ("fp8", "trtllm", 96, 0.023, 0.065),
+        ("fp8", "vllm", 96, 0.044, 0.135),
     ],
 )
 def test_products(
@@ -66,7 +66,7 @@ def test_products(
     assert found[0] <= median
     assert found[1] <= q90
     assert abs(found[2]) <= 0.02
-    assert 0.85 <= found[3] <= 0.97
+    assert 0.80 <= found[3] <= 0.97
 
 
 def test_rows_that_fill_no_whole_tile_are_a_regime_of_their_own(reference: Path) -> None:
@@ -83,8 +83,8 @@ def test_rows_that_fill_no_whole_tile_are_a_regime_of_their_own(reference: Path)
     without = score(fit_law("matmul", seen, device="h200-sxm").predict(rest), rest)
     told = fit_law("matmul", pd.concat([seen, some]), device="h200-sxm").predict(rest)
     found = score(told, rest)
-    assert found[0] < 0.09 < 0.10 < without[0]
-    assert found[1] < 0.25 < without[1]
+    assert found[0] < 0.08 < without[0]
+    assert found[1] < 0.21 < without[1]
     assert without[3] > 0.8  # and it says that it does not know
 
 
@@ -105,8 +105,8 @@ def test_outside_the_box_a_law_says_so_and_holds_on(reference: Path) -> None:
 @pytest.mark.parametrize(
     ("operation", "length", "points", "median", "q90"),
     [
-        ("attention_decode", "kv_len", 24, 0.045, 0.12),
-        ("attention_prefill", "seq_len", 96, 0.042, 0.125),
+        ("attention_decode", "kv_len", 24, 0.036, 0.108),
+        ("attention_prefill", "seq_len", 96, 0.037, 0.11),
     ],
 )
 def test_attention(

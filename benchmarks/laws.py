@@ -1,0 +1,222 @@
+"""How far laws are off on shapes they have not seen, beside what simpler ideas make of the points.
+
+    python benchmarks/laws.py [SEEDS]
+
+Published H200 timings (NVIDIA aiconfigurator-core 0.12.0, Apache-2.0) are read from the folder that
+GROUNDSPEED_REFERENCE names. From each table a few points are chosen and all others predicted:
+median and 90 % quantile of the absolute error in per cent, then the bias, the share of new
+measurements inside the 90 % interval, and the same points under three naive models:
+
+- *constant*: one share of the roofline, the "60 %" of folklore, set to its best value;
+- *three constants*: start-up, matrix rate and bandwidth, fitted;
+- *nearest*: the measured share of the roofline at the nearest point.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import least_squares
+
+from groundspeed.calibrate import choose_points, fit_law
+from groundspeed.profiles.datasheet import find_device
+from groundspeed.profiles.laws import law_time
+from groundspeed.profiles.operations import OPERATIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+DEVICE = "h200-sxm"
+REFERENCE = Path(os.environ.get("GROUNDSPEED_REFERENCE", ROOT.parent / "shared" / "reference"))
+
+Chosen = tuple[pd.DataFrame, pd.DataFrame]
+"""Rows to fit, rows to predict."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One line of the table."""
+
+    name: str
+    operation: str
+    split: Callable[[int], Chosen]
+    """By seed."""
+
+
+def table(name: str) -> pd.DataFrame:
+    """A published table."""
+    return pd.read_csv(REFERENCE / "silicon" / f"h200_{name}.csv.gz")
+
+
+def aligned(frame: pd.DataFrame) -> "pd.Series[bool]":
+    """Rows that fill whole tiles."""
+    return (frame["m"] <= 16) | (frame["m"] % 16 == 0)
+
+
+def tasks() -> Iterator[Task]:
+    """Every line, in the order of the table."""
+    products = table("matmul")
+    for dtype, library, points in (
+        ("bfloat16", "trtllm", 96), ("bfloat16", "trtllm", 24), ("bfloat16", "vllm", 96),
+        ("fp8", "trtllm", 96), ("fp8", "vllm", 96),
+    ):  # fmt: skip
+        frame = products[(products["dtype"] == dtype) & products["library"].str.startswith(library)]
+        frame = frame[frame["m"] <= 16384]
+        sizes = frame["n"].between(512, 16384) & frame["k"].between(512, 16384)
+        inside = frame[sizes & aligned(frame)]
+        yield Task(f"matmul {dtype} {library}", "matmul", splitter("matmul", inside, points))
+        if (dtype, library) == ("fp8", "vllm"):
+            odd = frame[sizes & ~aligned(frame)]
+            yield Task("  rows no multiple of 16", "matmul", with_odd(inside, odd))
+        if (dtype, library, points) == ("bfloat16", "trtllm", 96):
+            large = (frame["n"] > 16384) | (frame["k"] > 16384)
+            giant = frame[large & aligned(frame) & (frame["n"] >= 512) & (frame["k"] >= 512)]
+            small = frame["n"].between(64, 511) | frame["k"].between(64, 511)
+            tiny = frame[small & aligned(frame) & (frame[["n", "k"]].min(axis=1) >= 64)]
+            tiny = tiny[tiny[["n", "k"]].max(axis=1) <= 16384]
+            yield Task("  n or k above 16384", "matmul", outside(inside, giant))
+            yield Task("  n or k in 64..511", "matmul", outside(inside, tiny))
+    for operation, length, points in (
+        ("attention_decode", "kv_len", 24), ("attention_prefill", "seq_len", 96),
+    ):  # fmt: skip
+        frame = table(operation)
+        frame = frame[(frame["head_dim"] == 128) & (frame["window"] == 0) & (frame[length] >= 128)]
+        frame = frame[frame["kv_dtype"] == "bfloat16"]
+        yield Task(operation, operation, splitter(operation, frame, points))
+    yield Task("collective, every other size", "collective", halves(table("collectives")))
+    yield Task("moe, 7 token counts", "moe", splitter("moe", table("moe"), 7))
+    for operation in ("mla_decode", "mla_prefill"):
+        yield Task(operation, operation, splitter(operation, table(operation), 4 * 96))
+
+
+def splitter(operation: str, frame: pd.DataFrame, points: int) -> Callable[[int], Chosen]:
+    """Choose points, predict the others."""
+
+    def split(seed: int) -> Chosen:
+        chosen = choose_points(operation, frame, budget=points, seed=seed)
+        return frame.loc[chosen], frame.drop(chosen)
+
+    return split
+
+
+def outside(inside: pd.DataFrame, beyond: pd.DataFrame) -> Callable[[int], Chosen]:
+    """Choose points in range, predict rows out of it."""
+
+    def split(seed: int) -> Chosen:
+        return inside.loc[choose_points("matmul", inside, budget=96, seed=seed)], beyond
+
+    return split
+
+
+def with_odd(inside: pd.DataFrame, odd: pd.DataFrame) -> Callable[[int], Chosen]:
+    """96 points in whole tiles and 24 that are not; predict the rest of those."""
+
+    def split(seed: int) -> Chosen:
+        some = odd.loc[choose_points("matmul", odd, budget=24, seed=seed)]
+        even = inside.loc[choose_points("matmul", inside, budget=96, seed=seed)]
+        return pd.concat([even, some]), odd.drop(some.index)
+
+    return split
+
+
+def halves(frame: pd.DataFrame) -> Callable[[int], Chosen]:
+    """Every other size of each curve; the seed says which."""
+
+    def split(seed: int) -> Chosen:
+        turn = frame.sort_values("bytes").groupby(["op", "world_size"]).cumcount()
+        seen = (turn % 2 == seed % 2).reindex(frame.index)
+        return frame[seen], frame[~seen]
+
+    return split
+
+
+def error(told_us: np.ndarray, rows: pd.DataFrame) -> tuple[float, float]:
+    """Median and 90 % quantile of the absolute error [%]."""
+    off = np.abs(told_us / rows["time_us"].to_numpy() - 1.0) * 100.0
+    return float(np.median(off)), float(np.quantile(off, 0.9))
+
+
+def naive(operation: str, seen: pd.DataFrame, rest: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """What the naive models make of the same points; none for chains, which have no roofline."""
+    if operation not in ("matmul", "attention_decode", "attention_prefill"):
+        return {}
+    roof, log_columns = _roofs(operation, seen)
+    other, other_columns = _roofs(operation, rest)
+    times = seen["time_us"].to_numpy() * 1e-6
+    share = roof.max(axis=0) / times
+    found = {"constant": error(other.max(axis=0) / float(np.median(share)) * 1e6, rest)}
+
+    def three(theta: np.ndarray, roofs: np.ndarray) -> np.ndarray:
+        start, compute, memory = np.exp(theta)
+        return start + np.maximum(roofs[0] / compute, roofs[1] / memory)
+
+    fitted = least_squares(
+        lambda theta: np.log(times / three(theta, roof)),
+        np.log([4e-6, 0.75, 0.8]),
+        loss="soft_l1",
+        f_scale=0.06,
+    )
+    found["three constants"] = error(three(fitted.x, other) * 1e6, rest)
+    distance = ((other_columns[:, None, :] - log_columns[None, :, :]) ** 2).sum(axis=2)
+    nearest = share[np.argmin(distance, axis=1)]
+    found["nearest"] = error(other.max(axis=0) / nearest * 1e6, rest)
+    return found
+
+
+def _roofs(operation: str, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds at the data sheet's two roofs, and the logarithms of the columns."""
+    spec, sheet = OPERATIONS[operation], find_device(DEVICE).spec
+    columns = {c: rows[c].to_numpy(dtype=float) for c in spec.columns}
+    regime = {"dtype": str(rows["dtype"].iloc[0])}
+    peak, bandwidth = sheet.peak(regime["dtype"]), sheet.memory_bandwidth_bytes_per_s
+    assert peak is not None and bandwidth is not None
+    compute = spec.flops(columns, regime) / peak.value
+    memory = spec.bytes(columns, regime) / bandwidth.value
+    return np.stack([compute, memory]), np.log2(np.stack(list(columns.values()), axis=1))
+
+
+def main() -> None:
+    """Print the table."""
+    seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
+    columns = ("law", "bias", "inside", "constant", "three constants", "nearest")
+    print(f"{'':30s}" + "".join(f"{c:>16s}" for c in columns))
+    for task in tasks():
+        rows: list[tuple[float, ...]] = []
+        others: dict[str, list[tuple[float, float]]] = {}
+        for seed in seeds if task.operation != "collective" else range(2):
+            seen, rest = task.split(seed)
+            told = fit_law(task.operation, seen, device=DEVICE).predict(rest)
+            ratio = told["time_us"] / rest["time_us"]
+            held = (told["low_us"] <= rest["time_us"]) & (rest["time_us"] <= told["high_us"])
+            off = error(told["time_us"].to_numpy(), rest)
+            rows.append((*off, float(ratio.median() - 1.0) * 100.0, float(held.mean()) * 100.0))
+            for name, found in naive(task.operation, seen, rest).items():
+                others.setdefault(name, []).append(found)
+        median, q90, bias, inside = np.mean(rows, axis=0)
+        cells = [f"{median:.2f} / {q90:.1f}", f"{bias:+.1f}", f"{inside:.0f} %"]
+        for name in columns[3:]:
+            mean = np.mean(others[name], axis=0) if name in others else None
+            cells.append(f"{mean[0]:.1f} / {mean[1]:.0f}" if mean is not None else "")
+        print(f"{task.name:30s}" + "".join(f"{c:>16s}" for c in cells), flush=True)
+    speed()
+
+
+def speed() -> None:
+    """Predictions a second, with their intervals, in one process."""
+    frame = table("matmul")
+    frame = frame[(frame["dtype"] == "bfloat16") & aligned(frame)].drop(columns="library")
+    law = fit_law("matmul", frame.sample(96, random_state=0), device=DEVICE).laws[0]
+    generator = np.random.default_rng(0)
+    powers = {"m": (4, 14), "n": (9, 14), "k": (9, 14)}
+    shapes = {c: np.rint(2.0 ** generator.uniform(*p, 10**6) / 16) * 16 for c, p in powers.items()}
+    begin = time.perf_counter()
+    law_time(law, shapes)
+    taken = time.perf_counter() - begin
+    print(f"\n{1e6 / taken:,.0f} predictions of products a second, with intervals")
+
+
+if __name__ == "__main__":
+    main()
