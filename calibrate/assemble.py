@@ -6,18 +6,15 @@ import numpy as np
 import torch
 
 from groundspeed.calibrate.caveats import caveats
+from groundspeed.calibrate.curve_law import law_of_curve
 from groundspeed.calibrate.device import RunningDevice, read_environment
-from groundspeed.calibrate.fit import MIN_POINTS, fit_points
-from groundspeed.calibrate.fit_knots import chain_law, fit_sweep
-from groundspeed.calibrate.fit_precise import PRECISE, fit_precise
 from groundspeed.calibrate.interconnect import LinkResult
 from groundspeed.calibrate.journal import Entry
 from groundspeed.calibrate.plan import Limit, PlannedCase
 from groundspeed.calibrate.telemetry import Telemetry
 from groundspeed.profiles.laws import Law
-from groundspeed.profiles.operations import OPERATIONS
 from groundspeed.profiles.schema import Curve, Environment, Interconnect, Point, Profile, Stability
-from groundspeed.profiles.summary import SELECTED, derive_rates
+from groundspeed.profiles.summary import derive_rates
 
 NOISY_SPREAD = 0.05
 """A reference case that varies by more than this makes a profile noisy, and it says so."""
@@ -56,7 +53,15 @@ def build_profile(material: Material) -> Profile:
             name = " ".join((curve.operation, *curve.regime.values(), curve.backend))
             total = len(curve.points)
             warnings.append(f"{name}: {wrong} of {total} results were wrong and are not used")
-        law = _law(curve, source, running, material.seed)
+        law = None
+        if curve.backend == "torch" or curve.operation == "moe":  # ours are for a look
+            law = law_of_curve(
+                curve,
+                source,
+                sheet=running.datasheet,
+                on_cpu=device.kind == "cpu",
+                seed=material.seed,
+            )
         if law is not None:
             laws.append(law)
     stability = _stability(material)
@@ -98,41 +103,6 @@ def _curves(measured: list[tuple[PlannedCase, Entry]], source: str) -> list[Curv
         )
         for _, (case, points) in sorted(groups.items(), key=lambda g: g[0])
     ]
-
-
-def _law(curve: Curve, source: str, running: RunningDevice, seed: int) -> Law | None:
-    """Fit the law of a curve; one that has too few valid points, or is ours, gets none."""
-    points = [p for p in curve.points if p.valid and not SELECTED & set(p.tags)]
-    if curve.operation == "moe":
-        return _sweep_law(curve, points, source)
-    if curve.operation not in OPERATIONS or curve.backend != "torch" or len(points) < MIN_POINTS:
-        return None
-    columns = {
-        c: np.array([p.case[c] for p in points]) for c in OPERATIONS[curve.operation].columns
-    }
-    times = np.array([p.time_s for p in points])
-    if running.device.kind != "cpu" and curve.operation in PRECISE:
-        return fit_precise(
-            curve.operation,
-            curve.regime,
-            columns,
-            times,
-            sheet=running.datasheet,
-            origin="measured",
-            source=source,
-        )
-    return fit_points(
-        curve.operation, curve.regime, columns, times, origin="measured", source=source, seed=seed
-    )
-
-
-def _sweep_law(curve: Curve, points: list[Point], source: str) -> Law | None:
-    """The law of experts' tokens, where the regime says which experts."""
-    tokens = np.array([p.case["tokens"] for p in points])
-    if "experts" not in curve.regime or np.unique(tokens).size < 2:
-        return None
-    times = np.array([p.time_s for p in points])
-    return fit_sweep("moe", curve.regime, tokens, times, origin="measured", source=source)
 
 
 def _stability(material: Material) -> tuple[Stability, ...]:
@@ -211,7 +181,11 @@ def link_profile(
         )
         for key, (regime, points) in sorted(groups.items())
     )
-    laws = [law for curve in curves if (law := chain_law(curve, source)) is not None]
+    laws = [
+        law
+        for curve in curves
+        if (law := law_of_curve(curve, source, sheet=running.datasheet, on_cpu=False)) is not None
+    ]
     stamp = environment.date_utc.replace("-", "").replace(":", "").lower()
     return Profile(
         id=f"links-{_slug(running)}-x{interconnect.ranks}-{stamp}",

@@ -20,7 +20,6 @@ from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.laws import HeldOutError, Knots, Law
 from groundspeed.profiles.laws.law import Origin
 from groundspeed.profiles.operations import Array, Regime
-from groundspeed.profiles.schema import Curve
 
 FEWEST_SIZES = 4
 MEMORY_OCTAVES = 2.0
@@ -190,16 +189,6 @@ def _error_of(log_ratio: Array, method: str) -> HeldOutError:
         log_q50=float(q50),
         log_q95=float(q95),
     )
-
-
-def chain_law(curve: Curve, source: str) -> Law | None:
-    """The law of a collective's curve, if it has enough sizes."""
-    points = [p for p in curve.points if p.valid]
-    sizes = np.array([p.case["bytes"] for p in points])
-    if curve.operation != "collective" or np.unique(sizes).size < FEWEST_SIZES:
-        return None
-    times = np.array([p.time_s for p in points])
-    return fit_chain("collective", curve.regime, sizes, times, origin=curve.origin, source=source)
 
 
 def _chain(sizes: Array, times: Array) -> tuple[Array, Array]:

@@ -11,8 +11,10 @@ from groundspeed.calibrate.importers.matrices import (
     read_transferbench,
 )
 from groundspeed.calibrate.importers.nccl_tests import read_nccl_tests
+from groundspeed.calibrate.importers.table import read_csv
 
 IMPORTERS: dict[str, Importer] = {
+    "csv": read_csv,
     "nccl-tests": read_nccl_tests,
     "rccl-tests": read_nccl_tests,
     "nvbandwidth": read_nvbandwidth,

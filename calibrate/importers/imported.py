@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from groundspeed.calibrate.fit_knots import chain_law
+from groundspeed.calibrate.curve_law import law_of_curve
 from groundspeed.calibrate.version import METHOD_VERSION, tool_version
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError
@@ -55,7 +55,12 @@ Importer = Callable[[ImportRequest], Imported]
 
 
 def imported_point(
-    case: Mapping[str, float], time_s: float, moved_bytes: float, *, valid: bool = True
+    case: Mapping[str, float],
+    time_s: float,
+    moved_bytes: float,
+    *,
+    flops: float = 0.0,
+    valid: bool = True,
 ) -> Point:
     """A point of a source that gives one number: its spread is not known, and none is made up.
 
@@ -74,7 +79,7 @@ def imported_point(
         low_s=time_s,
         high_s=time_s,
         samples=1,
-        flops=0.0,
+        flops=flops,
         bytes=moved_bytes,
         stop="imported",
         valid=valid,
@@ -114,7 +119,11 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
         for curve in found.curves
         if curve.points
     )
-    laws = tuple(law for curve in curves if (law := chain_law(curve, source)) is not None)
+    laws = tuple(
+        law
+        for curve in curves
+        if (law := law_of_curve(curve, source, sheet=sheet, on_cpu=False)) is not None
+    )
     date = found.date_utc or _modified(request.path)
     return Profile(
         id=f"{request.tool}-{sheet.id}-{date.replace('-', '').replace(':', '').lower()}",
@@ -150,6 +159,7 @@ def _modified(path: Path) -> str:
 
 def device_of(sheet: DeviceSpec) -> Device:
     """The device of a data sheet, for profiles of machines that are not here."""
+    cache = sheet.last_level_cache_bytes or sheet.l2_bytes
     amd = sheet.architecture.lower().startswith(("cdna", "gfx"))
     return Device(
         name=sheet.name,
@@ -158,8 +168,6 @@ def device_of(sheet: DeviceSpec) -> Device:
         architecture=sheet.architecture,
         compute_units=int(sheet.compute_units.value) if sheet.compute_units else 1,
         memory_bytes=sheet.memory_bytes.value if sheet.memory_bytes else 1.0,
-        last_level_cache_bytes=sheet.last_level_cache_bytes.value
-        if sheet.last_level_cache_bytes
-        else None,
+        last_level_cache_bytes=cache.value if cache else None,
         max_clock_hz=sheet.max_clock_hz.value if sheet.max_clock_hz else None,
     )

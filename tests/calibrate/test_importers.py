@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from groundspeed.calibrate.importers import IMPORTERS, ImportRequest, import_profile
 from groundspeed.profiles import InputError, check_profile
 from groundspeed.profiles.schema import Profile
+from groundspeed.profiles.utilization import utilization
 from program import groundspeed
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "links"
@@ -114,3 +116,62 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("nccl-tests-h100-sxm-*.json"))) == 1
     wrong = groundspeed("profile", "import", "ncl-tests", file)
     assert (wrong.code, "did you mean 'nccl-tests'" in wrong.err) == (2, True)
+
+
+def silicon(reference: Path, name: str, query: str) -> str:
+    frame = pd.read_csv(reference / "silicon" / f"h200_{name}.csv.gz").query(query)
+    return frame.to_csv(index=False)
+
+
+def test_a_table_of_published_products(reference: Path) -> None:
+    """7000 rows become a profile that a person can read, and its law predicts the others."""
+    text = silicon(reference, "matmul", "dtype == 'bfloat16' and library.str.startswith('trtllm')")
+    path = reference / "silicon" / "h200_matmul.csv.gz"
+    request = ImportRequest(path, text, "csv", device="h200-sxm", op="matmul")
+    profile = import_profile(request, IMPORTERS["csv"], "a test")
+    assert [v.what for v in check_profile(profile) if v.severity == "error"] == []
+    assert len(profile.model_dump_json(exclude_none=True)) < 300_000
+    (law,) = profile.laws
+    assert (law.origin, law.form, law.points) == ("imported", "gemm", 192)
+    prefill = [u for u in utilization(profile) if u.phase == "prefill"]
+    assert all(0.5 < (u.share or 0.0) < 0.9 for u in prefill)  # 60 % is at the low end of it
+    assert "6808 of 7000 rows are not among the points" in profile.warnings[0]
+
+
+GOOD = "dtype,m,n,k,time_us\n" + "".join(
+    f"bfloat16,{2**i},4096,4096,{8.0 + 2**i / 20}\n" for i in range(12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "op", "said"),
+    [
+        (GOOD, None, "does not say which operation"),
+        (GOOD, "matmull", "did you mean 'matmul'"),
+        (GOOD.replace("time_us", "time_ms"), "matmul", "lacks the column time_us"),
+        (GOOD.replace("8.05", "fast"), "matmul", "line 2: time_us is 'fast'"),
+        (GOOD.replace("8.05", "-1"), "matmul", "line 2: time_us is '-1"),
+        (GOOD.replace("bfloat16,1,", "bfloat16,,"), "matmul", "line 2: m is 'nan'"),
+        ("", "matmul", "is no table"),
+        (GOOD.replace("bfloat16", "bf16x"), "matmul", "unknown data type 'bf16x'"),
+    ],
+)
+def test_tables_that_cannot_be_used(text: str, op: str | None, said: str) -> None:
+    request = ImportRequest(DATA / "all_reduce_h100.txt", text, "csv", device="h200-sxm", op=op)
+    with pytest.raises(InputError, match=said):
+        import_profile(request, IMPORTERS["csv"], "a test")
+
+
+def test_times_in_the_wrong_unit_are_caught(tmp_path: Path) -> None:
+    """Milliseconds taken as microseconds make a GPU a thousand times faster than its roof."""
+    path = tmp_path / "gemm.csv"
+    path.write_text("dtype,m,n,k,time_us\n" + "".join(
+        f"bfloat16,{2**i},8192,8192,{0.001 * (20 + 2**i / 6)}\n" for i in range(6, 14)
+    ))  # fmt: skip
+    ran = groundspeed(
+        "profile", "import", "csv", str(path), "--op", "matmul", "--device", "h200-sxm",
+        "--profile-dir", str(tmp_path / "profiles"),
+    )  # fmt: skip
+    assert ran.code == 2
+    assert "breaks physics" in ran.err and "roof of h200-sxm" in ran.err
+    assert not list((tmp_path / "profiles").glob("*.json"))

@@ -34,14 +34,17 @@ def test_one_device_that_fails_does_not_take_the_others_along(tmp_path: Path) ->
         "--profile-dir", str(tmp_path), CUDA_VISIBLE_DEVICES="",
     )  # fmt: skip
     assert ran.code == 2
-    assert "1 of 2 devices could not be measured (cuda:0: no GPU here" in ran.err
-    assert "CUDA_VISIBLE_DEVICES='' leaves none" in ran.err
-    (path,) = tmp_path.glob("*.json")
-    profile = load_profile(path)
+    assert "cuda:0: no GPU here (CUDA_VISIBLE_DEVICES='' leaves none)" in ran.err
+    # On a machine that is never quiet the profile may be rejected; it is kept all the same.
+    (path,) = [*tmp_path.glob("*.json"), *tmp_path.glob("*.rejected")]
+    assert ("1 of 2 devices" if path.suffix == ".json" else "2 of 2 devices") in ran.err
+    profile = load_profile(path, check=False)
     assert profile.device.kind == "cpu"
     assert {c.regime["dtype"] for c in profile.curves if c.operation == "matmul"} == {"float32"}
     plateaus = [r for r in profile.rates if r.quantity.startswith("read plateau")]
     assert plateaus and all(r.unit == "bytes/s" and "MiB" in r.note for r in plateaus)
+    if path.suffix != ".json":
+        return
     told = groundspeed("compare-alone", str(path), "--others", "1", "--device", "cpu")
     assert told.code == 0, told.err
     notes = json.loads(told.out)

@@ -179,14 +179,16 @@ def import_command(
     tool: Annotated[
         str,
         typer.Argument(
-            help="nccl-tests, rccl-tests, nvbandwidth, rocm-bandwidth-test or transferbench."
+            help="csv, nccl-tests, rccl-tests, nvbandwidth, rocm-bandwidth-test or transferbench."
         ),
     ],
     file: Annotated[Path, typer.Argument(help="What the tool wrote.")],
     device: Annotated[
         str | None, typer.Option(help="Name of the GPU, if the file does not say it.")
     ] = None,
-    op: Annotated[str | None, typer.Option(help="Collective, if the file does not say it.")] = None,
+    op: Annotated[
+        str | None, typer.Option(help="Operation or collective, if the file does not say it.")
+    ] = None,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
     output: Output = None,
