@@ -38,8 +38,6 @@ FEWEST_SAMPLES = 3
 """Of a case in one pass, however slow it is."""
 
 YARDSTICK_BYTES = 2**24
-MATRIX_RANKS = 16
-"""Each pair by itself up to this many ranks; beyond, all pairs of a round at once."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +174,7 @@ class LinkRun:
             if found:
                 samples = np.array([s for entry in found for s in entry.samples_s])
                 valid = all(entry.point.valid for entry in found)
-                points[case.key] = _point(
+                points[case.key] = link_point(
                     {"bytes": float(case.bytes)}, samples, case.bytes, valid=valid
                 )
         return points
@@ -231,7 +229,9 @@ class LinkRun:
             slowest = np.max(np.array(streams), axis=0)
             entry = Entry(
                 key=in_pass(turn, case.key),
-                point=_point({"bytes": float(case.bytes)}, slowest, case.bytes, valid=not wrong),
+                point=link_point(
+                    {"bytes": float(case.bytes)}, slowest, case.bytes, valid=not wrong
+                ),
                 samples_s=tuple(float(s) for s in slowest),
             )
             self.journal.append(entry)
@@ -256,23 +256,24 @@ class LinkRun:
         durations = []
         for _ in range(count):
             dist.barrier(group=group.group)
-            self._wait()
+            self.wait()
             begin = time.perf_counter()
             for _ in range(runs):
                 call()
-            self._wait()
+            self.wait()
             durations.append((time.perf_counter() - begin) / runs)
         return durations
 
     def _captured(self, call: Call) -> Call:
         graph = torch.cuda.CUDAGraph()
         call()
-        self._wait()
+        self.wait()
         with torch.cuda.graph(graph):
             call()
         return graph.replay
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until the device is done; a processor always is."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -299,7 +300,7 @@ class LinkRun:
         begin = time.perf_counter()
         for _ in range(8):
             y.copy_(x)
-        self._wait()
+        self.wait()
         own: list[float] = [0.0] * self.world
         dist.all_gather_object(own, time.perf_counter() - begin, group=self.control)
         usual = statistics.median_low(own)
@@ -311,89 +312,8 @@ class LinkRun:
                     self.remarks.append(f"{remark}{seconds / usual:.0f} times the others'")
 
 
-def measure_pairs(run: LinkRun) -> list[tuple[str, Point]]:
-    """Time every pair of ranks: one way, both ways, and all pairs of a round at once.
-
-    Returns
-    -------
-    list of (str, Point)
-        Direction (``one-way``, ``both-ways``, ``all-at-once``) and the measurement, whose case
-        says which ranks; on rank 0, empty elsewhere.
-    """
-    found: list[tuple[str, Point]] = []
-    size = run.settings.pair_bytes
-    buffers = [torch.ones(size // run.dtype.itemsize, dtype=run.dtype, device=run.device)]
-    buffers.append(torch.empty_like(buffers[0]))
-    for direction in ("one-way", "both-ways", "all-at-once"):
-        if direction != "all-at-once" and run.world > MATRIX_RANKS:
-            continue
-        for turn in rounds(run.world):
-            together = [turn] if direction == "all-at-once" else [[pair] for pair in turn]
-            for pairs in together:
-                found += _time_pairs(run, direction, pairs, buffers)
-    return found if run.rank == 0 else []
-
-
-def rounds(ranks: int) -> list[list[tuple[int, int]]]:
-    """Every pair of ranks once, in rounds of disjoint pairs (the circle method).
-
-    >>> rounds(4)
-    [[(0, 3), (1, 2)], [(0, 2), (3, 1)], [(0, 1), (2, 3)]]
-    """
-    seats = list(range(ranks)) + ([-1] if ranks % 2 else [])
-    found = []
-    for _ in range(len(seats) - 1):
-        half = len(seats) // 2
-        pairs = zip(seats[:half], reversed(seats[half:]), strict=True)
-        found.append([(a, b) for a, b in pairs if -1 not in (a, b)])
-        seats = [seats[0], seats[-1], *seats[1:-1]]
-    return found
-
-
-def _time_pairs(
-    run: LinkRun, direction: str, pairs: list[tuple[int, int]], buffers: list[torch.Tensor]
-) -> list[tuple[str, Point]]:
-    mine = next((p for p in pairs if run.rank in p), None)
-    names = ", ".join(f"{a}-{b}" for a, b in pairs)
-    run.meeting.say(f"sending {run.settings.pair_bytes} bytes between ranks {names} ({direction})")
-    samples: list[float] = []
-    sent, received = buffers
-    for i in range(7):
-        dist.barrier(group=run.control)
-        if mine is None:
-            continue
-        other = mine[1] if run.rank == mine[0] else mine[0]
-        one_way = direction == "one-way"
-        transfers = []
-        if not one_way or run.rank == mine[0]:
-            transfers.append(dist.P2POp(dist.isend, sent, other))
-        if not one_way or run.rank == mine[1]:
-            transfers.append(dist.P2POp(dist.irecv, received, other))
-        begin = time.perf_counter()
-        for work in dist.batch_isend_irecv(transfers):
-            work.wait()
-        run._wait()
-        if i >= 2:  # the first ones open the connection
-            samples.append(time.perf_counter() - begin)
-    gathered: list[list[float]] = [[] for _ in range(run.world)]
-    dist.all_gather_object(gathered, samples, group=run.control)
-    ways = 1.0 if direction == "one-way" else 2.0
-    moved = ways * run.settings.pair_bytes
-    return [
-        (
-            direction,
-            _point(
-                {"from": float(a), "to": float(b), "bytes": float(run.settings.pair_bytes)},
-                np.maximum(gathered[a], gathered[b]),
-                moved,
-                valid=True,
-            ),
-        )
-        for a, b in pairs
-    ]
-
-
-def _point(case: dict[str, float], samples: Samples, moved: float, *, valid: bool) -> Point:
+def link_point(case: dict[str, float], samples: Samples, moved: float, *, valid: bool) -> Point:
+    """Sum up samples of moving so many bytes."""
     summary = summarize(samples)
     return Point(
         case=case,

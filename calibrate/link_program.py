@@ -22,10 +22,10 @@ from groundspeed.calibrate.interconnect import (
     GPU_SETTINGS,
     LinkRun,
     Settings,
-    measure_pairs,
 )
 from groundspeed.calibrate.journal import Journal
 from groundspeed.calibrate.meeting import Meeting, own_versions
+from groundspeed.calibrate.pairs import measure_pairs
 from groundspeed.calibrate.ranks import Place
 from groundspeed.calibrate.run import Progress
 from groundspeed.calibrate.telemetry import open_telemetry

@@ -113,7 +113,7 @@ def _finish(
     force: bool,
     as_json: bool,
 ) -> None:
-    from groundspeed.commands.calibrate import keep_samples
+    from groundspeed.commands.measuring import keep_samples
     from groundspeed.profiles.store import save_profile
     from groundspeed.show import show_profile
     from groundspeed.terminal import make_console, plain

@@ -181,7 +181,7 @@ def compare_alone_command(
     from groundspeed.calibrate.alone import compare_alone
     from groundspeed.calibrate.campaign import Request, journal_path
     from groundspeed.calibrate.plan import MODES
-    from groundspeed.commands.calibrate import open_running_device
+    from groundspeed.commands.measuring import open_running_device
     from groundspeed.profiles.store import load_profile
 
     running = open_running_device(device)

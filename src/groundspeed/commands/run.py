@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundspeed.commands.calibrate import calibrate_and_save, open_running_device
+from groundspeed.commands.measuring import calibrate_and_save, open_running_device
 from groundspeed.commands.options import (
     Device,
     Force,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundspeed.commands.calibrate import open_running_device
+from groundspeed.commands.measuring import open_running_device
 from groundspeed.commands.options import (
     Device,
     Force,
