@@ -25,6 +25,7 @@ from groundspeed.calibrate.interconnect import (
 )
 from groundspeed.calibrate.journal import Journal
 from groundspeed.calibrate.meeting import Meeting, own_versions
+from groundspeed.calibrate.nccl_log import NcclLog, listening, read_nccl_log
 from groundspeed.calibrate.pairs import measure_pairs
 from groundspeed.calibrate.ranks import Place
 from groundspeed.calibrate.run import Progress
@@ -98,7 +99,7 @@ def measure_links(place: Place, request: LinkRequest, progress: Progress) -> Pro
         else nullcontext()
     )
     try:
-        with kept as journal:
+        with kept as journal, listening() as log:
             meeting.say("opening connections")
             dist.init_process_group(
                 backend,
@@ -121,6 +122,7 @@ def measure_links(place: Place, request: LinkRequest, progress: Progress) -> Pro
             meeting.say("finishing")
             dist.barrier(group=run.control)
             dist.destroy_process_group()
+            heard = read_nccl_log(log)
     except (dist.DistError, RuntimeError, OSError) as error:
         reason = meeting.why(error, hosts)
         if meeting.speaker != place.rank:
@@ -134,7 +136,7 @@ def measure_links(place: Place, request: LinkRequest, progress: Progress) -> Pro
             telemetry,
             result,
             pairs,
-            read_interconnect(backend, place, hosts),
+            read_interconnect(backend, place, hosts, heard),
             command=request.command,
             seed=request.seed,
         )
@@ -166,7 +168,7 @@ def _fingerprint(
     }
 
 
-def read_interconnect(backend: str, place: Place, hosts: list[str]) -> Interconnect:
+def read_interconnect(backend: str, place: Place, hosts: list[str], heard: NcclLog) -> Interconnect:
     """What is known of the links beside their speed."""
     version = None
     library: Literal["gloo", "nccl", "rccl"] = "gloo"
@@ -180,6 +182,8 @@ def read_interconnect(backend: str, place: Place, hosts: list[str]) -> Interconn
         hosts=tuple(dict.fromkeys(hosts)),
         launcher=place.launcher,
         topology=_topology(backend),
+        algorithms=heard.algorithms,
+        in_network_reduction=heard.in_network_reduction,
         variables={k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES)},
     )
 

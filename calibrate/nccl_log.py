@@ -1,0 +1,88 @@
+"""What NCCL says of itself: whether a switch adds up on the way, and which algorithm it chose.
+
+Asked for ``INIT`` alone, NCCL writes a few lines when a communicator is made and nothing
+afterwards, so it can be listened to while it is timed. The algorithm of each call it tells only
+with ``TUNING``, a line a call, which costs time: that is read where a user has asked for it.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CHANNELS = re.compile(r"NCCL INFO (\d+) coll channels,(?: \d+ collnet channels,)? (\d+) nvls")
+CHOICE = re.compile(r"NCCL INFO (?:(\w+): )?(\d+) Bytes -> Algo (\w+) proto (\w+)", re.IGNORECASE)
+ALGORITHMS = ("TREE", "RING", "COLLNET_DIRECT", "COLLNET_CHAIN", "NVLS", "NVLS_TREE", "PAT")
+PROTOCOLS = ("LL", "LL128", "SIMPLE")
+"""Names of the numbers in older versions' lines (nccl_common.h)."""
+
+
+@dataclass(frozen=True)
+class NcclLog:
+    """What was said."""
+
+    in_network_reduction: bool | None = None
+    """None if nothing was said of it."""
+    algorithms: dict[str, str] = field(default_factory=dict)
+    """``"AllReduce 1048576"`` to ``"RING SIMPLE"``."""
+
+
+def parse_nccl_log(text: str) -> NcclLog:
+    """Read NCCL's debug lines.
+
+    >>> parse_nccl_log("h:1:2 [0] NCCL INFO 24 coll channels, 16 nvls channels, 32 p2p channels")
+    NcclLog(in_network_reduction=True, algorithms={})
+    """
+    switched = None
+    algorithms = {}
+    for line in text.splitlines():
+        if found := CHANNELS.search(line):
+            switched = bool(switched) or int(found[2]) > 0
+        elif found := CHOICE.search(line):
+            name = f"{found[1] or 'collective'} {found[2]}"
+            algorithms[name] = f"{_named(found[3], ALGORITHMS)} {_named(found[4], PROTOCOLS)}"
+    return NcclLog(switched, algorithms)
+
+
+def _named(text: str, names: tuple[str, ...]) -> str:
+    if text.isdigit():
+        return names[int(text)] if int(text) < len(names) else f"number {text}"
+    return text.upper()
+
+
+@contextmanager
+def listening() -> Iterator[Path | None]:
+    """Have NCCL write its first lines to a file, unless the user has set its logging already.
+
+    Yields
+    ------
+    Path or None
+        The file; None if the user's own settings decide where it goes.
+    """
+    if "NCCL_DEBUG" in os.environ:
+        own = os.environ.get("NCCL_DEBUG_FILE", "")
+        yield Path(own) if own and "%" not in own else None
+        return
+    with tempfile.TemporaryDirectory(prefix="groundspeed-nccl-") as folder:
+        path = Path(folder) / "log"
+        settings = {
+            "NCCL_DEBUG": "INFO",
+            "NCCL_DEBUG_SUBSYS": "INIT",
+            "NCCL_DEBUG_FILE": str(path),
+        }
+        os.environ.update(settings)
+        try:
+            yield path
+        finally:
+            for name in settings:
+                os.environ.pop(name, None)
+
+
+def read_nccl_log(path: Path | None) -> NcclLog:
+    """The log, as far as there is one."""
+    if path is None or not path.is_file():
+        return NcclLog()
+    return parse_nccl_log(path.read_text(encoding="utf-8", errors="replace"))
