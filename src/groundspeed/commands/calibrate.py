@@ -79,9 +79,9 @@ def calibrate_command(
     folder = folder_of(profile_dir)
     require_writable(output, force=force)
     if ranks is not None or started_as_a_rank():
-        from groundspeed.commands.links import measure_links_here
+        from groundspeed.commands.links import show_links_here
 
-        measure_links_here(
+        show_links_here(
             ranks,
             device,
             folder,
@@ -102,7 +102,7 @@ def calibrate_command(
         flags = {f"--{mode}": mode != "standard", "--fresh": fresh, "--allow-busy": allow_busy}
         options = [name for name, on in flags.items() if on] + ["--seed", str(seed)]
         options += ["--dtypes", dtypes] if dtypes is not None else []
-        _calibrate_devices(device, options, folder, as_json=as_json, quiet=quiet)
+        _calibrate_devices(device, options, folder, timeout_s=timeout, as_json=as_json, quiet=quiet)
         return
     running = open_running_device(device)
     if plan:
@@ -135,13 +135,27 @@ def calibrate_command(
 
 
 def _calibrate_devices(
-    name: str, options: list[str], folder: Path, *, as_json: bool, quiet: bool
+    name: str, options: list[str], folder: Path, *, timeout_s: float, as_json: bool, quiet: bool
 ) -> None:
-    """Calibrate several devices at once and show them one after the other."""
+    """Calibrate several devices at once, then, of all GPUs, their links; show what was found."""
     require_measuring()
     from groundspeed.commands.node import calibrate_together, devices_of
 
-    profiles = calibrate_together(devices_of(name), options, folder, quiet=quiet or as_json)
+    devices = devices_of(name)
+    profiles = calibrate_together(devices, options, folder, quiet=quiet or as_json)
+    if name == "all" and len(devices) > 1:
+        from groundspeed.commands.links import measure_links_here
+
+        found = measure_links_here(
+            len(devices),
+            "cuda",
+            folder,
+            seed=0,
+            fresh="--fresh" in options,
+            timeout_s=timeout_s,
+            quiet=quiet or as_json,
+        )
+        profiles += [found[0]] if found is not None else []
     if as_json:
         documents = [p.model_dump(mode="json", exclude_none=True) for p in profiles]
         deliver(json.dumps(documents, indent=1), None, force=False)

@@ -17,7 +17,7 @@ from groundspeed.profiles.schema import Profile
 from groundspeed.terminal import progress_bar
 
 
-def measure_links_here(
+def show_links_here(
     ranks: int | None,
     device: str | None,
     folder: Path,
@@ -37,6 +37,58 @@ def measure_links_here(
     InputError
         If the ranks cannot be started, or one of them is lost.
     """
+    from groundspeed.show import show_profile
+    from groundspeed.terminal import make_console, plain
+
+    found = measure_links_here(
+        ranks,
+        device,
+        folder,
+        seed=seed,
+        fresh=fresh,
+        timeout_s=timeout_s,
+        output=output,
+        force=force,
+        quiet=quiet or as_json,
+    )
+    if found is None:
+        return
+    profile, path = found
+    if as_json:
+        deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)
+        return
+    console = make_console()
+    show_profile(console, profile)
+    console.print(plain(f"\nprofile written to {path}"))
+
+
+def measure_links_here(
+    ranks: int | None,
+    device: str | None,
+    folder: Path,
+    *,
+    seed: int,
+    fresh: bool,
+    timeout_s: float,
+    output: Path | None = None,
+    force: bool = False,
+    quiet: bool,
+) -> tuple[Profile, Path] | None:
+    """Measure the links and save the profile.
+
+    Returns
+    -------
+    (Profile, Path) or None
+        None on other ranks than the first.
+
+    Raises
+    ------
+    InputError
+        If the ranks cannot be started, or one of them is lost.
+    """
+    from groundspeed.commands.measuring import keep_samples
+    from groundspeed.profiles.store import save_profile
+
     place = find_place(os.environ)
     if place is not None and ranks is not None and ranks != place.world_size:
         raise InputError(
@@ -51,10 +103,14 @@ def measure_links_here(
         journal.unlink(missing_ok=True)
     command = "groundspeed " + shlex.join(sys.argv[1:])
     request = LinkRequest(kind, journal, command, seed, timeout_s)
-    bar = partial(progress_bar, quiet=quiet or as_json)
+    bar = partial(progress_bar, quiet=quiet)
     profile = _start(count, request, bar) if place is None else _take_part(place, request, bar)
-    if profile is not None:
-        _finish(profile, journal, folder, output, force=force, as_json=as_json)
+    if profile is None:
+        return None
+    path = output or folder / f"{profile.id}.json"
+    save_profile(profile, path, force=force)
+    keep_samples(journal, path)
+    return profile, path
 
 
 def _device_kind(device: str | None) -> str:
@@ -102,28 +158,3 @@ def _take_part(place: Place, request: LinkRequest, bar: ProgressBar) -> Profile 
             return measure_links(place, request, progress)
     except OthersTellError as error:
         raise typer.Exit(2) from error
-
-
-def _finish(
-    profile: Profile,
-    journal: Path,
-    folder: Path,
-    output: Path | None,
-    *,
-    force: bool,
-    as_json: bool,
-) -> None:
-    from groundspeed.commands.measuring import keep_samples
-    from groundspeed.profiles.store import save_profile
-    from groundspeed.show import show_profile
-    from groundspeed.terminal import make_console, plain
-
-    path = output or folder / f"{profile.id}.json"
-    save_profile(profile, path, force=force)
-    keep_samples(journal, path)
-    if as_json:
-        deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)
-        return
-    console = make_console()
-    show_profile(console, profile)
-    console.print(plain(f"\nprofile written to {path}"))
