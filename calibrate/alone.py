@@ -41,13 +41,16 @@ def compare_alone(request: Request, profile: Profile, others: int) -> list[str]:
         One sentence for each rate that differs by more than 3 % and more than both intervals.
     """
     found = []
-    with torch.inference_mode(), open_telemetry(request.running.device.kind) as telemetry:
+    running = request.running
+    telemetry = open_telemetry(running.device.kind, running.torch_device.index or 0)
+    with torch.inference_mode(), telemetry:
         bench = make_bench(request, telemetry)
         for name, kernel, case, together in best_cases(profile):
             try:
                 alone = measure(kernel, case, bench).point
-            except (MemoryError, RuntimeError, UnsupportedCaseError):
-                continue  # it is a remark, not a measurement: the profile stands without it
+            except (MemoryError, RuntimeError, UnsupportedCaseError) as error:
+                found.append(f"what company changes in {name} is not known ({error})")
+                continue
             change = together.time_s / alone.time_s - 1.0
             apart = together.low_s > alone.high_s or together.high_s < alone.low_s
             if abs(change) > NOTABLE and apart:

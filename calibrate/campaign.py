@@ -7,6 +7,8 @@ was, and widens every interval in the summary.
 
 import hashlib
 import importlib.util
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from groundspeed.calibrate.clock import timer_for
 from groundspeed.calibrate.device import RunningDevice, read_environment
 from groundspeed.calibrate.journal import Entry, Journal
 from groundspeed.calibrate.measure import Bench
-from groundspeed.calibrate.plan import Mode, expected_s
+from groundspeed.calibrate.plan import Mode, PlannedCase, expected_s
 from groundspeed.calibrate.reference import cold_bytes
 from groundspeed.calibrate.run import Progress, Request, Run
 from groundspeed.calibrate.telemetry import Telemetry, open_telemetry
@@ -57,6 +59,12 @@ class Preview:
     cases: tuple[str, ...]
     expected_s: float
 
+    def summary(self) -> str:
+        """How many cases of what, and about how long they take."""
+        count = Counter(case.removeprefix("again: ").split()[0] for case in self.cases)
+        parts = ", ".join(f"{n} {operation}" for operation, n in count.most_common())
+        return f"{len(self.cases)} cases, about {self.expected_s:.0f} s: {parts}"
+
 
 def preview(request: Request) -> Preview:
     """Probe how fast the device is, and say what would be measured and how long it takes.
@@ -69,22 +77,33 @@ def preview(request: Request) -> Preview:
     with (
         torch.inference_mode(),
         Journal(request.journal, fingerprint(request), fresh=request.fresh) as journal,
-        open_telemetry(request.running.device.kind) as telemetry,
+        open_telemetry(
+            request.running.device.kind, request.running.torch_device.index or 0
+        ) as telemetry,
     ):
         run = Run(journal, make_bench(request, telemetry), lambda *_: None)
-        plan = run.plan(request)
-        return Preview(
-            tuple(case.key for case in plan), expected_s(plan, request.mode, run.limits(request))
-        )
+        return _previewed(run, run.plan(request), request)
 
 
-def calibrate(request: Request, progress: Progress) -> Profile:
+def _previewed(run: Run, plan: list[PlannedCase], request: Request) -> Preview:
+    return Preview(
+        tuple(case.key for case in plan), expected_s(plan, request.mode, run.limits(request))
+    )
+
+
+Announce = Callable[[Preview], None]
+"""Called once, before the first case of the plan."""
+
+
+def calibrate(request: Request, progress: Progress, announce: Announce = lambda _: None) -> Profile:
     """Measure a device and fit its laws.
 
     Parameters
     ----------
     request : Request
     progress : callable
+    announce : callable, optional
+        Told what will be measured and how long it takes, once that is known.
 
     Returns
     -------
@@ -109,6 +128,7 @@ def calibrate(request: Request, progress: Progress) -> Profile:
             )
         run = Run(journal, make_bench(request, telemetry), progress)
         plan = run.plan(request)
+        announce(_previewed(run, plan, request))
         run.measure_all(plan)
         run.repeat_disturbed(plan)
         cache_bytes = running.device.last_level_cache_bytes

@@ -9,6 +9,8 @@ import itertools
 
 import numpy as np
 
+from groundspeed.profiles.utilization import LAYERS
+
 Candidate = dict[str, float]
 
 
@@ -87,14 +89,6 @@ MOE_SHAPES: tuple[Candidate, ...] = (
 )
 """Experts of Mixtral-8x7B (few, wide) and Qwen3-30B-A3B (many, narrow), from their config.json."""
 
-PROJECTIONS: dict[str, tuple[int, int, int, int]] = {
-    "llama-3.1-8b": (4096, 6144, 4096, 14336),
-    "llama-3.1-70b": (8192, 10240, 8192, 28672),
-    "qwen2.5-7b": (3584, 4608, 3584, 18944),
-    "qwen2.5-32b": (5120, 7168, 5120, 27648),
-}
-"""Hidden size, width of QKV, width of attention, MLP size: from each model's config.json."""
-
 PROJECTION_ROWS = (1, 16, 64, 512, 4096)
 TENSOR_PARALLEL = (1, 2, 4, 8)
 ALIGNMENT_WIDTH = 4096.0
@@ -103,7 +97,7 @@ ALIGNMENT_WIDTH = 4096.0
 def projection_candidates() -> list[Candidate]:
     """The products of real models' layers, whole and split over 2, 4 and 8 devices."""
     shapes: set[tuple[int, int]] = set()
-    for hidden, qkv, attention, mlp in PROJECTIONS.values():
+    for hidden, qkv, attention, mlp in LAYERS.values():
         for parts in TENSOR_PARALLEL:
             shapes |= {
                 (qkv // parts, hidden),

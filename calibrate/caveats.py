@@ -11,6 +11,9 @@ from groundspeed.profiles.schema import Curve, Environment, Point, Rate, Stabili
 ABOVE_ROOF = 1.0
 """Utilization that no steady device reaches."""
 
+CLOCK_MOVED = 1.10
+"""A clock that moves by less than this changes a rate by less than its law's error."""
+
 FEW_SHARE = 0.10
 """Tags on fewer points than this are what a machine does now and then."""
 
@@ -71,6 +74,14 @@ def caveats(
             f"{capped} of {len(points)} cases ran out of time before they were precise: their "
             "intervals say how far"
         )
+    clocks = sorted(p.clock_mhz for p in points if p.clock_mhz)
+    if clocks:
+        low, high = (clocks[round(q * (len(clocks) - 1))] for q in (0.1, 0.9))
+        if high > CLOCK_MOVED * low:
+            found.append(
+                f"the clock moved between {low:.0f} and {high:.0f} MHz (10 % and 90 % of cases): "
+                "rates of different cases are of different clocks"
+            )
     if environment.other_processes:
         found.append(f"{environment.other_processes} other processes used the device meanwhile")
     if environment.partition_mode == "MIG":

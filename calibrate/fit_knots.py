@@ -71,24 +71,15 @@ def fit_chain(
     log_ratio = _left_out(sizes, times)
     at, smooth = _chain(sizes, times)
     spread = _local_spread(at, sizes, log_ratio)
-    return Law(
-        operation=operation,
-        regime=dict(regime),
-        form="chain",
-        coefficients={},
-        knots=Knots(
-            column="bytes",
-            scale="linear",
-            at=tuple(at.tolist()),
-            time_s=tuple(smooth.tolist()),
-            log_spread=tuple(spread.tolist()),
-        ),
-        box={"bytes": (float(sizes[0]), float(sizes[-1]))},
-        points=sizes.size,
-        held_out=_error_of(log_ratio, "each size left out in turn"),
-        origin=origin,
-        source=source,
+    knots = Knots(
+        column="bytes",
+        scale="linear",
+        at=tuple(at.tolist()),
+        time_s=tuple(smooth.tolist()),
+        log_spread=tuple(spread.tolist()),
     )
+    held_out = _error_of(log_ratio, "each size left out in turn")
+    return _law(operation, regime, knots, sizes, held_out, origin, source)
 
 
 def fit_sweep(
@@ -133,21 +124,36 @@ def fit_sweep(
         log_ratio = np.array([0.0])
     between = counts[inner] if inner.size else counts[:1]
     spread = SWEEP_LEFT_OUT / LEFT_OUT_IS_HARDER * _local_spread(at, between, log_ratio)
+    knots = Knots(
+        column="tokens",
+        scale="log",
+        at=tuple(at.tolist()),
+        time_s=tuple(np.maximum.accumulate(np.exp(curve)).tolist()),
+        log_spread=tuple(np.maximum(spread, SWEEP_FLOOR).tolist()),
+    )
+    held_out = _error_of(log_ratio, "each inner count left out in turn")
+    return _law(operation, regime, knots, counts, held_out, origin, source)
+
+
+def _law(
+    operation: str,
+    regime: Regime,
+    knots: Knots,
+    seen: Array,
+    held_out: HeldOutError,
+    origin: Origin,
+    source: str,
+) -> Law:
+    """The record of a chain through what was seen."""
     return Law(
         operation=operation,
         regime=dict(regime),
         form="chain",
         coefficients={},
-        knots=Knots(
-            column="tokens",
-            scale="log",
-            at=tuple(at.tolist()),
-            time_s=tuple(np.maximum.accumulate(np.exp(curve)).tolist()),
-            log_spread=tuple(np.maximum(spread, SWEEP_FLOOR).tolist()),
-        ),
-        box={"tokens": (float(counts[0]), float(counts[-1]))},
-        points=counts.size,
-        held_out=_error_of(log_ratio, "each inner count left out in turn"),
+        knots=knots,
+        box={knots.column: (float(seen[0]), float(seen[-1]))},
+        points=seen.size,
+        held_out=held_out,
         origin=origin,
         source=source,
     )

@@ -224,6 +224,8 @@ class LinkRun:
             self.remarks.append(
                 f"wrong data on rank {rank} ({self.hosts[rank]}) in {self.meeting.doing}"
             )
+        if not any(g is not None for g in gathered):
+            self.remarks.append(f"not measured: {self.meeting.doing} (the library lacks it)")
         streams = [g[1] for g in gathered if g is not None]
         if streams:
             slowest = np.max(np.array(streams), axis=0)

@@ -75,17 +75,17 @@ class Meeting:
         self.backend = backend
         self.timeout_s = timeout_s
         self.folder = folder
+        self.holds_store = place.rank == 0 and not agent_has_store
         self.doing = "meeting the others"
         self.speaker = place.rank
         """Which of the ranks that are left says what happened."""
         at = f"{place.address}:{place.port}"
-        master = place.rank == 0 and not agent_has_store
         try:
             store = TCPStore(
                 place.address,
                 place.port,
                 place.world_size,
-                is_master=master,
+                is_master=self.holds_store,
                 timeout=timedelta(seconds=timeout_s),
                 wait_for_workers=False,
             )
@@ -181,6 +181,8 @@ class Meeting:
                     gone.append(rank)
         except (dist.DistError, RuntimeError):
             gone = [0]  # rank 0 holds the store: without it nobody answers
+        if self.holds_store:
+            time.sleep(GRACE_S)  # the others still ask
         left_over = [r for r in range(self.place.world_size) if r not in gone]
         self.speaker = min(left_over, default=self.place.rank)
         who = ", ".join(f"rank {r} on {hosts[r]}" for r in gone) or f"an unknown rank ({told})"

@@ -31,11 +31,18 @@ class Roofs:
     flops_per_s: float
     bytes_per_s: float
     cache_bytes: float
+    cache_known: bool
     compute_units: float
 
 
 UNITS_UNKNOWN = 128.0
+"""Where no sheet says. In attention only its product with a fitted constant counts; the waves of
+products are then counted from a guess, and their fitted power goes to zero if it is bad."""
+
 CACHE_UNKNOWN = 50e6
+"""[bytes] That of an H100 and an H200; where no sheet says, the prior is wide."""
+
+UNKNOWN_LOG_SD = 1.0
 BEST_SEEN = 0.85
 """The best rate among a few points is about this share of the data sheet's."""
 
@@ -54,6 +61,7 @@ def roofs(sheet: DeviceSpec | None, regime: Regime, work: Work, time_s: Array) -
         peak.value if peak else max(best_flops, 1.0),
         bandwidth.value if bandwidth else best_bytes,
         l2.value if l2 else CACHE_UNKNOWN,
+        l2 is not None,
         units.value if units else UNITS_UNKNOWN,
     )
 
@@ -85,7 +93,7 @@ def priors(
             "split_s": Prior(1e-6, 0.7),
             "tile_s": Prior(2.2e-6, 0.6),
             "l2_bandwidth_bytes_per_s": Prior(2.1 * roof.bytes_per_s, 0.4),
-            "l2_bytes": Prior(0.8 * roof.cache_bytes, 0.3),
+            "l2_bytes": Prior(0.8 * roof.cache_bytes, 0.3 if roof.cache_known else UNKNOWN_LOG_SD),
             "compute_units": Prior(roof.compute_units, 0.0),
         }
     if operation in ("attention_prefill", "mla_prefill"):

@@ -21,6 +21,11 @@ from groundspeed.kernels.kernel import Call, UnsupportedCaseError
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 
+ADDED_UP = ("all_reduce", "reduce_scatter")
+
+MOST_EXACT = 240
+"""bfloat16 holds every whole number up to 256."""
+
 SMALL_PRIME = 7
 """Values repeat with a period that no power of two divides."""
 
@@ -61,10 +66,17 @@ def items_for(op: str, size_bytes: float, group_size: int, itemsize: int) -> int
     return items
 
 
-def value_of(rank: int, items: int, like: torch.Tensor) -> torch.Tensor:
-    """The values that a rank sends: small whole numbers, exact in every type, also when added."""
-    places = torch.arange(items, device=like.device) % SMALL_PRIME
-    return (places + rank + 1).to(like.dtype)
+def value_of(op: str, rank: int, ranks: int, items: int, like: torch.Tensor) -> torch.Tensor:
+    """The values that a rank sends: small whole numbers, exact in every type.
+
+    What is added up comes, at each place, from one rank alone: the sum is as small as its parts
+    however many ranks there are, and a part that is missing, doubled or misplaced is seen.
+    """
+    places = torch.arange(items, device=like.device)
+    small = places % SMALL_PRIME + 1
+    if op in ADDED_UP:
+        return torch.where(places % ranks == rank, small, 0).to(like.dtype)
+    return (small + rank % MOST_EXACT).to(like.dtype)
 
 
 def make_buffers(
@@ -91,7 +103,7 @@ def make_buffers(
     into, out = sizes[op]
     sent = torch.empty(into, dtype=dtype, device=device)
     received = torch.zeros(out, dtype=dtype, device=device)
-    sent.copy_(value_of(group.rank, into, sent))
+    sent.copy_(value_of(op, group.rank, group.size, into, sent))
     return Buffers(sent, received)
 
 
@@ -130,26 +142,27 @@ def is_right(op: str, items: int, group: Group, buffers: Buffers) -> bool:
     """
     sent, received = buffers.sent, buffers.received
     received.fill_(-1)
-    if op == "all_reduce":  # the sum of floats is exact: small whole numbers
-        sent.copy_(value_of(group.rank, sent.numel(), sent))
-    if op == "broadcast":
-        sent.copy_(value_of(group.rank, sent.numel(), sent))
+
+    def of(rank: int, count: int) -> torch.Tensor:
+        return value_of(op, rank, group.size, count, sent)
+
+    sent.copy_(of(group.rank, sent.numel()))
     collective_call(op, buffers, group)()
     share = items // group.size
     ranks = range(group.size)
     if op == "all_reduce":
-        got, expected = sent, sum(value_of(r, items, sent) for r in ranks)
+        got, expected = sent, torch.stack([of(r, items) for r in ranks]).sum(0)
     elif op == "broadcast":
-        got, expected = sent, value_of(0, items, sent)
+        got, expected = sent, of(0, items)
     elif op == "all_gather":
-        got, expected = received, torch.cat([value_of(r, share, sent) for r in ranks])
+        got, expected = received, torch.cat([of(r, share) for r in ranks])
     elif op == "sendrecv":
-        got, expected = received, value_of((group.rank - 1) % group.size, items, sent)
+        got, expected = received, of((group.rank - 1) % group.size, items)
     else:
         mine = slice(group.rank * share, (group.rank + 1) * share)
-        parts = [value_of(r, items, sent)[mine] for r in ranks]
+        parts = [of(r, items)[mine] for r in ranks]
         got = received
         expected = torch.stack(parts).sum(0) if op == "reduce_scatter" else torch.cat(parts)
     right = bool(torch.equal(got, torch.as_tensor(expected).to(got.dtype)))
-    sent.copy_(value_of(group.rank, sent.numel(), sent))
+    sent.copy_(of(group.rank, sent.numel()))
     return right

@@ -32,6 +32,8 @@ class Utilization:
     """A share of the data sheet, as models of several sizes see it."""
 
     dtype: str
+    regime: str
+    """Data type, and what else tells its law from another: the library."""
     phase: str
     """``prefill`` (of the matrix rate) or ``decode`` (of the memory bandwidth)."""
     rows: int
@@ -91,6 +93,7 @@ def utilization(profile: Profile) -> list[Utilization]:
                 found.append(
                     Utilization(
                         dtype=dtype,
+                        regime=" ".join(law.regime.values()),
                         phase=phase,
                         rows=rows,
                         rate=work / times[0],

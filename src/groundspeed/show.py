@@ -75,7 +75,7 @@ def show_utilization(console: Console, profile: Profile) -> None:
     for u in found:
         unit = "FLOP/s" if u.phase == "prefill" else "bytes/s"
         row: list[Text | str] = [
-            plain(f"{u.phase} {u.dtype}"),
+            plain(f"{u.phase} {u.regime}"),
             f"{u.rows:,}",
             shown(u.rate, unit),
         ]

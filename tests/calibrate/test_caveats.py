@@ -59,6 +59,22 @@ def test_a_virtual_machine_and_a_rate_above_the_roof_are_told() -> None:
     assert f"{rate.quantity} is 107% of the data sheet" in told[1]
 
 
+def test_a_clock_that_moves_is_told_and_a_steady_one_is_not() -> None:
+    curve = PROFILE.curves[0]
+
+    def at(clocks: list[float]) -> list[str]:
+        points = [
+            p.model_copy(update={"clock_mhz": clocks[i % len(clocks)]})
+            for i, p in enumerate(curve.points)
+        ]
+        changed = curve.model_copy(update={"points": tuple(points)})
+        return caveats([changed], PROFILE.environment, ())
+
+    assert at([1980.0, 1965.0]) == []
+    (text,) = at([1980.0, 1410.0])
+    assert "moved between 1410 and 1980 MHz" in text
+
+
 def test_running_out_of_time_is_told() -> None:
     curve = PROFILE.curves[0]
     capped = tuple(p.model_copy(update={"stop": "time-cap"}) for p in curve.points)

@@ -16,7 +16,10 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
+import torch
+
 from groundspeed.calibrate.start_ranks import LONGEST_END_S
+from groundspeed.kernels.collectives import SMALL_PRIME, value_of
 from groundspeed.profiles import check_profile
 from groundspeed.profiles.schema import Profile
 from program import environment, groundspeed
@@ -226,6 +229,33 @@ def test_a_device_that_returns_wrong_data(tmp_path: Path, other_checkout: Path) 
     assert wrong
     fitted = {law.regime["op"] for law in profile.laws}
     assert fitted == {"all_reduce", "broadcast"}
+
+
+@pytest.mark.parametrize("ranks", [2, 8, 64, 1000])
+def test_sums_are_exact_in_16_bit_however_many_ranks(ranks: int) -> None:
+    like = torch.empty(0, dtype=torch.bfloat16)
+    total = torch.zeros(2100, dtype=torch.bfloat16)
+    for r in range(ranks):
+        total += value_of("all_reduce", r, ranks, 2100, like)
+    assert torch.equal(total, (torch.arange(2100) % SMALL_PRIME + 1).to(torch.bfloat16))
+
+
+def test_a_lost_rank_under_a_launcher_is_named_once(tmp_path: Path) -> None:
+    """Without a starter of ours: those that are left find out by themselves, one speaks."""
+    port = free_port()
+    three = [
+        start(
+            tmp_path, 0, 10.0, RANK=str(number), WORLD_SIZE="3", MASTER_ADDR="localhost",
+            MASTER_PORT=str(port),
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    wait_for_entries(tmp_path, three[0], 4)
+    three[2].send_signal(signal.SIGKILL)
+    told = [process.communicate(timeout=90)[1].strip() for process in three]
+    assert [process.returncode for process in three[:2]] == [2, 2]
+    assert f"rank 2 on {HOST} was lost in " in told[0]
+    assert told[1] == ""
 
 
 def test_the_journal_says_which_ranks_it_is_of(tmp_path: Path) -> None:

@@ -79,20 +79,12 @@ def calibrate_command(
     folder = folder_of(profile_dir)
     require_writable(output, force=force)
     if ranks is not None or started_as_a_rank():
-        from groundspeed.commands.links import show_links_here
+        from groundspeed.commands.links import LinkOptions, show_links_here
 
-        show_links_here(
-            ranks,
-            device,
-            folder,
-            seed=seed,
-            fresh=fresh,
-            timeout_s=timeout,
-            output=output,
-            force=force,
-            as_json=as_json,
-            quiet=quiet,
+        options = LinkOptions(
+            ranks, device, folder, timeout, quiet or as_json, seed, fresh, output, force
         )
+        show_links_here(options, as_json=as_json)
         return
     if device is not None and (device == "all" or "," in device):
         if output is not None or plan:
@@ -100,13 +92,15 @@ def calibrate_command(
                 "several devices give several profiles", remedy="use --profile-dir, or one device"
             )
         flags = {f"--{mode}": mode != "standard", "--fresh": fresh, "--allow-busy": allow_busy}
-        options = [name for name, on in flags.items() if on] + ["--seed", str(seed)]
-        options += ["--dtypes", dtypes] if dtypes is not None else []
-        _calibrate_devices(device, options, folder, timeout_s=timeout, as_json=as_json, quiet=quiet)
+        arguments = [name for name, on in flags.items() if on] + ["--seed", str(seed)]
+        arguments += ["--dtypes", dtypes] if dtypes is not None else []
+        _calibrate_devices(
+            device, arguments, folder, timeout_s=timeout, as_json=as_json, quiet=quiet
+        )
         return
     running = open_running_device(device)
     if plan:
-        _show_plan(running, mode, folder, seed, as_json=as_json)
+        _show_plan(running, mode, folder, seed, parse_dtypes(dtypes), as_json=as_json)
         return
     profile, path = calibrate_and_save(
         running,
@@ -144,17 +138,12 @@ def _calibrate_devices(
     devices = devices_of(name)
     profiles = calibrate_together(devices, options, folder, quiet=quiet or as_json)
     if name == "all" and len(devices) > 1:
-        from groundspeed.commands.links import measure_links_here
+        from groundspeed.commands.links import LinkOptions, measure_links_here
 
-        found = measure_links_here(
-            len(devices),
-            "cuda",
-            folder,
-            seed=0,
-            fresh="--fresh" in options,
-            timeout_s=timeout_s,
-            quiet=quiet or as_json,
+        links = LinkOptions(
+            len(devices), "cuda", folder, timeout_s, quiet or as_json, fresh="--fresh" in options
         )
+        found = measure_links_here(links)
         profiles += [found[0]] if found is not None else []
     if as_json:
         documents = [p.model_dump(mode="json", exclude_none=True) for p in profiles]
@@ -194,13 +183,24 @@ def parse_dtypes(text: str | None) -> tuple[str, ...]:
 
 
 def _show_plan(
-    running: "RunningDevice", mode: str, folder: Path, seed: int, *, as_json: bool
+    running: "RunningDevice",
+    mode: str,
+    folder: Path,
+    seed: int,
+    dtypes: tuple[str, ...],
+    *,
+    as_json: bool,
 ) -> None:
     from groundspeed.calibrate.campaign import Request, journal_path, preview
-    from groundspeed.calibrate.plan import MODES
+    from groundspeed.calibrate.plan import MODES, only_dtypes
 
     request = Request(
-        running, MODES[mode], journal_path(folder, running, MODES[mode]), "plan", seed
+        running,
+        only_dtypes(MODES[mode], dtypes),
+        journal_path(folder, running, MODES[mode]),
+        "plan",
+        seed,
+        dtypes=dtypes,
     )
     told = preview(request)
     if as_json:
@@ -209,4 +209,4 @@ def _show_plan(
         return
     for case in told.cases:
         typer.echo(case)
-    typer.echo(f"{len(told.cases)} cases, about {told.expected_s:.0f} s, then peaks and repeats")
+    typer.echo(f"{told.summary()}; then peaks and repeats")

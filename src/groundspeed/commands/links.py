@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,19 +18,22 @@ from groundspeed.profiles.schema import Profile
 from groundspeed.terminal import progress_bar
 
 
-def show_links_here(
-    ranks: int | None,
-    device: str | None,
-    folder: Path,
-    *,
-    seed: int,
-    fresh: bool,
-    timeout_s: float,
-    output: Path | None,
-    force: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+@dataclass(frozen=True)
+class LinkOptions:
+    """What a user asks for; defaults are those of ``--device all``."""
+
+    ranks: int | None
+    device: str | None
+    folder: Path
+    timeout_s: float
+    quiet: bool
+    seed: int = 0
+    fresh: bool = False
+    output: Path | None = None
+    force: bool = False
+
+
+def show_links_here(options: LinkOptions, *, as_json: bool) -> None:
     """Measure the links, save the profile and show it; on other ranks than the first, only help.
 
     Raises
@@ -40,17 +44,7 @@ def show_links_here(
     from groundspeed.show import show_profile
     from groundspeed.terminal import make_console, plain
 
-    found = measure_links_here(
-        ranks,
-        device,
-        folder,
-        seed=seed,
-        fresh=fresh,
-        timeout_s=timeout_s,
-        output=output,
-        force=force,
-        quiet=quiet or as_json,
-    )
+    found = measure_links_here(options)
     if found is None:
         return
     profile, path = found
@@ -62,18 +56,7 @@ def show_links_here(
     console.print(plain(f"\nprofile written to {path}"))
 
 
-def measure_links_here(
-    ranks: int | None,
-    device: str | None,
-    folder: Path,
-    *,
-    seed: int,
-    fresh: bool,
-    timeout_s: float,
-    output: Path | None = None,
-    force: bool = False,
-    quiet: bool,
-) -> tuple[Profile, Path] | None:
+def measure_links_here(options: LinkOptions) -> tuple[Profile, Path] | None:
     """Measure the links and save the profile.
 
     Returns
@@ -90,25 +73,25 @@ def measure_links_here(
     from groundspeed.profiles.store import save_profile
 
     place = find_place(os.environ)
-    if place is not None and ranks is not None and ranks != place.world_size:
+    if place is not None and options.ranks not in (None, place.world_size):
         raise InputError(
             f"{place.launcher} started {place.world_size} ranks",
-            where=f"--ranks {ranks}",
+            where=f"--ranks {options.ranks}",
             remedy="leave --ranks out: the launcher decides",
         )
-    kind = _device_kind(device)
-    count = place.world_size if place is not None else _count(ranks, kind)
-    journal = folder / "unfinished" / f"links-{kind}-x{count}.jsonl"
-    if fresh:
+    kind = _device_kind(options.device)
+    count = place.world_size if place is not None else _count(options.ranks, kind)
+    journal = options.folder / "unfinished" / f"links-{kind}-x{count}.jsonl"
+    if options.fresh:
         journal.unlink(missing_ok=True)
     command = "groundspeed " + shlex.join(sys.argv[1:])
-    request = LinkRequest(kind, journal, command, seed, timeout_s)
-    bar = partial(progress_bar, quiet=quiet)
+    request = LinkRequest(kind, journal, command, options.seed, options.timeout_s)
+    bar = partial(progress_bar, quiet=options.quiet)
     profile = _start(count, request, bar) if place is None else _take_part(place, request, bar)
     if profile is None:
         return None
-    path = output or folder / f"{profile.id}.json"
-    save_profile(profile, path, force=force)
+    path = options.output or options.folder / f"{profile.id}.json"
+    save_profile(profile, path, force=options.force)
     keep_samples(journal, path)
     return profile, path
 

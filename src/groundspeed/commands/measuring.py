@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +78,11 @@ def calibrate_and_save(
     chosen = only_dtypes(MODES[mode], dtypes)
     request = Request(running, chosen, journal, command, seed, fresh, allow_busy, dtypes)
     with progress_bar(f"calibrating {running.device.name}", quiet=quiet or lines) as progress:
-        profile = calibrate(request, _say_lines if lines else progress)
+        profile = calibrate(
+            request,
+            _say_lines if lines else progress,
+            lambda plan: None if quiet or lines else typer.echo(plan.summary(), err=True),
+        )
     path = output or folder / f"{profile.id}.json"
     try:
         save_profile(profile, path, force=force)
