@@ -24,6 +24,9 @@ GRACE_S = 3.0
 """Time that ranks are given to report in after a failure."""
 
 
+POLL_S = 0.05
+
+
 @dataclass(frozen=True)
 class Versions:
     """What must agree between ranks for their times to be of one thing."""
@@ -118,16 +121,7 @@ class Meeting:
         """
         own = {"host": self.place.host, **asdict(versions)}
         self.store.set(f"here/{self.place.rank}", json.dumps(own))
-        everybody: list[dict[str, str]] = []
-        missing = []
-        deadline = time.monotonic() + self.timeout_s
-        for rank in range(self.place.world_size):
-            left = max(0.1, deadline - time.monotonic())
-            try:
-                self.store.wait([f"here/{rank}"], timedelta(seconds=left))
-                everybody.append(json.loads(self.store.get(f"here/{rank}")))
-            except (dist.DistError, RuntimeError):
-                missing.append(rank)
+        missing = self._absent("here", self.timeout_s)
         if missing:
             raise InputError(
                 f"rank {', '.join(map(str, missing))} of {self.place.world_size} did not come "
@@ -135,6 +129,9 @@ class Meeting:
                 where=f"{self.place.address}:{self.place.port}",
                 remedy="look at the output of those ranks; --timeout waits longer",
             )
+        everybody: list[dict[str, str]] = [
+            json.loads(self.store.get(f"here/{rank}")) for rank in range(self.place.world_size)
+        ]
         first = everybody[0]
         for rank, theirs in enumerate(everybody):
             for name in asdict(versions):
@@ -145,6 +142,16 @@ class Meeting:
                         remedy="install the same version everywhere",
                     )
         return [theirs["host"] for theirs in everybody]
+
+    def _absent(self, what: str, patience_s: float) -> list[int]:
+        """Ranks that have not written something down after a while."""
+        deadline = time.monotonic() + patience_s
+        absent = list(range(self.place.world_size))
+        while absent and time.monotonic() < deadline:
+            absent = [rank for rank in absent if not self.store.check([f"{what}/{rank}"])]
+            if absent:
+                time.sleep(POLL_S)
+        return absent
 
     def say(self, doing: str) -> None:
         """Write down what this rank is about to do."""
@@ -169,16 +176,9 @@ class Meeting:
             Names rank, host and operation.
         """
         told = str(error).split("\n")[0][:160]
-        gone: list[int] = []
         try:
             self.store.set(f"failed/{self.place.rank}", told)
-            deadline = time.monotonic() + GRACE_S
-            for rank in range(self.place.world_size):
-                left = max(0.05, deadline - time.monotonic())
-                try:
-                    self.store.wait([f"failed/{rank}"], timedelta(seconds=left))
-                except (dist.DistError, RuntimeError):
-                    gone.append(rank)
+            gone = self._absent("failed", GRACE_S)
         except (dist.DistError, RuntimeError):
             gone = [0]  # rank 0 holds the store: without it nobody answers
         if self.holds_store:
