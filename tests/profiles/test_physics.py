@@ -96,6 +96,24 @@ def test_half_the_time_for_twice_the_work() -> None:
     assert any("more work takes" in e for e in errors(document))
 
 
+def test_a_machine_that_says_it_was_disturbed_is_believed() -> None:
+    """Its neighbours, not its numbers, break the order; the same numbers of a quiet one do not."""
+    document = profile_factory.document()
+    p = document["curves"][0]["points"][5]
+    for key in ("time_s", "q10_s", "q90_s", "low_s", "high_s"):
+        p[key] *= 16.0
+    document["stability"] = [
+        {"limit": "memory", "reference": "matmul", "time_s": 1e-3, "repeats": 24,
+         "spread_fraction": 0.5, "drift_fraction": 0.0, "verdict": verdict}
+        for verdict in ("steady", "noisy")
+    ]  # fmt: skip
+    rederive(document)
+    assert not any("more work takes" in e for e in errors(document))
+    document["stability"].pop()
+    rederive(document)
+    assert any("more work takes" in e for e in errors(document))
+
+
 def test_a_law_of_other_points() -> None:
     document = profile_factory.document()
     document["laws"] = [
