@@ -17,7 +17,9 @@ from groundspeed.profiles.laws.law import Origin, is_unaligned
 from groundspeed.profiles.laws.work import Work
 from groundspeed.profiles.operations import OPERATIONS, Array, Columns, Regime
 
-PRECISE = ("matmul", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode")
+PRECISE = (
+    "matmul", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode", "experts",
+)  # fmt: skip
 """Operations whose laws have a form of their own and a surface. On a processor the soft roofline
 stays: its timings follow neither tiles nor waves."""
 

@@ -103,6 +103,15 @@ def priors(
             "bandwidth_bytes_per_s": Prior(0.6 * roof.bytes_per_s, 0.5),
             "ramp_tokens": Prior(350.0, 0.7),
         }
+    if operation == "experts":
+        return "experts", {
+            "startup_s": Prior(min(30e-6, fastest), 0.4),
+            "compute_flops_per_s": Prior(0.6 * roof.flops_per_s, 0.3),
+            "bandwidth_bytes_per_s": Prior(0.9 * roof.bytes_per_s, 0.2),
+            "activation_bytes_per_s": Prior(0.4 * roof.bytes_per_s, 0.6),
+            "tile_rows": Prior(80.0, 0.6),
+            "imbalance_power": Prior(0.3, 0.6),
+        }
     constants = {
         "startup_s": Prior(0.7 * fastest, 0.5),
         "bandwidth_bytes_per_s": Prior(0.8 * roof.bytes_per_s, 0.5),

@@ -5,124 +5,81 @@ configuration does not say (Qwen2 has biases on Q, K and V and no key for it). A
 architecture is refused: a wrong parameter count would look just like a right one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
+from groundspeed.estimator.mixtures import MIXTURES
 from groundspeed.estimator.model import Model
+from groundspeed.estimator.quantization import quantization_facts
+from groundspeed.estimator.reader import Config, Facts, Reader, llama_like
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.files import parse_json_object, read_text
 from groundspeed.profiles.record import describe
 
-Facts = dict[str, Any]
-Config = Mapping[str, Any]
 
-EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-
-
-class _Reader:
-    """Looks keys up in a configuration and complains in one line."""
-
-    def __init__(self, config: Config, where: str) -> None:
-        self.config = config
-        self.where = where
-
-    def whole(self, *names: str, default: int | None = None) -> int:
-        """A positive whole number under the first of these keys that is there."""
-        for name in names:
-            value = self.config.get(name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InputError(
-                    f"'{name}' must be a whole number, not {_show(value)}", where=self.where
-                )
-            if value < 1:
-                raise InputError(f"'{name}' must be positive, not {value}", where=self.where)
-            return value
-        if default is not None:
-            return default
-        raise InputError(
-            f"lacks '{names[0]}'", where=self.where, remedy="is it the config.json of a model?"
-        )
-
-    def optional(self, name: str) -> int | None:
-        """A positive whole number, or None where the key is absent or null."""
-        return self.whole(name) if self.config.get(name) is not None else None
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        """A true or false."""
-        value = self.config.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise InputError(
-                f"'{name}' must be true or false, not {_show(value)}", where=self.where
-            )
-        return value
-
-    def text(self, name: str, default: str) -> str:
-        """A string."""
-        value = self.config.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise InputError(f"'{name}' must be a string, not {_show(value)}", where=self.where)
-        return value
+def _qwen2(r: Reader) -> Facts:
+    # Biases on Q, K and V are fixed by the architecture; its window is off unless asked for.
+    return llama_like(r) | {"qkv_bias": True, "output_bias": False} | _window_if_asked(r)
 
 
-def _llama_like(r: _Reader) -> Facts:
-    heads = r.whole("num_attention_heads")
-    hidden = r.whole("hidden_size")
-    attention_bias = r.flag("attention_bias", default=False)
-    mlp_bias = r.flag("mlp_bias", default=False)
-    head_dim = r.optional("head_dim")
-    if head_dim is None:
-        if hidden % heads:
-            raise InputError(
-                f"hidden_size {hidden} does not divide into {heads} heads and there is no head_dim",
-                where=r.where,
-            )
-        head_dim = hidden // heads
-    return {
-        "hidden": hidden,
-        "intermediate": r.whole("intermediate_size"),
-        "layers": r.whole("num_hidden_layers"),
-        "heads": heads,
-        "kv_heads": r.whole("num_key_value_heads", default=heads),
-        "head_dim": head_dim,
-        "vocabulary": r.whole("vocab_size"),
-        "tied_head": r.flag("tie_word_embeddings", default=False),
-        "qkv_bias": attention_bias,
-        "output_bias": attention_bias,
-        "mlp_bias": mlp_bias,
-        "max_context": r.optional("max_position_embeddings"),
-        "sliding_window": r.optional("sliding_window")
-        if r.flag("use_sliding_window", default=True)
-        else None,
+def _qwen3(r: Reader) -> Facts:
+    return llama_like(r) | {"qk_norm": True} | _window_if_asked(r)
+
+
+def _window_if_asked(r: Reader) -> Facts:
+    window = r.optional("sliding_window") if r.flag("use_sliding_window", default=False) else None
+    layers = r.whole("num_hidden_layers")
+    windowed = r.layers_of("sliding_attention", layers) if window else 0
+    return {"sliding_window": window, "windowed_layers": windowed}
+
+
+def _phi3(r: Reader) -> Facts:
+    # Its window of 2047 tokens is part of the published configuration of the 4k model, but the
+    # attention of its reference code sees the whole context.
+    return llama_like(r) | {"sliding_window": None, "windowed_layers": 0}
+
+
+def _phi(r: Reader) -> Facts:
+    return llama_like(r) | {
+        "gated_mlp": False,
+        "qkv_bias": True,
+        "output_bias": True,
+        "mlp_bias": True,
+        "head_bias": True,
+        "norm": "layer",
+        "norms_per_layer": 1,
+        "parallel_block": True,
     }
 
 
-def _qwen2(r: _Reader) -> Facts:
-    # Biases on Q, K and V are fixed by the architecture; its window is off unless asked for.
-    window = r.optional("sliding_window") if r.flag("use_sliding_window", default=False) else None
-    return _llama_like(r) | {"qkv_bias": True, "output_bias": False, "sliding_window": window}
+def _gemma2(r: Reader) -> Facts:
+    """Norms before and after attention and MLP; every second layer has a window."""
+    facts = llama_like(r)
+    layers = int(facts["layers"])
+    windowed = r.layers_of("sliding_attention", (layers + 1) // 2)
+    return facts | {
+        "head_dim": r.whole("head_dim", default=256),
+        "tied_head": r.flag("tie_word_embeddings", default=True),
+        "norms_per_layer": 4,
+        "windowed_layers": windowed if facts["sliding_window"] else 0,
+    }
 
 
-def _qwen3(r: _Reader) -> Facts:
-    window = r.optional("sliding_window") if r.flag("use_sliding_window", default=False) else None
-    return _llama_like(r) | {"qk_norm": True, "sliding_window": window}
+def _gemma3(r: Reader) -> Facts:
+    """As Gemma 2, with norms of queries and keys, and five windowed layers to one."""
+    facts = _gemma2(r)
+    layers = int(facts["layers"])
+    pattern = r.whole("sliding_window_pattern", default=6)
+    windowed = r.layers_of("sliding_attention", layers - layers // pattern)
+    return facts | {
+        "qk_norm": True,
+        "windowed_layers": windowed if facts["sliding_window"] else 0,
+    }
 
 
-def _phi3(r: _Reader) -> Facts:
-    # Its window of 2047 tokens is part of the published configuration of the 4k model, but the
-    # attention of its reference code sees the whole context.
-    return _llama_like(r) | {"sliding_window": None}
-
-
-def _gpt_j(r: _Reader) -> Facts:
+def _gpt_j(r: Reader) -> Facts:
     hidden, heads = r.whole("n_embd"), r.whole("n_head")
     return {
         "hidden": hidden,
@@ -143,7 +100,7 @@ def _gpt_j(r: _Reader) -> Facts:
     }
 
 
-def _gpt_neox(r: _Reader) -> Facts:
+def _gpt_neox(r: Reader) -> Facts:
     hidden, heads = r.whole("hidden_size"), r.whole("num_attention_heads")
     bias = r.flag("attention_bias", default=True)
     return {
@@ -166,7 +123,7 @@ def _gpt_neox(r: _Reader) -> Facts:
     }
 
 
-def _falcon(r: _Reader) -> Facts:
+def _falcon(r: Reader) -> Facts:
     if r.flag("alibi", default=False):
         raise InputError("Falcon with ALiBi is not modelled", where=r.where)
     hidden = r.whole("hidden_size", "n_embed")
@@ -202,23 +159,30 @@ def _falcon(r: _Reader) -> Facts:
     }
 
 
-def _divided(hidden: int, heads: int, r: _Reader) -> int:
+def _divided(hidden: int, heads: int, r: Reader) -> int:
     if hidden % heads:
         raise InputError(f"hidden size {hidden} does not divide into {heads} heads", where=r.where)
     return hidden // heads
 
 
-DIALECTS: dict[str, Callable[[_Reader], Facts]] = {
-    "LlamaForCausalLM": _llama_like,
-    "MistralForCausalLM": _llama_like,
+EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+DIALECTS: dict[str, Callable[[Reader], Facts]] = {
+    "LlamaForCausalLM": llama_like,
+    "MistralForCausalLM": llama_like,
     "Qwen2ForCausalLM": _qwen2,
     "Qwen3ForCausalLM": _qwen3,
     "Phi3ForCausalLM": _phi3,
     "GPTJForCausalLM": _gpt_j,
     "GPTNeoXForCausalLM": _gpt_neox,
     "FalconForCausalLM": _falcon,
+    "PhiForCausalLM": _phi,
+    "Gemma2ForCausalLM": _gemma2,
+    "Gemma3ForCausalLM": _gemma3,
+    "Gemma3ForConditionalGeneration": _gemma3,
+    **MIXTURES,
 }
-"""Dense decoders whose count of parameters follows from their configuration."""
+"""Decoders whose count of parameters follows from their configuration."""
 
 
 def parse_config(config: Config, *, name: str, where: str) -> Model:
@@ -238,7 +202,7 @@ def parse_config(config: Config, *, name: str, where: str) -> Model:
     InputError
         If it is incomplete, impossible, or of an architecture that is not modelled.
     """
-    reader = _Reader(config, where)
+    reader = Reader(config, where)
     architectures = config.get("architectures")
     if (
         not isinstance(architectures, list)
@@ -251,11 +215,6 @@ def parse_config(config: Config, *, name: str, where: str) -> Model:
             remedy="it is in every config.json that transformers writes",
         )
     architecture = architectures[0]
-    experts = [key for key in EXPERT_KEYS if config.get(key)]
-    if experts:
-        raise InputError(
-            f"is a mixture of experts ('{experts[0]}'), which is not modelled yet", where=where
-        )
     dialect = DIALECTS.get(architecture)
     if dialect is None:
         raise InputError(
@@ -263,9 +222,16 @@ def parse_config(config: Config, *, name: str, where: str) -> Model:
             where=where,
             remedy=did_you_mean(architecture, DIALECTS),
         )
-    if config.get("quantization_config") is not None:
-        raise InputError("quantized weights are not modelled yet", where=where)
-    facts = dialect(reader)
+    experts = [key for key in EXPERT_KEYS if config.get(key)]
+    if experts and architecture not in MIXTURES:
+        raise InputError(
+            f"says '{experts[0]}', and '{architecture}' is no mixture of experts", where=where
+        )
+    text = config.get("text_config")
+    if isinstance(text, dict):  # a model of images and text: what decodes is the text part
+        tied = {"tie_word_embeddings": config.get("tie_word_embeddings", False)}
+        reader = Reader(tied | text, where)
+    facts = dialect(reader) | quantization_facts(config, text, where)
     dtype = reader.text("torch_dtype", reader.text("dtype", "bfloat16"))
     try:
         return Model.model_validate(
@@ -289,8 +255,3 @@ def read_config(path: Path) -> Model:
     )
     name = file.parent.name if file.name == "config.json" else file.stem
     return parse_config(document, name=name or "model", where=str(file))
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

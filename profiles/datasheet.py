@@ -41,8 +41,15 @@ class Quantity(Record):
     note: str | None = None
 
 
-PEAK_OF = {"fp8_row": "fp8", "fp8_block": "fp8"}
-"""Data types that differ in how they are scaled, not in the units they run on."""
+PEAK_OF = {
+    "fp8_row": "fp8",
+    "fp8_block": "fp8",
+    "int4_wo": "bfloat16",
+    "w4a16_mxfp4": "bfloat16",
+    "w4a8_mxfp4_mxfp8": "fp8",
+    "nvfp4": "fp4",
+}
+"""Formats that differ in how they are scaled or stored, not in the units they run on."""
 
 
 class DeviceSpec(Record):

@@ -61,6 +61,14 @@ WEIGHT_BYTES: dict[str, float] = {
 }
 """Bytes of one weight in formats that quantize weights alone or apart."""
 
+ACTIVATION_BYTES: dict[str, float] = {
+    "int4_wo": 2.0,
+    "w4a16_mxfp4": 2.0,
+    "w4a8_mxfp4_mxfp8": 1.0,
+    "nvfp4": 0.5,
+}
+"""Bytes of one activation in the same formats."""
+
 
 def weight_bytes(dtype: str) -> float:
     """Bytes of one weight of a format.
@@ -99,9 +107,10 @@ def _matmul_flops(c: Columns, r: Regime) -> Array:
 
 
 def _matmul_bytes(c: Columns, r: Regime) -> Array:
-    w = item_bytes(r["dtype"])
-    out = max(w, 2.0)  # fp8 and fp4 products are written as 16 bit
-    return w * (c["m"] * c["k"] + c["n"] * c["k"]) + out * c["m"] * c["n"]
+    w = weight_bytes(r["dtype"])
+    a = ACTIVATION_BYTES.get(r["dtype"], w)
+    out = max(a, 2.0)  # fp8 and fp4 products are written as 16 bit
+    return a * c["m"] * c["k"] + w * c["n"] * c["k"] + out * c["m"] * c["n"]
 
 
 def _prefill_flops(c: Columns, r: Regime) -> Array:
@@ -172,6 +181,22 @@ def _moe_bytes(c: Columns, r: Regime) -> Array:
     return weight_bytes(r["dtype"]) * weights + 2.0 * 2.0 * c["tokens"] * hidden
 
 
+def _experts_hit(c: Columns) -> Array:
+    """Experts of a rank that some token chose, if tokens choose evenly."""
+    missed = (1.0 - c["top_k"] / c["experts"]) ** c["tokens"]
+    hit: Array = c["experts"] / c["ep"] * (1.0 - missed)
+    return hit
+
+
+def _experts_flops(c: Columns, r: Regime) -> Array:
+    return 6.0 * c["tokens"] * c["top_k"] / c["ep"] * c["hidden"] * c["width"]
+
+
+def _experts_bytes(c: Columns, r: Regime) -> Array:
+    weights = 3.0 * c["hidden"] * c["width"] * _experts_hit(c)
+    return weight_bytes(r["dtype"]) * weights + 2.0 * 2.0 * c["tokens"] * c["hidden"]
+
+
 def _zero(c: Columns, r: Regime) -> Array:
     return np.zeros_like(next(iter(c.values())))
 
@@ -207,7 +232,7 @@ def _glue_bytes(c: Columns, r: Regime) -> Array:
     return per_item * item_bytes(r["dtype"]) * c["rows"] * c["width"]
 
 
-OPTIONAL_CATEGORIES = ("library", "kv_dtype", "window", "tp", "ep")
+OPTIONAL_CATEGORIES = ("library", "kv_dtype", "window", "tp", "ep", "routing")
 """What also makes a regime of its own where it is stated."""
 
 OPERATIONS: dict[str, Operation] = {
@@ -257,6 +282,16 @@ OPERATIONS: dict[str, Operation] = {
             _moe_bytes,
             True,
             ("tokens",),
+            countable=False,
+        ),
+        Operation(
+            "experts",
+            ("tokens", "hidden", "width", "experts", "top_k", "ep"),
+            ("dtype",),
+            _experts_flops,
+            _experts_bytes,
+            True,
+            ("tokens", "hidden", "width", "top_k"),
             countable=False,
         ),
         Operation(

@@ -4,6 +4,7 @@ Each file reads one tool's real output into curves; what is common is in ``impor
 imported passes the physics check before it is written.
 """
 
+from groundspeed.calibrate.importers.aiconfigurator import read_aiconfigurator
 from groundspeed.calibrate.importers.imported import Importer, ImportRequest, import_profile
 from groundspeed.calibrate.importers.matrices import (
     read_nvbandwidth,
@@ -14,6 +15,7 @@ from groundspeed.calibrate.importers.nccl_tests import read_nccl_tests
 from groundspeed.calibrate.importers.table import read_csv
 
 IMPORTERS: dict[str, Importer] = {
+    "aiconfigurator": read_aiconfigurator,
     "csv": read_csv,
     "nccl-tests": read_nccl_tests,
     "rccl-tests": read_nccl_tests,

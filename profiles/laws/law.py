@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.laws import (
     decode_attention,
+    experts,
     gemm,
     prefill_attention,
     soft_roofline,
@@ -38,6 +39,7 @@ FORMS: dict[str, Form] = {
     ),
     "gemm": Form(gemm.time_s, gemm.COEFFICIENTS),
     "decode_attention": Form(decode_attention.time_s, decode_attention.COEFFICIENTS),
+    "experts": Form(experts.time_s, experts.COEFFICIENTS),
     "prefill_attention": Form(prefill_attention.time_s, prefill_attention.COEFFICIENTS),
 }
 """Every formula that a law can have."""

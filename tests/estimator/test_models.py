@@ -11,7 +11,11 @@ from groundspeed.profiles import InputError
 @pytest.mark.parametrize("name", sorted(shipped_models()))
 def test_parameters_are_the_published_ones(name: str) -> None:
     model = find_model(name)
-    assert model.parameters == model.published_parameters
+    source = shipped_models()[name]["parameters_source"]
+    if source.startswith("model card"):  # rounded there
+        assert model.parameters == pytest.approx(model.published_parameters, rel=0.012)
+    else:
+        assert model.parameters == model.published_parameters
 
 
 def test_what_a_decode_step_streams() -> None:

@@ -1,0 +1,333 @@
+"""The tables of NVIDIA's aiconfigurator-core: timings of kernels on a dozen GPUs (Apache-2.0).
+
+    pip install aiconfigurator-core pyarrow
+    groundspeed profile import aiconfigurator --device h200
+
+Times are medians of six CUDA-graph replays, in milliseconds. A product in 8 bit includes rounding
+its activations. Some tables are known to be bad and are left out: times of eager launches
+(vLLM's block-scaled products), kernels on a slow path, and copies of another GPU's table (found
+by the check of physics, or by :func:`same_times`).
+
+Of each table a few hundred rows that cover it become the points of a curve.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from groundspeed.calibrate.importers.imported import (
+    Imported,
+    ImportedCurve,
+    ImportRequest,
+    imported_point,
+)
+from groundspeed.calibrate.points import choose_points
+from groundspeed.profiles.datasheet import find_device
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.operations import ITEM_BYTES, OPERATIONS, WEIGHT_BYTES
+from groundspeed.profiles.schema import Point
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SYSTEMS = {
+    "a100_sxm": "a100-sxm-80gb",
+    "h100_sxm": "h100-sxm",
+    "h200_sxm": "h200-sxm",
+    "b200_sxm": "b200-sxm",
+    "b300_sxm": "b300-sxm",
+    "gb200": "gb200",
+    "l40s": "l40s",
+    "rtx_pro_6000_server": "rtx-pro-6000-server",
+}
+"""Names of its systems, and of our data sheets."""
+
+IN_RANGE_POINTS = 96
+OUTSIDE_POINTS = 48
+ATTENTION_POINTS = 128
+LATENT_POINTS = 64
+EXPERT_POINTS = 192
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where an operation's rows are, and how they become ours."""
+
+    operation: str
+    file: str
+    """Below a system's folder: family, ``{library}``, version, name."""
+    libraries: tuple[str, ...]
+    """The first that has a data type is taken."""
+    read: "Callable[[pd.DataFrame], pd.DataFrame]"
+    points: int
+    leave_out: frozenset[tuple[str, str]] = frozenset()
+    """Data types of a library that are not what they seem."""
+
+
+def _matmul(rows: "pd.DataFrame") -> "pd.DataFrame":
+    return rows.rename(columns={"gemm_dtype": "dtype"})
+
+
+def _attention(rows: "pd.DataFrame", context: str) -> "pd.DataFrame":
+    # Windows are cut out elsewhere; a cache entry of 8 bit with queries of 16 is its own regime.
+    if "window_size" in rows.columns:  # older tables had no windows
+        rows = rows[rows["window_size"] <= 0]
+    rows = rows[rows["head_dim"].isin((64, 128, 192, 256))]
+    rows = rows.rename(
+        columns={
+            "attn_dtype": "dtype",
+            "kv_cache_dtype": "kv_dtype",
+            "batch_size": "batch",
+            "num_heads": "heads",
+            "num_key_value_heads": "kv_heads",
+        }
+    )
+    rows[context] = rows["isl"] + rows["step"] if context == "kv_len" else rows["isl"]
+    rows["kv_heads"] = np.where(rows["kv_heads"] == 0, rows["heads"], rows["kv_heads"])
+    return rows[rows[context] >= SHORTEST]
+
+
+SHORTEST = 64
+"""[tokens] Attention over fewer is all start-up."""
+
+
+def _prefill(rows: "pd.DataFrame") -> "pd.DataFrame":
+    return _attention(rows, "seq_len")
+
+
+def _decode(rows: "pd.DataFrame") -> "pd.DataFrame":
+    return _attention(rows, "kv_len")
+
+
+def _latent(rows: "pd.DataFrame", context: str) -> "pd.DataFrame":
+    names = {"mla_dtype": "dtype", "kv_cache_dtype": "kv_dtype", "batch_size": "batch"}
+    rows = rows.rename(columns=names)
+    heads = rows["num_heads"].to_numpy()
+    rows["heads"] = heads
+    rows[context] = rows["isl"] + rows["step"] if context == "kv_len" else rows["isl"]
+    return rows[rows[context] >= SHORTEST]
+
+
+def _latent_prefill(rows: "pd.DataFrame") -> "pd.DataFrame":
+    return _latent(rows, "seq_len")
+
+
+def _latent_decode(rows: "pd.DataFrame") -> "pd.DataFrame":
+    return _latent(rows, "kv_len")
+
+
+LATENT = ("mla_prefill", "mla_decode")
+
+ROUTING = "power_law_1.01"
+"""How its tokens choose experts: some are favourites, as real text has it."""
+
+MOST_SHARDS = 16
+
+
+def _experts(rows: "pd.DataFrame") -> "pd.DataFrame":
+    rows = rows.rename(
+        columns={
+            "moe_dtype": "dtype",
+            "num_tokens": "tokens",
+            "hidden_size": "hidden",
+            "topk": "top_k",
+            "num_experts": "experts",
+            "moe_ep_size": "ep",
+        }
+    )
+    rows["width"] = rows["inter_size"] / rows["moe_tp_size"]
+    kept = (rows["distribution"] == ROUTING) & (rows["ep"] <= MOST_SHARDS)
+    kept &= (rows["moe_tp_size"] <= MOST_SHARDS) & ~rows["kernel_source"].str.contains("nongated")
+    kept &= rows["dtype"] != "int4_wo"
+    return rows[kept]
+
+
+TABLES = (
+    Table(
+        "matmul", "gemm/{library}/*/gemm_perf.parquet", ("trtllm", "vllm", "sglang"), _matmul,
+        IN_RANGE_POINTS + OUTSIDE_POINTS, frozenset({("vllm", "fp8_block"), ("trtllm", "sq")}),
+    ),
+    Table(
+        "attention_prefill", "attention/{library}/*/context_attention_perf.parquet",
+        ("vllm", "trtllm"), _prefill, ATTENTION_POINTS,
+    ),
+    Table(
+        "attention_decode", "attention/{library}/*/generation_attention_perf.parquet",
+        ("vllm", "trtllm"), _decode, ATTENTION_POINTS,
+    ),
+    Table(
+        "mla_prefill", "mla/{library}/*/context_mla_perf.parquet", ("trtllm",), _latent_prefill,
+        LATENT_POINTS,
+    ),
+    Table(
+        "mla_decode", "mla/{library}/*/generation_mla_perf.parquet", ("trtllm",), _latent_decode,
+        LATENT_POINTS,
+    ),
+    Table(
+        "experts", "moe/{library}/*/moe_perf.parquet", ("vllm", "trtllm"), _experts, EXPERT_POINTS,
+    ),
+)  # fmt: skip
+
+
+def systems_folder() -> Path:
+    """Where the installed package keeps its tables.
+
+    Raises
+    ------
+    InputError
+        If it is not installed.
+    """
+    found = importlib.util.find_spec("aiconfigurator_core")
+    if found is None or not found.submodule_search_locations:
+        raise InputError(
+            "aiconfigurator-core is not installed",
+            remedy="pip install aiconfigurator-core pyarrow, or give the path of its systems",
+        )
+    return Path(found.submodule_search_locations[0]) / "systems" / "data"
+
+
+def read_aiconfigurator(request: ImportRequest) -> Imported:
+    """Read one system's tables.
+
+    ``request.path`` is the folder of its systems (``systems/data``).
+
+    Raises
+    ------
+    InputError
+        If the device is not among them, or pyarrow is missing.
+    """
+    import pandas as pd
+
+    if request.device is None:
+        raise InputError("name the GPU", where="--device", remedy=f"one of {', '.join(SYSTEMS)}")
+    sheet = find_device(request.device).spec
+    systems = [system for system, ours in SYSTEMS.items() if ours == sheet.id]
+    folder = request.path / systems[0] if systems else request.path
+    if not systems or not folder.is_dir():
+        raise InputError(
+            f"aiconfigurator has no tables of {sheet.id}",
+            where=str(request.path),
+            remedy=f"it has: {', '.join(sorted(SYSTEMS.values()))}",
+        )
+    curves: list[ImportedCurve] = []
+    for table in TABLES:
+        done: set[tuple[str, ...]] = set()
+        for library in table.libraries:
+            for path in _newest_first(folder.glob(table.file.format(library=library))):
+                rows = table.read(pd.read_parquet(path))
+                if sheet.architecture.startswith("blackwell") and table.operation in LATENT:
+                    # Labelled 16 bit, yet faster than its roof: queries are rounded as well.
+                    rows.loc[rows["kv_dtype"] == "fp8", "dtype"] = "fp8"
+                # A zero is a measurement that failed.
+                rows = rows[np.isfinite(rows["latency"]) & (rows["latency"] > 0)]
+                rows = rows[
+                    ~rows["dtype"].isin([d for lib, d in table.leave_out if lib == library])
+                ]
+                found = _curves(table, rows, f"{library} {path.parent.name}", done)
+                curves += found
+    curves += _collectives(folder)
+    return Imported(device=sheet.id, curves=curves, warnings=())
+
+
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    def version(path: Path) -> list[int]:
+        digits = "".join(c if c.isdigit() else " " for c in path.parent.name)
+        return [int(part) for part in digits.split()]
+
+    return sorted(paths, key=version, reverse=True)
+
+
+def _curves(
+    table: Table, rows: "pd.DataFrame", backend: str, done: set[tuple[str, ...]]
+) -> list[ImportedCurve]:
+    """A curve for each data type that no better library had."""
+    spec = OPERATIONS[table.operation]
+    names = [c for c in ("dtype", "kv_dtype") if c in rows.columns]
+    found = []
+    for values, group in rows.groupby(names, sort=True):
+        regime = dict(zip(names, (str(v) for v in values), strict=True))
+        if regime["dtype"] not in KNOWN_FORMATS or tuple(regime.values()) in done:
+            continue
+        # A kernel that serves a few shapes is another one; the one with most rows is the rule.
+        group = group.drop_duplicates(list(spec.columns)).reset_index(drop=True)
+        if len(group) < 2 * LATENT_POINTS:
+            continue
+        done.add(tuple(regime.values()))
+        found.append(_curve(table, group, regime, backend))
+    return found
+
+
+KNOWN_FORMATS = frozenset((*ITEM_BYTES, *WEIGHT_BYTES))
+
+
+def _curve(
+    table: Table, rows: "pd.DataFrame", regime: dict[str, str], backend: str
+) -> ImportedCurve:
+    spec = OPERATIONS[table.operation]
+    if table.operation == "matmul":
+        aligned = (rows["m"] <= 16) | (rows["m"] % 16 == 0)
+        common = aligned & rows["n"].between(512, 16384) & rows["k"].between(512, 16384)
+        inside = choose_points("matmul", rows[common], budget=IN_RANGE_POINTS)
+        outside = choose_points("matmul", rows[~common], budget=OUTSIDE_POINTS)
+        chosen = rows.loc[[*inside, *outside]]
+    else:
+        chosen = rows.loc[choose_points(table.operation, rows, budget=table.points)]
+    columns = {c: chosen[c].to_numpy(dtype=float) for c in spec.columns}
+    flops, moved = spec.flops(columns, regime), spec.bytes(columns, regime)
+    times = chosen["latency"].to_numpy(dtype=float) * 1e-3
+    points = [
+        imported_point(
+            {c: float(v[i]) for c, v in columns.items()},
+            float(times[i]),
+            float(moved[i]),
+            flops=float(flops[i]),
+        )
+        for i in range(len(chosen))
+    ]
+    return ImportedCurve(table.operation, regime, backend, points)
+
+
+def _collectives(folder: Path) -> list[ImportedCurve]:
+    """NCCL's own, and the engines' all-reduce inside a graph."""
+    import pandas as pd
+
+    found: list[ImportedCurve] = []
+    nccl = _newest_first(folder.glob("comm/nccl/*/nccl_perf.parquet"))
+    if nccl:
+        rows = pd.read_parquet(nccl[0])
+        rows = rows[(rows["nccl_dtype"] == "half") & (rows["latency"] > 0)]
+        for (op, ranks), group in rows.groupby(["op_name", "num_gpus"], sort=True):
+            regime = {"op": str(op), "world_size": str(int(ranks)), "mode": "nccl"}
+            found.append(_sizes(group, regime, f"nccl {nccl[0].parent.name}"))
+    for library in ("vllm", "trtllm"):
+        custom = _newest_first(folder.glob(f"comm/{library}/*/custom_allreduce_perf.parquet"))
+        if not custom:
+            continue
+        rows = pd.read_parquet(custom[0])
+        if "backend" in rows.columns:
+            rows = rows[rows["backend"].str.endswith("_graph")]
+        for ranks, group in rows[rows["latency"] > 0].groupby("num_gpus", sort=True):
+            regime = {"op": "all_reduce", "world_size": str(int(ranks)), "mode": "custom"}
+            found.append(_sizes(group, regime, f"{library} {custom[0].parent.name}"))
+        break
+    return found
+
+
+ELEMENT_BYTES = 2.0
+"""Of the 16-bit elements that these tables count."""
+
+
+def _sizes(rows: "pd.DataFrame", regime: dict[str, str], backend: str) -> ImportedCurve:
+    """A curve over message sizes."""
+    by_size = rows.groupby("message_size")["latency"].median()
+    points: Sequence[Point] = [
+        imported_point(
+            {"bytes": float(size) * ELEMENT_BYTES}, float(ms) * 1e-3, float(size) * ELEMENT_BYTES
+        )
+        for size, ms in by_size.items()
+    ]
+    return ImportedCurve("collective", regime, backend, points)

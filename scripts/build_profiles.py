@@ -1,0 +1,178 @@
+"""Build the profiles that ship: imported where tables are published, transferred where not.
+
+    pip install aiconfigurator-core pyarrow
+    python scripts/build_profiles.py [--tables systems/data]
+
+Needs no GPU and no torch; the same tables give the same files.
+"""
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from groundspeed.calibrate.importers import IMPORTERS, ImportRequest, import_profile
+from groundspeed.calibrate.importers.aiconfigurator import SYSTEMS, systems_folder
+from groundspeed.calibrate.importers.imported import device_of
+from groundspeed.calibrate.published import anchors_of, published, small_operation_laws
+from groundspeed.calibrate.transfer import transfer_law
+from groundspeed.profiles.datasheet import find_device
+from groundspeed.profiles.files import write_whole
+from groundspeed.profiles.physics import check_profile
+from groundspeed.profiles.schema import Curve, Profile
+from groundspeed.profiles.summary import derive_rates
+
+FOLDER = Path(__file__).resolve().parents[1] / "profiles" / "shipped"
+KEPT_POINTS = 10
+"""Of a curve: the fastest, and the corners. The law keeps what it was fitted to."""
+
+SOURCE = "aiconfigurator-core 0.12.0, Copyright NVIDIA CORPORATION & AFFILIATES, Apache-2.0"
+DATE = "2026-08-21T00:00:00Z"
+
+FROM = {
+    "h100-pcie": "h100-sxm", "h100-nvl": "h100-sxm", "h800-sxm": "h100-sxm", "h20": "h200-sxm",
+    "gh200-96gb": "h100-sxm", "gh200-144gb": "h200-sxm", "a100-pcie-80gb": "a100-sxm-80gb",
+    "l40": "l40s", "l4": "l40s", "rtx-6000-ada": "l40s",
+    "mi300x": "h200-sxm", "mi325x": "h200-sxm", "mi308x": "h200-sxm", "mi355x": "b200-sxm",
+}  # fmt: skip
+"""Devices without tables, and what they are transferred from."""
+
+
+def main() -> None:
+    """Build all of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tables", type=Path, help="aiconfigurator_core/systems/data")
+    arguments = parser.parse_args()
+    tables = arguments.tables or systems_folder()
+    built: dict[str, Profile] = {}
+    with ProcessPoolExecutor() as pool:
+        found = pool.map(imported, SYSTEMS.values(), [tables] * len(SYSTEMS))
+        built |= dict(zip(SYSTEMS.values(), found, strict=True))
+    small = [law for law in built["h200-sxm"].laws if law.operation in ("glue", "stream")]
+    for name, profile in built.items():
+        if not any(law.operation == "glue" for law in profile.laws):
+            source = built["h200-sxm"].model_copy(update={"laws": tuple(small)})
+            laws = (*profile.laws, *transfer_law(source, name))
+            built[name] = profile.model_copy(update={"laws": laws})
+    for name, source_name in FROM.items():
+        built[name] = transferred(name, built[source_name])
+    for name, profile in built.items():
+        write(name, profile)
+
+
+def imported(name: str, tables: Path) -> Profile:
+    """A profile from published tables."""
+    request = ImportRequest(tables, "", "aiconfigurator", device=name)
+    profile = import_profile(request, IMPORTERS["aiconfigurator"], "scripts/build_profiles.py")
+    sheet = find_device(name).spec
+    laws = tuple(law.model_copy(update={"source": attributed(law.source)}) for law in profile.laws)
+    curves = tuple(thin(c) for c in profile.curves)
+    return profile.model_copy(
+        update={
+            "id": f"{name}-imported",
+            "curves": curves,
+            "laws": (*laws, *small_operation_laws(sheet)),
+            "rates": derive_rates(curves, sheet, (), profile.device.last_level_cache_bytes),
+            "environment": profile.environment.model_copy(update={"date_utc": DATE}),
+            "warnings": (
+                *profile.warnings,
+                "small operations follow from two published figures, not from measurements",
+            ),
+        }
+    )
+
+
+def attributed(source: str) -> str:
+    """A source with its version, owner and licence."""
+    return source.replace("aiconfigurator, data", SOURCE)
+
+
+def thin(curve: Curve) -> Curve:
+    """The fastest points of a curve and those at its corners."""
+    points = curve.points
+    if len(points) <= KEPT_POINTS:
+        return curve.model_copy(
+            update={"source": curve.source.replace("aiconfigurator, data", SOURCE)}
+        )
+    work = np.array([p.flops or p.bytes for p in points])
+    moved = np.array([p.bytes for p in points])
+    time = np.array([p.time_s for p in points])
+    kept = {*np.argsort(-work / time)[:3], *np.argsort(-moved / time)[:3]}
+    kept |= {*np.argsort(work)[:1], *np.argsort(work)[-1:]}
+    chosen = tuple(points[i] for i in sorted(kept))
+    return curve.model_copy(
+        update={
+            "points": chosen,
+            "source": attributed(curve.source),
+        }
+    )
+
+
+def transferred(name: str, source: Profile) -> Profile:
+    """A profile of a device without tables."""
+    sheet = find_device(name).spec
+    laws = transfer_law(source, sheet, anchors_of(name))
+    figures = sorted({row["source"] for row in published(name)})
+    note = f"transferred from {source.id}, never measured"
+    if figures:
+        note += f"; anchored by {'; '.join(figures)}"
+    return Profile(
+        id=f"{name}-transferred",
+        device=device_of(sheet),
+        datasheet=sheet,
+        environment=source.environment,
+        mode="transferred",
+        seed=0,
+        curves=(),
+        laws=laws,
+        rates=(),
+        warnings=(note,),
+    )
+
+
+def write(name: str, profile: Profile) -> None:
+    """Check it, round what needs no more digits, and write it."""
+    text = json.dumps(rounded(json.loads(profile.model_dump_json(exclude_none=True))))
+    # One law, one curve a line: a diff of two versions says which changed.
+    text = text.replace('{"operation"', '\n {"operation"').replace(', "laws"', ',\n"laws"')
+    profile = Profile.model_validate_json(text)
+    for violation in check_profile(profile):
+        print(f"{name}: {violation.severity}: {violation.where}: {violation.what}")
+    if any(v.severity == "error" for v in check_profile(profile)):
+        return
+    path = FOLDER / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, (text + "\n").encode(), force=True)
+    print(f"{path.name}  {len(text) / 1e3:.0f} kB  {len(profile.laws)} laws", flush=True)
+
+
+def rounded(value: object) -> object:
+    """Six digits of measurements and constants; coordinates need five."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        out = {}
+        for key, item in value.items():
+            if key in ("points", "residual") and isinstance(item, list):
+                out[key] = [coordinates(row) for row in item]
+            else:
+                out[key] = rounded(item)
+        return out
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return value
+
+
+def coordinates(row: object) -> object:
+    """Logarithms to base two, to a part in a thousand."""
+    if isinstance(row, list):
+        return [round(float(v), 4) for v in row]
+    if isinstance(row, float):
+        return round(row, 4)
+    return rounded(row)
+
+
+if __name__ == "__main__":
+    main()
