@@ -4,19 +4,21 @@ The data sheet is the classic roofline with everything at its peak: no real kern
 its answer is a bound. A profile's laws know start-up costs, achieved rates and their error.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
 
 from groundspeed.estimator.operators import Operator
+from groundspeed.estimator.served import served_law
+from groundspeed.profiles.busbw import bus_factor
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.errors import InputError
-from groundspeed.profiles.laws import law_time
+from groundspeed.profiles.laws import Law, law_time
 from groundspeed.profiles.operations import OPERATIONS, Array
 from groundspeed.profiles.schema import Profile
 
-Bound = Literal["compute", "memory", "start-up"]
+Bound = Literal["compute", "memory", "start-up", "link"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class Hardware(Protocol):
         """How much the whole machine varied while it was measured, by what limits."""
         ...
 
+    def has(self, operation: str, **regime: str) -> bool:
+        """Whether it can answer."""
+        ...
+
     def time(self, operator: Operator) -> OperatorTime:
         """Time of an operator."""
         ...
@@ -79,6 +85,10 @@ class DatasheetHardware:
         """A sheet does not vary."""
         return 0.0
 
+    def has(self, operation: str, **regime: str) -> bool:
+        """Whether it can answer: a sheet has no measured collectives of several kinds."""
+        return operation != "collective" or regime.get("mode") == "nccl"
+
     def time(self, operator: Operator) -> OperatorTime:
         """max(FLOPs / peak, bytes / bandwidth).
 
@@ -87,6 +97,8 @@ class DatasheetHardware:
         InputError
             If the sheet lacks a peak that is needed.
         """
+        if operator.operation == "collective":
+            return self._collective(operator)
         traffic_s = operator.bytes / self.spec.memory_bandwidth()
         compute_s = np.zeros_like(traffic_s)
         if OPERATIONS[operator.operation].flops(operator.columns, operator.regime).any():
@@ -95,12 +107,21 @@ class DatasheetHardware:
         bound: Bound = "compute" if compute_s.sum() > traffic_s.sum() else "memory"
         return OperatorTime(time, time, time, bound, extrapolated=False)
 
+    def _collective(self, operator: Operator) -> OperatorTime:
+        wire = self.spec.scaleup_bandwidth_bytes_per_s or self.spec.p2p_bandwidth_bytes_per_s
+        if wire is None:
+            raise InputError(f"the data sheet of {self.spec.id} gives no bandwidth between GPUs")
+        factor = bus_factor(operator.regime["op"], int(operator.regime["world_size"]))
+        time = operator.bytes * factor / wire.value
+        return OperatorTime(time, time, time, "link", extrapolated=False)
+
 
 @dataclass(frozen=True)
 class ProfileHardware:
     """The laws of a profile."""
 
     profile: Profile
+    _laws: dict[tuple[str, ...], Law] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -122,6 +143,32 @@ class ProfileHardware:
         """Spread of the reference case during the calibration."""
         return self.profile.spread_fraction("memory" if bound == "memory" else "compute")
 
+    def has(self, operation: str, **regime: str) -> bool:
+        """Whether a law serves an operation."""
+        return served_law(self.profile, operation, regime) is not None
+
+    def _law(self, operation: str, regime: dict[str, str]) -> Law:
+        key = (operation, *(f"{k}={v}" for k, v in sorted(regime.items())))
+        if key not in self._laws:
+            law = served_law(self.profile, operation, regime)
+            if law is None:
+                wanted = f"{operation} {' '.join(regime.values())}"
+                raise InputError(
+                    f"profile {self.profile.id} has no law for {wanted}",
+                    remedy=self._remedy(regime),
+                )
+            self._laws[key] = law
+        return self._laws[key]
+
+    def _remedy(self, regime: dict[str, str]) -> str:
+        if "world_size" in regime:
+            ranks = {law.regime.get("world_size", "") for law in self.profile.laws} - {""}
+            known = ", ".join(sorted(ranks, key=int)) or "none"
+            return f"it has collectives of {known} devices; measure others with calibrate"
+        return (
+            f"choose a data type it has all laws for ({self._whole_dtypes()}), or calibrate again"
+        )
+
     def _whole_dtypes(self) -> str:
         """Data types with products, attention and small operations."""
         have: dict[str, set[str]] = {}
@@ -140,16 +187,13 @@ class ProfileHardware:
         InputError
             If the profile has no law for this operation and data type.
         """
-        law = self.profile.law(operator.operation, **operator.regime)
-        if law is None:
-            wanted = f"{operator.operation} {' '.join(operator.regime.values())}"
-            raise InputError(
-                f"profile {self.profile.id} has no law for {wanted}",
-                remedy=f"choose a data type it has all laws for ({self._whole_dtypes()}), "
-                "or calibrate again",
-            )
+        law = self._law(operator.operation, dict(operator.regime))
         told = law_time(law, operator.columns)
         count = operator.count
+        if law.knots is not None:
+            times = [count * t for t in (told.time_s, told.low_s, told.high_s)]
+            bound: Bound = "link" if law.operation == "collective" else "memory"
+            return OperatorTime(times[0], times[1], times[2], bound, bool(told.extrapolated.any()))
         values = law.values()
         parts: dict[Bound, float] = {
             "start-up": count * values["startup_s"] * told.time_s.size,

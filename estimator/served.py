@@ -1,0 +1,103 @@
+"""Which law of a profile serves an operation: its own, or one of a format that runs alike.
+
+A profile measures what its device runs natively. A format that differs in how weights are stored
+borrows the law of the type it is computed in: 4-bit weights are read as half a byte and multiplied
+in 16 bit, so the law of 16-bit products holds with a quarter of the weight's bytes. Such a law says
+``transferred`` and its interval is wider; nothing is borrowed across what would change the rate.
+"""
+
+import numpy as np
+
+from groundspeed.profiles.laws import Law
+from groundspeed.profiles.schema import Profile
+
+COMPUTED_AS: dict[str, tuple[str, ...]] = {
+    "float16": ("bfloat16",),
+    "bfloat16": ("float16",),
+    "fp8": ("fp8_row", "fp8_block"),
+    "fp8_row": ("fp8", "fp8_block"),
+    "fp8_block": ("fp8",),
+    "int8": ("fp8",),
+    "int4_wo": ("w4a16_mxfp4", "bfloat16"),
+    "w4a16_mxfp4": ("int4_wo", "bfloat16"),
+    "w4a8_mxfp4_mxfp8": ("w4a16_mxfp4", "fp8", "bfloat16"),
+    "nvfp4": ("w4a16_mxfp4", "bfloat16"),
+}
+"""Formats whose law may serve, nearest first."""
+
+BORROWED_SPREAD = 0.12
+"""Standard deviation, in log time, of what borrowing misses: block-scaled against per-tensor
+products of one H200 differ by about as much (aiconfigurator's tables)."""
+
+HALF_OF_90 = 1.645
+
+ATTENTION = ("attention_prefill", "attention_decode", "mla_prefill", "mla_decode")
+
+
+def served_law(profile: Profile, operation: str, regime: dict[str, str]) -> Law | None:
+    """The law that serves an operation, if there is one.
+
+    Parameters
+    ----------
+    profile : Profile
+    operation : str
+    regime : dict of str to str
+        ``dtype``; attention: also ``kv_dtype``; collectives: ``op``, ``world_size``, ``mode``.
+    """
+    own = [law for law in profile.laws if law.operation == operation]
+    if operation in ATTENTION:
+        return _attention(own, regime)
+    exact = [law for law in own if regime.items() <= law.regime.items()]
+    if exact:
+        return exact[0]
+    dtype = regime.get("dtype", "")
+    for other in COMPUTED_AS.get(dtype, ()):
+        wanted = regime | {"dtype": other}
+        for law in own:
+            if wanted.items() <= law.regime.items():
+                # Small operations move 16 bit either way.
+                same = operation == "glue" or {dtype, other} == {"float16", "bfloat16"}
+                return law if same else borrowed(law, law.regime | {"dtype": dtype})
+    return None
+
+
+def _attention(laws: list[Law], regime: dict[str, str]) -> Law | None:
+    """By the cache's format first; queries of 16 bit are all alike."""
+    dtype = regime["dtype"]
+    cache = regime.get("kv_dtype", dtype)
+    names = (dtype, *COMPUTED_AS.get(dtype, ()))
+
+    def of_cache(law: Law) -> str:
+        return law.regime.get("kv_dtype", law.regime["dtype"])
+
+    caches = [cache, *(("bfloat16", "float16") if cache in ("bfloat16", "float16") else ())]
+    for wanted in caches:
+        fitting = [law for law in laws if of_cache(law) == wanted and "window" not in law.regime]
+        for name in (*names, "fp8"):
+            for law in fitting:
+                if law.regime["dtype"] == name:
+                    return law
+    for law in laws:
+        if law.regime["dtype"] in names and of_cache(law) in names:
+            return borrowed(law, law.regime | {"kv_dtype": cache})
+    return None
+
+
+def borrowed(law: Law, regime: dict[str, str]) -> Law:
+    """A law that counts another format's bytes, and says so."""
+    wider = HALF_OF_90 * BORROWED_SPREAD
+    update: dict[str, object] = {
+        "regime": regime,
+        "origin": "transferred",
+        "source": f"{law.source}, of {law.regime['dtype']}",
+        "held_out": law.held_out.model_copy(
+            update={
+                "log_q05": -float(np.hypot(law.held_out.log_q05, wider)),
+                "log_q95": float(np.hypot(law.held_out.log_q95, wider)),
+            }
+        ),
+    }
+    if law.surface is not None:
+        extra = float(np.hypot(law.surface.extra_noise, BORROWED_SPREAD))
+        update["surface"] = law.surface.model_copy(update={"extra_noise": extra})
+    return law.model_copy(update=update)

@@ -1,0 +1,502 @@
+"""TTFT, TPOT and throughput of a server under load, and what limits them.
+
+TPOT = (E2E - TTFT) / (output tokens - 1), the mean of requests unless a statistic is named. TTFT
+begins when a client sends and ends with the first token.
+
+Both are means over the requests that a benchmark would send: in a closed loop all clients send at
+once, so the first requests queue for the others' prompts, and how much that weighs depends on how
+many requests follow. What the answer depends on beside the hardware (policy, token budget, length
+law, number of prompts, statistic) is an input and is repeated in the result.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from groundspeed.estimator.deployment import Deployment, formats, require_valid
+from groundspeed.estimator.engine import Engine
+from groundspeed.estimator.hardware import Hardware
+from groundspeed.estimator.layers import Layers
+from groundspeed.estimator.memory import (
+    GIB,
+    cache_bytes,
+    most_sequences,
+    plan_memory,
+    require_fit,
+)
+from groundspeed.estimator.model import Model
+from groundspeed.estimator.simulate import Load, Outcome, simulate
+from groundspeed.estimator.step import StepTimes
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.operations import Array
+from groundspeed.profiles.record import Record
+
+Kind = Literal["closed", "static", "offline", "poisson"]
+Statistic = Literal["mean", "median"]
+
+PROMPTS_A_CLIENT = 10
+"""Requests that benchmarks send for each client, where nothing else is said."""
+
+SIMULATED_ROUNDS = 5
+"""Rounds of a closed loop that are simulated; those after look like the later of them."""
+
+
+@dataclass(frozen=True)
+class ServingWorkload:
+    """What a server is asked to do."""
+
+    prompt_tokens: int
+    output_tokens: int
+    concurrency: int = 1
+    kind: Kind = "closed"
+    length_low: float = 1.0
+    length_high: float = 1.0
+    """Lengths are drawn evenly between these fractions of nominal."""
+    num_prompts: int | None = None
+    """None is ten a client."""
+    request_rate_per_s: float | None = None
+    """Of a Poisson load."""
+    client_delay_s: float = 0.004
+    cached_share: float = 0.0
+    """Of each prompt, already in a prefix cache."""
+    accepted_tokens: float = 0.0
+    """Tokens that speculation adds to a step, on average."""
+    statistic: Statistic = "mean"
+
+
+class Latency(Record):
+    """A latency over the requests [s]."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+
+
+class PartTime(Record):
+    """One part of a step."""
+
+    group: str
+    time_s: float
+    low_s: float
+    high_s: float
+    share: float
+    bound: str
+    extrapolated: bool = False
+
+
+class ServingPrediction(Record):
+    """What a deployment is expected to do under a load."""
+
+    model: str
+    hardware: str
+    origin: str
+    engine: str
+    engine_version: str
+    formats: str
+    devices: int
+    concurrency: int
+    prompt_tokens: int
+    output_tokens: int
+    ttft_s: float
+    tpot_s: float
+    e2e_s: float
+    ttft_low_s: float
+    ttft_high_s: float
+    tpot_low_s: float
+    tpot_high_s: float
+    ttft: Latency
+    tpot: Latency
+    itl: Latency
+    e2e: Latency
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    requests_per_s: float
+    goodput_requests_per_s: float | None = None
+    saturated: bool
+    """Requests wait for memory or a place: TTFT is a queue's length, no property of the machine."""
+    most_sequences: int
+    """That the cache holds at these lengths, all attention groups together."""
+    weight_bytes: float
+    cache_bytes_per_sequence: float
+    cache_bytes: float
+    decode_parts: tuple[PartTime, ...]
+    prefill_parts: tuple[PartTime, ...]
+    ttft_explained: str
+    assumed: tuple[str, ...]
+    notes: tuple[str, ...]
+    tpot_definition: str = "TPOT = (E2E - TTFT) / (output tokens - 1)"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A model on devices under an engine, ready to be asked."""
+
+    model: Model
+    deployment: Deployment
+    engine: Engine
+    hardware: Hardware
+
+    def predict(
+        self, workload: ServingWorkload, *, slo: tuple[float, float] | None = None
+    ) -> ServingPrediction:
+        """Predict a load.
+
+        Parameters
+        ----------
+        workload : ServingWorkload
+        slo : (float, float), optional
+            TTFT and TPOT [s] that a request must meet to count as good.
+
+        Raises
+        ------
+        InputError
+            If the workload is impossible, the deployment does not fit, or a law is missing.
+        """
+        model, d, engine = self.model, self.deployment, self.engine
+        require_valid(model, d)
+        _require_workload(model, workload)
+        memory_bytes = self.hardware.memory_bytes
+        if memory_bytes is None:
+            raise InputError(f"{self.hardware.id} does not say how much memory it has")
+        tokens = float(workload.prompt_tokens + workload.output_tokens)
+        memory = plan_memory(model, d, engine, memory_bytes)
+        require_fit(model, d, engine, memory, tokens)
+        fit = most_sequences(model, d, memory, tokens)
+        each = max(1, math.ceil(workload.concurrency / d.dp))
+        layers = Layers(model, d, engine.custom_all_reduce)
+        steps = StepTimes(layers, self.hardware, engine, each, tokens)
+        load = _load(workload, each, d.dp)
+        held = fit * tokens
+        if workload.kind == "static":
+            outcome = _static(steps, engine, workload, each)
+        else:
+            outcome = simulate(steps, engine, load, held)
+        saturated = each > fit or outcome.queued > 0.02 * len(outcome.first_s)
+        return self._prediction(workload, steps, outcome, each, fit, saturated, slo, load)
+
+    def _prediction(
+        self,
+        workload: ServingWorkload,
+        steps: StepTimes,
+        outcome: Outcome,
+        each: int,
+        fit: int,
+        saturated: bool,
+        slo: tuple[float, float] | None,
+        load: Load,
+    ) -> ServingPrediction:
+        model, d, engine = self.model, self.deployment, self.engine
+        weights = _weights(workload, outcome, each)
+        ttft = outcome.first_s - outcome.arrival_s + engine.costs.request_s
+        e2e = outcome.end_s - outcome.arrival_s + engine.costs.request_s
+        more = np.maximum(outcome.output_tokens - 1.0, 1.0)
+        tpot = (outcome.end_s - outcome.first_s) / more
+        prompts, outputs = float(load.prompt_tokens.mean()), float(load.output_tokens.mean())
+        if workload.kind == "closed":
+            # Little's law over the whole run, ramps included as a client sees them.
+            per_s = each / float(np.average(e2e + load.delay_s, weights=weights))
+        else:
+            per_s = len(e2e) / max(float(outcome.end_s.max()), 1e-9)
+        per_s *= d.dp
+        good = None
+        if slo is not None:
+            met = (ttft <= slo[0]) & (tpot <= slo[1])
+            good = per_s * float(np.average(met, weights=weights))
+        told = {
+            name: _latency(values, weights)
+            for name, values in (("ttft", ttft), ("tpot", tpot), ("e2e", e2e))
+        }
+        itl = _latency(outcome.gap_s[:, 0], outcome.gap_s[:, 1]) if len(outcome.gap_s) else None
+        pick = "p50" if workload.statistic == "median" else "mean"
+        ttft_s, tpot_s = getattr(told["ttft"], pick), getattr(told["tpot"], pick)
+        decode, prefill = self._parts(steps, workload, each)
+        spread_t = _spread(decode, engine.interval_tpot, each, steps, workload, decode_only=True)
+        spread_f = _spread(prefill, engine.interval_ttft, each, steps, workload, decode_only=False)
+        f = formats(model, d)
+        memory = plan_memory(model, d, engine, self.hardware.memory_bytes or 0.0)
+        notes = _notes(self.hardware, decode, prefill, saturated, fit * d.dp, workload)
+        return ServingPrediction(
+            model=model.id,
+            hardware=self.hardware.id,
+            origin=self.hardware.origin,
+            engine=engine.name,
+            engine_version=engine.from_version,
+            formats=f"weights {f.linear}"
+            + (f", experts {f.experts}" if model.experts and f.experts != f.linear else "")
+            + f", cache {f.cache}",
+            devices=d.devices,
+            concurrency=workload.concurrency,
+            prompt_tokens=workload.prompt_tokens,
+            output_tokens=workload.output_tokens,
+            ttft_s=ttft_s,
+            tpot_s=tpot_s,
+            e2e_s=getattr(told["e2e"], pick),
+            ttft_low_s=ttft_s / spread_f,
+            ttft_high_s=ttft_s * spread_f,
+            tpot_low_s=tpot_s / spread_t,
+            tpot_high_s=tpot_s * spread_t,
+            ttft=told["ttft"],
+            tpot=told["tpot"],
+            itl=itl or told["tpot"],
+            e2e=told["e2e"],
+            output_tokens_per_s=per_s * outputs,
+            total_tokens_per_s=per_s * (prompts + outputs),
+            requests_per_s=per_s,
+            goodput_requests_per_s=good,
+            saturated=saturated,
+            most_sequences=fit * d.dp,
+            weight_bytes=memory.weight_bytes,
+            cache_bytes_per_sequence=cache_bytes(model, d, prompts + outputs),
+            cache_bytes=memory.cache_bytes,
+            decode_parts=decode,
+            prefill_parts=prefill,
+            ttft_explained=_explain(steps, workload, each, ttft_s, engine),
+            assumed=_assumed(workload, engine),
+            notes=notes,
+        )
+
+    def _parts(
+        self, steps: StepTimes, workload: ServingWorkload, each: int
+    ) -> tuple[tuple[PartTime, ...], tuple[PartTime, ...]]:
+        """Where the time of a decode step at the mean context, and of one prompt alone, goes."""
+        layers, costs = steps.layers, self.engine.costs
+        mean = (workload.length_low + workload.length_high) / 2.0
+        context = mean * (workload.prompt_tokens + workload.output_tokens / 2.0)
+        b, c = np.array([float(each)]), np.array([context])
+        decode = steps.parts(
+            [*layers.rows(b), *layers.head(b), *layers.decode_attention(b, c), *layers.state(b)]
+        )
+        prompt = np.array([mean * workload.prompt_tokens])
+        one = np.ones(1)
+        prefill = steps.parts(
+            [
+                *layers.rows(prompt),
+                *layers.head(one),
+                *layers.prefill_attention(one, prompt),
+                *layers.latent_prefill_rows(prompt),
+            ]
+        )
+        found = []
+        for parts, total in (
+            (decode, steps.decode_s(each, context)),
+            (prefill, steps.step_s(0, 0.0, float(prompt[0]), 1.0, 0.0)),
+        ):
+            host = max(total - sum(p.time_s for p in parts), 0.0)
+            shown = [
+                PartTime(
+                    group=p.group, time_s=p.time_s, low_s=p.low_s, high_s=p.high_s,
+                    share=p.time_s / total, bound=p.bound, extrapolated=p.extrapolated,
+                )
+                for p in parts
+            ]  # fmt: skip
+            shown.append(
+                PartTime(group="engine", time_s=host, low_s=0.5 * host, high_s=2.0 * host,
+                         share=host / total, bound="host")
+            )  # fmt: skip
+            found.append(tuple(sorted(shown, key=lambda p: -p.time_s)))
+        assert costs is self.engine.costs
+        return found[0], found[1]
+
+
+def _require_workload(model: Model, w: ServingWorkload) -> None:
+    for name, value in (
+        ("prompt tokens", w.prompt_tokens),
+        ("output tokens", w.output_tokens),
+        ("concurrency", w.concurrency),
+    ):
+        if not 1 <= value <= 100_000_000:
+            raise InputError(f"{name} must lie between 1 and 100,000,000, not {value}")
+    if not 0.0 < w.length_low <= w.length_high <= 2.0:
+        raise InputError(
+            f"lengths from {w.length_low} to {w.length_high} of nominal are no range",
+            remedy="give fractions such as 0.8 and 1.0",
+        )
+    if not 0.0 <= w.cached_share < 1.0:
+        raise InputError(f"a prefix cache holds a share in [0, 1), not {w.cached_share}")
+    length = w.prompt_tokens + w.output_tokens
+    if model.max_context is not None and length > model.max_context:
+        raise InputError(
+            f"{length} tokens are more than {model.id} can hold ({model.max_context})",
+            remedy="shorten the prompt or the output",
+        )
+    if w.num_prompts is not None and w.num_prompts < 1:
+        raise InputError(f"a benchmark of {w.num_prompts} prompts measures nothing")
+
+
+def _load(w: ServingWorkload, each: int, groups: int) -> Load:
+    """The requests of one attention group."""
+    asked = w.num_prompts or PROMPTS_A_CLIENT * w.concurrency
+    prompts = max(each, math.ceil(asked / groups))
+    if w.kind == "offline":
+        prompts = each
+    if w.kind == "closed":
+        prompts = min(prompts, SIMULATED_ROUNDS * each)
+    if w.kind == "poisson":
+        prompts = min(prompts, 4000)
+    rng = np.random.default_rng(0)
+    lengths = [
+        _spread_lengths(nominal, w.length_low, w.length_high, prompts, rng)
+        for nominal in (w.prompt_tokens, w.output_tokens)
+    ]
+    arrival = None
+    if w.kind == "poisson":
+        if w.request_rate_per_s is None or w.request_rate_per_s <= 0:
+            raise InputError("an open loop needs a positive request rate")
+        arrival = np.cumsum(rng.exponential(groups / w.request_rate_per_s, size=prompts))
+    return Load(
+        lengths[0],
+        lengths[1],
+        clients=each if w.kind in ("closed", "offline") else None,
+        arrival_s=arrival,
+        delay_s=w.client_delay_s,
+        cached_share=w.cached_share,
+        tokens_per_step=1.0 + w.accepted_tokens,
+    )
+
+
+def _spread_lengths(
+    nominal: int, low: float, high: float, count: int, rng: np.random.Generator
+) -> Array:
+    """Even quantiles of the length law, shuffled: the mean is right whatever the count."""
+    if low == high:
+        return np.full(count, max(1.0, round(nominal * low)))
+    quantiles = (np.arange(count) + 0.5) / count
+    drawn = np.maximum(np.round(nominal * (low + (high - low) * quantiles)), 1.0)
+    return rng.permutation(drawn)
+
+
+def _static(steps: StepTimes, engine: Engine, w: ServingWorkload, each: int) -> Outcome:
+    """One batch: its prompts are prefilled (in as many steps as the budget takes), then it runs."""
+    tokens = float(each * w.prompt_tokens)
+    if engine.policy == "whole_batch":
+        first = steps.step_s(0, 0.0, tokens, float(each), 0.0)
+    else:
+        budget = float(engine.token_budget)
+        first, done = 0.0, 0.0
+        while done < tokens:
+            chunk = min(budget, tokens - done)
+            past = done % w.prompt_tokens if chunk < w.prompt_tokens else 0.0
+            prompts = max(1.0, chunk / w.prompt_tokens)
+            first += steps.step_s(0, 0.0, chunk, prompts, past)
+            done += chunk
+    count = w.output_tokens - 1
+    gain = 1.0 + w.accepted_tokens
+    contexts = w.prompt_tokens + 1.0 + np.linspace(0.0, max(count - 1, 0), min(max(count, 1), 32))
+    tpot = float(np.mean([steps.decode_s(each, float(c)) for c in contexts])) / gain
+    end = first + count * tpot
+    one = np.ones(each)
+    return Outcome(
+        0.0 * one, first * one, end * one, np.array([[tpot, 1.0]]), w.output_tokens * one, 0, end
+    )
+
+
+def _weights(w: ServingWorkload, outcome: Outcome, each: int) -> Array:
+    """What each simulated request counts: of a long loop only a few rounds are simulated."""
+    count = len(outcome.first_s)
+    weights = np.ones(count)
+    asked = math.ceil((w.num_prompts or PROMPTS_A_CLIENT * w.concurrency) * each / w.concurrency)
+    if w.kind == "closed" and asked > count > each:
+        weights[each:] = (asked - each) / (count - each)
+    return weights
+
+
+def _latency(values: Array, weights: Array) -> Latency:
+    order = np.argsort(values)
+    share = np.cumsum(weights[order]) / weights.sum()
+    p50, p90, p99 = (
+        float(values[order][min(int(np.searchsorted(share, q)), len(values) - 1)])
+        for q in (0.5, 0.9, 0.99)
+    )
+    return Latency(mean=float(np.average(values, weights=weights)), p50=p50, p90=p90, p99=p99)
+
+
+def _spread(
+    parts: tuple[PartTime, ...],
+    engine_factor: float,
+    each: int,
+    steps: StepTimes,
+    workload: ServingWorkload,
+    *,
+    decode_only: bool,
+) -> float:
+    """Factor within which 90 % are expected: the laws' errors and the engine's, in quadrature."""
+    total = sum(p.time_s for p in parts)
+    above = sum((p.high_s - p.time_s) ** 2 for p in parts if p.group != "engine") ** 0.5
+    return math.exp(math.hypot(math.log(engine_factor), math.log1p(above / total)))
+
+
+def _explain(
+    steps: StepTimes, w: ServingWorkload, each: int, ttft_s: float, engine: Engine
+) -> str:
+    """Say which of queueing, the own prefill and the host dominates TTFT."""
+    prompt = w.prompt_tokens * (w.length_low + w.length_high) / 2.0 * (1.0 - w.cached_share)
+    own = steps.step_s(0, 0.0, max(prompt, 1.0), 1.0, 0.0)
+    if w.kind == "static":
+        return f"the prompts of the whole batch are computed first; one alone takes {own * 1e3:.0f} ms"
+    queue = max(ttft_s - own - engine.costs.request_s, 0.0)
+    parts = {
+        "waiting for other prompts": queue,
+        "its own prefill": own,
+        "the host": engine.costs.request_s,
+    }
+    most = max(parts, key=lambda k: parts[k])
+    shown = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in parts.items())
+    return f"mostly {most} ({shown})"
+
+
+def _assumed(w: ServingWorkload, engine: Engine) -> tuple[str, ...]:
+    """What a figure depends on beside the machine."""
+    if w.kind == "static":
+        return (f"static batch, {engine.title}",)
+    lengths = (
+        "all of one length"
+        if w.length_low == w.length_high
+        else f"even between {w.length_low:g} and {w.length_high:g} of nominal"
+    )
+    prompts = w.num_prompts or PROMPTS_A_CLIENT * w.concurrency
+    given = "" if w.num_prompts else " (ten a client, not given)"
+    policy = {"mixed": "prompts in chunks beside decode", "prefill_first": "prompts before decode"}
+    return (
+        f"{policy.get(engine.policy, 'whole batches')}, {engine.token_budget} tokens a step",
+        f"lengths {lengths}",
+        f"{prompts} prompts{given}",
+        f"{w.statistic} of requests",
+    )
+
+
+def _notes(
+    hardware: Hardware,
+    decode: tuple[PartTime, ...],
+    prefill: tuple[PartTime, ...],
+    saturated: bool,
+    fit: int,
+    w: ServingWorkload,
+) -> tuple[str, ...]:
+    notes = []
+    if saturated:
+        notes.append(
+            f"saturated: the cache holds {fit} sequences of this length and {w.concurrency} are "
+            "asked for; throughput is a bound, TTFT is the length of a queue"
+        )
+    if hardware.origin == "datasheet":
+        notes.append("from the data sheet's peaks: a bound on speed, no real kernel reaches it")
+    outside = sorted({p.group for p in (*decode, *prefill) if p.extrapolated and p.share > 0.02})
+    if outside:
+        notes.append(f"beyond the measured range: {', '.join(outside)}")
+    return tuple(notes)
+
+
+def with_budget(engine: Engine, token_budget: int | None, most: int | None = None) -> Engine:
+    """An engine whose step holds other numbers of tokens and sequences."""
+    update: dict[str, object] = {}
+    if token_budget is not None:
+        update["token_budget"] = token_budget
+    if most is not None:
+        update["max_sequences"] = most
+    return engine.model_copy(update=update) if update else engine
+
+
+__all__ = ["GIB", "Server", "ServingPrediction", "ServingWorkload", "replace", "with_budget"]

@@ -1,0 +1,207 @@
+"""How long one step of an engine takes: tables of its parts, asked thousands of times.
+
+A simulation asks for the time of ten thousand steps, so the laws are asked once, on a grid, and the
+answers are interpolated: rows over the tokens of a step, decode attention over sequences and
+context, prefill attention over prompts and length. To the kernels come what the engine's host
+costs, and where no graph is replayed the host's pace as a floor:
+
+    step = max(kernels, layers x eager launch) + layers x gaps + step + sequences x each
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from groundspeed.estimator.engine import Engine
+from groundspeed.estimator.hardware import Hardware
+from groundspeed.estimator.layers import Layers
+from groundspeed.estimator.operators import Operator
+from groundspeed.estimator.tables import Axis, Curve1, Curve2
+from groundspeed.profiles.operations import Array
+
+LARGEST_TOKENS = 262_144.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One group of operators at one point: time and its 90 % interval [s]."""
+
+    group: str
+    time_s: float
+    low_s: float
+    high_s: float
+    bound: str
+    flops: float
+    bytes: float
+    extrapolated: bool
+
+
+@dataclass
+class StepTimes:
+    """Times of the steps of one deployment.
+
+    Parameters
+    ----------
+    layers : Layers
+    hardware : Hardware
+    engine : Engine
+    most_sequences : int
+        Largest number of sequences that will be asked about.
+    longest : float
+        Longest context [tokens].
+    """
+
+    layers: Layers
+    hardware: Hardware
+    engine: Engine
+    most_sequences: int
+    longest: float
+    _rows: Curve1 = field(init=False, repr=False)
+    _head: Curve1 = field(init=False, repr=False)
+    _prefill: Curve2 = field(init=False, repr=False)
+    _decode: Curve2 = field(init=False, repr=False)
+    _collectives: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        costs = self.engine.costs
+        top = max(2.0 * self.engine.token_budget, 2.0 * self.most_sequences, 64.0)
+        tokens = Axis(1.0, min(top, LARGEST_TOKENS), 48)
+        rows = self.total(self.layers.rows(tokens.values), {"experts": costs.experts_factor})
+        self._rows = Curve1(tokens.low, tokens.high, rows)
+        sequences = Axis(1.0, max(2.0 * self.most_sequences, 4.0), 14)
+        heads = self.total(self.layers.head(sequences.values))
+        self._head = Curve1(sequences.low, sequences.high, heads)
+        contexts = Axis(16.0, max(self.longest, 64.0), 20)
+        b, c = _pairs(sequences, contexts)
+        told = self.total(self.layers.decode_attention(b, c)) * costs.attention_factor
+        told = told + self.total(self.layers.state(b))
+        self._decode = Curve2(sequences, contexts, told.reshape(sequences.count, contexts.count))
+        prompts, lengths = Axis(1.0, 1024.0, 11), Axis(8.0, max(self.longest, 64.0), 20)
+        n, length = _pairs(prompts, lengths)
+        told = self.total(self.layers.prefill_attention(n, length))
+        told = told + self.total(self.layers.latent_prefill_rows(n * length))
+        self._prefill = Curve2(prompts, lengths, told.reshape(prompts.count, lengths.count))
+        self._collectives = self.layers.collectives
+
+    def total(self, operators: list[Operator], factors: dict[str, float] | None = None) -> Array:
+        """Sum of operators' times at each point [s]."""
+        times = [self.timed(o) * (factors or {}).get(o.group, 1.0) for o in operators]
+        return np.sum(times, axis=0) if times else np.array(0.0)
+
+    def timed(self, operator: Operator) -> Array:
+        """Time of an operator; of a collective, by the fastest way the engine has."""
+        if operator.operation != "collective":
+            return self.hardware.time(operator).time_s
+        return np.min([self.hardware.time(o).time_s for o in self.ways(operator)], axis=0)
+
+    def ways(self, operator: Operator) -> list[Operator]:
+        """The kernels among which an engine chooses for a collective."""
+        found = []
+        for mode in ("nccl", "custom", "graph", "eager"):
+            if mode == "custom" and not self.layers.custom_all_reduce:
+                continue
+            regime = dict(operator.regime) | {"mode": mode}
+            if self.hardware.has("collective", **regime):
+                found.append(
+                    Operator(operator.group, "collective", regime, operator.columns, operator.count)
+                )
+        return found or [operator]
+
+    def rows_s(self, tokens: float) -> float:
+        """Products, small operations and collectives of a step of so many tokens."""
+        return self._rows(tokens)
+
+    def decode_attention_s(self, sequences: float, context: float) -> float:
+        """Decode attention (and recurrent states) of all layers."""
+        return self._decode(sequences, context)
+
+    def prefill_attention_s(self, prompts: float, length: float, past: float = 0.0) -> float:
+        """Prefill attention of prompts whose last tokens, after ``past``, are computed now."""
+        whole = self._prefill(prompts, past + length)
+        if past < 1.0:
+            return whole
+        return max(whole - self._prefill(prompts, past), self._prefill(1.0, 8.0))
+
+    def decode_s(self, sequences: int, context: float) -> float:
+        """A step that decodes only."""
+        return self.step_s(sequences, context, 0.0, 0.0, 0.0)
+
+    def step_s(
+        self, sequences: int, context: float, chunk: float, prompts: float, past: float
+    ) -> float:
+        """A step: decoding sequences at a mean context, and prefilled tokens.
+
+        Parameters
+        ----------
+        sequences : int
+            Decoding.
+        context : float
+            Their mean context [tokens].
+        chunk : float
+            Prefilled tokens of all prompts together.
+        prompts : float
+            Prompts they are of.
+        past : float
+            Tokens of each that earlier chunks have computed.
+
+        Returns
+        -------
+        float
+            [s]
+        """
+        costs, model = self.engine.costs, self.layers.model
+        kernels = self.rows_s(max(sequences + chunk, 1.0))
+        kernels += self._head(max(sequences + prompts, 1.0))
+        if sequences:
+            kernels += self.decode_attention_s(sequences, context)
+        floor = model.layers * costs.eager_decode_layer_s
+        if chunk:
+            attention = self.prefill_attention_s(prompts, chunk / prompts, past)
+            # Without decoding sequences the whole step is a prefill; with them, what it adds.
+            base = self.rows_s(sequences) if sequences else 0.0
+            added = self.rows_s(sequences + chunk) - base
+            kernels += attention + (costs.prefill_factor - 1.0) * (added + attention)
+            floor = model.layers * costs.eager_prefill_layer_s
+            experts = model.experts.layers if model.experts else 0
+            floor += experts * costs.eager_experts_s
+        host = costs.step_s + model.layers * costs.layer_s
+        host += self._collectives * costs.collective_s + sequences * costs.sequence_s
+        return max(kernels, floor) + host
+
+    def parts(self, operators: list[Operator]) -> list[Part]:
+        """Each group's time at the first point, with its interval."""
+        groups: dict[str, list[Part]] = {}
+        for operator in operators:
+            choices = self.ways(operator) if operator.operation == "collective" else [operator]
+            told = min((self.hardware.time(o) for o in choices), key=lambda t: float(t.time_s[0]))
+            groups.setdefault(operator.group, []).append(
+                Part(
+                    operator.group,
+                    float(told.time_s[0]),
+                    float(told.low_s[0]),
+                    float(told.high_s[0]),
+                    told.bound,
+                    float(operator.flops[0]) if operator.operation != "collective" else 0.0,
+                    float(operator.bytes[0]),
+                    told.extrapolated,
+                )
+            )
+        return [_joined(name, parts) for name, parts in groups.items()]
+
+
+def _joined(name: str, parts: list[Part]) -> Part:
+    time = sum(p.time_s for p in parts)
+    below = sum((p.time_s - p.low_s) ** 2 for p in parts) ** 0.5
+    above = sum((p.high_s - p.time_s) ** 2 for p in parts) ** 0.5
+    largest = max(parts, key=lambda p: p.time_s)
+    return Part(
+        name, time, max(time - below, 0.0), time + above, largest.bound,
+        sum(p.flops for p in parts), sum(p.bytes for p in parts),
+        any(p.extrapolated for p in parts),
+    )  # fmt: skip
+
+
+def _pairs(x: Axis, y: Axis) -> tuple[Array, Array]:
+    """All pairs of two grids, as columns."""
+    first, second = np.meshgrid(x.values, y.values, indexing="ij")
+    return first.ravel(), second.ravel()
