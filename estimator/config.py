@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from groundspeed.estimator.mixtures import MIXTURES
 from groundspeed.estimator.model import Model
-from groundspeed.estimator.quantization import quantization_facts
+from groundspeed.estimator.quantization import fp8_facts, quantization_facts
 from groundspeed.estimator.reader import Config, Facts, Reader, llama_like
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.files import parse_json_object, read_text
@@ -231,7 +231,7 @@ def parse_config(config: Config, *, name: str, where: str) -> Model:
     if isinstance(text, dict):  # a model of images and text: what decodes is the text part
         tied = {"tie_word_embeddings": config.get("tie_word_embeddings", False)}
         reader = Reader(tied | text, where)
-    facts = dialect(reader) | quantization_facts(config, text, where)
+    facts = dialect(reader) | fp8_facts(architecture) | quantization_facts(config, text, where)
     dtype = reader.text("torch_dtype", reader.text("dtype", "bfloat16"))
     try:
         return Model.model_validate(

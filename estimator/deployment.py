@@ -73,6 +73,8 @@ def formats(model: Model, deployment: Deployment) -> Formats:
     rest = model.dtype if model.dtype in SIXTEEN_BIT else "bfloat16"
     stated = deployment.dtype
     weights = weight_format(stated) if stated else model.weights or rest
+    if weights == "fp8" and stated is not None:
+        weights = model.fp8_format
     if weights in (*SIXTEEN_BIT, "float32"):
         rest = weights
     only_experts = model.experts is not None and (

@@ -68,6 +68,11 @@ class Engine(Record):
     reserve_output: Annotated[float, Field(ge=0.0, le=1.0)]
     """Share of a request's output that must fit before it is admitted."""
     custom_all_reduce: bool = True
+    """Whether it has an all-reduce of its own for small messages."""
+    kernels: str = "vllm"
+    """Library whose attention kernels it runs, or the nearest that tables know."""
+    fused_quantize: bool = False
+    """Whether rounding activations to 8 bit with one scale is part of the operation before."""
     costs: Costs
     interval_tpot: Positive
     """Factor within which 90 % of the measured TPOT lay of the predicted."""

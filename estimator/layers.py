@@ -31,6 +31,9 @@ class Layers:
     deployment: Deployment
     custom_all_reduce: bool
     """Whether the engine has an all-reduce of its own beside the library's."""
+    fused_quantize: bool = False
+    library: str = "vllm"
+    """Whose attention kernels run, where a profile knows several."""
 
     @property
     def formats(self) -> Formats:
@@ -137,7 +140,7 @@ class Layers:
             "kv_heads": _full(length, max(1, model.kv_heads // tp)),
             "head_dim": _full(length, model.head_dim),
         }
-        regime = {"dtype": f.activations, "kv_dtype": f.cache}
+        regime = {"dtype": f.activations, "kv_dtype": f.cache, "library": self.library}
         return Operator("attention", operation, regime, columns, count)
 
     def _attention_rows(self, m: Array, f: Formats) -> list[Operator]:
@@ -148,19 +151,19 @@ class Layers:
         if model.latent is not None:
             t, heads = model.latent, model.heads // tp
             first = t.query_rank + t.cached if t.query_rank else t.cached
-            parts = [_matmul("qkv", m, first, h, count, f.linear)]
+            parts = [self._linear("qkv", m, first, h, count, f.linear)]
             depth = t.query_rank or h
-            parts.append(_matmul("qkv", m, heads * t.query_dim, depth, count, f.linear))
+            parts.append(self._linear("qkv", m, heads * t.query_dim, depth, count, f.linear))
             if t.index_heads:
                 index = t.index_heads * t.index_dim
-                parts.append(_matmul("index", m, index, depth, count, f.linear))
-            parts.append(_matmul("out", m, h, heads * t.value_dim, count, f.linear))
+                parts.append(self._linear("index", m, index, depth, count, f.linear))
+            parts.append(self._linear("out", m, h, heads * t.value_dim, count, f.linear))
             width = heads * t.query_dim + t.cached
         else:
             kv = 2 * max(1, model.kv_heads // tp) * model.head_dim
             queries = model.attention_width // tp * (2 if model.output_gate else 1)
-            parts = [_matmul("qkv", m, queries + kv, h, count, f.linear)]
-            parts.append(_matmul("out", m, h, model.attention_width // tp, count, f.linear))
+            parts = [self._linear("qkv", m, queries + kv, h, count, f.linear)]
+            parts.append(self._linear("out", m, h, model.attention_width // tp, count, f.linear))
             width = queries + kv
         if model.qk_norm or model.qk_norm_whole:
             parts.append(_glue("norm", "rms_norm", m, width, count, f.rest))
@@ -177,13 +180,13 @@ class Layers:
         heads = self.model.heads // self.deployment.tp
         width = heads * (latent.nope_dim + latent.value_dim)
         count = self.model.attention_layers
-        return [_matmul("qkv", tokens, width, latent.kv_rank, count, self.formats.linear)]
+        return [self._linear("qkv", tokens, width, latent.kv_rank, count, self.formats.linear)]
 
     def _recurrent_rows(self, m: Array, r: Recurrent, f: Formats) -> list[Operator]:
         tp = self.deployment.tp
         parts = [
-            _matmul("recurrent", m, _split(r.in_width, tp), self.model.hidden, r.layers, f.linear),
-            _matmul("recurrent", m, self.model.hidden, _split(r.inner_width, tp), r.layers,
+            self._linear("recurrent", m, _split(r.in_width, tp), self.model.hidden, r.layers, f.linear),
+            self._linear("recurrent", m, self.model.hidden, _split(r.inner_width, tp), r.layers,
                     f.linear),
             # Convolution and scan read and write what goes through them.
             _glue("recurrent", "rms_norm", m, 2 * _split(r.conv_width, tp), 2 * r.layers, f.rest),
@@ -205,10 +208,10 @@ class Layers:
         if not count:
             return []
         parts = [
-            _matmul("mlp", m, _split(model.mlp_width, tp), model.hidden, count, f.linear),
+            self._linear("mlp", m, _split(model.mlp_width, tp), model.hidden, count, f.linear),
             _glue("activation", "silu_mul" if model.gated_mlp else "gelu", m,
                   _split(model.mlp_width, tp), count, f.rest),
-            _matmul("mlp", m, model.hidden, _split(model.intermediate, tp), count, f.linear),
+            self._linear("mlp", m, model.hidden, _split(model.intermediate, tp), count, f.linear),
         ]  # fmt: skip
         if tp > 1:
             parts.append(self._collective("all_reduce", m, tp, count))
@@ -239,9 +242,9 @@ class Layers:
             shared = _split(e.shared_intermediate, d.tp)
             up = (2 if e.gated else 1) * shared
             parts += [
-                _matmul("shared", m, up, model.hidden, e.layers, f.linear),
+                self._linear("shared", m, up, model.hidden, e.layers, f.linear),
                 _glue("activation", "silu_mul", m, up, e.layers, f.rest),
-                _matmul("shared", m, model.hidden, shared, e.layers, f.linear),
+                self._linear("shared", m, model.hidden, shared, e.layers, f.linear),
             ]
         if e.latent_hidden:
             parts.append(
@@ -254,6 +257,14 @@ class Layers:
         elif d.tp > 1:
             parts.append(self._collective("all_reduce", m, d.tp, e.layers))
         return parts
+
+    def _linear(self, group: str, m: Array, n: float, k: float, count: int, dtype: str) -> Operator:
+        """A product of the layers, whose activations may come rounded."""
+        operator = _matmul(group, m, n, k, count, dtype)
+        if self.fused_quantize and dtype in ("fp8", "int8"):
+            regime = {"dtype": dtype, "quantize": "fused"}
+            return Operator(group, "matmul", regime, operator.columns, count)
+        return operator
 
     def _collective(self, op: str, rows: Array, ranks: int, count: int) -> Operator:
         size = rows * self.model.hidden * 2.0

@@ -54,7 +54,7 @@ def weight_bytes(model: Model, deployment: Deployment) -> float:
 def cache_bytes_per_token(model: Model, deployment: Deployment) -> float:
     """Bytes that a token adds to one device's cache, windows not yet full."""
     per_item = STORED_BYTES[formats(model, deployment).cache]
-    items = model.kv_items_per_token
+    items = float(model.kv_items_per_token)
     if model.latent is None:  # one compressed vector is on every device, heads are shared
         items = items / min(deployment.tp, model.kv_heads)
     return items * per_item / deployment.pp

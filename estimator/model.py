@@ -138,6 +138,8 @@ class Model(Record):
     """In which the weights are published, or computed where they are quantized."""
     weights: str | None = None
     """Format of quantized weights (``fp8_block``, ``w4a16_mxfp4``, ...); None if they are not."""
+    fp8_format: Literal["fp8", "fp8_block"] = "fp8"
+    """How its publisher scales 8-bit weights; what ``--dtype fp8`` means for it."""
     quantized_part: Literal["linear", "experts"] = "linear"
     """What is quantized: every product of the layers, or the experts alone."""
     kv_dtype: str | None = None

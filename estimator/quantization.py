@@ -66,6 +66,16 @@ def weight_format(name: str) -> str:
     return found
 
 
+BLOCK_SCALED = ("Qwen3", "Deepseek", "Kimi", "MiniMax", "GlmMoeDsa")
+"""Architectures whose publishers scale 8-bit weights in blocks of 128 x 128 (their checkpoints'
+``weight_block_size``)."""
+
+
+def fp8_facts(architecture: str) -> Facts:
+    """How 8-bit checkpoints of an architecture are scaled."""
+    return {"fp8_format": "fp8_block" if architecture.startswith(BLOCK_SCALED) else "fp8"}
+
+
 def quantization_facts(
     config: Mapping[str, Any], text: Mapping[str, Any] | None, where: str
 ) -> Facts:
@@ -106,7 +116,7 @@ def quantization_facts(
 
 def _compressed(stated: Mapping[str, Any], where: str) -> Facts:
     groups = stated.get("config_groups")
-    first = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
+    first: object = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
     weights = first.get("weights") if isinstance(first, dict) else None
     bits = weights.get("num_bits") if isinstance(weights, dict) else None
     if bits == 8:

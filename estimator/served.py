@@ -47,6 +47,8 @@ def served_law(profile: Profile, operation: str, regime: dict[str, str]) -> Law 
     own = [law for law in profile.laws if law.operation == operation]
     if operation in ATTENTION:
         return _attention(own, regime)
+    if regime.get("quantize") == "fused":
+        return _fused(profile, {k: v for k, v in regime.items() if k != "quantize"})
     exact = [law for law in own if regime.items() <= law.regime.items()]
     if exact:
         return exact[0]
@@ -61,8 +63,29 @@ def served_law(profile: Profile, operation: str, regime: dict[str, str]) -> Law 
     return None
 
 
+def _fused(profile: Profile, regime: dict[str, str]) -> Law | None:
+    """The law of products whose activations the operation before has rounded already.
+
+    Tables of 8-bit products include the rounding: a launch of its own and the traffic. Without it
+    a product starts as fast as one of 16 bit.
+    """
+    law = served_law(profile, "matmul", regime)
+    plain = served_law(profile, "matmul", {"dtype": "bfloat16"})
+    if law is None or "quantize_bytes_per_s" not in law.coefficients:
+        return law
+    kept = dict(law.coefficients)
+    if plain is not None and "startup_s" in plain.coefficients:
+        kept["startup_s"] = min(
+            kept["startup_s"], plain.coefficients["startup_s"], key=lambda c: c.value
+        )
+    return law.model_copy(update={"coefficients": kept})
+
+
 def _attention(laws: list[Law], regime: dict[str, str]) -> Law | None:
     """By the cache's format first; queries of 16 bit are all alike."""
+    library = regime.get("library")
+    if any(law.regime.get("library") == library for law in laws):
+        laws = [law for law in laws if law.regime.get("library") == library]
     dtype = regime["dtype"]
     cache = regime.get("kv_dtype", dtype)
     names = (dtype, *COMPUTED_AS.get(dtype, ()))

@@ -166,7 +166,7 @@ class Server:
         require_fit(model, d, engine, memory, tokens)
         fit = most_sequences(model, d, memory, tokens)
         each = max(1, math.ceil(workload.concurrency / d.dp))
-        layers = Layers(model, d, engine.custom_all_reduce)
+        layers = Layers(model, d, engine.custom_all_reduce, engine.fused_quantize, engine.kernels)
         steps = StepTimes(layers, self.hardware, engine, each, tokens)
         load = _load(workload, each, d.dp)
         held = fit * tokens
@@ -190,8 +190,10 @@ class Server:
     ) -> ServingPrediction:
         model, d, engine = self.model, self.deployment, self.engine
         weights = _weights(workload, outcome, each)
-        ttft = outcome.first_s - outcome.arrival_s + engine.costs.request_s
-        e2e = outcome.end_s - outcome.arrival_s + engine.costs.request_s
+        # A static batch is handed to the engine in its own process: nothing is sent.
+        request_s = engine.costs.request_s if workload.kind != "static" else 0.0
+        ttft = outcome.first_s - outcome.arrival_s + request_s
+        e2e = outcome.end_s - outcome.arrival_s + request_s
         more = np.maximum(outcome.output_tokens - 1.0, 1.0)
         tpot = (outcome.end_s - outcome.first_s) / more
         prompts, outputs = float(load.prompt_tokens.mean()), float(load.output_tokens.mean())
@@ -428,14 +430,14 @@ def _spread(
     return math.exp(math.hypot(math.log(engine_factor), math.log1p(above / total)))
 
 
-def _explain(
-    steps: StepTimes, w: ServingWorkload, each: int, ttft_s: float, engine: Engine
-) -> str:
+def _explain(steps: StepTimes, w: ServingWorkload, each: int, ttft_s: float, engine: Engine) -> str:
     """Say which of queueing, the own prefill and the host dominates TTFT."""
     prompt = w.prompt_tokens * (w.length_low + w.length_high) / 2.0 * (1.0 - w.cached_share)
     own = steps.step_s(0, 0.0, max(prompt, 1.0), 1.0, 0.0)
     if w.kind == "static":
-        return f"the prompts of the whole batch are computed first; one alone takes {own * 1e3:.0f} ms"
+        return (
+            f"the prompts of the whole batch are computed first; one alone takes {own * 1e3:.0f} ms"
+        )
     queue = max(ttft_s - own - engine.costs.request_s, 0.0)
     parts = {
         "waiting for other prompts": queue,

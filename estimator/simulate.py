@@ -91,9 +91,9 @@ def simulate(steps: StepTimes, engine: Engine, load: Load, cache_tokens: float) 
 class _Server:
     def __init__(self, steps: StepTimes, engine: Engine, load: Load, cache_tokens: float) -> None:
         self.steps, self.engine, self.load = steps, engine, load
-        self.prompt = (load.prompt_tokens * (1.0 - load.cached_share)).tolist()
-        self.past = (load.prompt_tokens * load.cached_share).tolist()
-        self.output = load.output_tokens.tolist()
+        self.prompt: list[float] = (load.prompt_tokens * (1.0 - load.cached_share)).tolist()
+        self.past: list[float] = (load.prompt_tokens * load.cached_share).tolist()
+        self.output: list[float] = load.output_tokens.tolist()
         count = len(self.prompt)
         self.arrival = [0.0] * count
         self.first = [0.0] * count

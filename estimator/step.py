@@ -57,23 +57,27 @@ class StepTimes:
     most_sequences: int
     longest: float
     _rows: Curve1 = field(init=False, repr=False)
+    _experts: Curve1 | None = field(init=False, repr=False)
     _head: Curve1 = field(init=False, repr=False)
     _prefill: Curve2 = field(init=False, repr=False)
     _decode: Curve2 = field(init=False, repr=False)
     _collectives: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        costs = self.engine.costs
         top = max(2.0 * self.engine.token_budget, 2.0 * self.most_sequences, 64.0)
         tokens = Axis(1.0, min(top, LARGEST_TOKENS), 48)
-        rows = self.total(self.layers.rows(tokens.values), {"experts": costs.experts_factor})
-        self._rows = Curve1(tokens.low, tokens.high, rows)
+        operators = self.layers.rows(tokens.values)
+        experts = [o for o in operators if o.group == "experts"]
+        self._rows = Curve1(
+            tokens.low, tokens.high, self.total([o for o in operators if o.group != "experts"])
+        )
+        self._experts = Curve1(tokens.low, tokens.high, self.total(experts)) if experts else None
         sequences = Axis(1.0, max(2.0 * self.most_sequences, 4.0), 14)
         heads = self.total(self.layers.head(sequences.values))
         self._head = Curve1(sequences.low, sequences.high, heads)
         contexts = Axis(16.0, max(self.longest, 64.0), 20)
         b, c = _pairs(sequences, contexts)
-        told = self.total(self.layers.decode_attention(b, c)) * costs.attention_factor
+        told = self.total(self.layers.decode_attention(b, c))
         told = told + self.total(self.layers.state(b))
         self._decode = Curve2(sequences, contexts, told.reshape(sequences.count, contexts.count))
         prompts, lengths = Axis(1.0, 1024.0, 11), Axis(8.0, max(self.longest, 64.0), 20)
@@ -83,16 +87,19 @@ class StepTimes:
         self._prefill = Curve2(prompts, lengths, told.reshape(prompts.count, lengths.count))
         self._collectives = self.layers.collectives
 
-    def total(self, operators: list[Operator], factors: dict[str, float] | None = None) -> Array:
+    def total(self, operators: list[Operator]) -> Array:
         """Sum of operators' times at each point [s]."""
-        times = [self.timed(o) * (factors or {}).get(o.group, 1.0) for o in operators]
-        return np.sum(times, axis=0) if times else np.array(0.0)
+        times = [self.timed(o) for o in operators]
+        summed: Array = np.sum(times, axis=0) if times else np.zeros(1)
+        return summed
 
     def timed(self, operator: Operator) -> Array:
         """Time of an operator; of a collective, by the fastest way the engine has."""
         if operator.operation != "collective":
             return self.hardware.time(operator).time_s
-        return np.min([self.hardware.time(o).time_s for o in self.ways(operator)], axis=0)
+        ways = [self.hardware.time(o).time_s for o in self.ways(operator)]
+        fastest: Array = np.min(ways, axis=0)
+        return fastest
 
     def ways(self, operator: Operator) -> list[Operator]:
         """The kernels among which an engine chooses for a collective."""
@@ -109,11 +116,13 @@ class StepTimes:
 
     def rows_s(self, tokens: float) -> float:
         """Products, small operations and collectives of a step of so many tokens."""
-        return self._rows(tokens)
+        if self._experts is None:
+            return self._rows(tokens)
+        return self._rows(tokens) + self.engine.costs.experts_factor * self._experts(tokens)
 
     def decode_attention_s(self, sequences: float, context: float) -> float:
         """Decode attention (and recurrent states) of all layers."""
-        return self._decode(sequences, context)
+        return self.engine.costs.attention_factor * self._decode(sequences, context)
 
     def prefill_attention_s(self, prompts: float, length: float, past: float = 0.0) -> float:
         """Prefill attention of prompts whose last tokens, after ``past``, are computed now."""

@@ -26,10 +26,11 @@ from groundspeed.calibrate.importers.imported import (
     imported_point,
 )
 from groundspeed.calibrate.points import choose_points
-from groundspeed.profiles.datasheet import find_device
+from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.operations import ITEM_BYTES, OPERATIONS, WEIGHT_BYTES
 from groundspeed.profiles.schema import Point
+from groundspeed.profiles.summary import BEYOND_CACHE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,7 @@ SYSTEMS = {
 
 IN_RANGE_POINTS = 96
 OUTSIDE_POINTS = 48
-ATTENTION_POINTS = 128
+ATTENTION_POINTS = 112
 LATENT_POINTS = 64
 EXPERT_POINTS = 192
 
@@ -64,6 +65,8 @@ class Table:
     """The first that has a data type is taken."""
     read: "Callable[[pd.DataFrame], pd.DataFrame]"
     points: int
+    each_library: bool = False
+    """Whether libraries differ so much that each has a law of its own."""
     leave_out: frozenset[tuple[str, str]] = frozenset()
     """Data types of a library that are not what they seem."""
 
@@ -149,15 +152,16 @@ def _experts(rows: "pd.DataFrame") -> "pd.DataFrame":
 TABLES = (
     Table(
         "matmul", "gemm/{library}/*/gemm_perf.parquet", ("trtllm", "vllm", "sglang"), _matmul,
-        IN_RANGE_POINTS + OUTSIDE_POINTS, frozenset({("vllm", "fp8_block"), ("trtllm", "sq")}),
+        IN_RANGE_POINTS + OUTSIDE_POINTS,
+        leave_out=frozenset({("vllm", "fp8_block"), ("trtllm", "sq")}),
     ),
     Table(
         "attention_prefill", "attention/{library}/*/context_attention_perf.parquet",
-        ("vllm", "trtllm"), _prefill, ATTENTION_POINTS,
+        ("vllm", "trtllm"), _prefill, ATTENTION_POINTS, True,
     ),
     Table(
         "attention_decode", "attention/{library}/*/generation_attention_perf.parquet",
-        ("vllm", "trtllm"), _decode, ATTENTION_POINTS,
+        ("vllm", "trtllm"), _decode, ATTENTION_POINTS, True,
     ),
     Table(
         "mla_prefill", "mla/{library}/*/context_mla_perf.parquet", ("trtllm",), _latent_prefill,
@@ -214,6 +218,7 @@ def read_aiconfigurator(request: ImportRequest) -> Imported:
             remedy=f"it has: {', '.join(sorted(SYSTEMS.values()))}",
         )
     curves: list[ImportedCurve] = []
+    left_out: list[str] = []
     for table in TABLES:
         done: set[tuple[str, ...]] = set()
         for library in table.libraries:
@@ -227,10 +232,10 @@ def read_aiconfigurator(request: ImportRequest) -> Imported:
                 rows = rows[
                     ~rows["dtype"].isin([d for lib, d in table.leave_out if lib == library])
                 ]
-                found = _curves(table, rows, f"{library} {path.parent.name}", done)
-                curves += found
+                backend = f"{library} {path.parent.name}"
+                curves += _curves(table, rows, backend, sheet, done, left_out)
     curves += _collectives(folder)
-    return Imported(device=sheet.id, curves=curves, warnings=())
+    return Imported(device=sheet.id, curves=curves, warnings=tuple(left_out))
 
 
 def _newest_first(paths: Iterable[Path]) -> list[Path]:
@@ -242,11 +247,18 @@ def _newest_first(paths: Iterable[Path]) -> list[Path]:
 
 
 def _curves(
-    table: Table, rows: "pd.DataFrame", backend: str, done: set[tuple[str, ...]]
+    table: Table,
+    rows: "pd.DataFrame",
+    backend: str,
+    sheet: DeviceSpec,
+    done: set[tuple[str, ...]],
+    left_out: list[str],
 ) -> list[ImportedCurve]:
     """A curve for each data type that no better library had."""
     spec = OPERATIONS[table.operation]
-    names = [c for c in ("dtype", "kv_dtype") if c in rows.columns]
+    if table.each_library:
+        rows = rows.assign(library=backend.split()[0])
+    names = [c for c in ("dtype", "kv_dtype", "library") if c in rows.columns]
     found = []
     for values, group in rows.groupby(names, sort=True):
         regime = dict(zip(names, (str(v) for v in values), strict=True))
@@ -256,9 +268,37 @@ def _curves(
         group = group.drop_duplicates(list(spec.columns)).reset_index(drop=True)
         if len(group) < 2 * LATENT_POINTS:
             continue
+        beyond = _beyond_memory(table.operation, group, regime, sheet)
+        if beyond > MOST_BEYOND:
+            what = f"{table.operation} {' '.join(regime.values())} ({backend})"
+            left_out.append(
+                f"left out: {what}, {beyond:.0%} of its large cases beat the memory's bandwidth"
+            )
+            continue
         done.add(tuple(regime.values()))
         found.append(_curve(table, group, regime, backend))
     return found
+
+
+MOST_BEYOND = 0.01
+"""Share of a table's large cases that a clock or a cache may put above the memory's bandwidth."""
+
+
+def _beyond_memory(
+    operation: str, rows: "pd.DataFrame", regime: dict[str, str], sheet: DeviceSpec
+) -> float:
+    """Share of cases far larger than the cache that would have beaten the memory."""
+    spec = OPERATIONS[operation]
+    cache = sheet.last_level_cache_bytes or sheet.l2_bytes
+    if not spec.countable or cache is None or sheet.memory_bandwidth_bytes_per_s is None:
+        return 0.0
+    columns = {c: rows[c].to_numpy(dtype=float) for c in spec.columns}
+    moved = spec.bytes(columns, regime)
+    rate = moved / (rows["latency"].to_numpy(dtype=float) * 1e-3)
+    large = moved > BEYOND_CACHE * cache.value
+    # What the cache holds need not cross the bus again.
+    roof = sheet.memory_bandwidth() / (1.0 - np.minimum(cache.value / moved, 0.5))
+    return float((rate[large] > 1.02 * roof[large]).mean()) if large.any() else 0.0
 
 
 KNOWN_FORMATS = frozenset((*ITEM_BYTES, *WEIGHT_BYTES))
@@ -301,7 +341,7 @@ def _collectives(folder: Path) -> list[ImportedCurve]:
         rows = pd.read_parquet(nccl[0])
         rows = rows[(rows["nccl_dtype"] == "half") & (rows["latency"] > 0)]
         for (op, ranks), group in rows.groupby(["op_name", "num_gpus"], sort=True):
-            regime = {"op": str(op), "world_size": str(int(ranks)), "mode": "nccl"}
+            regime = {"op": str(op), "world_size": str(int(str(ranks))), "mode": "nccl"}
             found.append(_sizes(group, regime, f"nccl {nccl[0].parent.name}"))
     for library in ("vllm", "trtllm"):
         custom = _newest_first(folder.glob(f"comm/{library}/*/custom_allreduce_perf.parquet"))
@@ -311,7 +351,7 @@ def _collectives(folder: Path) -> list[ImportedCurve]:
         if "backend" in rows.columns:
             rows = rows[rows["backend"].str.endswith("_graph")]
         for ranks, group in rows[rows["latency"] > 0].groupby("num_gpus", sort=True):
-            regime = {"op": "all_reduce", "world_size": str(int(ranks)), "mode": "custom"}
+            regime = {"op": "all_reduce", "world_size": str(int(str(ranks))), "mode": "custom"}
             found.append(_sizes(group, regime, f"{library} {custom[0].parent.name}"))
         break
     return found
@@ -324,10 +364,10 @@ ELEMENT_BYTES = 2.0
 def _sizes(rows: "pd.DataFrame", regime: dict[str, str], backend: str) -> ImportedCurve:
     """A curve over message sizes."""
     by_size = rows.groupby("message_size")["latency"].median()
+    sizes = by_size.index.to_numpy(dtype=float) * ELEMENT_BYTES
+    times = by_size.to_numpy(dtype=float) * 1e-3
     points: Sequence[Point] = [
-        imported_point(
-            {"bytes": float(size) * ELEMENT_BYTES}, float(ms) * 1e-3, float(size) * ELEMENT_BYTES
-        )
-        for size, ms in by_size.items()
+        imported_point({"bytes": float(size)}, float(time_s), float(size))
+        for size, time_s in zip(sizes, times, strict=True)
     ]
     return ImportedCurve("collective", regime, backend, points)

@@ -72,8 +72,19 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> FoundHardwar
     if same:
         why = f"{note}measured profile {same[-1].id}, the newest of this device"
         return FoundHardware(name, same[-1], found.spec, why)
-    why = f"{note}data sheet {found.spec.id}; no measured profile of it"
+    shipped = shipped_profile(found.spec.id)
+    if shipped is not None:
+        how = "published timings" if shipped.mode == "imported" else "laws of a relative, scaled"
+        why = f"{note}profile {shipped.id} ({how}); none of yours is of this device"
+        return FoundHardware(name, shipped, found.spec, why)
+    why = f"{note}data sheet {found.spec.id}; no profile of it"
     return FoundHardware(name, None, found.spec, why)
+
+
+def shipped_profile(spec_id: str) -> Profile | None:
+    """The profile of a device that ships, imported or transferred."""
+    file = resources.files("groundspeed.profiles") / "shipped" / f"{spec_id}.json"
+    return load_profile(Path(str(file))) if file.is_file() else None
 
 
 def measured_profiles(folder: Path | None = None) -> list[Profile]:

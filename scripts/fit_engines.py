@@ -1,0 +1,169 @@
+"""Fit the constants of engines to measured rows, and print them for ``estimator/engines``.
+
+    python scripts/fit_engines.py ROWS.csv
+
+A few constants for each engine, version and platform, in the logarithm of the error of TPOT and
+TTFT, held by priors: what the rows cannot tell stays where all engines together have it.
+"""
+
+import argparse
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from groundspeed.api import find_hardware
+from groundspeed.estimator import serving
+from groundspeed.estimator.backtest import Resolver, understand
+from groundspeed.estimator.engine import Engine
+from groundspeed.estimator.serving import Server, ServingWorkload
+from groundspeed.estimator.step import StepTimes
+
+PRIOR = {
+    "step_s": (0.5e-3, 0.5),
+    "layer_s": (6e-6, 0.5),
+    "sequence_s": (12e-6, 0.9),
+    "collective_s": (2e-6, 0.5),
+    "request_s": (20e-3, 0.5),
+    "prefill_factor": (1.05, 0.08),
+    "attention_factor": (1.0, 0.15),
+}
+"""Value and width, in log, of what serving engines cost beside their kernels."""
+
+EARLY = {
+    "eager_decode_layer_s": (200e-6, 1.0),
+    "eager_prefill_layer_s": (500e-6, 1.0),
+    "experts_factor": (1.3, 0.4),
+    "sequence_s": (12e-6, 1.0),
+    "attention_factor": (1.5, 0.5),
+    "prefill_factor": (1.5, 0.3),
+    "step_s": (0.5e-3, 0.5),
+    "request_s": (20e-3, 0.5),
+}
+"""The same for engines of early 2025 on a new model: no graphs, first kernels."""
+
+TPOT_SPREAD, TTFT_SPREAD = 0.04, 0.10
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that share constants."""
+
+    name: str
+    source: str
+    engine: str
+    gpu: str
+    prior: Mapping[str, tuple[float, float]]
+
+
+GROUPS = (
+    Group("vllm cuda 0.12", "nvidia-aic-gap", "vLLM", "", PRIOR),
+    Group("vllm cuda fp8", "inferencex-aic", "vLLM", "", PRIOR),
+    Group("sglang cuda", "nvidia-aic-gap", "SGLang", "", PRIOR),
+    Group("trtllm 0.9", "trtllm-0.9.0-dli", "TensorRT", "", PRIOR),
+    Group("vllm rocm", "rocm-vllm-devdocker", "vLLM", "", PRIOR),
+    Group("sglang cuda 0.4", "dstack-dsr1-online", "SGLang", "H200", EARLY),
+    Group("sglang rocm 0.4", "dstack-dsr1-online", "SGLang", "MI300X", EARLY),
+    Group("vllm cuda 0.7", "dstack-dsr1-online", "vLLM", "H200", EARLY),
+    Group("vllm rocm 0.7", "dstack-dsr1-online", "vLLM", "MI300X", EARLY),
+    Group("trtllm 0.17", "dstack-dsr1-online", "TensorRT", "H200", EARLY),
+)
+
+Case = tuple[Server, ServingWorkload, dict[str, float]]
+
+
+def main() -> None:
+    """Fit every group."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--most", type=int, default=45)
+    arguments = parser.parse_args()
+    with arguments.rows.open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["tier"] != "C"]
+    remember_steps()
+    resolver = Resolver(lambda name: find_hardware(name).best)
+    for group in GROUPS:
+        if arguments.only in group.name:
+            chosen = [
+                r for r in rows
+                if r["source_id"] == group.source and r["engine"].startswith(group.engine)
+                and r["gpu"].startswith(group.gpu)
+            ]  # fmt: skip
+            fit(group, [case(r, resolver) for r in chosen], arguments.most)
+
+
+def case(row: Mapping[str, str], resolver: Resolver) -> Case:
+    """A row, understood, and what it measured."""
+    server, workload = understand(row, resolver)
+    measured = {m: float(row[m]) for m in ("ttft_ms", "tpot_ms", "e2e_latency_ms") if row.get(m)}
+    return server, workload, measured
+
+
+def remember_steps() -> None:
+    """Tables of step times hold no engine constants: they are made once a deployment."""
+    made: dict[object, StepTimes] = {}
+    plain = StepTimes
+
+    def remembered(
+        layers: object, hardware: object, engine: Engine, most: int, longest: float
+    ) -> StepTimes:
+        key = (layers.model.id, layers.deployment, hardware.id, most, longest,  # type: ignore[attr-defined]
+               engine.token_budget, engine.kernels)  # fmt: skip
+        if key not in made:
+            made[key] = plain(layers, hardware, engine, most, longest)  # type: ignore[arg-type]
+        made[key].engine = engine
+        return made[key]
+
+    serving.StepTimes = remembered  # type: ignore[assignment, misc]
+
+
+def errors(cases: Sequence[Case], constants: Mapping[str, float]) -> list[float]:
+    """Log errors over their spreads, softened."""
+    found = []
+    for server, workload, measured in cases:
+        costs = server.engine.costs.model_copy(update=dict(constants))
+        engine = server.engine.model_copy(update={"costs": costs})
+        told = Server(server.model, server.deployment, engine, server.hardware).predict(workload)
+        predicted = {
+            "ttft_ms": told.ttft_s * 1e3,
+            "tpot_ms": told.tpot_s * 1e3,
+            "e2e_latency_ms": told.e2e_s * 1e3,
+        }
+        for metric, value in measured.items():
+            if metric == "e2e_latency_ms" and "tpot_ms" in measured:
+                continue
+            if metric == "ttft_ms" and told.saturated:
+                continue
+            spread = TTFT_SPREAD if metric == "ttft_ms" else TPOT_SPREAD
+            r = math.log(predicted[metric] / value) / spread
+            found.append(math.copysign(math.sqrt(2.0 * (math.sqrt(1.0 + r * r) - 1.0)), r))
+    return found
+
+
+def fit(group: Group, cases: Sequence[Case], most: int) -> None:
+    """Fit one group and print its constants."""
+    step = max(1, len(cases) // most)
+    few = cases[::step]
+    names = list(group.prior)
+    centre = np.log([group.prior[n][0] for n in names])
+    width = np.array([group.prior[n][1] for n in names])
+
+    def residuals(theta: np.ndarray) -> np.ndarray:
+        constants = dict(zip(names, np.exp(theta).tolist(), strict=True))
+        return np.concatenate([errors(few, constants), (theta - centre) / width])
+
+    found = least_squares(residuals, centre, diff_step=0.02, max_nfev=12)
+    constants = dict(zip(names, np.exp(found.x).tolist(), strict=True))
+    print(f"[{group.name}]  {len(few)} of {len(cases)} rows")
+    for name, value in constants.items():
+        print(f"{name} = {value:.3g}")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()
