@@ -31,14 +31,17 @@ def shipped_models() -> dict[str, dict[str, Any]]:
     return {sheet["id"]: sheet for sheet in sorted(sheets, key=lambda s: s["id"])}
 
 
-def find_model(name: str) -> Model:
+def find_model(name: str, *, assume: str | None = None) -> Model:
     """Find a model.
 
     Parameters
     ----------
     name : str
         Path of a ``config.json`` or of a folder with one, a shipped name (``qwen2.5-32b``), or a
-        hub name (``Qwen/Qwen2.5-32B-Instruct``).
+        hub name (``Qwen/Qwen2.5-32B-Instruct``). Suffixes that change no shape (``-Instruct``,
+        ``-FP8``) may be there or not.
+    assume : {'dense'}, optional
+        Read an unknown architecture as a plain dense decoder.
 
     Raises
     ------
@@ -48,7 +51,11 @@ def find_model(name: str) -> Model:
     sheets = shipped_models()
     names = {alias.lower(): key for key, s in sheets.items() for alias in (key, *s["hub_names"])}
     names |= {alias.split("/")[-1]: key for alias, key in names.items()}
-    sheet = sheets.get(names.get(name.strip().lower(), ""))
+    plain = name.strip().lower().split("/")[-1]
+    while plain not in names and (shorter := _without_suffix(plain)) != plain:
+        plain = shorter
+    exact = names.get(name.strip().lower()) or (names.get(plain) if not Path(name).exists() else "")
+    sheet = sheets.get(exact or "")
     if sheet is not None:
         model = parse_config(sheet["config"], name=sheet["id"], where=f"model {sheet['id']}")
         return model.model_copy(update={"published_parameters": sheet["parameters"]})
@@ -58,13 +65,28 @@ def find_model(name: str) -> Model:
     except (OSError, ValueError):
         exists = False
     if exists or name.endswith(".json") or name.startswith((".", "/", "~")):
-        return read_config(Path(name).expanduser())
+        return read_config(Path(name).expanduser(), assume=assume)
     if name.count("/") == 1:
         return _from_hub(name)
     raise InputError(
         f"unknown model '{name}'",
         remedy=f"{did_you_mean(name, sheets)}; or give the path of a config.json",
     )
+
+
+SUFFIXES = (
+    "-instruct", "-chat", "-it", "-hf", "-fp8", "-nvfp4", "-fp4", "-mxfp4", "-awq", "-gptq",
+    "-int4", "-int8", "-bf16", "-kv", "-dynamic", "-2507", "-0528", "-0324", "-2501", "-0905",
+    "-thinking", "-base", "-v0.1", "-v0.2", "-v0.3", "-w4a16", "-w8a8", "-preview",
+)  # fmt: skip
+"""Of names that mean the same shape: tuning, dates, precision."""
+
+
+def _without_suffix(name: str) -> str:
+    for suffix in SUFFIXES:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name
 
 
 def _from_hub(name: str) -> Model:

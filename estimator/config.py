@@ -185,7 +185,7 @@ DIALECTS: dict[str, Callable[[Reader], Facts]] = {
 """Decoders whose count of parameters follows from their configuration."""
 
 
-def parse_config(config: Config, *, name: str, where: str) -> Model:
+def parse_config(config: Config, *, name: str, where: str, assume: str | None = None) -> Model:
     """Turn a configuration into a model.
 
     Parameters
@@ -196,6 +196,8 @@ def parse_config(config: Config, *, name: str, where: str) -> Model:
         What to call the model.
     where : str
         Where the configuration came from, for messages.
+    assume : {'dense'}, optional
+        Read an unknown architecture as a plain dense decoder.
 
     Raises
     ------
@@ -215,12 +217,16 @@ def parse_config(config: Config, *, name: str, where: str) -> Model:
             remedy="it is in every config.json that transformers writes",
         )
     architecture = architectures[0]
+    if assume not in (None, "dense"):
+        raise InputError(f"cannot assume '{assume}'", where="--assume", remedy="dense is known")
     dialect = DIALECTS.get(architecture)
+    if dialect is None and assume == "dense":
+        dialect = llama_like
     if dialect is None:
         raise InputError(
             f"architecture '{architecture}' is not modelled",
             where=where,
-            remedy=did_you_mean(architecture, DIALECTS),
+            remedy=f"{did_you_mean(architecture, DIALECTS)}; --assume dense reads it as plain",
         )
     experts = [key for key in EXPERT_KEYS if config.get(key)]
     if experts and architecture not in MIXTURES:
@@ -241,7 +247,7 @@ def parse_config(config: Config, *, name: str, where: str) -> Model:
         raise InputError(describe(error), where=where) from error
 
 
-def read_config(path: Path) -> Model:
+def read_config(path: Path, *, assume: str | None = None) -> Model:
     """Read a ``config.json``, or that of a folder that holds one.
 
     Raises
@@ -254,4 +260,4 @@ def read_config(path: Path) -> Model:
         read_text(file, "model configuration"), "model configuration", str(file)
     )
     name = file.parent.name if file.name == "config.json" else file.stem
-    return parse_config(document, name=name or "model", where=str(file))
+    return parse_config(document, name=name or "model", where=str(file), assume=assume)

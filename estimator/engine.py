@@ -46,7 +46,13 @@ class Costs(Record):
     attention_factor: Positive = 1.0
     """Decode attention in the engine (paged) against the same kernel alone."""
     experts_factor: Positive = 1.0
-    """Experts in the engine against the kernels of today."""
+    """Experts in the engine against the kernels that were tabulated; above 1 for early versions,
+    whose grouped products were not tuned yet. Like the next two a fact of the kernels that a
+    version carries."""
+    latent_decode_factor: Positive = 1.0
+    """Decode with latent attention, likewise."""
+    latent_prefill_factor: Positive = 1.0
+    """Prefill with latent attention, likewise."""
 
 
 class Engine(Record):

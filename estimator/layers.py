@@ -64,6 +64,10 @@ class Layers:
         # Each norm is fused with the residual beside it: two in, two out.
         norms = model.layers * model.norms_per_layer
         parts.append(_glue("norm", "rms_norm", m, 2 * model.hidden, norms, f.rest))
+        if self.deployment.pp > 1:
+            # A stage hands its rows to the next: as much as half a gather of two.
+            half = m * 2.0
+            parts.append(self._collective("all_gather", half, 2, self.deployment.pp - 1))
         return parts
 
     def head(self, sequences: Array) -> list[Operator]:
@@ -185,7 +189,8 @@ class Layers:
     def _recurrent_rows(self, m: Array, r: Recurrent, f: Formats) -> list[Operator]:
         tp = self.deployment.tp
         parts = [
-            self._linear("recurrent", m, _split(r.in_width, tp), self.model.hidden, r.layers, f.linear),
+            self._linear("recurrent", m, _split(r.in_width, tp), self.model.hidden, r.layers,
+                    f.linear),
             self._linear("recurrent", m, self.model.hidden, _split(r.inner_width, tp), r.layers,
                     f.linear),
             # Convolution and scan read and write what goes through them.

@@ -33,7 +33,7 @@ from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.operations import Array
 from groundspeed.profiles.record import Record
 
-Kind = Literal["closed", "static", "offline", "poisson"]
+Kind = Literal["closed", "static", "offline", "poisson", "trace"]
 Statistic = Literal["mean", "median"]
 
 PROMPTS_A_CLIENT = 10
@@ -61,9 +61,18 @@ class ServingWorkload:
     client_delay_s: float = 0.004
     cached_share: float = 0.0
     """Of each prompt, already in a prefix cache."""
-    accepted_tokens: float = 0.0
-    """Tokens that speculation adds to a step, on average."""
+    drafted_tokens: int = 0
+    """Tokens that speculation proposes for each sequence and step."""
+    acceptance: float = 0.0
+    """Chance that one of them is right, given those before it are."""
     statistic: Statistic = "mean"
+    arrivals: tuple[tuple[float, int, int], ...] | None = None
+    """Of a trace: when [s], prompt tokens, output tokens."""
+
+    @property
+    def accepted_tokens(self) -> float:
+        """Tokens that speculation adds to a step, on average: a + a^2 + ... of those drafted."""
+        return sum(self.acceptance**i for i in range(1, self.drafted_tokens + 1))
 
 
 class Latency(Record):
@@ -162,13 +171,18 @@ class Server:
         if memory_bytes is None:
             raise InputError(f"{self.hardware.id} does not say how much memory it has")
         tokens = float(workload.prompt_tokens + workload.output_tokens)
+        if workload.arrivals is not None:
+            tokens = float(max(isl + osl for _, isl, osl in workload.arrivals))
         memory = plan_memory(model, d, engine, memory_bytes)
         require_fit(model, d, engine, memory, tokens)
         fit = most_sequences(model, d, memory, tokens)
-        each = max(1, math.ceil(workload.concurrency / d.dp))
+        # Attention groups and pipeline stages each have sequences of their own on the way.
+        groups = d.dp * d.pp
+        each = max(1, math.ceil(workload.concurrency / groups))
         layers = Layers(model, d, engine.custom_all_reduce, engine.fused_quantize, engine.kernels)
-        steps = StepTimes(layers, self.hardware, engine, each, tokens)
-        load = _load(workload, each, d.dp)
+        rows = 1 + workload.drafted_tokens
+        steps = StepTimes(layers, self.hardware, engine, each, tokens, rows)
+        load = _load(workload, each, groups)
         held = fit * tokens
         if workload.kind == "static":
             outcome = _static(steps, engine, workload, each)
@@ -202,7 +216,7 @@ class Server:
             per_s = each / float(np.average(e2e + load.delay_s, weights=weights))
         else:
             per_s = len(e2e) / max(float(outcome.end_s.max()), 1e-9)
-        per_s *= d.dp
+        per_s *= d.dp * d.pp
         good = None
         if slo is not None:
             met = (ttft <= slo[0]) & (tpot <= slo[1])
@@ -316,6 +330,11 @@ def _require_workload(model: Model, w: ServingWorkload) -> None:
             f"lengths from {w.length_low} to {w.length_high} of nominal are no range",
             remedy="give fractions such as 0.8 and 1.0",
         )
+    if not (0.0 <= w.acceptance <= 1.0 and 0 <= w.drafted_tokens <= 64):
+        raise InputError(
+            f"speculation of {w.drafted_tokens} tokens at acceptance {w.acceptance} makes no sense",
+            remedy="give up to 64 drafted tokens and an acceptance between 0 and 1",
+        )
     if not 0.0 <= w.cached_share < 1.0:
         raise InputError(f"a prefix cache holds a share in [0, 1), not {w.cached_share}")
     length = w.prompt_tokens + w.output_tokens
@@ -330,6 +349,13 @@ def _require_workload(model: Model, w: ServingWorkload) -> None:
 
 def _load(w: ServingWorkload, each: int, groups: int) -> Load:
     """The requests of one attention group."""
+    if w.kind == "trace" and w.arrivals is not None:
+        mine = w.arrivals[::groups]
+        columns = [np.array(c, dtype=np.float64) for c in zip(*mine, strict=True)]
+        return Load(
+            columns[1], columns[2], arrival_s=columns[0], cached_share=w.cached_share,
+            tokens_per_step=1.0 + w.accepted_tokens,
+        )  # fmt: skip
     asked = w.num_prompts or PROMPTS_A_CLIENT * w.concurrency
     prompts = max(each, math.ceil(asked / groups))
     if w.kind == "offline":

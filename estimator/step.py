@@ -56,6 +56,8 @@ class StepTimes:
     engine: Engine
     most_sequences: int
     longest: float
+    rows_a_sequence: int = 1
+    """Above 1 with speculation: tokens that a decoding sequence puts through a step."""
     _rows: Curve1 = field(init=False, repr=False)
     _experts: Curve1 | None = field(init=False, repr=False)
     _head: Curve1 = field(init=False, repr=False)
@@ -122,14 +124,19 @@ class StepTimes:
 
     def decode_attention_s(self, sequences: float, context: float) -> float:
         """Decode attention (and recurrent states) of all layers."""
-        return self.engine.costs.attention_factor * self._decode(sequences, context)
+        costs = self.engine.costs
+        latent = self.layers.model.latent is not None
+        factor = costs.latent_decode_factor if latent else costs.attention_factor
+        return factor * self._decode(sequences, context)
 
     def prefill_attention_s(self, prompts: float, length: float, past: float = 0.0) -> float:
         """Prefill attention of prompts whose last tokens, after ``past``, are computed now."""
+        latent = self.layers.model.latent is not None
+        factor = self.engine.costs.latent_prefill_factor if latent else 1.0
         whole = self._prefill(prompts, past + length)
-        if past < 1.0:
-            return whole
-        return max(whole - self._prefill(prompts, past), self._prefill(1.0, 8.0))
+        if past >= 1.0:
+            whole = max(whole - self._prefill(prompts, past), self._prefill(1.0, 8.0))
+        return factor * whole
 
     def decode_s(self, sequences: int, context: float) -> float:
         """A step that decodes only."""
@@ -159,16 +166,17 @@ class StepTimes:
             [s]
         """
         costs, model = self.engine.costs, self.layers.model
-        kernels = self.rows_s(max(sequences + chunk, 1.0))
-        kernels += self._head(max(sequences + prompts, 1.0))
+        tokens = sequences * self.rows_a_sequence
+        kernels = self.rows_s(max(tokens + chunk, 1.0))
+        kernels += self._head(max(tokens + prompts, 1.0))
         if sequences:
             kernels += self.decode_attention_s(sequences, context)
         floor = model.layers * costs.eager_decode_layer_s
         if chunk:
             attention = self.prefill_attention_s(prompts, chunk / prompts, past)
             # Without decoding sequences the whole step is a prefill; with them, what it adds.
-            base = self.rows_s(sequences) if sequences else 0.0
-            added = self.rows_s(sequences + chunk) - base
+            base = self.rows_s(tokens) if tokens else 0.0
+            added = self.rows_s(tokens + chunk) - base
             kernels += attention + (costs.prefill_factor - 1.0) * (added + attention)
             floor = model.layers * costs.eager_prefill_layer_s
             experts = model.experts.layers if model.experts else 0

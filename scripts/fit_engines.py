@@ -35,16 +35,15 @@ PRIOR = {
 """Value and width, in log, of what serving engines cost beside their kernels."""
 
 EARLY = {
-    "eager_decode_layer_s": (200e-6, 1.0),
     "eager_prefill_layer_s": (500e-6, 1.0),
-    "experts_factor": (1.3, 0.4),
+    "experts_factor": (1.5, 0.5),
+    "latent_decode_factor": (1.5, 0.7),
+    "latent_prefill_factor": (2.0, 0.7),
+    "prefill_factor": (1.1, 0.15),
     "sequence_s": (12e-6, 1.0),
-    "attention_factor": (1.5, 0.5),
-    "prefill_factor": (1.5, 0.3),
-    "step_s": (0.5e-3, 0.5),
-    "request_s": (20e-3, 0.5),
+    "layer_s": (6e-6, 1.0),
 }
-"""The same for engines of early 2025 on a new model: no graphs, first kernels."""
+"""What engines of early 2025 had on a model that was new: first kernels, no graphs in prefill."""
 
 TPOT_SPREAD, TTFT_SPREAD = 0.04, 0.10
 
@@ -110,12 +109,12 @@ def remember_steps() -> None:
     plain = StepTimes
 
     def remembered(
-        layers: object, hardware: object, engine: Engine, most: int, longest: float
+        layers: object, hardware: object, engine: Engine, most: int, longest: float, rows: int
     ) -> StepTimes:
         key = (layers.model.id, layers.deployment, hardware.id, most, longest,  # type: ignore[attr-defined]
                engine.token_budget, engine.kernels)  # fmt: skip
         if key not in made:
-            made[key] = plain(layers, hardware, engine, most, longest)  # type: ignore[arg-type]
+            made[key] = plain(layers, hardware, engine, most, longest, rows)  # type: ignore[arg-type]
         made[key].engine = engine
         return made[key]
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from groundspeed import __version__
+from groundspeed.commands.backtest import backtest_command
 from groundspeed.commands.calibrate import calibrate_command
 from groundspeed.commands.estimate import estimate_command
 from groundspeed.commands.node import compare_alone_command
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command("run")(run_command)
 app.command("calibrate")(calibrate_command)
 app.command("estimate")(estimate_command)
+app.command("backtest")(backtest_command)
 app.command("verify")(verify_command)
 app.command("compare-alone", hidden=True)(compare_alone_command)
 app.add_typer(profile_app, name="profile")

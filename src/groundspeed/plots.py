@@ -1,6 +1,7 @@
 """The roofline with every measured point: arithmetic intensity against achieved rate."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,18 @@ def save_roofline(profile: Profile, path: Path, *, force: bool = False) -> None:
     InputError
         If the ending is another, matplotlib is missing, or the file cannot be written.
     """
+    draw = _draw_busbw if profile.mode == "links" else _draw
+    save_figure(lambda axes: draw(axes, profile), path, force=force)
+
+
+def save_figure(draw: "Callable[[Axes], None]", path: Path, *, force: bool = False) -> None:
+    """Draw into a PNG or SVG file.
+
+    Raises
+    ------
+    InputError
+        If the ending is another, matplotlib is missing, or the file cannot be written.
+    """
     if path.suffix not in (".png", ".svg"):
         raise InputError("a plot is a .png or .svg file", where=str(path))
     try:
@@ -44,8 +57,7 @@ def save_roofline(profile: Profile, path: Path, *, force: bool = False) -> None:
         ) from error
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     FigureCanvasAgg(figure)
-    draw = _draw_busbw if profile.mode == "links" else _draw
-    draw(figure.add_subplot(), profile)
+    draw(figure.add_subplot())
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:], dpi=150)
     write_whole(path, buffer.getvalue(), force=force)

@@ -21,8 +21,53 @@ def estimate_command(
     ],
     isl: Annotated[int, typer.Option(help="Prompt tokens.")] = 1024,
     osl: Annotated[int, typer.Option(help="Output tokens.")] = 1024,
-    batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
-    dtype: Annotated[str, typer.Option(help="Of weights, activations and cache.")] = "bfloat16",
+    concurrency: Annotated[
+        str | None, typer.Option(help="Clients of a server: 1,2,4..128.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="vllm, sglang, trtllm or bare; vllm for a server.")
+    ] = None,
+    tp: Annotated[int, typer.Option(help="Tensor parallel.")] = 1,
+    pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
+    ep: Annotated[int, typer.Option(help="Expert parallel.")] = 1,
+    dp: Annotated[int, typer.Option(help="Attention data parallel.")] = 1,
+    replicas: Annotated[int, typer.Option(help="Copies that share the clients.")] = 1,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the weights; the checkpoint's if not given.")
+    ] = None,
+    kv_dtype: Annotated[str | None, typer.Option(help="Of the cache.")] = None,
+    batch: Annotated[int, typer.Option(help="Sequences of a static batch, no server.")] = 1,
+    length_low: Annotated[float, typer.Option(help="Shortest, as a fraction of nominal.")] = 1.0,
+    length_high: Annotated[float, typer.Option(help="Longest.")] = 1.0,
+    num_prompts: Annotated[
+        int | None, typer.Option(help="Requests of the benchmark; ten a client if not given.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Open loop: requests a second (Poisson).")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Open loop: CSV of arrival_s, isl, osl.")
+    ] = None,
+    cached: Annotated[float, typer.Option(help="Share of a prompt in a prefix cache.")] = 0.0,
+    draft_tokens: Annotated[int, typer.Option(help="Speculated tokens a step.")] = 0,
+    acceptance: Annotated[float, typer.Option(help="Chance that one is right.")] = 0.0,
+    token_budget: Annotated[int | None, typer.Option(help="Tokens a step may hold.")] = None,
+    max_sequences: Annotated[int | None, typer.Option(help="Sequences that run at once.")] = None,
+    engine_version: Annotated[str, typer.Option(help="The newest known if not given.")] = "",
+    prefill_decode: Annotated[
+        str | None, typer.Option(help="Separate pools: 2+6 replicas of this deployment.")
+    ] = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Show percentiles.")] = False,
+    slo: Annotated[str | None, typer.Option(help="ttft=500,tpot=50 in ms: goodput.")] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="CSV of measured rows, beside the prediction.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Throughput against latency: .png, .svg.")
+    ] = None,
+    assume: Annotated[
+        str | None, typer.Option(help="'dense': read an unknown architecture as a plain decoder.")
+    ] = None,
     method: Annotated[
         str, typer.Option(help="'operators', or 'article': FLOPs / peak / 60 %.")
     ] = "operators",
@@ -32,9 +77,10 @@ def estimate_command(
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Predict TTFT, TPOT and throughput of a model on one device.
+    """Predict TTFT, TPOT and throughput: of a static batch on one device, or of a server.
 
-    Example: groundspeed estimate qwen2.5-32b --gpu h20 --isl 1024 --osl 1024
+    Example: groundspeed estimate deepseek-r1 --gpu h200 --tp 8 --isl 3200 --osl 800
+    --concurrency 1..128
     """
     from groundspeed.api import find_hardware
     from groundspeed.estimator import Workload, find_model
@@ -43,9 +89,57 @@ def estimate_command(
         raise InputError(
             f"unknown method '{method}'", where="--method", remedy="use operators or article"
         )
-    workload = Workload(batch=batch, prompt_tokens=isl, output_tokens=osl, dtype=dtype)
-    shape = find_model(model)
+    shape = find_model(model, assume=assume)
     found = [find_hardware(name, profile_dir=profile_dir) for name in gpu]
+    served = (concurrency, engine, rate, trace, prefill_decode, measured, plot, slo)
+    many = max(tp, pp, ep, dp, replicas) > 1
+    if any(option is not None for option in served) or many or simulate or shape.weights:
+        from groundspeed.commands.serving import (
+            ServingRequest,
+            estimate_serving,
+            parse_concurrency,
+            parse_pools,
+            parse_slo,
+            read_trace,
+        )
+        from groundspeed.estimator.deployment import Deployment
+        from groundspeed.estimator.serving import ServingWorkload
+
+        if replicas < 1:
+            raise InputError(f"--replicas must be at least 1, not {replicas}")
+        arrivals = read_trace(trace) if trace else None
+        request = ServingRequest(
+            workload=ServingWorkload(
+                prompt_tokens=isl,
+                output_tokens=osl,
+                kind="trace" if arrivals else "poisson" if rate is not None else "closed",
+                length_low=length_low,
+                length_high=length_high,
+                num_prompts=num_prompts,
+                request_rate_per_s=rate,
+                cached_share=cached,
+                drafted_tokens=draft_tokens,
+                acceptance=acceptance,
+                arrivals=arrivals,
+            ),
+            deployment=Deployment(tp=tp, pp=pp, ep=ep, dp=dp, dtype=dtype, kv_dtype=kv_dtype),
+            engine=engine or "vllm",
+            engine_version=engine_version,
+            token_budget=token_budget,
+            max_sequences=max_sequences,
+            concurrency=parse_concurrency(concurrency or str(batch)),
+            replicas=replicas,
+            simulate=simulate,
+            slo=parse_slo(slo),
+            pools=parse_pools(prefill_decode),
+            measured=measured,
+            plot=plot,
+        )
+        estimate_serving(shape, found, request, as_json=as_json, output=output, force=force)
+        return
+    workload = Workload(
+        batch=batch, prompt_tokens=isl, output_tokens=osl, dtype=dtype or shape.dtype
+    )
     if method == "article":
         _article(shape, found, workload, utilization, as_json, output, force)
         return
@@ -73,7 +167,7 @@ def estimate_command(
     best = columns[-1][1]
     console.print(
         f"[bold]{safe(shape.id)}[/bold]  {shape.parameters / 1e9:.2f} B parameters, "
-        f"prompt {isl}, output {osl}, batch {batch}, {dtype}"
+        f"prompt {isl}, output {osl}, batch {batch}, {workload.dtype}"
     )
     for hardware in found:
         console.print(plain(f"{hardware.name}: {hardware.why}"), style="dim")

@@ -1,0 +1,114 @@
+"""``groundspeed backtest``: predictions against measurements that exist."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groundspeed.commands.options import Force, Json, Output, ProfileDir, Quiet, deliver
+from groundspeed.profiles.errors import InputError
+
+
+def backtest_command(
+    file: Annotated[Path, typer.Argument(help="CSV, or JSON of a load tool.")],
+    by: Annotated[str | None, typer.Option(help="Column to group the summary by.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="For rows that name none.")] = None,
+    model: Annotated[str | None, typer.Option(help="For rows that name none.")] = None,
+    engine: Annotated[str | None, typer.Option(help="For rows that name none.")] = None,
+    tp: Annotated[int | None, typer.Option(help="For rows that say none.")] = None,
+    attribute: Annotated[
+        bool, typer.Option("--attribute", help="Say what could explain the error.")
+    ] = False,
+    profile_dir: ProfileDir = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Predict every row of a table and compare with what was measured.
+
+    Example: groundspeed backtest measured.csv --by engine
+    """
+    from groundspeed.api import find_hardware
+    from groundspeed.estimator.backtest import METRICS, backtest, summarize
+    from groundspeed.load_tools import read_load_tool
+    from groundspeed.tables import read_rows
+    from groundspeed.terminal import progress_bar
+
+    given = {"gpu": gpu, "model": model, "engine": engine, "tp": str(tp) if tp else None}
+    source: Iterable[dict[str, str]] = (
+        read_load_tool(file) if file.suffix in (".json", ".jsonl") else read_rows(file)
+    )
+    rows = [
+        {**{k: v for k, v in given.items() if v}, **{k: v for k, v in row.items() if v}}
+        for row in source
+    ]
+    if not rows:
+        raise InputError("holds no row", where=str(file))
+    missing = [c for c in ("model", "gpu") if not any(r.get(c) for r in rows)]
+    if missing:
+        raise InputError(
+            f"no row names a {missing[0]}",
+            where=str(file),
+            remedy=f"add the column {missing[0]}, or give --{missing[0]}",
+        )
+    if by is not None and not any(by in r for r in rows):
+        known = ", ".join(sorted({k for r in rows for k in r} - set(METRICS)))
+        raise InputError(f"no column '{by}' to group by", where=str(file), remedy=f"has: {known}")
+    with progress_bar("predicting", quiet=quiet or as_json) as report:
+        done = 0
+
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            report(done, len(rows), "")
+
+        results = backtest(
+            rows, lambda name: find_hardware(name, profile_dir=profile_dir).best, progress=tick
+        )
+    summaries = summarize(results, by)
+    if as_json or output is not None:
+        document = {
+            "summary": [s.model_dump(mode="json") for s in summaries],
+            "rows": [
+                {
+                    **r.labels,
+                    "row": r.row,
+                    **{f"pred_{m}": v for m, v in r.predicted.items()},
+                    **{f"low_{m}": v for m, v in r.low.items()},
+                    **{f"high_{m}": v for m, v in r.high.items()},
+                    **{m: v for m, v in r.measured.items()},
+                    "saturated": r.saturated,
+                    "skipped_reason": r.skipped_reason or None,
+                }
+                for r in results
+            ],
+        }
+        deliver(json.dumps(document, indent=1), output, force=force)
+        return
+    from groundspeed.show_serving import show_summary
+    from groundspeed.terminal import make_console, plain
+
+    console = make_console()
+    show_summary(console, summaries, results)
+    if attribute:
+        from groundspeed.estimator.attribute import attribute_errors
+
+        console.print()
+        for line in attribute_errors(rows, results, lambda n: find_hardware(n).best):
+            console.print(plain(line))
+    defaulted = sorted(
+        name
+        for name in ("engine", "weight_dtype", "num_prompts", "length_low", "token_budget", "tp")
+        if any(not r.get(name) for r in rows)
+    )
+    if defaulted:
+        console.print(
+            plain(
+                f"not said by every row: {', '.join(defaulted)}; the engine's defaults, the "
+                "checkpoint's precision, ten prompts a client and fixed lengths were taken"
+            ),
+            style="dim",
+        )

@@ -1,0 +1,145 @@
+"""Results of the load tools people already run, as rows that ``backtest`` takes.
+
+``vllm bench serve --save-result`` and SGLang's ``bench_serving`` write one JSON object (a line
+each); guidellm and aiperf / genai-perf write a report of several runs. What a result does not say
+(the GPU, the parallelism) is given on the command line and is the same for all of its rows.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.files import read_text
+
+Row = dict[str, str]
+
+
+def read_load_tool(path: Path) -> list[Row]:
+    """Rows of a result file.
+
+    Raises
+    ------
+    InputError
+        If it is of no tool that is known.
+    """
+    text = read_text(path, "result of a load tool")
+    rows: list[Row] = []
+    for document in _documents(text, path):
+        if "benchmarks" in document:
+            rows += list(_guidellm(document))
+        elif "input_sequence_length" in document or "time_to_first_token" in document:
+            rows.append(_aiperf(document))
+        elif "mean_ttft_ms" in document:
+            rows.append(_bench_serving(document))
+        else:
+            raise InputError(
+                "is no result of vllm bench serve, SGLang bench_serving, guidellm or aiperf",
+                where=str(path),
+                remedy="or give a CSV with the columns of backtest",
+            )
+    if not rows:
+        raise InputError("holds no result", where=str(path))
+    return rows
+
+
+def _documents(text: str, path: Path) -> Iterator[Mapping[str, Any]]:
+    """One JSON document, or one a line."""
+    try:
+        whole = json.loads(text)
+        documents = whole if isinstance(whole, list) else [whole]
+    except json.JSONDecodeError:
+        try:
+            documents = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except json.JSONDecodeError as error:
+            raise InputError(f"is no JSON (line {error.lineno})", where=str(path)) from error
+    for document in documents:
+        if not isinstance(document, dict):
+            raise InputError("is no JSON object", where=str(path))
+        yield document
+
+
+def _bench_serving(d: Mapping[str, Any]) -> Row:
+    """Both tools descend from one script and share its keys."""
+    prompts = float(d.get("num_prompts") or d.get("completed") or 1)
+    isl = d.get("random_input_len") or float(d.get("total_input_tokens", 0)) / prompts
+    osl = d.get("random_output_len") or float(d.get("total_output_tokens", 0)) / prompts
+    ratio = d.get("random_range_ratio")
+    row = {
+        "model": d.get("model_id") or d.get("model") or "",
+        "engine": "SGLang" if str(d.get("backend", "")).startswith("sglang") else "vLLM",
+        "isl": round(float(isl)),
+        "osl": round(float(osl)),
+        "batch_or_concurrency": d.get("max_concurrency") or d.get("concurrency"),
+        "num_prompts": round(prompts),
+        "ttft_ms": d["mean_ttft_ms"],
+        "tpot_ms": d.get("mean_tpot_ms"),
+        "e2e_latency_ms": d.get("mean_e2el_ms") or d.get("mean_e2e_latency_ms"),
+        "output_tok_s": d.get("output_throughput"),
+        "total_tok_s": d.get("total_token_throughput") or d.get("total_throughput"),
+        "stat": "mean",
+    }
+    if isinstance(ratio, int | float) and 0.0 < ratio <= 1.0:
+        row |= {"length_low": ratio, "length_high": 1.0}
+    return _texts(row)
+
+
+def _guidellm(d: Mapping[str, Any]) -> Iterator[Row]:
+    for run in d["benchmarks"]:
+        metrics = run.get("metrics", {})
+
+        def mean(name: str, found: Mapping[str, Any] = metrics) -> float | None:
+            value = found.get(name, {}).get("successful", {}).get("mean")
+            return float(value) if isinstance(value, int | float) else None
+
+        strategy = run.get("args", run.get("config", {})).get("strategy", {})
+        backend = run.get("benchmarker", {}).get("backend", run.get("worker", {}))
+        yield _texts(
+            {
+                "model": (backend.get("backend_model") or backend.get("model") or ""),
+                "isl": _rounded(mean("prompt_token_count")),
+                "osl": _rounded(mean("output_token_count")),
+                "batch_or_concurrency": strategy.get("streams")
+                or _rounded(mean("request_concurrency")),
+                "ttft_ms": mean("time_to_first_token_ms"),
+                "tpot_ms": mean("inter_token_latency_ms"),
+                "output_tok_s": mean("output_tokens_per_second"),
+                "total_tok_s": mean("tokens_per_second"),
+                "stat": "mean",
+            }
+        )
+
+
+def _aiperf(d: Mapping[str, Any]) -> Row:
+    def mean(name: str) -> float | None:
+        value = d.get(name, {})
+        value = value.get("avg") if isinstance(value, dict) else value
+        return float(value) if isinstance(value, int | float) else None
+
+    asked = d.get("input_config", {})
+    endpoint = asked.get("endpoint", {}) if isinstance(asked, dict) else {}
+    names = endpoint.get("model_names") or asked.get("model_names") or asked.get("model") or [""]
+    load = asked.get("loadgen", asked.get("perf_analyzer", {}).get("stimulus", {}))
+    return _texts(
+        {
+            "model": names[0] if isinstance(names, list) else names,
+            "isl": _rounded(mean("input_sequence_length")),
+            "osl": _rounded(mean("output_sequence_length")),
+            "batch_or_concurrency": load.get("concurrency"),
+            "num_prompts": _rounded(mean("request_count")),
+            "ttft_ms": mean("time_to_first_token"),
+            "tpot_ms": mean("inter_token_latency"),
+            "e2e_latency_ms": mean("request_latency"),
+            "output_tok_s": mean("output_token_throughput"),
+            "stat": "mean",
+        }
+    )
+
+
+def _rounded(value: float | None) -> int | None:
+    return round(value) if value is not None else None
+
+
+def _texts(row: Mapping[str, object]) -> Row:
+    return {k: str(v) for k, v in row.items() if v not in (None, "")}
