@@ -39,8 +39,9 @@ class Costs(Record):
     """Host time to launch a layer in decode where no graph is replayed; a floor."""
     eager_prefill_layer_s: NonNegative = 0.0
     """The same in a step with a prefill; a floor."""
-    eager_experts_s: NonNegative = 0.0
-    """What the experts of a layer add to that floor."""
+    eager_latent_layer_s: NonNegative = 0.0
+    """The same in decode for models with latent attention alone, in versions whose kernels for it
+    cannot be captured in a graph."""
     prefill_factor: Positive = 1.0
     """Prefill attention and products in the engine against the same kernels alone."""
     attention_factor: Positive = 1.0

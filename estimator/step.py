@@ -171,16 +171,17 @@ class StepTimes:
         kernels += self._head(max(tokens + prompts, 1.0))
         if sequences:
             kernels += self.decode_attention_s(sequences, context)
-        floor = model.layers * costs.eager_decode_layer_s
+        launch = costs.eager_decode_layer_s
+        if model.latent is not None:
+            launch = max(launch, costs.eager_latent_layer_s)
+        floor = model.layers * launch
         if chunk:
             attention = self.prefill_attention_s(prompts, chunk / prompts, past)
             # Without decoding sequences the whole step is a prefill; with them, what it adds.
             base = self.rows_s(tokens) if tokens else 0.0
             added = self.rows_s(tokens + chunk) - base
             kernels += attention + (costs.prefill_factor - 1.0) * (added + attention)
-            floor = model.layers * costs.eager_prefill_layer_s
-            experts = model.experts.layers if model.experts else 0
-            floor += experts * costs.eager_experts_s
+            floor = max(floor, model.layers * costs.eager_prefill_layer_s)
         host = costs.step_s + model.layers * costs.layer_s
         host += self._collectives * costs.collective_s + sequences * costs.sequence_s
         return max(kernels, floor) + host

@@ -35,13 +35,13 @@ PRIOR = {
 """Value and width, in log, of what serving engines cost beside their kernels."""
 
 EARLY = {
-    "eager_prefill_layer_s": (500e-6, 1.0),
-    "experts_factor": (1.5, 0.5),
-    "latent_decode_factor": (1.5, 0.7),
-    "latent_prefill_factor": (2.0, 0.7),
+    "eager_latent_layer_s": (600e-6, 0.8),
+    "experts_factor": (1.5, 0.4),
+    "latent_decode_factor": (1.3, 0.5),
+    "latent_prefill_factor": (2.0, 0.8),
     "prefill_factor": (1.1, 0.15),
-    "sequence_s": (12e-6, 1.0),
-    "layer_s": (6e-6, 1.0),
+    "sequence_s": (15e-6, 1.0),
+    "layer_s": (10e-6, 0.7),
 }
 """What engines of early 2025 had on a model that was new: first kernels, no graphs in prefill."""
 

@@ -20,9 +20,9 @@ def show_serving(
 ) -> None:
     """TTFT, TPOT and throughput over concurrency: data sheet, calibrated, and what was measured."""
     for metric, title, scale in (
-        ("ttft_s", "TTFT [ms]", 1e3),
-        ("tpot_s", "TPOT [ms]", 1e3),
-        ("output_tokens_per_s", "output [token/s]", 1.0),
+        ("ttft_s", "TTFT, ms", 1e3),
+        ("tpot_s", "TPOT, ms", 1e3),
+        ("output_tokens_per_s", "output, token/s", 1.0),
     ):
         names = [name for name, _ in columns]
         table = make_table(title, *names, *(["measured", "off by"] if measured else []))
@@ -89,7 +89,7 @@ def show_memory(console: Console, prediction: ServingPrediction) -> None:
 
 def show_percentiles(console: Console, predictions: Sequence[ServingPrediction]) -> None:
     """Mean, P50, P90 and P99 of each latency."""
-    table = make_table("latency [ms]", "", "mean", "P50", "P90", "P99")
+    table = make_table("latency, ms", "", "mean", "P50", "P90", "P99")
     for p in predictions:
         for name in ("ttft", "tpot", "itl", "e2e"):
             told = getattr(p, name)
