@@ -35,7 +35,10 @@ H200 = hardware("h200-sxm")
 
 def server(model: str, engine: str = "vllm", **deployment: object) -> Server:
     return Server(
-        find_model(model), Deployment(**deployment), find_engine(engine), H200  # type: ignore[arg-type]
+        find_model(model),
+        Deployment(**deployment),
+        find_engine(engine),
+        H200,  # type: ignore[arg-type]
     )
 
 
@@ -159,7 +162,10 @@ def test_speculation_pays_at_small_batches() -> None:
 
 def test_experts_are_faster_than_a_dense_model_of_their_size() -> None:
     mixture = server("mixtral-8x22b", tp=8).predict(ServingWorkload(512, 512, 1))
-    assert mixture.tpot_s < server("llama-3.1-405b", tp=8).predict(ServingWorkload(512, 512, 1)).tpot_s / 2
+    assert (
+        mixture.tpot_s
+        < server("llama-3.1-405b", tp=8).predict(ServingWorkload(512, 512, 1)).tpot_s / 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -221,9 +227,7 @@ STEPS = {e.name: steps_of(e) for e in (VLLM, SGLANG)}
 
 @settings(max_examples=40, deadline=None)
 @given(
-    lengths=st.lists(
-        st.tuples(st.integers(1, 3000), st.integers(1, 300)), min_size=1, max_size=30
-    ),
+    lengths=st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 300)), min_size=1, max_size=30),
     clients=st.integers(1, 16),
     engine=st.sampled_from([VLLM, SGLANG]),
     cache=st.sampled_from([3500.0, 20_000.0, 1e9]),
@@ -253,9 +257,7 @@ def test_every_request_is_served_in_order_of_time(
 def test_closed_form_and_simulation_agree(
     engine: Engine, concurrency: int, lengths: tuple[float, float]
 ) -> None:
-    w = ServingWorkload(
-        1024, 256, concurrency, length_low=lengths[0], length_high=lengths[1]
-    )
+    w = ServingWorkload(1024, 256, concurrency, length_low=lengths[0], length_high=lengths[1])
     simulated = Server(find_model("llama-3.1-8b"), Deployment(), engine, H200).predict(w)
     formula = closed_form(steps_of(engine), engine, w, concurrency)
     assert formula.tpot_s == pytest.approx(simulated.tpot_s, rel=0.15)
@@ -298,9 +300,15 @@ def test_goodput_counts_who_meets_the_objective() -> None:
 
 
 def test_engines_are_found_as_people_write_them() -> None:
-    assert find_engine("TensorRT-LLM (gptSessionBenchmark, static batch)", version="0.9.0").name == "trtllm"
+    assert (
+        find_engine("TensorRT-LLM (gptSessionBenchmark, static batch)", version="0.9.0").name
+        == "trtllm"
+    )
     assert find_engine("vLLM (ROCm)", version="0.10.0", platform="rocm").platform == "rocm"
-    assert find_engine("SGLang", version="0.4.3.post2").from_version != find_engine("SGLang").from_version
+    assert (
+        find_engine("SGLang", version="0.4.3.post2").from_version
+        != find_engine("SGLang").from_version
+    )
     with pytest.raises(InputError, match="unknown engine 'vlm'.*did you mean 'vllm'"):
         find_engine("vlm")
     assert all(e.source and e.date for e in load_engines())
