@@ -31,6 +31,11 @@ def shipped_models() -> dict[str, dict[str, Any]]:
     return {sheet["id"]: sheet for sheet in sorted(sheets, key=lambda s: s["id"])}
 
 
+def _names(key: str, sheet: dict[str, Any]) -> tuple[str, ...]:
+    """An id, hub names, and models of the very same shape."""
+    return (key, *sheet["hub_names"], *sheet.get("aliases", ()))
+
+
 def find_model(name: str, *, assume: str | None = None) -> Model:
     """Find a model.
 
@@ -49,7 +54,7 @@ def find_model(name: str, *, assume: str | None = None) -> Model:
         If nothing of that name can be found or read; the message says what is close.
     """
     sheets = shipped_models()
-    names = {alias.lower(): key for key, s in sheets.items() for alias in (key, *s["hub_names"])}
+    names = {alias.lower(): key for key, s in sheets.items() for alias in _names(key, s)}
     names |= {alias.split("/")[-1]: key for alias, key in names.items()}
     plain = name.strip().lower().split("/")[-1]
     while plain not in names and (shorter := _without_suffix(plain)) != plain:

@@ -130,6 +130,8 @@ def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engi
         If it is not known.
     """
     wanted = engine_name(name)
+    if "nim" in name.lower() and wanted == "trtllm":
+        version = NIM_VERSION  # its own version says nothing of the engine inside
     engines = [e for e in load_engines() if e.name == wanted]
     fitting = [e for e in engines if e.platform in (platform, "any")]
     if not fitting:
@@ -146,11 +148,22 @@ def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engi
 def engine_name(name: str) -> str:
     """The engine that people mean: ``TensorRT-LLM (static batch)`` is ``trtllm``."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower().split("(")[0])
-    aliases = {
-        "tensorrtllm": "trtllm", "trtllm": "trtllm", "trt": "trtllm", "nim": "trtllm",
-        "vllm": "vllm", "sglang": "sglang", "sgl": "sglang", "none": "bare", "bare": "bare",
-    }  # fmt: skip
-    return aliases.get(plain, plain)
+    if plain in ENGINE_NAMES:
+        return ENGINE_NAMES[plain]
+    for part, engine in ENGINE_NAMES.items():
+        if part in plain:
+            return engine
+    return plain
+
+
+NIM_VERSION = "0.10"
+"""Of the TensorRT-LLM inside NVIDIA's packaged servers of 2024."""
+
+ENGINE_NAMES = {
+    "tensorrtllm": "trtllm", "trtllm": "trtllm", "trt": "trtllm", "nim": "trtllm",
+    "vllm": "vllm", "sglang": "sglang", "sgl": "sglang", "bare": "bare", "gptfast": "bare",
+    "none": "bare",
+}  # fmt: skip
 
 
 def _numbers(version: str) -> tuple[int, ...]:

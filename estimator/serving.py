@@ -9,14 +9,15 @@ many requests follow. What the answer depends on beside the hardware (policy, to
 law, number of prompts, statistic) is an input and is repeated in the result.
 """
 
+import dataclasses
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from groundspeed.estimator.deployment import Deployment, formats, require_valid
-from groundspeed.estimator.engine import Engine
+from groundspeed.estimator.engine import Costs, Engine
 from groundspeed.estimator.hardware import Hardware
 from groundspeed.estimator.layers import Layers
 from groundspeed.estimator.memory import (
@@ -28,7 +29,7 @@ from groundspeed.estimator.memory import (
 )
 from groundspeed.estimator.model import Model
 from groundspeed.estimator.simulate import Load, Outcome, simulate
-from groundspeed.estimator.step import StepTimes
+from groundspeed.estimator.step import Part, StepTimes
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.operations import Array
 from groundspeed.profiles.record import Record
@@ -278,7 +279,7 @@ class Server:
         self, steps: StepTimes, workload: ServingWorkload, each: int
     ) -> tuple[tuple[PartTime, ...], tuple[PartTime, ...]]:
         """Where the time of a decode step at the mean context, and of one prompt alone, goes."""
-        layers, costs = steps.layers, self.engine.costs
+        layers = steps.layers
         mean = (workload.length_low + workload.length_high) / 2.0
         context = mean * (workload.prompt_tokens + workload.output_tokens / 2.0)
         b, c = np.array([float(each)]), np.array([context])
@@ -300,21 +301,40 @@ class Server:
             (decode, steps.decode_s(each, context)),
             (prefill, steps.step_s(0, 0.0, float(prompt[0]), 1.0, 0.0)),
         ):
-            host = max(total - sum(p.time_s for p in parts), 0.0)
+            latent, phase = self.model.latent is not None, parts is decode
+            scaled = [_in_engine(p, self.engine.costs, latent=latent, decode=phase) for p in parts]
+            host = max(total - sum(p.time_s for p in scaled), 0.0)
             shown = [
                 PartTime(
                     group=p.group, time_s=p.time_s, low_s=p.low_s, high_s=p.high_s,
                     share=p.time_s / total, bound=p.bound, extrapolated=p.extrapolated,
                 )
-                for p in parts
+                for p in scaled
             ]  # fmt: skip
             shown.append(
                 PartTime(group="engine", time_s=host, low_s=0.5 * host, high_s=2.0 * host,
                          share=host / total, bound="host")
             )  # fmt: skip
             found.append(tuple(sorted(shown, key=lambda p: -p.time_s)))
-        assert costs is self.engine.costs
         return found[0], found[1]
+
+
+def _in_engine(part: Part, costs: Costs, *, latent: bool, decode: bool) -> Part:
+    """A part with the engine's own kernels in place of the tabulated ones."""
+    if part.group == "experts":
+        factor = costs.experts_factor
+    elif part.group != "attention":
+        return part
+    elif decode:
+        factor = costs.latent_decode_factor if latent else costs.attention_factor
+    else:
+        factor = costs.latent_prefill_factor if latent else 1.0
+    return dataclasses.replace(
+        part,
+        time_s=factor * part.time_s,
+        low_s=factor * part.low_s,
+        high_s=factor * part.high_s,
+    )
 
 
 def _require_workload(model: Model, w: ServingWorkload) -> None:
@@ -527,4 +547,4 @@ def with_budget(engine: Engine, token_budget: int | None, most: int | None = Non
     return engine.model_copy(update=update) if update else engine
 
 
-__all__ = ["GIB", "Server", "ServingPrediction", "ServingWorkload", "replace", "with_budget"]
+__all__ = ["GIB", "Server", "ServingPrediction", "ServingWorkload", "with_budget"]

@@ -23,7 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/measured.md", "docs/laws.md")
+PAGES = (
+    "README.md", "docs/measured.md", "docs/laws.md", "docs/accuracy.md", "docs/deepseek-r1.md",
+)  # fmt: skip
 MARK = re.compile(
     r"(?P<head><!-- (?P<kind>output|measured): (?P<command>[^\n]+?) -->\n```[a-z]*\n)"
     r"(?P<body>.*?)(?P<foot>```\n)",
@@ -69,7 +71,10 @@ def regenerated(text: str, *, kinds: tuple[str, ...]) -> str:
 def schemas() -> Iterator[tuple[str, str]]:
     """Name and text of each published schema."""
     from groundspeed.estimator.article import ArticleEstimate
+    from groundspeed.estimator.backtest import RowResult, Summary
+    from groundspeed.estimator.disaggregated import Disaggregated
     from groundspeed.estimator.prediction import Prediction
+    from groundspeed.estimator.serving import ServingPrediction
     from groundspeed.profiles.compare import ProfileComparison
     from groundspeed.profiles.datasheet import DeviceSpec
     from groundspeed.profiles.schema import Profile
@@ -77,6 +82,7 @@ def schemas() -> Iterator[tuple[str, str]]:
 
     for model in (
         Profile, DeviceSpec, Prediction, ArticleEstimate, Verification, ProfileComparison,
+        ServingPrediction, Disaggregated, Summary, RowResult,
     ):  # fmt: skip
         text = json.dumps(model.model_json_schema(), indent=1, sort_keys=True) + "\n"
         yield f"{model.__name__}.json", text

@@ -42,6 +42,7 @@ SYSTEMS = {
     "b200_sxm": "b200-sxm",
     "b300_sxm": "b300-sxm",
     "gb200": "gb200",
+    "gb300": "gb300",
     "l40s": "l40s",
     "rtx_pro_6000_server": "rtx-pro-6000-server",
 }

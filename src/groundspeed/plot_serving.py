@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundspeed.estimator.serving import ServingPrediction
-from groundspeed.plots import COLOURS, INK, LINES, save_figure
+from groundspeed.plots import INK, LINES, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,6 +60,8 @@ def _draw(axes: "Axes", columns: Columns, measured: Mapping[int, Mapping[str, fl
         f"{first.devices} devices, {first.engine}",
         loc="left", fontsize=10, color=INK,
     )  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(visible=True, which="major", alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
 
@@ -76,5 +78,5 @@ def _draw_measured(
     if points:
         axes.scatter(
             [x for x, _ in points], [y for _, y in points], marker="x", s=36,
-            color=COLOURS["float16"], label="measured", zorder=3,
+            color=INK, label="measured", zorder=3,
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """Servers: memory, scheduling and the physics that no prediction may break."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +34,8 @@ def hardware(gpu: str) -> ProfileHardware:
 H200 = hardware("h200-sxm")
 
 
-def server(model: str, engine: str = "vllm", **deployment: object) -> Server:
-    return Server(
-        find_model(model),
-        Deployment(**deployment),
-        find_engine(engine),
-        H200,  # type: ignore[arg-type]
-    )
+def server(model: str, engine: str = "vllm", **ways: int) -> Server:
+    return Server(find_model(model), replace(Deployment(), **ways), find_engine(engine), H200)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +176,7 @@ def test_experts_are_faster_than_a_dense_model_of_their_size() -> None:
 )
 def test_impossible_parallelism(model: str, deployment: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        server(model, **deployment).predict(ServingWorkload(128, 128, 1))
+        server(model, "vllm", **deployment).predict(ServingWorkload(128, 128, 1))
 
 
 @pytest.mark.parametrize(

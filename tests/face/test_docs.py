@@ -21,7 +21,9 @@ def regenerate(root: Path) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/measured.md", "docs/laws.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/measured.md", "docs/laws.md", "docs/deepseek-r1.md"]
+)
 def test_shown_output_is_real(
     root: Path, regenerate: ModuleType, page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

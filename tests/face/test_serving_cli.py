@@ -88,7 +88,7 @@ def test_separate_pools() -> None:
 )
 def test_bad_input_is_one_line(arguments: tuple[str, str], message: str) -> None:
     name, value = arguments
-    base = list(R1)
+    base: list[str] = [*R1]
     if name in base:
         base[base.index(name) + 1] = value
     else:
