@@ -20,7 +20,8 @@ from groundspeed.estimator import backtest as module
 from groundspeed.estimator.backtest import Resolver, RowResult, backtest, summarize
 from groundspeed.estimator.engine import Costs, Engine
 from groundspeed.estimator.hardware import DatasheetHardware, Hardware
-from groundspeed.estimator.serving import Server, ServingWorkload
+from groundspeed.estimator.serving import Server
+from groundspeed.estimator.workload import ServingWorkload
 
 Change = Callable[[Server, ServingWorkload], tuple[Server, ServingWorkload]]
 

@@ -14,13 +14,8 @@ from groundspeed.estimator.deployment import Deployment
 from groundspeed.estimator.engine import find_engine
 from groundspeed.estimator.hardware import Hardware
 from groundspeed.estimator.quantization import NAMES
-from groundspeed.estimator.serving import (
-    Kind,
-    Server,
-    ServingPrediction,
-    ServingWorkload,
-    with_budget,
-)
+from groundspeed.estimator.serving import Server, with_budget
+from groundspeed.estimator.workload import Kind, ServingPrediction, ServingWorkload
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 

@@ -18,8 +18,8 @@ import math
 from dataclasses import dataclass
 
 from groundspeed.estimator.engine import Engine
-from groundspeed.estimator.serving import PROMPTS_A_CLIENT, ServingWorkload
 from groundspeed.estimator.step import StepTimes
+from groundspeed.estimator.workload import PROMPTS_A_CLIENT, ServingWorkload
 
 
 @dataclass(frozen=True)

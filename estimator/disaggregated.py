@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from groundspeed.estimator.layers import Layers
 from groundspeed.estimator.memory import cache_bytes
-from groundspeed.estimator.serving import Server, ServingWorkload
+from groundspeed.estimator.serving import Server
 from groundspeed.estimator.step import StepTimes
+from groundspeed.estimator.workload import ServingWorkload
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 

@@ -12,12 +12,12 @@ law, number of prompts, statistic) is an input and is repeated in the result.
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from groundspeed.estimator.deployment import Deployment, formats, require_valid
 from groundspeed.estimator.engine import Costs, Engine
+from groundspeed.estimator.explain import assumptions, explain_ttft, serving_notes
 from groundspeed.estimator.hardware import Hardware
 from groundspeed.estimator.layers import Layers
 from groundspeed.estimator.memory import (
@@ -30,114 +30,17 @@ from groundspeed.estimator.memory import (
 from groundspeed.estimator.model import Model
 from groundspeed.estimator.simulate import Load, Outcome, simulate
 from groundspeed.estimator.step import Part, StepTimes
+from groundspeed.estimator.workload import (
+    PROMPTS_A_CLIENT,
+    SIMULATED_ROUNDS,
+    Latency,
+    PartTime,
+    ServingPrediction,
+    ServingWorkload,
+    require_workload,
+)
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.operations import Array
-from groundspeed.profiles.record import Record
-
-Kind = Literal["closed", "static", "offline", "poisson", "trace"]
-Statistic = Literal["mean", "median"]
-
-PROMPTS_A_CLIENT = 10
-"""Requests that benchmarks send for each client, where nothing else is said."""
-
-SIMULATED_ROUNDS = 5
-"""Rounds of a closed loop that are simulated; those after look like the later of them."""
-
-
-@dataclass(frozen=True)
-class ServingWorkload:
-    """What a server is asked to do."""
-
-    prompt_tokens: int
-    output_tokens: int
-    concurrency: int = 1
-    kind: Kind = "closed"
-    length_low: float = 1.0
-    length_high: float = 1.0
-    """Lengths are drawn evenly between these fractions of nominal."""
-    num_prompts: int | None = None
-    """None is ten a client."""
-    request_rate_per_s: float | None = None
-    """Of a Poisson load."""
-    client_delay_s: float = 0.004
-    cached_share: float = 0.0
-    """Of each prompt, already in a prefix cache."""
-    drafted_tokens: int = 0
-    """Tokens that speculation proposes for each sequence and step."""
-    acceptance: float = 0.0
-    """Chance that one of them is right, given those before it are."""
-    statistic: Statistic = "mean"
-    arrivals: tuple[tuple[float, int, int], ...] | None = None
-    """Of a trace: when [s], prompt tokens, output tokens."""
-
-    @property
-    def accepted_tokens(self) -> float:
-        """Tokens that speculation adds to a step, on average: a + a^2 + ... of those drafted."""
-        return sum(self.acceptance**i for i in range(1, self.drafted_tokens + 1))
-
-
-class Latency(Record):
-    """A latency over the requests [s]."""
-
-    mean: float
-    p50: float
-    p90: float
-    p99: float
-
-
-class PartTime(Record):
-    """One part of a step."""
-
-    group: str
-    time_s: float
-    low_s: float
-    high_s: float
-    share: float
-    bound: str
-    extrapolated: bool = False
-
-
-class ServingPrediction(Record):
-    """What a deployment is expected to do under a load."""
-
-    model: str
-    hardware: str
-    origin: str
-    engine: str
-    engine_version: str
-    formats: str
-    devices: int
-    concurrency: int
-    prompt_tokens: int
-    output_tokens: int
-    ttft_s: float
-    tpot_s: float
-    e2e_s: float
-    ttft_low_s: float
-    ttft_high_s: float
-    tpot_low_s: float
-    tpot_high_s: float
-    ttft: Latency
-    tpot: Latency
-    itl: Latency
-    e2e: Latency
-    output_tokens_per_s: float
-    total_tokens_per_s: float
-    requests_per_s: float
-    goodput_requests_per_s: float | None = None
-    saturated: bool
-    """Requests wait for memory or a place: TTFT is a queue's length, no property of the machine."""
-    most_sequences: int
-    """That the cache holds at these lengths, all attention groups together."""
-    weight_bytes: float
-    cache_bytes_per_sequence: float
-    cache_bytes: float
-    decode_parts: tuple[PartTime, ...]
-    prefill_parts: tuple[PartTime, ...]
-    ttft_explained: str
-    assumed: tuple[str, ...]
-    notes: tuple[str, ...]
-    tpot_definition: str = "TPOT = (E2E - TTFT) / (output tokens - 1)"
 
 
 @dataclass(frozen=True)
@@ -167,7 +70,7 @@ class Server:
         """
         model, d, engine = self.model, self.deployment, self.engine
         require_valid(model, d)
-        _require_workload(model, workload)
+        require_workload(model, workload)
         memory_bytes = self.hardware.memory_bytes
         if memory_bytes is None:
             raise InputError(f"{self.hardware.id} does not say how much memory it has")
@@ -234,7 +137,7 @@ class Server:
         spread_f = _spread(prefill, engine.interval_ttft, each, steps, workload, decode_only=False)
         f = formats(model, d)
         memory = plan_memory(model, d, engine, self.hardware.memory_bytes or 0.0)
-        notes = _notes(self.hardware, decode, prefill, saturated, fit * d.dp, workload)
+        notes = serving_notes(self.hardware, decode, prefill, saturated, fit * d.dp, workload)
         return ServingPrediction(
             model=model.id,
             hardware=self.hardware.id,
@@ -270,8 +173,8 @@ class Server:
             cache_bytes=memory.cache_bytes,
             decode_parts=decode,
             prefill_parts=prefill,
-            ttft_explained=_explain(steps, workload, each, ttft_s, engine),
-            assumed=_assumed(workload, engine),
+            ttft_explained=explain_ttft(steps, workload, each, ttft_s, engine),
+            assumed=assumptions(workload, engine),
             notes=notes,
         )
 
@@ -335,36 +238,6 @@ def _in_engine(part: Part, costs: Costs, *, latent: bool, decode: bool) -> Part:
         low_s=factor * part.low_s,
         high_s=factor * part.high_s,
     )
-
-
-def _require_workload(model: Model, w: ServingWorkload) -> None:
-    for name, value in (
-        ("prompt tokens", w.prompt_tokens),
-        ("output tokens", w.output_tokens),
-        ("concurrency", w.concurrency),
-    ):
-        if not 1 <= value <= 100_000_000:
-            raise InputError(f"{name} must lie between 1 and 100,000,000, not {value}")
-    if not 0.0 < w.length_low <= w.length_high <= 2.0:
-        raise InputError(
-            f"lengths from {w.length_low} to {w.length_high} of nominal are no range",
-            remedy="give fractions such as 0.8 and 1.0",
-        )
-    if not (0.0 <= w.acceptance <= 1.0 and 0 <= w.drafted_tokens <= 64):
-        raise InputError(
-            f"speculation of {w.drafted_tokens} tokens at acceptance {w.acceptance} makes no sense",
-            remedy="give up to 64 drafted tokens and an acceptance between 0 and 1",
-        )
-    if not 0.0 <= w.cached_share < 1.0:
-        raise InputError(f"a prefix cache holds a share in [0, 1), not {w.cached_share}")
-    length = w.prompt_tokens + w.output_tokens
-    if model.max_context is not None and length > model.max_context:
-        raise InputError(
-            f"{length} tokens are more than {model.id} can hold ({model.max_context})",
-            remedy="shorten the prompt or the output",
-        )
-    if w.num_prompts is not None and w.num_prompts < 1:
-        raise InputError(f"a benchmark of {w.num_prompts} prompts measures nothing")
 
 
 def _load(w: ServingWorkload, each: int, groups: int) -> Load:
@@ -474,67 +347,6 @@ def _spread(
     total = sum(p.time_s for p in parts)
     above = sum((p.high_s - p.time_s) ** 2 for p in parts if p.group != "engine") ** 0.5
     return math.exp(math.hypot(math.log(engine_factor), math.log1p(above / total)))
-
-
-def _explain(steps: StepTimes, w: ServingWorkload, each: int, ttft_s: float, engine: Engine) -> str:
-    """Say which of queueing, the own prefill and the host dominates TTFT."""
-    prompt = w.prompt_tokens * (w.length_low + w.length_high) / 2.0 * (1.0 - w.cached_share)
-    own = steps.step_s(0, 0.0, max(prompt, 1.0), 1.0, 0.0)
-    if w.kind == "static":
-        return (
-            f"the prompts of the whole batch are computed first; one alone takes {own * 1e3:.0f} ms"
-        )
-    queue = max(ttft_s - own - engine.costs.request_s, 0.0)
-    parts = {
-        "waiting for other prompts": queue,
-        "its own prefill": own,
-        "the host": engine.costs.request_s,
-    }
-    most = max(parts, key=lambda k: parts[k])
-    shown = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in parts.items())
-    return f"mostly {most} ({shown})"
-
-
-def _assumed(w: ServingWorkload, engine: Engine) -> tuple[str, ...]:
-    """What a figure depends on beside the machine."""
-    if w.kind == "static":
-        return (f"static batch, {engine.title}",)
-    lengths = (
-        "all of one length"
-        if w.length_low == w.length_high
-        else f"even between {w.length_low:g} and {w.length_high:g} of nominal"
-    )
-    prompts = w.num_prompts or PROMPTS_A_CLIENT * w.concurrency
-    given = "" if w.num_prompts else " (ten a client, not given)"
-    policy = {"mixed": "prompts in chunks beside decode", "prefill_first": "prompts before decode"}
-    return (
-        f"{policy.get(engine.policy, 'whole batches')}, {engine.token_budget} tokens a step",
-        f"lengths {lengths}",
-        f"{prompts} prompts{given}",
-        f"{w.statistic} of requests",
-    )
-
-
-def _notes(
-    hardware: Hardware,
-    decode: tuple[PartTime, ...],
-    prefill: tuple[PartTime, ...],
-    saturated: bool,
-    fit: int,
-    w: ServingWorkload,
-) -> tuple[str, ...]:
-    notes = []
-    if saturated:
-        notes.append(
-            f"saturated: the cache holds {fit} sequences of this length and {w.concurrency} are "
-            "asked for; throughput is a bound, TTFT is the length of a queue"
-        )
-    if hardware.origin == "datasheet":
-        notes.append("from the data sheet's peaks: a bound on speed, no real kernel reaches it")
-    outside = sorted({p.group for p in (*decode, *prefill) if p.extrapolated and p.share > 0.02})
-    if outside:
-        notes.append(f"beyond the measured range: {', '.join(outside)}")
-    return tuple(notes)
 
 
 def with_budget(engine: Engine, token_budget: int | None, most: int | None = None) -> Engine:

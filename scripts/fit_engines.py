@@ -20,8 +20,9 @@ from groundspeed.api import find_hardware
 from groundspeed.estimator import serving
 from groundspeed.estimator.backtest import Resolver, understand
 from groundspeed.estimator.engine import Engine
-from groundspeed.estimator.serving import Server, ServingWorkload
+from groundspeed.estimator.serving import Server
 from groundspeed.estimator.step import StepTimes
+from groundspeed.estimator.workload import ServingWorkload
 
 PRIOR = {
     "step_s": (0.5e-3, 0.5),

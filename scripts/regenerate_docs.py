@@ -74,7 +74,7 @@ def schemas() -> Iterator[tuple[str, str]]:
     from groundspeed.estimator.backtest import RowResult, Summary
     from groundspeed.estimator.disaggregated import Disaggregated
     from groundspeed.estimator.prediction import Prediction
-    from groundspeed.estimator.serving import ServingPrediction
+    from groundspeed.estimator.workload import ServingPrediction
     from groundspeed.profiles.compare import ProfileComparison
     from groundspeed.profiles.datasheet import DeviceSpec
     from groundspeed.profiles.schema import Profile

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groundspeed.estimator.serving import ServingPrediction
+from groundspeed.estimator.workload import ServingPrediction
 from groundspeed.plots import INK, LINES, save_figure
 
 if TYPE_CHECKING:

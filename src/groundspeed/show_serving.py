@@ -7,7 +7,7 @@ from rich.text import Text
 
 from groundspeed.estimator.backtest import RowResult, Summary
 from groundspeed.estimator.disaggregated import Disaggregated
-from groundspeed.estimator.serving import PartTime, ServingPrediction
+from groundspeed.estimator.workload import PartTime, ServingPrediction
 from groundspeed.terminal import bar, digits, make_table, plain, safe, shown
 
 GIB = 2.0**30

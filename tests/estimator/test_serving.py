@@ -16,9 +16,10 @@ from groundspeed.estimator.disaggregated import Pools, predict_disaggregated
 from groundspeed.estimator.engine import Engine, find_engine, load_engines
 from groundspeed.estimator.layers import Layers
 from groundspeed.estimator.memory import cache_bytes_per_token, fewest_devices, weight_bytes
-from groundspeed.estimator.serving import Server, ServingWorkload, with_budget
+from groundspeed.estimator.serving import Server, with_budget
 from groundspeed.estimator.simulate import Load, simulate
 from groundspeed.estimator.step import StepTimes
+from groundspeed.estimator.workload import ServingWorkload
 from groundspeed.profiles import InputError
 from groundspeed.profiles.datasheet import find_device
 

@@ -103,7 +103,7 @@ def estimate_command(
             read_trace,
         )
         from groundspeed.estimator.deployment import Deployment
-        from groundspeed.estimator.serving import ServingWorkload
+        from groundspeed.estimator.workload import ServingWorkload
 
         if replicas < 1:
             raise InputError(f"--replicas must be at least 1, not {replicas}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from groundspeed.estimator.disaggregated import Disaggregated
     from groundspeed.estimator.engine import Engine
     from groundspeed.estimator.hardware import Hardware
-    from groundspeed.estimator.serving import ServingPrediction, ServingWorkload
+    from groundspeed.estimator.workload import ServingPrediction, ServingWorkload
 
 Measured = dict[int, dict[str, float]]
 
