@@ -125,6 +125,8 @@ def choose_points(
         raise InputError(f"{operation} candidates lack the column {', '.join(missing)}")
     if budget < 1:
         raise InputError(f"a budget of {budget} points chooses nothing", remedy="give at least 1")
+    if candidates.empty:
+        return candidates.index
     present = regime_columns(operation, candidates)
     groups = [g for _, g in candidates.groupby(present, sort=True)] if present else [candidates]
     shares = np.full(len(groups), budget // len(groups))

@@ -5,6 +5,7 @@ imported passes the physics check before it is written.
 """
 
 from groundspeed.calibrate.importers.aiconfigurator import read_aiconfigurator
+from groundspeed.calibrate.importers.babelstream import read_babelstream
 from groundspeed.calibrate.importers.imported import Importer, ImportRequest, import_profile
 from groundspeed.calibrate.importers.matrices import (
     read_nvbandwidth,
@@ -12,11 +13,15 @@ from groundspeed.calibrate.importers.matrices import (
     read_transferbench,
 )
 from groundspeed.calibrate.importers.nccl_tests import read_nccl_tests
+from groundspeed.calibrate.importers.shapes import read_mamf, read_superbench
 from groundspeed.calibrate.importers.table import read_csv
 
 IMPORTERS: dict[str, Importer] = {
     "aiconfigurator": read_aiconfigurator,
+    "babelstream": read_babelstream,
     "csv": read_csv,
+    "mamf": read_mamf,
+    "superbench": read_superbench,
     "nccl-tests": read_nccl_tests,
     "rccl-tests": read_nccl_tests,
     "nvbandwidth": read_nvbandwidth,

@@ -179,10 +179,14 @@ def import_command(
     tool: Annotated[
         str,
         typer.Argument(
-            help="csv, nccl-tests, rccl-tests, nvbandwidth, rocm-bandwidth-test or transferbench."
+            help="aiconfigurator, mamf, superbench, babelstream, csv, nccl-tests, rccl-tests, "
+            "nvbandwidth, rocm-bandwidth-test or transferbench."
         ),
     ],
-    file: Annotated[Path, typer.Argument(help="What the tool wrote.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="What the tool wrote; none for the aiconfigurator that is installed."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="Name of the GPU, if the file does not say it.")
     ] = None,
@@ -208,7 +212,14 @@ def import_command(
 
     if tool not in IMPORTERS:
         raise InputError(f"unknown tool '{tool}'", remedy=did_you_mean(tool, IMPORTERS))
-    request = ImportRequest(file, read_text(file, f"output of {tool}"), tool, device, op)
+    if tool == "aiconfigurator":
+        from groundspeed.calibrate.importers.aiconfigurator import systems_folder
+
+        request = ImportRequest(file or systems_folder(), "", tool, device, op)
+    elif file is None:
+        raise InputError(f"which file did {tool} write?", remedy="give its path")
+    else:
+        request = ImportRequest(file, read_text(file, f"output of {tool}"), tool, device, op)
     command = "groundspeed " + shlex.join(sys.argv[1:])
     profile = import_profile(request, IMPORTERS[tool], command)
     path = output or folder_of(profile_dir) / f"{profile.id}.json"

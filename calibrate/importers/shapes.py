@@ -1,0 +1,161 @@
+"""Products that other tools have timed: mamf-finder's log, SuperBench's results.
+
+mamf-finder prints TFLOPS for each shape it tries (mean, median, max) and a summary of the best;
+SuperBench writes a JSON object a node, a metric a key. Both give rates; a time is the product's
+FLOPs over the rate, which is what a profile keeps.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Iterable
+
+import numpy as np
+
+from groundspeed.calibrate.importers.imported import (
+    Imported,
+    ImportedCurve,
+    ImportRequest,
+    imported_point,
+)
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.operations import OPERATIONS, Array
+from groundspeed.profiles.schema import Point
+
+TERA = 1e12
+
+NUMBER = r"([\d.]+)"
+SHAPE = r"(\d+)x(\d+)x(\d+)"
+LINES = (
+    re.compile(rf"{NUMBER}\(mean\)\s+{NUMBER}\(median\).*?@ {SHAPE}"),
+    re.compile(rf"^\s*\d+\s+{SHAPE}\s+{NUMBER}\s+{NUMBER}\s+{NUMBER}", re.MULTILINE),
+    re.compile(rf"^(median): +{NUMBER} TFLOPS @ {SHAPE}", re.MULTILINE),
+)
+"""A shape in an older log, in a newer one, and the best one of the summary."""
+
+
+def read_mamf(request: ImportRequest) -> Imported:
+    """Read a log of mamf-finder.
+
+    Raises
+    ------
+    InputError
+        If it names no data type or holds no shape.
+    """
+    where = str(request.path)
+    dtype = re.search(r"\*\* Dtype: torch\.(\w+)", request.text)
+    if dtype is None:
+        raise InputError("is no log of mamf-finder (no line '** Dtype: torch.…')", where=where)
+    device = re.search(r"DeviceProperties\(name='([^']+)'", request.text)
+    # The log redraws its line with carriage returns.
+    text = request.text.replace("\r", "\n").replace("\033[K", "")
+    rates: dict[tuple[int, int, int], float] = {}
+    for found in LINES[0].finditer(text):
+        rates[_shape(found.groups()[2:5])] = float(found[2])
+    for found in LINES[1].finditer(text):
+        rates[_shape(found.groups()[:3])] = float(found[5])
+    for found in LINES[2].finditer(text):
+        rates.setdefault(_shape(found.groups()[2:5]), float(found[2]))
+    if not rates:
+        raise InputError("holds no shape with its TFLOPS", where=where)
+    name = {"float8_e4m3fn": "fp8", "float8_e4m3fnuz": "fp8"}.get(dtype[1], dtype[1])
+    rows = [(shape, rate * TERA) for shape, rate in sorted(rates.items())]
+    return Imported(
+        device=device[1] if device else None,
+        curves=(_products(name, rows, "torch.mm"),),
+        date_utc=_started(text),
+    )
+
+
+def _shape(texts: Iterable[str]) -> tuple[int, int, int]:
+    m, n, k = (int(t) for t in texts)
+    return m, n, k
+
+
+def _started(text: str) -> str | None:
+    found = re.search(r"Benchmark started on (\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)", text)
+    return f"{found[1]}T{found[2]}Z" if found else None
+
+
+CUBLASLT = re.compile(r"^cublaslt-gemm(?::[^/]*)?/(\w+?)_(\d+)_(\d+)_(\d+)_(\d+)_flops(?::\d+)?$")
+HIPBLASLT = re.compile(r"^hipblaslt-gemm(?::[^/]*)?/(\w+?)_(\d+)_(\d+)_(\d+)_(\d+)_flops(?::\d+)?$")
+HOST_LINK = re.compile(r"^mem-bw(?::[^/]*)?/(h2d|d2h)_bw(?::\d+)?$", re.IGNORECASE)
+FORMATS = {
+    "fp8e4m3": "fp8", "fp8e5m2": "fp8", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32",
+    "fp64": "float64", "int8": "int8", "fp4e2m1": "nvfp4",
+}  # fmt: skip
+
+
+def read_superbench(request: ImportRequest) -> Imported:
+    """Read a ``results-summary.jsonl``: the median over nodes and ranks of each product.
+
+    One profile describes a kind of device. Who of many nodes is slow is another question.
+
+    Raises
+    ------
+    InputError
+        If it is not that file, or holds none of the metrics that are understood.
+    """
+    where = str(request.path)
+    values: dict[tuple[str, int, int, int], list[float]] = {}
+    links: dict[str, list[float]] = {}
+    nodes = 0
+    for line, text in enumerate(request.text.splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError("is no JSON", where=f"{where}, line {line}") from error
+        if not isinstance(document, dict):
+            raise InputError("is no JSON object", where=f"{where}, line {line}")
+        nodes += 1
+        for metric, value in document.items():
+            if not isinstance(value, int | float) or not value > 0:
+                continue
+            if (found := CUBLASLT.match(metric) or HIPBLASLT.match(metric)) is not None:
+                dtype = FORMATS.get(found[1])
+                if dtype is not None and int(found[2]) in (0, 1):  # no batch
+                    key = (dtype, int(found[3]), int(found[4]), int(found[5]))
+                    values.setdefault(key, []).append(float(value) * TERA)
+            elif (found := HOST_LINK.match(metric)) is not None:
+                links.setdefault(found[1].lower(), []).append(float(value) * 1e9)
+    if not values and not links:
+        raise InputError(
+            "holds no cublaslt-gemm, hipblaslt-gemm or mem-bw result",
+            where=where,
+            remedy="give SuperBench's results-summary.jsonl",
+        )
+    by_dtype: dict[str, list[tuple[tuple[int, int, int], float]]] = {}
+    for (dtype, m, n, k), rates in sorted(values.items()):
+        by_dtype.setdefault(dtype, []).append(((m, n, k), statistics.median(rates)))
+    curves = [_products(dtype, rows, "cublaslt") for dtype, rows in by_dtype.items()]
+    for direction, rates in sorted(links.items()):
+        rate = statistics.median(rates)
+        point = imported_point({"bytes": COPY_BYTES}, COPY_BYTES / rate, COPY_BYTES)
+        regime = {"direction": direction, "memory": "pinned"}
+        curves.append(ImportedCurve("host_link", regime, "superbench", (point,)))
+    note = f"medians over {nodes} nodes" if nodes > 1 else "one node"
+    return Imported(device=None, curves=curves, warnings=(note,))
+
+
+COPY_BYTES = 64.0 * 2**20
+"""Of a host copy in SuperBench's mem-bw, where it is not configured otherwise."""
+
+
+def _products(
+    dtype: str, rows: list[tuple[tuple[int, int, int], float]], backend: str
+) -> ImportedCurve:
+    spec = OPERATIONS["matmul"]
+    points: list[Point] = []
+    for (m, n, k), rate in rows:
+        case = {"m": float(m), "n": float(n), "k": float(k)}
+        flops = 2.0 * m * n * k
+        columns = {c: _one(v) for c, v in case.items()}
+        moved = float(spec.bytes(columns, {"dtype": dtype})[0])
+        points.append(imported_point(case, flops / rate, moved, flops=flops))
+    return ImportedCurve("matmul", {"dtype": dtype}, backend, points)
+
+
+def _one(value: float) -> Array:
+    return np.array([value])
