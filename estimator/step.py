@@ -186,6 +186,40 @@ class StepTimes:
         host += self._collectives * costs.collective_s + sequences * costs.sequence_s
         return max(kernels, floor) + host
 
+    def step_many(self, sequences: Array, context: Array, chunk: Array, prompts: Array) -> Array:
+        """:meth:`step_s` of whole prompts for arrays (N,), zero where there is none."""
+        costs, model = self.engine.costs, self.layers.model
+        tokens = sequences * self.rows_a_sequence
+        kernels = self._rows_many(np.maximum(tokens + chunk, 1.0))
+        kernels += self._head.many(np.maximum(tokens + prompts, 1.0))
+        latent = model.latent is not None
+        factor = costs.latent_decode_factor if latent else costs.attention_factor
+        decoding, prefilling = sequences > 0, chunk > 0
+        attention = self._decode.many(np.maximum(sequences, 1.0), np.maximum(context, 1.0))
+        kernels += np.where(decoding, factor * attention, 0.0)
+        whole = self._prefill.many(np.maximum(prompts, 1.0), np.maximum(chunk / prompts, 1.0))
+        whole *= costs.latent_prefill_factor if latent else 1.0
+        base = np.where(decoding, self._rows_many(np.maximum(tokens, 1.0)), 0.0)
+        added = self._rows_many(np.maximum(tokens + chunk, 1.0)) - base
+        extra = whole + (costs.prefill_factor - 1.0) * (added + whole)
+        kernels += np.where(prefilling, extra, 0.0)
+        launch = costs.eager_decode_layer_s
+        if latent:
+            launch = max(launch, costs.eager_latent_layer_s)
+        eager = np.where(prefilling, max(launch, costs.eager_prefill_layer_s), launch)
+        fixed = costs.step_s + model.layers * costs.layer_s
+        fixed += self._collectives * costs.collective_s
+        floor = np.maximum(kernels, model.layers * eager)
+        found: Array = floor + fixed + sequences * costs.sequence_s
+        return found
+
+    def _rows_many(self, tokens: Array) -> Array:
+        if self._experts is None:
+            return self._rows.many(tokens)
+        return self._rows.many(tokens) + self.engine.costs.experts_factor * self._experts.many(
+            tokens
+        )
+
     def parts(self, operators: list[Operator]) -> list[Part]:
         """Each group's time at the first point, with its interval."""
         groups: dict[str, list[Part]] = {}

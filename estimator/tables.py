@@ -21,7 +21,7 @@ LEAST = 1e-12
 
 
 class Curve1:
-    """A function of one variable."""
+    """A function of one variable, asked for one value or, with ``many``, for arrays."""
 
     def __init__(self, low: float, high: float, values: Sequence[float] | Array) -> None:
         self._low = math.log(low)
@@ -35,6 +35,14 @@ class Curve1:
         i = min(max(int(place), 0), self._last)
         log = self._log
         return math.exp(log[i] + (place - i) * (log[i + 1] - log[i]))
+
+    def many(self, x: Array) -> Array:
+        """Values at positive arguments (N,)."""
+        place = (np.log(x) - self._low) * self._per
+        i = np.clip(place.astype(np.intp), 0, self._last)
+        log = np.array(self._log)
+        found: Array = np.exp(log[i] + (place - i) * (log[i + 1] - log[i]))
+        return found
 
 
 @dataclass(frozen=True)
@@ -73,3 +81,16 @@ class Curve2:
         a = low[j] + v * (low[j + 1] - low[j])
         b = high[j] + v * (high[j + 1] - high[j])
         return math.exp(a + u * (b - a))
+
+    def many(self, x: Array, y: Array) -> Array:
+        """Values at positive arguments; both (N,)."""
+        px = (np.log(x) - self._x0) * self._per_x
+        py = (np.log(y) - self._y0) * self._per_y
+        i = np.clip(px.astype(np.intp), 0, self._last_x)
+        j = np.clip(py.astype(np.intp), 0, self._last_y)
+        u, v = px - i, py - j
+        log = np.array(self._log)
+        a = log[i, j] + v * (log[i, j + 1] - log[i, j])
+        b = log[i + 1, j] + v * (log[i + 1, j + 1] - log[i + 1, j])
+        found: Array = np.exp(a + u * (b - a))
+        return found

@@ -84,7 +84,10 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> FoundHardwar
 def shipped_profile(spec_id: str) -> Profile | None:
     """The profile of a device that ships, imported or transferred."""
     file = resources.files("groundspeed.profiles") / "shipped" / f"{spec_id}.json"
-    return load_profile(Path(str(file))) if file.is_file() else None
+    if not file.is_file():
+        return None
+    # What ships was held against physics when it was built, and is again in the tests.
+    return Profile.model_validate_json(file.read_text(encoding="utf-8"))
 
 
 def measured_profiles(folder: Path | None = None) -> list[Profile]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from groundspeed.api import find_hardware, shipped_profile
 from groundspeed.estimator import DatasheetHardware, ProfileHardware, find_model
-from groundspeed.estimator.closed_form import closed_form
+from groundspeed.estimator.closed_form import Loads, closed_form
 from groundspeed.estimator.deployment import Deployment
 from groundspeed.estimator.disaggregated import Pools, predict_disaggregated
 from groundspeed.estimator.engine import Engine, find_engine, load_engines
@@ -256,10 +256,39 @@ def test_closed_form_and_simulation_agree(
 ) -> None:
     w = ServingWorkload(1024, 256, concurrency, length_low=lengths[0], length_high=lengths[1])
     simulated = Server(find_model("llama-3.1-8b"), Deployment(), engine, H200).predict(w)
-    formula = closed_form(steps_of(engine), engine, w, concurrency)
-    assert formula.tpot_s == pytest.approx(simulated.tpot_s, rel=0.15)
+    mean = sum(lengths) / 2
+    loads = Loads(
+        np.array([1024.0 * mean]), np.array([256.0 * mean]), np.array([float(concurrency)]),
+        fixed=lengths[0] == lengths[1],
+    )  # fmt: skip
+    formula = closed_form(steps_of(engine), engine, loads)
+    assert formula.tpot_s[0] == pytest.approx(simulated.tpot_s, rel=0.15)
     # Queues are where an average misleads: the research prototype's forms were 7 to 17 % off.
-    assert formula.ttft_s == pytest.approx(simulated.ttft_s, rel=0.45)
+    assert formula.ttft_s[0] == pytest.approx(simulated.ttft_s, rel=0.45)
+    assert formula.requests_per_s[0] == pytest.approx(simulated.requests_per_s, rel=0.2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    sequences=st.integers(0, 64), context=st.floats(16, 4000), prompts=st.integers(1, 8),
+    length=st.floats(8, 2000), prefilling=st.booleans(), engine=st.sampled_from([VLLM, SGLANG]),
+)  # fmt: skip
+def test_one_step_and_many_are_the_same(
+    sequences: int, context: float, prompts: int, length: float, prefilling: bool, engine: Engine
+) -> None:
+    chunk = prompts * length if prefilling else 0.0
+    steps = STEPS[engine.name]
+    n = float(prompts) if prefilling else 0.0
+    one = steps.step_s(sequences, context, chunk, n, 0.0)
+    arrays = (np.array([x]) for x in (float(sequences), context, chunk, max(n, 1e-9)))
+    if not prefilling:
+        many = steps.step_many(
+            np.array([float(sequences)]), np.array([context]), np.zeros(1), np.ones(1)
+        )
+        one = steps.step_s(sequences, context, 0.0, 1.0, 0.0)
+    else:
+        many = steps.step_many(*arrays)
+    assert many[0] == pytest.approx(one, rel=1e-9)
 
 
 def test_separate_pools() -> None:
