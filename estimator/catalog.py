@@ -79,6 +79,13 @@ def find_model(name: str, *, assume: str | None = None) -> Model:
     )
 
 
+def hub_name(model: Model) -> str:
+    """What a hub calls a shipped model; its id, if it does not ship."""
+    sheet = shipped_models().get(model.id)
+    names = sheet["hub_names"] if sheet else []
+    return str(names[0]) if names else model.id
+
+
 SUFFIXES = (
     "-instruct", "-chat", "-it", "-hf", "-fp8", "-nvfp4", "-fp4", "-mxfp4", "-awq", "-gptq",
     "-int4", "-int8", "-bf16", "-kv", "-dynamic", "-2507", "-0528", "-0324", "-2501", "-0905",

@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from groundspeed import __version__
+from groundspeed.commands.audit import audit_command
 from groundspeed.commands.backtest import backtest_command
 from groundspeed.commands.calibrate import calibrate_command
 from groundspeed.commands.estimate import estimate_command
 from groundspeed.commands.node import compare_alone_command
+from groundspeed.commands.plan import plan_command
 from groundspeed.commands.profile import profile_app
 from groundspeed.commands.run import run_command
 from groundspeed.commands.verify import verify_command
@@ -33,6 +35,8 @@ app = typer.Typer(
 app.command("run")(run_command)
 app.command("calibrate")(calibrate_command)
 app.command("estimate")(estimate_command)
+app.command("plan")(plan_command)
+app.command("audit")(audit_command)
 app.command("backtest")(backtest_command)
 app.command("verify")(verify_command)
 app.command("compare-alone", hidden=True)(compare_alone_command)

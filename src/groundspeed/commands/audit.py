@@ -1,0 +1,151 @@
+"""``groundspeed audit``: whether a published number is possible, and what it means."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
+from groundspeed.profiles.errors import InputError
+
+if TYPE_CHECKING:
+    from groundspeed.estimator.audit import Claim
+
+KEYS = (
+    "tokens_per_s",
+    "counts",
+    "model",
+    "gpu",
+    "gpus",
+    "isl",
+    "osl",
+    "concurrency",
+    "dtype",
+    "label",
+)
+
+
+def audit_command(
+    file: Annotated[
+        Path | None, typer.Argument(help="A claim, or a list of two, as YAML or JSON.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Claimed tokens a second.")] = None,
+    counts: Annotated[str | None, typer.Option(help="'total' or 'output' tokens.")] = None,
+    model: Annotated[str | None, typer.Option(help="As for estimate.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="As for estimate.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="How many.")] = None,
+    isl: Annotated[int | None, typer.Option(help="Prompt tokens.")] = None,
+    osl: Annotated[int | None, typer.Option(help="Output tokens.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Clients.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the weights.")] = None,
+    engine: Annotated[str, typer.Option(help="Whose scheduling a prediction takes.")] = "sglang",
+    engine_version: Annotated[str, typer.Option(help="The newest known if not given.")] = "",
+    profile_dir: ProfileDir = None,
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Check a claim: what is missing, what it means for a user, whether physics allows it.
+
+    Example: groundspeed audit --rate 170 --counts total --model deepseek-r1 --gpu h200 --gpus 8
+    --isl 3200 --osl 800 --concurrency 1
+    """
+    from groundspeed.api import find_hardware
+    from groundspeed.estimator.audit import audit_claim, compare_claims
+    from groundspeed.estimator.engine import find_engine
+
+    given = {
+        "tokens_per_s": rate, "counts": counts, "model": model, "gpu": gpu, "gpus": gpus,
+        "isl": isl, "osl": osl, "concurrency": concurrency, "dtype": dtype,
+    }  # fmt: skip
+    documents = _read(file) if file else [{k: v for k, v in given.items() if v is not None}]
+    claims = [_claim(d, i) for i, d in enumerate(documents, start=1)]
+    audits = []
+    for claim in claims:
+        found = find_hardware(claim.gpu, profile_dir=profile_dir)
+        rocm = found.spec is not None and found.spec.vendor == "amd"
+        chosen = find_engine(engine, version=engine_version, platform="rocm" if rocm else "cuda")
+        audits.append(audit_claim(claim, found.best, found.spec, chosen))
+    fair = compare_claims(claims[0], claims[1]) if len(claims) == 2 else None
+    if as_json or output is not None:
+        document: dict[str, Any] = {"claims": [a.model_dump(mode="json") for a in audits]}
+        if fair is not None:
+            document["comparison"] = fair.model_dump(mode="json")
+        deliver(json.dumps(document, indent=1), output, force=force)
+    else:
+        from groundspeed.show_audit import show_audit, show_fair
+        from groundspeed.terminal import make_console
+
+        console = make_console()
+        for audit in audits:
+            show_audit(console, audit)
+        if fair is not None:
+            show_fair(console, fair)
+    if not all(a.passes for a in audits):
+        raise typer.Exit(1)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """One claim or two, from YAML (JSON is YAML too)."""
+    import yaml
+
+    from groundspeed.profiles.files import read_text
+
+    try:
+        document = yaml.safe_load(read_text(path, "claim"))
+    except yaml.YAMLError as error:
+        reason = str(error).strip().replace("\n", " ")[:120]
+        raise InputError(f"is no YAML ({reason})", where=str(path)) from error
+    found = document if isinstance(document, list) else [document]
+    if not found or len(found) > 2 or not all(isinstance(d, dict) for d in found):
+        raise InputError("holds no claim, nor two", where=str(path))
+    return [{str(k): v for k, v in d.items()} for d in found]
+
+
+def _claim(document: dict[str, Any], number: int) -> "Claim":
+    from groundspeed.estimator import find_model
+    from groundspeed.estimator.audit import Claim
+    from groundspeed.profiles.errors import did_you_mean
+
+    strange = sorted(set(document) - set(KEYS))
+    if strange:
+        raise InputError(
+            f"claim {number} has '{strange[0]}'", remedy=did_you_mean(strange[0], KEYS)
+        )
+    for name, option in (("tokens_per_s", "--rate"), ("model", "--model"), ("gpu", "--gpu")):
+        if document.get(name) in (None, ""):
+            raise InputError(f"claim {number} lacks {name}", remedy=f"give {option}")
+    counts = document.get("counts")
+    if counts not in (None, "total", "output"):
+        raise InputError(f"'{counts}' tokens are not known", where="counts",
+                         remedy="total (input and output) or output")  # fmt: skip
+
+    def whole(name: str) -> int | None:
+        value = document.get(name)
+        if value in (None, ""):
+            return None
+        try:
+            number = int(str(value))
+        except ValueError as error:
+            raise InputError(f"{name} is '{value}', not a whole number") from error
+        if number < 1:
+            raise InputError(f"{name} must be positive, not {number}")
+        return number
+
+    try:
+        rate = float(str(document["tokens_per_s"]))
+    except ValueError as error:
+        raise InputError(f"tokens_per_s is '{document['tokens_per_s']}', not a number") from error
+    return Claim(
+        tokens_per_s=rate,
+        model=find_model(str(document["model"])),
+        gpu=str(document["gpu"]),
+        counts=counts,
+        isl=whole("isl"),
+        osl=whole("osl"),
+        concurrency=whole("concurrency"),
+        gpus=whole("gpus"),
+        dtype=str(document["dtype"]) if document.get("dtype") else None,
+        label=str(document.get("label", f"claim {number}")),
+    )

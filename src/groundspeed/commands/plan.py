@@ -1,0 +1,78 @@
+"""``groundspeed plan``: the deployment that meets an objective, and what it costs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
+
+
+def plan_command(
+    model: Annotated[str, typer.Argument(help="As for estimate.")],
+    gpu: Annotated[list[str], typer.Option("--gpu", help="Repeat to choose among several.")],
+    gpus: Annotated[int, typer.Option(help="How many of them.")] = 8,
+    isl: Annotated[int, typer.Option(help="Prompt tokens.")] = 1024,
+    osl: Annotated[int, typer.Option(help="Output tokens.")] = 1024,
+    slo: Annotated[str | None, typer.Option(help="ttft=500,tpot=50 in ms, for means.")] = None,
+    engine: Annotated[str, typer.Option(help="vllm, sglang or trtllm.")] = "vllm",
+    engine_version: Annotated[str, typer.Option(help="The newest known if not given.")] = "",
+    price: Annotated[
+        list[float] | None, typer.Option(help="Of one GPU-hour; one for each --gpu.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the weights.")] = None,
+    kv_dtype: Annotated[str | None, typer.Option(help="Of the cache.")] = None,
+    length_low: Annotated[float, typer.Option(help="Shortest, as a fraction of nominal.")] = 1.0,
+    length_high: Annotated[float, typer.Option(help="Longest.")] = 1.0,
+    plot: Annotated[Path | None, typer.Option(help="The front: .png or .svg.")] = None,
+    profile_dir: ProfileDir = None,
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Search deployments for an objective: the front, the cheapest, a command that starts it.
+
+    Example: groundspeed plan llama-3.3-70b --gpu h200 --dtype fp8 --slo ttft=1000,tpot=30
+    """
+    from groundspeed.api import find_hardware
+    from groundspeed.commands.serving import parse_slo
+    from groundspeed.estimator import find_model
+    from groundspeed.estimator.engine import find_engine
+    from groundspeed.estimator.plan import Candidate, make_plan
+    from groundspeed.estimator.workload import ServingWorkload
+    from groundspeed.profiles.errors import InputError
+
+    prices: list[float | None] = [*(price or [])] or [None] * len(gpu)
+    if len(prices) != len(gpu):
+        raise InputError(f"{len(prices)} prices for {len(gpu)} GPUs", where="--price",
+                         remedy="give one for each --gpu, in the same order")  # fmt: skip
+    candidates = []
+    for name, each in zip(gpu, prices, strict=True):
+        found = find_hardware(name, profile_dir=profile_dir)
+        rocm = found.spec is not None and found.spec.vendor == "amd"
+        chosen = find_engine(engine, version=engine_version, platform="rocm" if rocm else "cuda")
+        candidates.append(Candidate(name, found.best, chosen, gpus, each))
+    limits = parse_slo(slo)
+    finite = [x if x != float("inf") else None for x in limits] if limits else [None, None]
+    plan = make_plan(
+        find_model(model),
+        candidates,
+        ServingWorkload(isl, osl, length_low=length_low, length_high=length_high),
+        ttft_limit_s=finite[0],
+        tpot_limit_s=finite[1],
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+    )
+    if plot is not None:
+        from groundspeed.plot_plan import plot_plan
+
+        plot_plan(plan, plot, force=force)
+    if as_json or output is not None:
+        deliver(plan.model_dump_json(indent=1), output, force=force)
+    else:
+        from groundspeed.show_plan import show_plan
+        from groundspeed.terminal import make_console
+
+        show_plan(make_console(), plan)
+    if plan.best is None and limits is not None:
+        raise typer.Exit(1)
