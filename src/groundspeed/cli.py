@@ -14,6 +14,7 @@ from groundspeed import __version__
 from groundspeed.commands.audit import audit_command
 from groundspeed.commands.backtest import backtest_command
 from groundspeed.commands.calibrate import calibrate_command
+from groundspeed.commands.compare import compare_command
 from groundspeed.commands.estimate import estimate_command
 from groundspeed.commands.node import compare_alone_command
 from groundspeed.commands.plan import plan_command
@@ -37,6 +38,7 @@ app.command("calibrate")(calibrate_command)
 app.command("estimate")(estimate_command)
 app.command("plan")(plan_command)
 app.command("audit")(audit_command)
+app.command("compare")(compare_command)
 app.command("backtest")(backtest_command)
 app.command("verify")(verify_command)
 app.command("compare-alone", hidden=True)(compare_alone_command)

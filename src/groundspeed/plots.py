@@ -108,7 +108,8 @@ def _draw(axes: "Axes", profile: Profile) -> None:
     axes.set_yscale("log")
     lowest, highest = np.inf, 0.0
     for curve in profile.curves:
-        if curve.operation not in MARKERS or curve.backend != "torch":
+        ours = curve.origin == "measured" and curve.backend != "torch"
+        if curve.operation not in MARKERS or ours:
             continue
         points = [p for p in curve.points if p.valid and WINNER not in p.tags and p.flops > 0]
         if not points:
@@ -125,7 +126,7 @@ def _draw(axes: "Axes", profile: Profile) -> None:
             markersize=5,
             alpha=0.7,
             markeredgewidth=0,
-            label=f"{curve.operation.replace('_', ' ')} {dtype}",
+            label=f"{curve.operation.replace('_', ' ')} {' '.join(curve.regime.values())}",
         )
     if highest == 0.0:
         raise InputError(f"profile {profile.id} holds no point with FLOPs to draw")

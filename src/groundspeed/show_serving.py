@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from groundspeed.estimator.adjust import Adjustment
 from groundspeed.estimator.backtest import RowResult, Summary
 from groundspeed.estimator.disaggregated import Disaggregated
 from groundspeed.estimator.workload import PartTime, ServingPrediction
@@ -136,6 +137,23 @@ NAMES = {
     "output_tok_s": "output token/s",
     "total_tok_s": "total token/s",
 }
+
+
+def show_adjustments(console: Console, adjustments: Sequence[Adjustment]) -> None:
+    """What a few rows taught, and what it did for the others."""
+    table = make_table("learned", "metric", "rows", "factor", "others", "median before", "after")
+    for a in adjustments:
+        table.add_row(
+            plain(a.group),
+            NAMES[a.metric],
+            str(a.used),
+            f"{a.factor:.3f}",
+            str(a.rest),
+            f"{a.before_median_percent:.1f} %" if a.before_median_percent is not None else "",
+            f"{a.after_median_percent:.1f} %" if a.after_median_percent is not None else "",
+        )
+    console.print(table)
+    console.print()
 
 
 def show_summary(

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, Quiet, deliver
 from groundspeed.profiles.errors import InputError
+
+if TYPE_CHECKING:
+    from groundspeed.estimator.adjust import Adjustment
 
 
 def backtest_command(
@@ -21,6 +24,9 @@ def backtest_command(
     attribute: Annotated[
         bool, typer.Option("--attribute", help="Say what could explain the error.")
     ] = False,
+    adjust: Annotated[
+        int | None, typer.Option(help="Learn one factor from this many rows of each group.")
+    ] = None,
     profile_dir: ProfileDir = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -68,10 +74,16 @@ def backtest_command(
         results = backtest(
             rows, lambda name: find_hardware(name, profile_dir=profile_dir).best, progress=tick
         )
+    adjustments: list[Adjustment] = []
+    if adjust is not None:
+        from groundspeed.estimator.adjust import adjust as adjust_results
+
+        results, adjustments = adjust_results(results, adjust, by)
     summaries = summarize(results, by)
     if as_json or output is not None:
         document = {
             "summary": [s.model_dump(mode="json") for s in summaries],
+            "adjustments": [a.model_dump(mode="json") for a in adjustments],
             "rows": [
                 {
                     **r.labels,
@@ -88,10 +100,12 @@ def backtest_command(
         }
         deliver(json.dumps(document, indent=1), output, force=force)
         return
-    from groundspeed.show_serving import show_summary
+    from groundspeed.show_serving import show_adjustments, show_summary
     from groundspeed.terminal import make_console, plain
 
     console = make_console()
+    if adjustments:
+        show_adjustments(console, adjustments)
     show_summary(console, summaries, results)
     if attribute:
         from groundspeed.estimator.attribute import attribute_errors

@@ -1,6 +1,7 @@
 """``groundspeed profile``: list, show, check and compare profiles."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -99,6 +100,9 @@ def show_command(
     plot: Annotated[
         Path | None, typer.Option(help="Also draw the roofline to this .png or .svg.")
     ] = None,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="The vendor's data sheet, not the profile.")
+    ] = False,
     as_json: Json = False,
     output: Output = None,
     force: Force = False,
@@ -110,6 +114,12 @@ def show_command(
     from groundspeed.api import find_hardware
 
     found = find_hardware(name, profile_dir=profile_dir)
+    if sheet:
+        from groundspeed.profiles.errors import InputError
+
+        if found.spec is None:
+            raise InputError(f"there is no data sheet of '{name}'")
+        found = replace(found, profile=None, why=f"data sheet {found.spec.id}")
     record = found.profile or found.spec
     if record is None:
         raise AssertionError("a name stands for a profile or a data sheet")
