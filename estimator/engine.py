@@ -81,6 +81,10 @@ class Engine(Record):
     fused_quantize: bool = False
     """Whether rounding activations to 8 bit with one scale is part of the operation before."""
     costs: Costs
+    fitted_architecture: str = ""
+    """Of the devices whose rows its constants were fitted to; empty if to none."""
+    fitted_mixture: bool = False
+    """Whether mixtures of experts were among the models."""
     interval_tpot: Positive
     """Factor within which 90 % of the measured TPOT lay of the predicted."""
     interval_ttft: Positive

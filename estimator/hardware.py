@@ -51,8 +51,18 @@ class Hardware(Protocol):
         """Memory of the device."""
         ...
 
+    @property
+    def architecture(self) -> str:
+        """Of the device: ``hopper``, ``cdna3``; empty if not known."""
+        ...
+
     def spread_fraction(self, bound: Bound) -> float:
         """How much the whole machine varied while it was measured, by what limits."""
+        ...
+
+    @property
+    def power(self) -> tuple[float, str] | None:
+        """Power of the device under load [W], and whether it was ``measured`` or is its ``cap``."""
         ...
 
     def has(self, operation: str, **regime: str) -> bool:
@@ -81,9 +91,19 @@ class DatasheetHardware:
         """Memory of the device."""
         return self.spec.memory_bytes.value if self.spec.memory_bytes else None
 
+    @property
+    def architecture(self) -> str:
+        """Of the device."""
+        return self.spec.architecture
+
     def spread_fraction(self, bound: Bound) -> float:
         """A sheet does not vary."""
         return 0.0
+
+    @property
+    def power(self) -> tuple[float, str] | None:
+        """The cap of the sheet."""
+        return (self.spec.power_cap_w.value, "cap") if self.spec.power_cap_w else None
 
     def has(self, operation: str, **regime: str) -> bool:
         """Whether it can answer: a sheet has no measured collectives of several kinds."""
@@ -139,9 +159,33 @@ class ProfileHardware:
         """Memory of the device."""
         return self.profile.device.memory_bytes
 
+    @property
+    def architecture(self) -> str:
+        """Of the device."""
+        sheet = self.profile.datasheet
+        return sheet.architecture if sheet else self.profile.device.architecture
+
     def spread_fraction(self, bound: Bound) -> float:
         """Spread of the reference case during the calibration."""
         return self.profile.spread_fraction("memory" if bound == "memory" else "compute")
+
+    @property
+    def power(self) -> tuple[float, str] | None:
+        """Median over measured products and attention; else the cap."""
+        watts = [
+            p.power_w
+            for c in self.profile.curves
+            if c.operation in ("matmul", "attention_prefill", "attention_decode")
+            for p in c.points
+            if p.power_w is not None
+        ]
+        if watts:
+            return float(np.median(watts)), "measured"
+        cap = self.profile.environment.power_cap_w
+        sheet = self.profile.datasheet
+        if cap is None and sheet is not None and sheet.power_cap_w is not None:
+            cap = sheet.power_cap_w.value
+        return (cap, "cap") if cap is not None else None
 
     def has(self, operation: str, **regime: str) -> bool:
         """Whether a law serves an operation."""

@@ -102,6 +102,13 @@ class ServingPrediction(Record):
     total_tokens_per_s: float
     requests_per_s: float
     goodput_requests_per_s: float | None = None
+    power_w: float | None = None
+    """Of one device under load."""
+    power_origin: str | None = None
+    """``measured``, or the ``cap``: then tokens a joule are a lower bound."""
+    output_tokens_per_joule: float | None = None
+    cost_per_million_output_tokens: float | None = None
+    """In the currency of the price that was given."""
     saturated: bool
     """Requests wait for memory or a place: TTFT is a queue's length, no property of the machine."""
     most_sequences: int

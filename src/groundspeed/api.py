@@ -57,16 +57,17 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> FoundHardwar
     if name.endswith(".json") or "/" in name:
         profile = load_profile(Path(name).expanduser())
         return FoundHardware(name, profile, profile.datasheet, f"profile {profile.id}")
-    own = measured_profiles(profile_dir)
-    by_id = {p.id: p for p in own}
-    if name in by_id:
-        profile = by_id[name]
-        return FoundHardware(name, profile, profile.datasheet, f"profile {profile.id}")
     try:
         found = find_device(name)
     except InputError as error:
-        known = [*load_datasheets(), *by_id]
-        raise InputError(f"unknown GPU '{name}'", remedy=did_you_mean(name, known)) from error
+        own = measured_profiles(profile_dir)
+        named = [p for p in own if p.id == name]
+        if not named:
+            known = [*load_datasheets(), *(p.id for p in own)]
+            raise InputError(f"unknown GPU '{name}'", remedy=did_you_mean(name, known)) from error
+        profile = named[-1]
+        return FoundHardware(name, profile, profile.datasheet, f"profile {profile.id}")
+    own = measured_profiles(profile_dir, naming=(found.spec.id,))
     note = f"{found.note}; " if found.note else ""
     same = [p for p in own if p.datasheet is not None and p.datasheet.id == found.spec.id]
     if same:
@@ -90,11 +91,13 @@ def shipped_profile(spec_id: str) -> Profile | None:
     return Profile.model_validate_json(file.read_text(encoding="utf-8"))
 
 
-def measured_profiles(folder: Path | None = None) -> list[Profile]:
+def measured_profiles(folder: Path | None = None, *, naming: tuple[str, ...] = ()) -> list[Profile]:
     """Measured profiles that ship, then those of a folder (or of the user), oldest first."""
     shipped = resources.files("groundspeed.profiles") / "measured"
     folders = [Path(str(shipped)), folder or profile_folder()]
-    return [p for f in folders for _, p in list_profiles(f) if isinstance(p, Profile)]
+    return [
+        p for f in folders for _, p in list_profiles(f, naming=naming) if isinstance(p, Profile)
+    ]
 
 
 def estimate(

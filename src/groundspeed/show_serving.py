@@ -88,6 +88,21 @@ def show_memory(console: Console, prediction: ServingPrediction) -> None:
     )
 
 
+def show_costs(console: Console, predictions: Sequence[ServingPrediction]) -> None:
+    """Energy and money, from the first concurrency to the last."""
+    ends = [predictions[0], predictions[-1]] if len(predictions) > 1 else [predictions[0]]
+    if ends[0].output_tokens_per_joule is not None:
+        shown_ends = " to ".join(digits(p.output_tokens_per_joule or 0.0) for p in ends)
+        least = "at least " if ends[0].power_origin == "cap" else ""
+        why = "the cap" if ends[0].power_origin == "cap" else "measured"
+        console.print(
+            plain(f"{least}{shown_ends} output token/J at {ends[0].power_w:.0f} W a device ({why})")
+        )
+    if ends[0].cost_per_million_output_tokens is not None:
+        costs = " to ".join(f"{p.cost_per_million_output_tokens or 0.0:.2f}" for p in ends)
+        console.print(plain(f"{costs} for a million output tokens"))
+
+
 def show_percentiles(console: Console, predictions: Sequence[ServingPrediction]) -> None:
     """Mean, P50, P90 and P99 of each latency."""
     table = make_table("latency, ms", "", "mean", "P50", "P90", "P99")

@@ -59,6 +59,9 @@ def estimate_command(
     ] = None,
     simulate: Annotated[bool, typer.Option("--simulate", help="Show percentiles.")] = False,
     slo: Annotated[str | None, typer.Option(help="ttft=500,tpot=50 in ms: goodput.")] = None,
+    price: Annotated[
+        float | None, typer.Option(help="Of one GPU-hour: cost per million tokens.")
+    ] = None,
     measured: Annotated[
         Path | None, typer.Option(help="CSV of measured rows, beside the prediction.")
     ] = None,
@@ -91,7 +94,7 @@ def estimate_command(
         )
     shape = find_model(model, assume=assume)
     found = [find_hardware(name, profile_dir=profile_dir) for name in gpu]
-    served = (concurrency, engine, rate, trace, prefill_decode, measured, plot, slo)
+    served = (concurrency, engine, rate, trace, prefill_decode, measured, plot, slo, price)
     many = max(tp, pp, ep, dp, replicas) > 1
     if any(option is not None for option in served) or many or simulate or shape.weights:
         from groundspeed.commands.serving import (
@@ -134,6 +137,7 @@ def estimate_command(
             pools=parse_pools(prefill_decode),
             measured=measured,
             plot=plot,
+            price=price,
         )
         estimate_serving(shape, found, request, as_json=as_json, output=output, force=force)
         return

@@ -37,6 +37,7 @@ class ServingRequest:
     pools: tuple[int, int] | None
     measured: Path | None
     plot: Path | None
+    price: float | None = None
 
 
 def parse_concurrency(text: str) -> tuple[int, ...]:
@@ -162,6 +163,7 @@ def estimate_serving(
         deliver(json.dumps(document, indent=1), output, force=force)
         return
     from groundspeed.show_serving import (
+        show_costs,
         show_memory,
         show_parts,
         show_percentiles,
@@ -189,6 +191,7 @@ def estimate_serving(
     if len(found) == 1:
         show_parts(console, last)
     show_memory(console, last)
+    show_costs(console, best)
     console.print(plain(f"TTFT is {last.ttft_explained}"))
     console.print(plain(f"assumed: {'; '.join(last.assumed)}"), style="dim")
     for note in dict.fromkeys(note for _, ps in columns for p in ps for note in p.notes):
@@ -230,7 +233,7 @@ def _predict(
     for concurrency in request.concurrency:
         each = -(-concurrency // request.replicas)
         workload = replace(request.workload, concurrency=each)
-        told = server.predict(workload, slo=request.slo)
+        told = server.predict(workload, slo=request.slo, price_per_hour=request.price)
         if request.replicas > 1:
             told = told.model_copy(
                 update={

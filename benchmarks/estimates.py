@@ -1,0 +1,87 @@
+"""How many predictions a second, and how long one takes from a cold start.
+
+    python benchmarks/estimates.py
+
+In process, on one core: the closed form over arrays of loads, the simulation one at a time, both
+with the tables of step times made before. A cold start is a new process; beside it stands one that
+only imports numpy and pydantic, measured in turns.
+"""
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from groundspeed.api import find_hardware
+from groundspeed.estimator import find_model
+from groundspeed.estimator.closed_form import Loads, closed_form
+from groundspeed.estimator.deployment import Deployment
+from groundspeed.estimator.engine import find_engine
+from groundspeed.estimator.layers import Layers
+from groundspeed.estimator.serving import Server
+from groundspeed.estimator.step import StepTimes
+from groundspeed.estimator.workload import ServingWorkload
+
+CHUNK = 20_000
+TURNS = 5
+ESTIMATE = [
+    "-m", "groundspeed", "estimate", "deepseek-r1", "--gpu", "h200", "--tp", "8",
+    "--concurrency", "16", "--json",
+]  # fmt: skip
+
+
+def main() -> None:
+    """Print all of it."""
+    hardware, engine = find_hardware("h200").best, find_engine("vllm")
+    model, deployment = find_model("llama-3.1-70b"), Deployment(tp=4, dtype="fp8")
+    begin = time.perf_counter()
+    layers = Layers(model, deployment, custom_all_reduce=True, fused_quantize=True)
+    steps = StepTimes(layers, hardware, engine, 1024, 16_384.0)
+    tables_s = time.perf_counter() - begin
+    rng = np.random.default_rng(0)
+    points, begin = 0, time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    while points < 1_000_000:
+        loads = Loads(
+            rng.uniform(128.0, 8192.0, CHUNK),
+            rng.uniform(16.0, 4096.0, CHUNK),
+            np.floor(rng.uniform(1.0, 512.0, CHUNK)),
+        )
+        told = closed_form(steps, engine, loads)
+        assert np.isfinite(told.ttft_s).all()
+        points += CHUNK
+    closed_s = time.perf_counter() - begin
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    server = Server(model, deployment, engine, hardware)
+    times = []
+    for n in (1, 8, 64, 256):
+        begin = time.perf_counter()
+        server.predict(ServingWorkload(1024, 512, n))
+        times.append(time.perf_counter() - begin)
+    print(f"tables of step times, one deployment   {tables_s * 1e3:8.1f} ms")
+    print(f"closed form, {points:,} loads        {points / closed_s:8,.0f} a second, "
+          f"{grown / 1024:.0f} MiB more memory")  # fmt: skip
+    print(f"one estimate with its simulation       {statistics.median(times) * 1e3:8.1f} ms")
+    cold, bare = [], []
+    for _ in range(TURNS):
+        cold.append(timed(ESTIMATE))
+        bare.append(timed(["-c", "import numpy, pydantic"]))
+    a, b = statistics.median(cold), statistics.median(bare)
+    print(f"cold start, a whole estimate           {a:8.2f} s, {a / b:.1f} times the imports alone")
+
+
+def timed(arguments: list[str]) -> float:
+    """Wall time of a new process [s]."""
+    begin = time.perf_counter()
+    subprocess.run(
+        [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=os.environ
+    )
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    main()
