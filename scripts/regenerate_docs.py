@@ -25,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md", "docs/measured.md", "docs/laws.md", "docs/accuracy.md", "docs/deepseek-r1.md",
+    "docs/fleet.md",
 )  # fmt: skip
 MARK = re.compile(
     r"(?P<head><!-- (?P<kind>output|measured): (?P<command>[^\n]+?) -->\n```[a-z]*\n)"
@@ -51,7 +52,7 @@ def run(command: str) -> str:
             text=True,
             check=False,
         )
-    if done.returncode not in (0, 1):
+    if done.returncode not in (0, 1, 2) or (done.returncode == 2 and not done.stdout):
         raise SystemExit(f"{command}: {done.stderr}")
     lines = done.stdout.replace(folder, "~/.local/share").splitlines()
     return "\n".join(line.rstrip() for line in lines) + "\n"
@@ -71,10 +72,14 @@ def regenerated(text: str, *, kinds: tuple[str, ...]) -> str:
 def schemas() -> Iterator[tuple[str, str]]:
     """Name and text of each published schema."""
     from groundspeed.estimator.article import ArticleEstimate
+    from groundspeed.estimator.audit import Audit
     from groundspeed.estimator.backtest import RowResult, Summary
     from groundspeed.estimator.disaggregated import Disaggregated
+    from groundspeed.estimator.compare import ServingComparison
+    from groundspeed.estimator.plan import Plan
     from groundspeed.estimator.prediction import Prediction
     from groundspeed.estimator.workload import ServingPrediction
+    from groundspeed.fleet.findings import Screening
     from groundspeed.profiles.compare import ProfileComparison
     from groundspeed.profiles.datasheet import DeviceSpec
     from groundspeed.profiles.schema import Profile
@@ -82,7 +87,8 @@ def schemas() -> Iterator[tuple[str, str]]:
 
     for model in (
         Profile, DeviceSpec, Prediction, ArticleEstimate, Verification, ProfileComparison,
-        ServingPrediction, Disaggregated, Summary, RowResult,
+        ServingPrediction, Disaggregated, Summary, RowResult, Plan, Audit, ServingComparison,
+        Screening,
     ):  # fmt: skip
         text = json.dumps(model.model_json_schema(), indent=1, sort_keys=True) + "\n"
         yield f"{model.__name__}.json", text

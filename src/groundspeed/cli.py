@@ -16,6 +16,7 @@ from groundspeed.commands.backtest import backtest_command
 from groundspeed.commands.calibrate import calibrate_command
 from groundspeed.commands.compare import compare_command
 from groundspeed.commands.estimate import estimate_command
+from groundspeed.commands.fleet import fleet_app
 from groundspeed.commands.node import compare_alone_command
 from groundspeed.commands.plan import plan_command
 from groundspeed.commands.profile import profile_app
@@ -43,6 +44,7 @@ app.command("backtest")(backtest_command)
 app.command("verify")(verify_command)
 app.command("compare-alone", hidden=True)(compare_alone_command)
 app.add_typer(profile_app, name="profile")
+app.add_typer(fleet_app, name="fleet")
 
 
 def _show_version(wanted: bool) -> None:

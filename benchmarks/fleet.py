@@ -1,0 +1,132 @@
+"""Rules on simulated fleets with known faults, and how screening grows with the fleet.
+
+    python benchmarks/fleet.py            both tables
+    python benchmarks/fleet.py rules      what each rule finds
+    python benchmarks/fleet.py speed      10,000 nodes in one process
+
+``found`` is the share of slowed GPUs that a single run names; ``false`` counts healthy GPUs named,
+for a thousand GPUs and a metric; ``after`` those still named after two re-runs although their
+noise-free value lies within 2 % of their class.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from groundspeed.fleet.confirm import confirm
+from groundspeed.fleet.findings import Screening
+from groundspeed.fleet.rules import OTHERS
+from groundspeed.fleet.screen import screen
+from groundspeed.fleet.simulated import GPUS, Fault, SimulatedFleet, simulate_fleet
+from groundspeed.fleet.table import clean_fleet
+
+JUDGED = ("matmul_bf16", "matmul_fp8", "hbm_copy")
+TRIALS = {1: 60, 4: 60, 32: 30, 1000: 2}
+
+Named = set[tuple[str, int | None]]
+
+
+def main() -> None:
+    """Print what was asked for."""
+    wanted = sys.argv[1:] or ["rules", "speed"]
+    if "rules" in wanted:
+        rules()
+    if "speed" in wanted:
+        for nodes in (10, 100, 1000, 10_000):
+            done = subprocess.run(
+                [sys.executable, __file__, "one", str(nodes)],
+                check=True, capture_output=True, text=True,
+            )  # fmt: skip
+            print(done.stdout.rstrip(), flush=True)
+    if wanted[0] == "one":
+        speed(int(wanted[1]))
+
+
+def named(told: Screening) -> Named:
+    """GPUs that a screening names."""
+    return {(f.node, f.gpu) for f in told.findings if f.verdict in ("WARN", "FAIL")}
+
+
+def rules() -> None:
+    """Recall and false names of each rule, for GPUs slowed by 5 and by 3 %."""
+    print(f"{'nodes':>6} {'slowed':>7}  {'rule':16} {'found':>7} {'false':>7} {'after':>6}")
+    for nodes, trials in TRIALS.items():
+        for loss in (0.05, 0.03):
+            found: dict[str, list[float]] = {}
+            for seed in range(trials):
+                one_fleet(nodes, loss, seed, found)
+            for rule, (hits, faults, false, after) in found.items():
+                rate = 1000.0 * false / (nodes * GPUS * trials * len(JUDGED))
+                rest = f"{after:6.0f}" if rule == "groundspeed" else ""
+                share = hits / faults
+                print(f"{nodes:6} {loss:7.0%}  {rule:16} {share:7.1%} {rate:7.2f} {rest:>6}")
+
+
+def one_fleet(nodes: int, loss: float, seed: int, found: dict[str, list[float]]) -> None:
+    """One fleet, three runs of it, every rule."""
+    rng = np.random.default_rng(seed)
+    count = 1 if nodes < 1000 else 20
+    places = rng.choice(nodes, count, replace=False)
+    faults = tuple(Fault(int(n), int(rng.integers(GPUS)), loss) for n in places)
+    truth = {(f"n{f.node:05d}", f.gpu) for f in faults}
+    runs = [simulate_fleet(nodes, seed=seed, faults=faults, run=r) for r in range(3)]
+    told = [screen(clean_fleet(r.table, "simulated")) for r in runs]
+    mine = named(told[0])
+    blamed = named(confirm(told[0], told[1:]))
+    add(found, "groundspeed", mine, truth, len([u for u in blamed if healthy(runs[0], u)]))
+    table = runs[0].table[runs[0].table["metric"].isin(JUDGED)]
+    for name, rule in OTHERS.items():
+        theirs: Named = set()
+        for _, part in table.groupby("metric"):
+            flagged = part[rule(part).to_numpy()]
+            theirs |= set(zip(flagged["node"], flagged["gpu"], strict=True))
+        add(found, name, theirs, truth, 0)
+
+
+def add(
+    found: dict[str, list[float]], rule: str, units: Named, truth: set[tuple[str, int]], after: int
+) -> None:
+    """Count hits, faults, false names and those left after confirmation."""
+    row = found.setdefault(rule, [0.0, 0.0, 0.0, 0.0])
+    row[0] += len(units & truth)
+    row[1] += len(truth)
+    row[2] += len({u for u in units - truth if u[1] is not None})
+    row[3] += after
+
+
+def healthy(fleet: SimulatedFleet, unit: tuple[str, int | None]) -> bool:
+    """Whether a unit lies within 2 % of its class behind the noise."""
+    rows = fleet.truth
+    share = 1.0 - rows["value"] / rows.groupby("metric")["value"].transform("median")
+    mine = (rows["node"] == unit[0]) & (rows["gpu"] == unit[1])
+    return bool(unit[1] is not None and share[mine].max() < 0.02)
+
+
+def speed(nodes: int) -> None:
+    """Screen a CSV of so many nodes with 30 metrics a GPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fleet.csv"
+        simulate_fleet(nodes, seed=1, extra_metrics=27).table.to_csv(path, index=False)
+        child = (
+            "import sys, time, resource\n"
+            "from pathlib import Path\n"
+            "from groundspeed.fleet.screen import screen\n"
+            "from groundspeed.fleet.table import read_fleet\n"
+            "begin = time.perf_counter()\n"
+            "told = screen(read_fleet([Path(sys.argv[1])]))\n"
+            "took = time.perf_counter() - begin\n"
+            "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
+            "print(f'{told.nodes:6} nodes {told.measurements:10,} rows {took:7.2f} s "
+            "{peak:5.2f} GiB at most')\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", child, str(path)], check=True, capture_output=True, text=True
+        )
+        print(done.stdout.rstrip())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""How unusual each measurement is among its kind.
+
+    r = +-log(y / median of the class)            negative is worse
+    z = (r - slot effect) / s,   s^2 = (N s_MAD^2 + n0 s_ref^2) / (N + n0)
+
+Robust twice: the median does not move until half of a class is slow, the scale is from the median
+deviation. With few units the scale leans on that of public fleets (n0 = 32), so that four GPUs can
+be judged like four thousand. GPU 0 sits where the air is cooler than GPU 7: that slot effect is
+taken out of z, but never out of the loss, which is what a user feels. Readings in steps of 0.1 have
+no smaller error than half a step.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from groundspeed.fleet.metrics import MetricFacts, facts_of
+from groundspeed.fleet.table import NODE_LEVEL, FleetTable
+from groundspeed.profiles.operations import Array
+
+PRIOR_UNITS = 32.0
+"""Units that the spread of public fleets counts as."""
+
+LEAST_SPREAD = 0.003
+FEWEST_UNITS = 4
+"""Below, there is no class to be unusual in: only an absolute floor judges."""
+
+SLOT_NODES = 8
+MAD_TO_SD = 1.4826
+TENTH = 1.2816
+"""Standard deviations below the middle at which a tenth of a normal distribution lies."""
+
+WARN_Z, FAIL_Z = -3.0, -4.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One row a measurement, beside the table's."""
+
+    expected: Array
+    loss: Array
+    """Fraction of the expected rate that is missing; NaN where it cannot be said."""
+    z: Array
+    tier: Array
+    """0 fine, 1 WARN, 2 FAIL, 3 failed or cannot be judged."""
+
+
+def score(
+    table: FleetTable,
+    *,
+    lower_is_better: Collection[str] = (),
+    floors: dict[str, float] | None = None,
+) -> Scores:
+    """Score every measurement.
+
+    Parameters
+    ----------
+    table : FleetTable
+    lower_is_better : collection of str
+    floors : dict of str to float, optional
+        Absolute: the least (most, where lower is better) a healthy device of this kind shows.
+    """
+    rows = table.rows
+    count = len(rows)
+    expected, loss, z = (np.full(count, np.nan) for _ in range(3))
+    tier = np.zeros(count)
+    values = rows["value"].to_numpy()
+    slots = rows["gpu"].to_numpy(dtype=np.float64)
+    nodes = rows["node"].cat.codes.to_numpy(dtype=np.float64)
+    groups = rows.groupby(["klass", "metric"], observed=True, sort=True).indices
+    for key, where in groups.items():
+        metric = str(key[1]) if isinstance(key, tuple) else str(key)
+        facts = facts_of(metric, lower_is_better)
+        if facts.kind == "telemetry":
+            continue
+        index = np.asarray(where)
+        part = _score_group(values[index], slots[index], nodes[index], facts)
+        expected[index], loss[index], z[index] = part
+        found = _tiers(part[1], part[2], facts)
+        floor = (floors or {}).get(metric)
+        if floor is not None:
+            found = np.maximum(found, _below(values[index], floor, facts))
+        found[~np.isfinite(values[index])] = 3
+        tier[index] = found
+    return Scores(expected, loss, z, tier)
+
+
+def _score_group(
+    y: Array, slots: Array, nodes: Array, facts: MetricFacts
+) -> tuple[Array, Array, Array]:
+    good = np.isfinite(y)
+    nothing = np.full(y.shape, np.nan)
+    if good.sum() == 0:
+        return nothing, nothing, nothing
+    median = float(np.median(y[good]))
+    sign = 1.0 if facts.higher_is_better else -1.0
+    r = np.full(y.shape, np.nan)
+    r[good] = sign * np.log(y[good] / median)
+    loss = 1.0 - np.exp(r)
+    if good.sum() < FEWEST_UNITS:
+        return np.full(y.shape, median), loss, nothing
+    centred = r - _slot_effects(r, slots, nodes)
+    deviation = centred[good] - np.median(centred[good])
+    mad = MAD_TO_SD * float(np.median(np.abs(deviation)))
+    if facts.skewed:
+        tail = float(np.median(deviation) - np.quantile(deviation, 0.1)) / TENTH
+        mad = max(mad, tail)
+    n = float(good.sum())
+    spread = np.sqrt((n * mad**2 + PRIOR_UNITS * facts.spread**2) / (n + PRIOR_UNITS))
+    spread = max(float(spread), LEAST_SPREAD, _resolution(y[good]) / median / 2.0)
+    return np.full(y.shape, median), loss, centred / spread
+
+
+def _slot_effects(r: Array, slots: Array, nodes: Array) -> Array:
+    """Median of each slot, where there are enough nodes to know it."""
+    effects = np.zeros(r.shape)
+    if np.unique(nodes).size < SLOT_NODES or (slots == NODE_LEVEL).all():
+        return effects
+    frame = pd.Series(r).groupby(slots).transform("median")
+    effects[:] = frame.to_numpy()
+    return effects
+
+
+def _resolution(y: Array) -> float:
+    """The step in which readings come, if they come in steps."""
+    distinct = np.unique(y)
+    if distinct.size < 2 or distinct.size > max(20, y.size // 4):
+        return 0.0
+    return float(np.min(np.diff(distinct)))
+
+
+def _tiers(loss: Array, z: Array, facts: MetricFacts) -> Array:
+    found = np.zeros(loss.shape)
+    with np.errstate(invalid="ignore"):
+        found[(loss >= facts.warn_loss) & (z <= WARN_Z)] = 1
+        found[(loss >= facts.fail_loss) & (z <= FAIL_Z)] = 2
+    return found
+
+
+def _below(y: Array, floor: float, facts: MetricFacts) -> Array:
+    with np.errstate(invalid="ignore"):
+        short = y < floor if facts.higher_is_better else y > floor
+    return np.where(short, 2.0, 0.0)

@@ -1,0 +1,196 @@
+"""Measurements of a fleet as one table, whatever they came as.
+
+A long CSV (``node,gpu,metric,value,unit`` and what else is known of a unit), or a folder of
+profiles. Strange rows are not errors: they are left out, counted and explained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.schema import Profile
+from groundspeed.profiles.store import list_profiles
+
+NEEDED = ("node", "metric", "value")
+CLASS_COLUMNS = (
+    "sku", "memory", "power_cap", "partition", "driver", "benchmark_version", "method_version",
+)  # fmt: skip
+"""What must be the same for two units to be compared."""
+
+LEAST, MOST = 1e-15, 1e30
+"""Between these lies every physical quantity; what does not is a failed test."""
+
+NODE_LEVEL = -1
+"""In place of a GPU's number: the metric is of the whole node."""
+
+
+@dataclass(frozen=True)
+class FleetTable:
+    """One row a measurement: median over repeats."""
+
+    rows: pd.DataFrame
+    """Columns node, gpu (int, -1 for node level), metric (all categories but gpu), value (NaN for a
+    failed test), klass, rack."""
+    units: dict[str, str]
+    """Of each metric."""
+    excluded: tuple[str, ...]
+    """What was left out, with counts."""
+
+
+def read_fleet(paths: Sequence[Path]) -> FleetTable:
+    """Read CSV files and folders of profiles.
+
+    Raises
+    ------
+    InputError
+        If a path cannot be read, a column is missing, or nothing is left.
+    """
+    frames = []
+    for path in paths:
+        if path.is_dir():
+            frames.append(_profiles(path))
+        else:
+            frames.append(_csv(path))
+    frame = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+    return clean_fleet(frame, ", ".join(str(p) for p in paths))
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    types = dict.fromkeys(("node", "metric", "unit", "rack", *CLASS_COLUMNS), "category")
+    try:
+        header = pd.read_csv(path, nrows=0)
+        missing = [c for c in NEEDED if c not in header.columns]
+        if missing:
+            raise InputError(
+                f"lacks the column {', '.join(missing)}",
+                where=str(path),
+                remedy="a fleet table has node,gpu,metric,value,unit",
+            )
+        kept = [c for c in header.columns if c in (*NEEDED, "gpu", "unit", "rack", *CLASS_COLUMNS)]
+        return pd.read_csv(
+            path,
+            usecols=kept,
+            dtype={c: t for c, t in types.items() if c in kept},
+            keep_default_na=True,
+            on_bad_lines="skip",
+        )
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        reason = str(error).split("\n")[0][:160]
+        raise InputError(f"cannot be read as a table ({reason})", where=str(path)) from error
+
+
+def _profiles(folder: Path) -> pd.DataFrame:
+    """Rates of each profile: a row a quantity."""
+    records = []
+    for path, found in list_profiles(folder):
+        if not isinstance(found, Profile):
+            raise InputError(str(found), where=str(path))
+        environment = found.environment
+        for rate in found.rates:
+            records.append(
+                {
+                    "node": environment.host,
+                    "gpu": environment.device_index,
+                    "metric": rate.quantity.replace(" ", "_"),
+                    "value": rate.value,
+                    "unit": rate.unit,
+                    "sku": found.device.name,
+                    "memory": str(found.device.memory_bytes),
+                    "power_cap": str(environment.power_cap_w),
+                    "partition": str(environment.partition_mode),
+                    "driver": (environment.driver or "").split(".")[0],
+                    "method_version": str(environment.method_version),
+                }
+            )
+    if not records:
+        raise InputError("holds no profile", where=str(folder))
+    return pd.DataFrame.from_records(records)
+
+
+def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:
+    """Leave out what cannot be judged, and say so.
+
+    Raises
+    ------
+    InputError
+        If nothing is left.
+    """
+    excluded = []
+    for name in ("node", "metric"):
+        empty = frame[name].isna()
+        if empty.any():
+            excluded.append(f"{int(empty.sum())} rows without a {name}")
+            frame = frame[~empty]
+    value = frame["value"]
+    if not pd.api.types.is_numeric_dtype(value):
+        numbers = pd.to_numeric(value, errors="coerce")
+        bad = numbers.isna() & value.notna()
+        if bad.any():
+            example = str(value[bad].iloc[0])[:30]
+            excluded.append(
+                f"{int(bad.sum())} values that are no numbers ('{example}'): taken as failed tests"
+            )
+        value = numbers
+    array = value.to_numpy(dtype=np.float64, copy=True)
+    with np.errstate(invalid="ignore"):
+        physical = (array > LEAST) & (array < MOST)
+    array[~physical] = np.nan
+    gpu = pd.to_numeric(frame["gpu"], errors="coerce") if "gpu" in frame else None
+    slots = (
+        np.full(len(frame), NODE_LEVEL)
+        if gpu is None
+        else gpu.fillna(NODE_LEVEL).to_numpy(dtype=np.int64)
+    )
+    clean = pd.DataFrame(
+        {
+            "node": frame["node"].astype("category"),
+            "gpu": slots,
+            "metric": frame["metric"].astype("category"),
+            "value": array,
+            "unit": frame["unit"].astype("category") if "unit" in frame else "",
+            "rack": frame["rack"].astype("category") if "rack" in frame else "",
+            "klass": _classes(frame),
+        }
+    )
+    clean, units, more = _one_unit(clean)
+    excluded += more
+    if clean.empty:
+        raise InputError("holds no measurement", where=where)
+    keys = ["node", "gpu", "metric"]
+    repeated = clean.duplicated(keys).sum()
+    if repeated:
+        excluded.append(f"{int(repeated)} repeated measurements: medians were taken")
+        grouped = clean.groupby(keys, observed=True, sort=False)
+        first = grouped[["rack", "klass"]].first()
+        clean = first.assign(value=grouped["value"].median()).reset_index()
+    return FleetTable(clean.reset_index(drop=True), units, tuple(excluded))
+
+
+def _classes(frame: pd.DataFrame) -> pd.Series:
+    """One text for what must be the same."""
+    present = [c for c in CLASS_COLUMNS if c in frame and frame[c].notna().any()]
+    if not present:
+        return pd.Series("all", index=frame.index, dtype="category")
+    texts = frame[present].astype(str).agg(" ".join, axis=1)
+    return texts.astype("category")
+
+
+def _one_unit(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str], list[str]]:
+    """A metric has one unit: rows in a rarer one are left out."""
+    counts = frame.groupby(["metric", "unit"], observed=True).size()
+    units: dict[str, str] = {}
+    notes: list[str] = []
+    drop = np.zeros(len(frame), dtype=bool)
+    for metric, group in counts.groupby(level=0, observed=True):
+        ranked = group.droplevel(0).sort_values(ascending=False)
+        units[str(metric)] = str(ranked.index[0])
+        for unit, count in ranked.iloc[1:].items():
+            drop |= ((frame["metric"] == metric) & (frame["unit"] == unit)).to_numpy()
+            notes.append(
+                f"{count} rows of {metric} in '{unit}', where others are in '{ranked.index[0]}'"
+            )
+    return frame[~drop], units, notes

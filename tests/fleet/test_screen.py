@@ -1,0 +1,292 @@
+"""Who is slow: on a real fleet, on simulated ones with known faults, and on hostile tables."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groundspeed.api import find_hardware
+from groundspeed.estimator import find_model
+from groundspeed.estimator.deployment import Deployment
+from groundspeed.estimator.engine import find_engine
+from groundspeed.estimator.serving import Server
+from groundspeed.estimator.workload import ServingWorkload
+from groundspeed.fleet.confirm import confirm, control, replace_rows, suspects
+from groundspeed.fleet.cost import cost_of
+from groundspeed.fleet.findings import CAUSES, Finding, Screening
+from groundspeed.fleet.rules import OTHERS
+from groundspeed.fleet.screen import screen
+from groundspeed.fleet.simulated import Fault, simulate_fleet
+from groundspeed.fleet.table import clean_fleet, read_fleet
+from groundspeed.profiles import InputError
+from program import groundspeed
+
+
+@pytest.fixture(scope="module")
+def azure(reference: Path) -> Screening:
+    """One SuperBench run on 153 real nodes with eight A100 each."""
+    return screen(read_fleet([reference / "fleet" / "azure_a100_153_nodes.csv.gz"]))
+
+
+def judged(told: Screening, **wanted: object) -> list[Finding]:
+    return [
+        f
+        for f in told.findings
+        if f.verdict != "INCONCLUSIVE" and all(getattr(f, k) == v for k, v in wanted.items())
+    ]
+
+
+def test_eighteen_nodes_are_eighteen_findings_not_135(azure: Screening) -> None:
+    found = judged(azure, cause="clocks_or_software")
+    assert len(found) == 18
+    assert all(f.level == "node" and f.gpu is None and f.verdict == "FAIL" for f in found)
+    assert all(0.54 < (f.loss_fraction or 0) < 0.58 for f in found)
+    assert all("matmul_fp64_vector" in f.metrics for f in found)
+
+
+def test_half_width_links_carry_their_networks_fall(azure: Screening) -> None:
+    found = judged(azure, cause="pcie_width")
+    assert [(f.node, f.gpu) for f in found] == [("node025", 4), ("node025", 5), ("node088", 7)]
+    assert all("all_reduce_ib_8GiB" in f.metrics and "pcie_h2d" in f.metrics for f in found)
+    # Its own finding would be the same cause twice.
+    assert not judged(azure, cause="network", level="node")
+
+
+def test_missing_tests_are_inconclusive_never_slow(azure: Screening) -> None:
+    missing = [f for f in azure.findings if f.verdict == "INCONCLUSIVE"]
+    assert len(missing) == azure.inconclusive > 50
+    assert all(f.z is None and f.loss_fraction is None and f.cause == "missing" for f in missing)
+
+
+def test_few_enough_to_be_read(azure: Screening) -> None:
+    """1,224 GPUs: SuperBench's own verdict rejected 94 of 153 nodes."""
+    assert len(judged(azure)) < 80
+    assert {f.cause for f in azure.findings} <= CAUSES.keys()
+
+
+def test_the_same_data_gives_the_same_verdicts(azure: Screening, reference: Path) -> None:
+    table = read_fleet([reference / "fleet" / "azure_a100_153_nodes.csv.gz"])
+    mixed = table.rows.sample(frac=1.0, random_state=1).reset_index(drop=True)
+    again = screen(type(table)(mixed, table.units, table.excluded))
+    assert again.model_dump_json() == azure.model_dump_json()
+
+
+# Simulated fleets.
+
+
+def named(told: Screening) -> set[tuple[str, int | None]]:
+    return {(f.node, f.gpu) for f in judged(told) if f.verdict in ("WARN", "FAIL")}
+
+
+@pytest.mark.parametrize("nodes", [1, 4, 32])
+@pytest.mark.parametrize(("loss", "least"), [(0.05, 0.95), (0.03, 0.65)])
+def test_slowed_gpus_are_named_and_healthy_ones_are_not(
+    nodes: int, loss: float, least: float
+) -> None:
+    hits = trials = false = 0
+    for seed in range(40 if nodes < 32 else 20):
+        rng = np.random.default_rng(seed)
+        fault = Fault(int(rng.integers(nodes)), int(rng.integers(8)), loss)
+        fleet = simulate_fleet(nodes, seed=seed, faults=(fault,))
+        found = named(screen(clean_fleet(fleet.table, "simulated")))
+        truth = {(f"n{fault.node:05d}", fault.gpu)}
+        hits += len(found & truth)
+        false += len(found - truth)
+        trials += 1
+    assert hits / trials >= least
+    assert 1000.0 * false / (trials * nodes * 8 * 3) <= 2.0
+
+
+def test_after_confirmation_no_healthy_gpu_is_blamed() -> None:
+    for seed in range(6):
+        runs = [simulate_fleet(64, seed=seed, run=r) for r in range(3)]
+        told = [screen(clean_fleet(r.table, "simulated")) for r in runs]
+        blamed = {u for u in named(confirm(told[0], told[1:])) if u[1] is not None}
+        truth = runs[0].truth
+        share = 1.0 - truth["value"] / truth.groupby("metric")["value"].transform("median")
+        for node, gpu in blamed:
+            mine = (truth["node"] == node) & (truth["gpu"] == gpu)
+            assert share[mine].max() >= 0.02
+
+
+def test_other_rules_miss_what_is_shared_or_small() -> None:
+    """A whole node at half speed hides from a rule inside the node; 5 % hides from 10 %."""
+    node = tuple(Fault(3, g, 0.5) for g in range(8))
+    rows = simulate_fleet(16, seed=2, faults=(*node, Fault(5, 1, 0.05))).table
+    told = named(screen(clean_fleet(rows, "simulated")))
+    assert told == {("n00003", None), ("n00005", 1)}
+    part = rows[rows["metric"] == "matmul_bf16"]
+    missed = {name: set(part[rule(part)]["node"]) for name, rule in OTHERS.items()}
+    assert "n00003" not in missed["gpu-fryer"]
+    assert all("n00005" not in missed[name] for name in ("fixed 10 %", "Megatron", "gpu-fryer"))
+
+
+def test_classes_are_never_pooled() -> None:
+    """GPUs with 80 GB are 6 % faster than those with 40: pooled, one kind would be all outliers."""
+    fleet = simulate_fleet(40, seed=3).table
+    big = fleet["node"] < "n00005"
+    fleet.loc[big, "value"] *= 1.06
+    apart = fleet.assign(sku=np.where(big, "A100-80GB", "A100-40GB"))
+    kept_apart = named(screen(clean_fleet(apart, "simulated")))
+    assert len(kept_apart) <= 4  # of 320, as fleets have them
+    # Pooled, the fast ones would widen the scale until nobody is slow, or all others are.
+    assert named(screen(clean_fleet(fleet, "simulated"))) != kept_apart
+    alone = screen(clean_fleet(fleet[big].assign(value=fleet["value"] * 0.5), "x"), floors=None)
+    assert len(judged(alone)) <= 1  # slow as a whole: nobody is unusual
+    floors = {"matmul_bf16": 700.0}
+    whole = screen(clean_fleet(fleet[big].assign(value=fleet["value"] * 0.5), "x"), floors=floors)
+    assert len(judged(whole, verdict="FAIL", level="node")) == 5
+
+
+def test_racks() -> None:
+    faults = tuple(Fault(n, g, 0.2) for n in (0, 1, 2) for g in range(8))
+    fleet = simulate_fleet(24, seed=4, faults=faults).table
+    fleet["rack"] = "r" + (fleet["node"].str[1:].astype(int) // 4).astype(str)
+    (found,) = judged(screen(clean_fleet(fleet, "simulated")))
+    assert (found.level, found.node) == ("rack", "r0")
+
+
+def test_telemetry_says_why() -> None:
+    fleet = simulate_fleet(16, seed=5, faults=(Fault(2, 3, 0.17), Fault(7, 0, 0.1))).table
+    gpus = fleet[["node", "gpu"]].drop_duplicates()
+    heat = gpus.assign(metric="temperature", value=62.0, unit="C")
+    power = gpus.assign(metric="power_w", value=690.0, unit="W")
+    cap = gpus.assign(metric="power_limit", value=700.0, unit="W")
+    hot = (gpus["node"] == "n00002") & (gpus["gpu"] == 3)
+    heat.loc[hot, "value"], power.loc[hot, "value"] = 84.0, 570.0
+    low = (gpus["node"] == "n00007") & (gpus["gpu"] == 0)
+    cap.loc[low, "value"] = 500.0
+    told = screen(clean_fleet(pd.concat([fleet, heat, power, cap], ignore_index=True), "x"))
+    assert {(f.node, f.cause) for f in judged(told)} == {
+        ("n00002", "thermal"), ("n00007", "power_cap"),
+    }  # fmt: skip
+
+
+def test_suspects_a_control_and_a_rerun() -> None:
+    fleet = simulate_fleet(16, seed=6, faults=(Fault(4, 4, 0.08),))
+    table = clean_fleet(fleet.table, "first")
+    told = screen(table)
+    assert ("n00004", 4) in suspects(told)
+    best = control(table, told)
+    assert best is not None and best not in suspects(told)
+    again = simulate_fleet(16, seed=6, run=1).table  # repaired
+    part = again[(again["node"] == "n00004") & (again["gpu"] == 4)]
+    merged = replace_rows(table, clean_fleet(part, "again"))
+    after = confirm(told, [screen(merged)])
+    assert ("n00004", 4) not in named(after)
+    assert any(f.verdict == "FLAKY" for f in after.findings)
+
+
+def test_what_a_slow_gpu_costs() -> None:
+    server = Server(
+        find_model("llama-3.1-70b"), Deployment(tp=8), find_engine("vllm"),
+        find_hardware("h200").best,
+    )  # fmt: skip
+    fleet = simulate_fleet(8, seed=7, faults=(Fault(1, 1, 0.2), Fault(2, 2, 0.2, ("hbm_copy",))))
+    told = {f.node: f for f in judged(screen(clean_fleet(fleet.table, "x")))}
+    w = ServingWorkload(4096, 256, 16)
+    tensor, memory = (cost_of(told[n], server, w) for n in ("n00001", "n00002"))
+    assert tensor.ttft_fraction > memory.ttft_fraction  # prefill computes
+    assert memory.tpot_fraction > 0.05  # decode reads
+    assert tensor.tokens_per_s > 0
+    assert 0 < tensor.ttft_fraction < 0.3  # a fifth of the rate is a quarter more time, at most
+
+
+# Hostile tables.
+
+
+HEAD = "node,gpu,metric,value,unit\n"
+
+
+def table(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "fleet.csv"
+    path.write_text(text)
+    return path
+
+
+def test_strange_rows_are_counted_and_explained(tmp_path: Path) -> None:
+    good = "".join(f"n{n},{g},matmul_bf16,{700 + g},TFLOPS\n" for n in range(6) for g in range(4))
+    bad = (
+        "n0,0,matmul_bf16,705,TFLOPS\n"
+        "n1,1,matmul_bf16,0.7,PFLOPS\n"
+        "<script>alert(1)</script>,0,matmul_bf16,=1+1,TFLOPS\n"
+        "../../x,0,matmul_bf16,nan,TFLOPS\n"
+        ",0,matmul_bf16,1,TFLOPS\n"
+        "n5,3,hbm_copy,inf,GB/s\n"
+        "n5,2,hbm_copy,-3,GB/s\n"
+    )
+    told = screen(read_fleet([table(tmp_path, HEAD + good + bad)]))
+    said = " | ".join(told.excluded)
+    assert "1 rows without a node" in said
+    assert "1 values that are no numbers ('=1+1')" in said
+    assert "1 rows of matmul_bf16 in 'PFLOPS', where others are in 'TFLOPS'" in said
+    assert "repeated measurements" in said
+    assert not judged(told)
+    json.loads(told.model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read as a table"),
+        ("node,metric\n", "lacks the column value"),
+        (HEAD, "holds no measurement"),
+        ("\x00\x01", "lacks the column|cannot be read"),
+    ],
+)
+def test_no_table(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_fleet([table(tmp_path, text)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b", "<b>", "=x", "../y"]),
+            st.integers(-3, 9),
+            st.sampled_from(["matmul_bf16", "launch_latency", "thing", "temperature"]),
+            st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.floats(0.1, 1e6)),
+        ),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_any_table_is_judged(rows: list[tuple[str, int, str, float]]) -> None:
+    frame = pd.DataFrame(rows, columns=["node", "gpu", "metric", "value"]).assign(unit="x")
+    told = screen(clean_fleet(frame, "any"))
+    assert told.measurements <= len(rows)
+    json.loads(told.model_dump_json())
+
+
+def test_lower_is_better_when_said_or_known() -> None:
+    fleet = simulate_fleet(8, seed=8).table
+    part = fleet[fleet["metric"] == "hbm_copy"].copy()
+    slow = (part["node"] == "n00003") & (part["gpu"] == 3)
+    part.loc[slow, "value"] *= 1.4
+    for name, said in (("step_duration", ("step_duration",)), ("launch_latency", ())):
+        told = screen(clean_fleet(part.assign(metric=name), "x"), lower_is_better=said)
+        assert named(told) == {("n00003", 3)}
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    fine = table(tmp_path, simulate_fleet(8, seed=9).table.to_csv(index=False))
+    ran = groundspeed("fleet", "screen", str(fine))
+    assert ran.code in (0, 1)
+    slow = simulate_fleet(8, seed=9, faults=(Fault(1, 2, 0.2),)).table
+    path = table(tmp_path, slow.to_csv(index=False))
+    ran = groundspeed("fleet", "screen", str(path), "--model", "llama-3.1-8b", "--gpu", "h200",
+                      "--tp", "8")  # fmt: skip
+    assert ran.code == 2
+    assert "n00001 gpu 2" in ran.out
+    assert "token/s" in ran.out
+    document = json.loads(groundspeed("fleet", "screen", str(path), "--json").out)
+    assert document["findings"][0]["gpu"] == 2
+    for arguments in (["/nowhere.csv"], [str(path), "--model", "llama-3.1-8b"]):
+        ran = groundspeed("fleet", "screen", *arguments)
+        assert ran.code == 3
+        assert ran.err.count("\n") == 1
