@@ -68,7 +68,7 @@ def score(
     tier = np.zeros(count)
     values = rows["value"].to_numpy()
     slots = rows["gpu"].to_numpy(dtype=np.float64)
-    nodes = rows["node"].cat.codes.to_numpy(dtype=np.float64)
+    nodes = np.array(rows["node"].cat.codes, dtype=np.float64)
     groups = rows.groupby(["klass", "metric"], observed=True, sort=True).indices
     for key, where in groups.items():
         metric = str(key[1]) if isinstance(key, tuple) else str(key)

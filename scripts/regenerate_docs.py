@@ -37,7 +37,8 @@ MARK = re.compile(
 def run(command: str) -> str:
     """Output of a command, as a terminal of 100 columns without colours shows it."""
     with tempfile.TemporaryDirectory() as folder:
-        words = shlex.split(command)
+        reference = os.environ.get("GROUNDSPEED_REFERENCE", "../shared/reference")
+        words = shlex.split(command.replace("$GROUNDSPEED_REFERENCE", reference))
         if words[0] == "groundspeed":
             words = ["-m", *words]
         elif words[:1] == ["python"] and words[1].startswith("benchmarks/"):
@@ -74,8 +75,8 @@ def schemas() -> Iterator[tuple[str, str]]:
     from groundspeed.estimator.article import ArticleEstimate
     from groundspeed.estimator.audit import Audit
     from groundspeed.estimator.backtest import RowResult, Summary
-    from groundspeed.estimator.disaggregated import Disaggregated
     from groundspeed.estimator.compare import ServingComparison
+    from groundspeed.estimator.disaggregated import Disaggregated
     from groundspeed.estimator.plan import Plan
     from groundspeed.estimator.prediction import Prediction
     from groundspeed.estimator.workload import ServingPrediction
