@@ -28,6 +28,13 @@ from groundspeed.kernels.collectives import (
     make_buffers,
 )
 from groundspeed.kernels.kernel import Call
+from groundspeed.kernels.symmetric import (
+    METHODS,
+    make_symmetric,
+    offered,
+    symmetric_call,
+    symmetric_is_right,
+)
 from groundspeed.profiles.busbw import TRAFFIC
 from groundspeed.profiles.schema import Point
 
@@ -94,7 +101,7 @@ class LinkCase:
     key: str
     op: str
     mode: str
-    """``eager`` or ``graph``."""
+    """``eager``, ``graph``, or a way over symmetric memory (inside a graph)."""
     group: Group | None
     """None on ranks that are not in it."""
     world_size: int
@@ -189,11 +196,23 @@ class LinkRun:
                 mine = Group(group, place, len(members), tuple(members))
             hosts = len({self.hosts[m] for m in members})
             across = f" on {hosts} hosts" if hosts > 1 else ""
-            for mode in ("eager", "graph") if self.device.type == "cuda" else ("eager",):
-                for op in TRAFFIC:
-                    for size in self.settings.sizes:
-                        key = f"{op} {mode} x{len(members)}{across} bytes={size}"
-                        yield LinkCase(key, op, mode, mine, len(members), hosts, size)
+            modes = [(m, op) for m in ("eager", "graph") for op in TRAFFIC]
+            if self.device.type != "cuda":
+                modes = [("eager", op) for op in TRAFFIC]
+            elif hosts == 1:  # memory is shared inside a node
+                modes += [(m, "all_reduce") for m in self._offered(mine)]
+            for mode, op in modes:
+                for size in self.settings.sizes:
+                    key = f"{op} {mode} x{len(members)}{across} bytes={size}"
+                    yield LinkCase(key, op, mode, mine, len(members), hosts, size)
+
+    def _offered(self, group: Group | None) -> list[str]:
+        """All-reduces over shared memory that every rank of a group can do; all ranks ask."""
+        self.meeting.say("trying all-reduces over symmetric memory")
+        mine = list(METHODS) if group is None else list(offered(group, self.dtype, self.device))
+        everybody: list[list[str]] = [[] for _ in range(self.world)]
+        dist.all_gather_object(everybody, mine, group=self.control)
+        return [m for m in METHODS if all(m in found for found in everybody)]
 
     def _memberships(self) -> list[list[int]]:
         powers = [2**i for i in range(1, self.world.bit_length()) if 2**i < self.world]
@@ -241,9 +260,14 @@ class LinkRun:
     def _timed(self, case: LinkCase, group: Group, turn: int) -> tuple[bool, list[float]]:
         """Whether the data were right, and this rank's part of each sample [s]."""
         items = items_for(case.op, case.bytes, group.size, self.dtype.itemsize)
-        buffers = make_buffers(case.op, items, group, self.dtype, self.device)
-        right = turn > 0 or is_right(case.op, items, group, buffers)
-        call = collective_call(case.op, buffers, group)
+        if case.mode in METHODS:
+            buffers = make_symmetric(items, group, self.dtype, self.device)
+            right = turn > 0 or symmetric_is_right(case.mode, items, group, buffers)
+            call = self._captured(symmetric_call(case.mode, buffers, group))
+        else:
+            buffers = make_buffers(case.op, items, group, self.dtype, self.device)
+            right = turn > 0 or is_right(case.op, items, group, buffers)
+            call = collective_call(case.op, buffers, group)
         if case.mode == "graph":
             call = self._captured(call)
         self._sample(call, 1, group, 2)

@@ -19,6 +19,9 @@ from groundspeed.estimator.operators import Operator
 from groundspeed.estimator.tables import Axis, Curve1, Curve2
 from groundspeed.profiles.operations import Array
 
+OWN_KERNELS = ("custom", "one_shot", "two_shot", "multimem")
+"""All-reduces that an engine brings beside the library's."""
+
 LARGEST_TOKENS = 262_144.0
 
 
@@ -106,8 +109,8 @@ class StepTimes:
     def ways(self, operator: Operator) -> list[Operator]:
         """The kernels among which an engine chooses for a collective."""
         found = []
-        for mode in ("nccl", "custom", "graph", "eager"):
-            if mode == "custom" and not self.layers.custom_all_reduce:
+        for mode in (*OWN_KERNELS, "nccl", "graph", "eager"):
+            if mode in OWN_KERNELS and not self.layers.custom_all_reduce:
                 continue
             regime = dict(operator.regime) | {"mode": mode}
             if self.hardware.has("collective", **regime):

@@ -20,6 +20,7 @@ from groundspeed.calibrate.published import anchors_of, published, small_operati
 from groundspeed.calibrate.transfer import transfer_law
 from groundspeed.profiles.datasheet import find_device
 from groundspeed.profiles.files import write_whole
+from groundspeed.profiles.laws import Law
 from groundspeed.profiles.physics import check_profile
 from groundspeed.profiles.schema import Curve, Profile
 from groundspeed.profiles.summary import derive_rates
@@ -56,10 +57,31 @@ def main() -> None:
             source = built["h200-sxm"].model_copy(update={"laws": tuple(small)})
             laws = (*profile.laws, *transfer_law(source, name))
             built[name] = profile.model_copy(update={"laws": laws})
+    for name, relative in SAME_LINKS.items():
+        laws = (*built[name].laws, *missing_links(built[name], built[relative]))
+        built[name] = built[name].model_copy(update={"laws": laws})
     for name, source_name in FROM.items():
         built[name] = transferred(name, built[source_name])
     for name, profile in built.items():
         write(name, profile)
+
+
+SAME_LINKS = {"gb200": "b200-sxm", "gb300": "b300-sxm"}
+"""Devices whose tables lack group sizes, and those with the same links and switch."""
+
+
+def missing_links(profile: Profile, relative: Profile) -> list[Law]:
+    """Collectives that only a relative's tables have."""
+    have = {tuple(sorted(x.regime.items())) for x in profile.laws if x.operation == "collective"}
+    lacking = [
+        x
+        for x in relative.laws
+        if x.operation == "collective" and tuple(sorted(x.regime.items())) not in have
+    ]
+    if not lacking or profile.datasheet is None:
+        return []
+    source = relative.model_copy(update={"laws": tuple(lacking)})
+    return list(transfer_law(source, profile.datasheet))
 
 
 def imported(name: str, tables: Path) -> Profile:

@@ -17,9 +17,11 @@ def show_plan(console: Console, plan: Plan) -> None:
     ]
     console.print(
         f"[bold]{safe(plan.model)}[/bold]  prompt {plan.prompt_tokens}, output "
-        f"{plan.output_tokens}; objective: {', '.join(limits) or 'none'}; {plan.tried} tried"
+        f"{plan.output_tokens}; objective: {', '.join(limits) or 'none'}; {plan.tried} tried on "
+        f"{plan.points[0].gpus} x {safe(' or '.join(sorted({p.gpu for p in plan.points})))}"
     )
     console.print()
+    names = sorted({p.gpu for p in plan.points})
     priced = any(p.cost_per_million_output_tokens is not None for p in plan.points)
     table = make_table(
         "deployment", "clients", "TTFT, ms", "TPOT, ms", "token/s a GPU", "a user",
@@ -32,7 +34,8 @@ def show_plan(console: Console, plan: Plan) -> None:
         points = [p for i, p in enumerate(points) if i in kept or p == plan.best]
     for p in points:
         row = [
-            ("> " if plan.best and _same(p, plan.best) else "  ") + deployment_name(p),
+            ("> " if plan.best and _same(p, plan.best) else "  ")
+            + deployment_name(p, with_gpu=len(names) > 1),
             str(p.concurrency),
             digits(p.ttft_s * 1e3),
             digits(p.tpot_s * 1e3),
@@ -53,10 +56,10 @@ def show_plan(console: Console, plan: Plan) -> None:
         console.print("a million: price of a million output tokens", style="dim")
 
 
-def deployment_name(p: PlanPoint) -> str:
-    """``8 x h200: 2 x tp 4``."""
-    ways = f"tp {p.tp}" + (f" dp {p.dp}" if p.dp > 1 else "") + (f" ep {p.ep}" if p.ep > 1 else "")
-    return f"{p.gpus} x {p.gpu}: {p.replicas} x {ways}"
+def deployment_name(p: PlanPoint, *, with_gpu: bool = True) -> str:
+    """``2 x tp4 ep4 on h200``."""
+    ways = f"tp{p.tp}" + (f" dp{p.dp}" if p.dp > 1 else "") + (f" ep{p.ep}" if p.ep > 1 else "")
+    return f"{p.replicas} x {ways}" + (f" on {p.gpu}" if with_gpu else "")
 
 
 def _same(a: PlanPoint, b: PlanPoint) -> bool:
