@@ -13,7 +13,7 @@ import pytest
 
 import groundspeed
 
-FOLDERS = ["calibrate", "estimator", "kernels", "profiles"]
+FOLDERS = ["calibrate", "estimator", "fleet", "kernels", "profiles"]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
