@@ -1,0 +1,192 @@
+"""From measurements of pairs of nodes to the node or the link that is slow.
+
+A pair that is slow is the fault of one end, of the other, or of what is between them. A node is
+blamed when it is slow with at least two partners and with half of all it was measured with; a link,
+when it is slow while both of its ends are fine elsewhere. Pairs under one switch are faster than
+pairs across two: where the topology is not known, such classes are found in the data, or two groups
+of honest links would become a hundred findings.
+
+Not all pairs need to be measured: in a few rounds of random matchings, in which all nodes are busy
+at once, an innocent node meets a bad partner in every round only with probability ``p^rounds``.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.operations import Array
+from groundspeed.profiles.record import Record
+
+SLOW = 0.10
+"""Loss, against the median of its class, from which a pair is slow."""
+
+APART = 0.25
+"""Two hop classes differ by this, in log bandwidth, or they are one."""
+
+FEWEST_IN_CLASS = 0.1
+"""Share of the nodes that lie outside the largest group, below which groups are not topology."""
+
+MOSTLY = 0.8
+"""Share of the slow pairs that lie across groups, if the groups are topology."""
+
+FEWEST_PAIRS = 8
+"""Below, no pair can be told from the others."""
+
+FALSE_BLAME = 0.01
+"""Expected number of innocent nodes blamed by all rounds together."""
+
+
+class LinkFinding(Record):
+    """A node or a link that is slow."""
+
+    level: str
+    """``node`` or ``link``."""
+    nodes: tuple[str, ...]
+    loss_fraction: float
+    slow_pairs: int
+    pairs: int
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Measured pairs: two nodes and a bandwidth each."""
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    bandwidth: Array
+
+
+def rounds_needed(nodes: int, slow_share: float) -> int:
+    """Rounds of random matchings after which hardly any innocent node has met bad partners only.
+
+    >>> rounds_needed(16, 0.02), rounds_needed(1000, 0.1)
+    (2, 5)
+    """
+    if nodes < 2 or not 0.0 < slow_share < 1.0:
+        raise InputError("rounds need two nodes or more, and a share between 0 and 1")
+    return max(2, math.ceil(math.log(FALSE_BLAME / nodes) / math.log(slow_share)))
+
+
+def matchings(nodes: Sequence[str], rounds: int, seed: int) -> list[list[tuple[str, str]]]:
+    """Rounds in which every node has one partner, and no pair comes twice where that is possible.
+
+    With an odd number of nodes one rests in each round.
+    """
+    order = list(nodes)
+    np.random.default_rng(seed).shuffle(order)
+    if len(order) % 2:
+        order.append("")
+    half = len(order) // 2
+    found = []
+    for _ in range(min(rounds, len(order) - 1)):
+        pairs = zip(order[:half], reversed(order[half:]), strict=True)
+        found.append([(a, b) for a, b in pairs if a and b])
+        order = [order[0], order[-1], *order[1:-1]]  # the circle method: all but one move on
+    return found
+
+
+def judge_pairs(pairs: Pairs) -> tuple[LinkFinding, ...]:
+    """Nodes first, then links, worst first.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        Bandwidths that are not positive are failed tests and tell nothing.
+    """
+    good = np.isfinite(pairs.bandwidth) & (pairs.bandwidth > 0)
+    frame = pd.DataFrame({"a": pairs.first, "b": pairs.second, "bandwidth": pairs.bandwidth})
+    frame = frame.loc[good].astype({"a": str, "b": str}).reset_index(drop=True)
+    if len(frame) < FEWEST_PAIRS:
+        return ()
+    frame["loss"] = 1.0 - np.exp(np.log(frame["bandwidth"]) - _expected_log(frame))
+    frame["slow"] = frame["loss"] >= SLOW
+    found = _blame_nodes(frame)
+    bad = {name for f in found for name in f.nodes}
+    rest = frame[~frame["a"].isin(bad) & ~frame["b"].isin(bad)]
+    for (a, b), mine in rest.groupby(["a", "b"], sort=True):
+        slow = mine["slow"]
+        if not slow.any():
+            continue
+        again = "" if slow.mean() >= 0.5 else "; not in every measurement: measure again"
+        evidence = f"both ends are fine with others{again}"
+        found.append(_finding("link", (str(a), str(b)), mine, evidence))
+    return tuple(sorted(found, key=lambda f: (f.level == "link", -f.loss_fraction, f.nodes)))
+
+
+def _blame_nodes(frame: pd.DataFrame) -> list[LinkFinding]:
+    """The node that explains most slow pairs first; what it explains blames nobody else."""
+    found: list[LinkFinding] = []
+    left = frame
+    while True:
+        ends = pd.concat(
+            [left.rename(columns={"a": "node", "b": "partner"}),
+             left.rename(columns={"b": "node", "a": "partner"})]
+        )  # fmt: skip
+        slow = ends[ends["slow"]]
+        partners = slow.groupby("node")["partner"].nunique()
+        share = ends.groupby("node")["slow"].mean().reindex(partners.index)
+        # Of two that explain as many: the one whose partners have no other slow pair.
+        alone = slow["partner"].map(slow.groupby("node").size()).eq(1)
+        clear = alone.groupby(slow["node"]).sum()
+        suspect = pd.DataFrame({"partners": partners, "clear": clear, "share": share})
+        suspect = suspect[(partners >= 2) & (share >= 0.5)].reset_index()
+        if suspect.empty:
+            return found
+        order = suspect.sort_values(
+            ["partners", "clear", "share", "node"], ascending=[False, False, False, True]
+        )
+        node = str(order["node"].iloc[0])
+        mine = left[(left["a"] == node) | (left["b"] == node)]
+        many = int(partners[node])
+        count = f"in {int(mine['slow'].sum())} of {len(mine)} measurements"
+        found.append(_finding("node", (node,), mine, f"slow with {many} partners, {count}"))
+        left = left.drop(mine.index)
+
+
+def _finding(level: str, nodes: tuple[str, ...], mine: pd.DataFrame, evidence: str) -> LinkFinding:
+    return LinkFinding(
+        level=level,
+        nodes=nodes,
+        loss_fraction=float(mine.loc[mine["slow"], "loss"].median()),
+        slow_pairs=int(mine["slow"].sum()),
+        pairs=len(mine),
+        evidence=evidence,
+    )
+
+
+def _expected_log(frame: pd.DataFrame) -> Array:
+    """Logarithm of what each pair's hop class delivers: one class, or two where there are two.
+
+    Two classes are a topology if the fast pairs join the nodes into groups and hardly any slow pair
+    lies within a group. A slow node is no group: it is alone.
+    """
+    log = np.log(frame["bandwidth"].to_numpy())
+    whole = np.full(log.shape, float(np.median(log)))
+    # The cut that leaves least variance on both sides (Otsu's).
+    order = np.sort(log)
+    sizes = np.arange(1, log.size)
+    left, total = np.cumsum(order)[:-1], float(order.sum())
+    gain = left**2 / sizes + (total - left) ** 2 / (log.size - sizes)
+    cut = int(np.argmax(gain))
+    low, high = order[: cut + 1], order[cut + 1 :]
+    if float(np.median(high) - np.median(low)) <= APART:
+        return whole
+    fast = log > 0.5 * (order[cut] + order[cut + 1])
+    codes, names = pd.factorize(pd.concat([frame["a"], frame["b"]]))
+    a, b = codes[: len(frame)], codes[len(frame) :]
+    size = len(names)
+    graph = coo_array((np.ones(int(fast.sum())), (a[fast], b[fast])), shape=(size, size))
+    count, group = connected_components(graph, directed=False)
+    members = np.bincount(group, minlength=count)
+    across = (group[a] != group[b])[~fast]
+    real = (members >= 2).sum() >= 2 and members.max() <= (1.0 - FEWEST_IN_CLASS) * size
+    if not (real and across.mean() >= MOSTLY):
+        return whole
+    return np.where(group[a] == group[b], float(np.median(high)), float(np.median(low)))
