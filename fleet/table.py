@@ -17,7 +17,7 @@ from groundspeed.profiles.store import list_profiles
 
 NEEDED = ("node", "metric", "value")
 CLASS_COLUMNS = (
-    "sku", "memory", "power_cap", "partition", "driver", "benchmark_version", "method_version",
+    "sku", "memory", "power_cap", "partition", "driver", "benchmark_version",
 )  # fmt: skip
 """What must be the same for two units to be compared."""
 
@@ -84,31 +84,34 @@ def _csv(path: Path) -> pd.DataFrame:
 
 
 def _profiles(folder: Path) -> pd.DataFrame:
-    """Rates of each profile: a row a quantity."""
-    records = []
+    """Rates of each profile of a folder: a row a quantity."""
+    records: list[dict[str, object]] = []
     for path, found in list_profiles(folder):
         if not isinstance(found, Profile):
             raise InputError(str(found), where=str(path))
-        environment = found.environment
-        for rate in found.rates:
-            records.append(
-                {
-                    "node": environment.host,
-                    "gpu": environment.device_index,
-                    "metric": rate.quantity.replace(" ", "_"),
-                    "value": rate.value,
-                    "unit": rate.unit,
-                    "sku": found.device.name,
-                    "memory": str(found.device.memory_bytes),
-                    "power_cap": str(environment.power_cap_w),
-                    "partition": str(environment.partition_mode),
-                    "driver": (environment.driver or "").split(".")[0],
-                    "method_version": str(environment.method_version),
-                }
-            )
+        records += profile_rows(found)
     if not records:
         raise InputError("holds no profile", where=str(folder))
     return pd.DataFrame.from_records(records)
+
+
+def profile_rows(profile: Profile) -> list[dict[str, object]]:
+    """The rates of a profile as rows of a fleet table."""
+    environment = profile.environment
+    about = {
+        "node": environment.host,
+        "gpu": environment.device_index,
+        "sku": profile.device.name,
+        "memory": str(profile.device.memory_bytes),
+        "power_cap": str(environment.power_cap_w),
+        "partition": str(environment.partition_mode),
+        "driver": (environment.driver or "").split(".")[0],
+        "benchmark_version": f"calibrate-{environment.method_version}",
+    }
+    return [
+        {**about, "metric": r.quantity.replace(" ", "_"), "value": r.value, "unit": r.unit}
+        for r in profile.rates
+    ]
 
 
 def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:

@@ -5,6 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from groundspeed.commands.fleet_run import (
+    check_device_command,
+    daemonset_command,
+    export_command,
+    run_command,
+    work_command,
+)
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
 
 if TYPE_CHECKING:
@@ -19,6 +26,13 @@ fleet_app = typer.Typer(
 @fleet_app.callback()
 def _fleet() -> None:
     """Find the GPU, node or link that is slower than its kind, why, and what it costs."""
+
+
+fleet_app.command("run")(run_command)
+fleet_app.command("export")(export_command)
+fleet_app.command("daemonset")(daemonset_command)
+fleet_app.command("work", hidden=True)(work_command)
+fleet_app.command("check-device", hidden=True)(check_device_command)
 
 
 @fleet_app.command("screen")

@@ -1,0 +1,70 @@
+"""Measure the suspects of a run again, twice, with the best unit as a control.
+
+Only the nodes of suspects and of the control are measured: in a fleet of a thousand that is a
+handful. A unit stays blamed if it fell every time.
+"""
+
+from dataclasses import replace
+
+from groundspeed.fleet.confirm import confirm, control, replace_rows, suspects
+from groundspeed.fleet.engines.engine import Engine, Tell
+from groundspeed.fleet.findings import Screening
+from groundspeed.fleet.run import Asked, run_fleet
+from groundspeed.fleet.screen import screen
+from groundspeed.fleet.store import Store
+from groundspeed.fleet.table import clean_fleet
+from groundspeed.fleet.worker import Work
+from groundspeed.profiles.errors import InputError
+
+RERUNS = 2
+AGAIN = ".again"
+"""In the name of a run that confirms another."""
+
+
+def newest_run(store: Store) -> str:
+    """The newest run that is not a confirmation.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    runs = [r.run for r in store.runs() if AGAIN not in r.run]
+    if not runs:
+        raise InputError("no run has been made", where=store.url, remedy="groundspeed fleet run")
+    return runs[-1]
+
+
+def confirm_run(engine: Engine, work: Work, tell: Tell) -> Screening:
+    """Screen a run, measure its suspects again, and say who is still slow.
+
+    Parameters
+    ----------
+    engine : Engine
+    work : Work
+        Its ``run`` is the one to confirm; the newest if empty.
+    tell : callable
+
+    Returns
+    -------
+    Screening
+        What did not fall in every run is FLAKY.
+    """
+    store = Store(work.store)
+    run = work.run or newest_run(store)
+    level = next((r.level for r in store.runs() if r.run == run), work.level)
+    first = clean_fleet(store.rows((run,)), store.url)
+    told = screen(first)
+    nodes = [node for node, _ in suspects(told)]
+    if not nodes:
+        return told
+    best = control(first, told)
+    nodes += [best[0]] if best is not None else []
+    wanted = tuple(dict.fromkeys(nodes))
+    again = []
+    for turn in range(1, RERUNS + 1):
+        named = replace(work, run=f"{run}{AGAIN}{turn}", level=level)
+        run_fleet(engine, Asked(named, wanted), tell)
+        rows = clean_fleet(store.rows((named.run,)), store.url)
+        again.append(screen(replace_rows(first, rows)))
+    return confirm(told, again)
