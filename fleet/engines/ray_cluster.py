@@ -1,11 +1,12 @@
-"""Ray: a placement group that spreads one worker over each node.
+"""Ray: a placement group a node, with one worker in it that has all the node's GPUs.
 
-Bundles that must lie on different nodes keep each node to itself. When a node dies, Ray moves its
-bundle to a node that has none, if there is one, and the work is done there; the node that died is
-reported either way.
+The group keeps the node free of others while it is measured and is pinned to it by Ray's own node
+label, so that a suspect is measured and not its neighbour. The work of a node that dies is done on
+one that nobody has measured, if there is one; the node that died is reported either way.
 """
 
 import logging
+import socket
 import subprocess
 import sys
 import time
@@ -18,9 +19,11 @@ from groundspeed.fleet.worker import Work
 from groundspeed.profiles.errors import InputError
 
 PLACEMENT_TIMEOUT_S = 60.0
+"""After which a node that Ray gives no room on counts as busy."""
+NOTICE_TIMEOUT_S = 30.0
+"""How long Ray may need to notice that a node is dead: a few periods of its health check."""
 POLL_S = 1.0
-MOVE_TIMEOUT_S = 30.0
-"""How long a bundle of a dead node may look for another."""
+"""How often a run looks whether a node is through."""
 
 
 @dataclass(frozen=True)
@@ -71,113 +74,125 @@ def alive_nodes(ray: Any) -> list[_Node]:  # noqa: ANN401  (ray is imported wher
     return sorted(nodes, key=lambda n: n.name)
 
 
+@dataclass
+class _Attempt:
+    """A node with a placement group of its own, and the task in it."""
+
+    node: _Node
+    group: Any
+    task: Any = None
+    placed_by: float = field(default_factory=lambda: time.monotonic() + PLACEMENT_TIMEOUT_S)
+    """On the monotonic clock: after it the node counts as busy."""
+    broke: str = ""
+    """The error that ended the task, if one did."""
+    noticed_by: float = 0.0
+    """After which a node that Ray still counts is alive indeed."""
+
+
 class _Placed:
-    """One run on a placement group."""
+    """One run: a placement group a node, given back as soon as that node is through."""
 
     def __init__(self, alive: list[_Node], wanted: list[str], work: Work, tell: Tell) -> None:
         import ray
 
         self.ray: Any = ray
         self.work, self.tell = work, tell
-        self.names = {n.id: n.name for n in alive}
         by_name = {n.name: n for n in alive}
-        self.wanted = [by_name[n] for n in wanted if n in by_name]
         for name in wanted:
             if name not in by_name:
                 tell(Event(name, "lost", "Ray does not know it"))
-        self.done: set[str] = set()
-        self.lost: set[str] = set()
+        self.attempts = [self._attempt(by_name[n]) for n in wanted if n in by_name]
+        self.tried = {a.node.id for a in self.attempts}
 
     def run(self) -> None:
-        from ray.util import placement_group, remove_placement_group
-
-        if not self.wanted:
-            return
-        bundles = [{"CPU": 1.0, **({"GPU": n.gpus} if n.gpus else {})} for n in self.wanted]
-        group = placement_group(bundles, strategy="STRICT_SPREAD", name="groundspeed")
         try:
-            if not group.wait(PLACEMENT_TIMEOUT_S):
-                raise InputError(
-                    f"Ray found no room for one worker on each of {len(bundles)} nodes",
-                    remedy="the cluster is busy: wait, or measure fewer nodes with --nodes",
-                )
-            self._follow(group)
-        finally:
-            remove_placement_group(group)
-
-    def _follow(self, group: Any) -> None:  # noqa: ANN401
-        task = self.ray.remote(num_cpus=1, max_retries=0)(_on_node)
-        running: dict[Any, tuple[int, str]] = {}
-
-        def start(bundle: int) -> None:
-            node = self._node_of(group, bundle)
-            strategy = self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
-                placement_group=group, placement_group_bundle_index=bundle
-            )
-            gpus = self.wanted[bundle].gpus
-            reference = task.options(scheduling_strategy=strategy, num_gpus=gpus).remote(
-                self.work, self.names
-            )
-            running[reference] = (bundle, node)
-            if node:
-                self.tell(Event(node, "started"))
-
-        for bundle in range(len(self.wanted)):
-            start(bundle)
-        while running:
-            ready, _ = self.ray.wait(list(running), num_returns=1, timeout=POLL_S)
-            for reference in ready:
-                bundle, node = running.pop(reference)
-                try:
-                    node, why = self.ray.get(reference)
-                except self.ray.exceptions.RayError as error:
-                    self._lose(node, f"the node died ({type(error).__name__})")
-                    if self._spare() and self._moved(group, bundle, node):
-                        start(bundle)
+            while self.attempts:
+                for attempt in [a for a in self.attempts if a.task is None]:
+                    (self._autopsy if attempt.broke else self._start)(attempt)
+                tasks = {a.task: a for a in self.attempts if a.task is not None}
+                if not tasks:
+                    time.sleep(POLL_S / 10)
                     continue
-                if why:
-                    self._lose(node, why)
-                else:
-                    self.done.add(node)
-                    self.tell(Event(node, "done"))
+                ready, _ = self.ray.wait(list(tasks), num_returns=1, timeout=POLL_S)
+                for task in ready:
+                    self._finish(tasks[task])
+        finally:
+            for attempt in list(self.attempts):
+                self._give_back(attempt)
 
-    def _lose(self, node: str, why: str) -> None:
-        self.lost.add(node)
-        self.tell(Event(node, "lost", why))
+    def _attempt(self, node: _Node) -> _Attempt:
+        bundle = {"CPU": 1.0, **({"GPU": node.gpus} if node.gpus else {})}
+        group = self.ray.util.placement_group(
+            [bundle],
+            strategy="STRICT_PACK",
+            bundle_label_selector=[{"ray.io/node-id": node.id}],
+        )
+        return _Attempt(node, group)
 
-    def _spare(self) -> bool:
-        """Whether a node is alive that nobody measures."""
-        taken = self.done | self.lost | {n.name for n in self.wanted}
-        return any(self.names.get(n.id, n.name) not in taken for n in alive_nodes(self.ray))
+    def _start(self, attempt: _Attempt) -> None:
+        if attempt.group.wait(POLL_S / 10):
+            strategy = self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+                placement_group=attempt.group
+            )
+            on_node = self.ray.remote(num_cpus=1, num_gpus=attempt.node.gpus, max_retries=0)(
+                _on_node
+            )
+            attempt.task = on_node.options(scheduling_strategy=strategy).remote(
+                self.work, attempt.node.name
+            )
+            self.tell(Event(attempt.node.name, "started"))
+        elif time.monotonic() > attempt.placed_by:
+            self._lose(attempt, f"Ray gave no room on it in {PLACEMENT_TIMEOUT_S:.0f} s")
 
-    def _moved(self, group: Any, bundle: int, old: str) -> bool:  # noqa: ANN401
-        """Wait until Ray has found another node for a bundle."""
-        deadline = time.monotonic() + MOVE_TIMEOUT_S
-        while time.monotonic() < deadline:
-            now = self._node_of(group, bundle)
-            if now and now != old:
-                return True
-            time.sleep(POLL_S / 2)
-        return False
+    def _finish(self, attempt: _Attempt) -> None:
+        try:
+            why = self.ray.get(attempt.task)
+        except self.ray.exceptions.RayError as error:
+            attempt.task = None
+            attempt.broke = type(error).__name__
+            attempt.noticed_by = time.monotonic() + NOTICE_TIMEOUT_S
+            return
+        if why:
+            self._lose(attempt, why)
+            return
+        self._give_back(attempt)
+        self.tell(Event(attempt.node.name, "done"))
 
-    def _node_of(self, group: Any, bundle: int) -> str:  # noqa: ANN401
-        table = self.ray.util.placement_group_table(group)
-        return self.names.get(str(table["bundles_to_node_id"].get(bundle, "")), "")
+    def _lose(self, attempt: _Attempt, why: str) -> None:
+        self._give_back(attempt)
+        self.tell(Event(attempt.node.name, "lost", why))
+
+    def _autopsy(self, attempt: _Attempt) -> None:
+        """Tell a node that died from a worker that did: Ray learns of the first a little later."""
+        alive = alive_nodes(self.ray)
+        if all(n.id != attempt.node.id for n in alive):
+            self._lose(attempt, f"the node died ({attempt.broke})")
+            self._elsewhere(alive)
+        elif time.monotonic() > attempt.noticed_by:
+            self._lose(attempt, f"the worker on it died ({attempt.broke})")
+
+    def _elsewhere(self, alive: list[_Node]) -> None:
+        """Do a dead node's work on one that is alive and that nobody has measured."""
+        for node in alive:
+            if node.id not in self.tried:
+                self.tried.add(node.id)
+                self.attempts.append(self._attempt(node))
+                return
+
+    def _give_back(self, attempt: _Attempt) -> None:
+        self.attempts.remove(attempt)
+        self.ray.util.remove_placement_group(attempt.group)
 
 
-def _on_node(work: Work, names: dict[str, str]) -> tuple[str, str]:
-    """Run the node's program where Ray has put us; the node's name, and why it failed if it did."""
-    import ray
-
-    node_id = str(ray.get_runtime_context().get_node_id())
-    node = names.get(node_id, node_id)  # one that joined after the run had begun
+def _on_node(work: Work, node: str) -> str:
+    """Run the node's program where Ray has put us; why it failed, or nothing."""
     told = subprocess.run(
         [sys.executable, *work.command(node)], capture_output=True, text=True, check=False
     )
     if told.returncode == 0:
-        return node, ""
+        return ""
     said = told.stderr.strip().splitlines() or [f"it ended with {told.returncode}"]
-    return node, said[-1].removeprefix("groundspeed: ")
+    return said[-1].removeprefix("groundspeed: ")
 
 
 def _connected(address: str) -> Any:  # noqa: ANN401
@@ -186,9 +201,12 @@ def _connected(address: str) -> Any:  # noqa: ANN401
     except ImportError as error:
         raise InputError("ray is not installed", remedy="pip install 'groundspeed[ray]'") from error
     if not ray.is_initialized():
+        host, _, port = address.rpartition(":")
         try:
+            if port.isdigit():  # Ray itself retries for minutes before it gives up
+                socket.create_connection((host, int(port)), timeout=5.0).close()
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
                 f"no Ray cluster at '{address}' ({reason})",
