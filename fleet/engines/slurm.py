@@ -91,6 +91,9 @@ class SlurmEngine:
             for i in [i for i, node in waiting.items() if node in done]:
                 tell(Event(waiting.pop(i), "done"))
             states = _queue(job)
+            if states is None:
+                time.sleep(POLL_S)
+                continue
             now = time.monotonic()
             for i in list(waiting):
                 state, reason = states.get(i, ("GONE", ""))
@@ -109,13 +112,15 @@ class SlurmEngine:
                 time.sleep(POLL_S)
 
 
-def _queue(job: str) -> dict[int, tuple[str, str]]:
-    """State and reason of each element that Slurm still has."""
+def _queue(job: str) -> dict[int, tuple[str, str]] | None:
+    """State and reason of each element that Slurm still has; None while it does not answer."""
     told = subprocess.run(
         ["squeue", "--noheader", "--array", f"--jobs={job}", "--format=%K|%T|%r"],
         capture_output=True, text=True, check=False,
-    ).stdout  # fmt: skip
-    rows = [line.split("|") for line in told.splitlines() if line.count("|") == 2]
+    )  # fmt: skip
+    if told.returncode and "Invalid job id" not in told.stderr:  # said of one that is long over
+        return None
+    rows = [line.split("|") for line in told.stdout.splitlines() if line.count("|") == 2]
     return {int(i): (state, reason) for i, state, reason in rows if i.isdigit()}
 
 
