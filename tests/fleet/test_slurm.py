@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import NODES, SlurmCluster, missing
 
 from groundspeed.fleet.engines.engine import Event
 from groundspeed.fleet.engines.slurm import SlurmEngine
@@ -16,6 +15,7 @@ from groundspeed.fleet.run import Asked, run_fleet
 from groundspeed.fleet.store import Store
 from groundspeed.fleet.worker import PROGRAM, Work
 from groundspeed.profiles import InputError
+from slurm_cluster import NODES, SlurmCluster, missing
 
 pytestmark = [
     pytest.mark.slow,
