@@ -1,5 +1,6 @@
 """Why a unit is slow: from what fell together, and from its temperature, power and clocks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,13 +48,18 @@ class Telemetry:
     usual: dict[str, float]
 
 
-def explain(unit: Unit, telemetry: Telemetry) -> Finding:
+def explain(
+    unit: Unit, telemetry: Telemetry, notes: Mapping[tuple[str, int, str], str] | None = None
+) -> Finding:
     """A finding of a unit: its worst metric, its cause, and what speaks for it."""
     worst = max(unit.losses, key=lambda m: (unit.losses[m].tier, unit.losses[m].loss, m))
     loss, z, value, expected, _ = unit.losses[worst]
     failed = any(v.tier >= FAIL for v in unit.losses.values())
     verdict: Verdict = "FAIL" if failed else "WARN"
     cause, evidence = _cause(unit, telemetry)
+    if notes and unit.gpu is not None:
+        said = (notes.get((unit.node, unit.gpu, m), "") for m in sorted(unit.losses))
+        evidence += "".join(f"; {note}" for note in dict.fromkeys(n for n in said if n))
     return Finding(
         node=unit.node,
         gpu=unit.gpu,
@@ -80,7 +86,7 @@ def _cause(unit: Unit, telemetry: Telemetry) -> tuple[str, str]:
         kinds[kind] = max(kinds.get(kind, 0.0), found.loss)
     down = ", ".join(f"{m} {v.loss:.0%}" for m, v in sorted(unit.losses.items())[:4])
     if all(not np.isfinite(v.z) for v in unit.losses.values()):
-        return "below_floor", f"down: {down}; no class to compare with, below the reference's floor"
+        return "below_floor", f"down: {down} against the reference, whatever its class does"
     if HALF_WIDTH[0] <= kinds.get("host_link", 0.0) <= HALF_WIDTH[1]:
         return "pcie_width", f"down: {down}: the share that half the lanes lose"
     told = _telemetry_says(unit, telemetry)

@@ -11,28 +11,11 @@ from groundspeed.fleet.engines.engine import Engine, Tell
 from groundspeed.fleet.findings import Screening
 from groundspeed.fleet.run import Asked, run_fleet
 from groundspeed.fleet.screen import screen
-from groundspeed.fleet.store import Store
+from groundspeed.fleet.store import AGAIN, Store, newest_run
 from groundspeed.fleet.table import clean_fleet
 from groundspeed.fleet.worker import Work
-from groundspeed.profiles.errors import InputError
 
 RERUNS = 2
-AGAIN = ".again"
-"""In the name of a run that confirms another."""
-
-
-def newest_run(store: Store) -> str:
-    """The newest run that is not a confirmation.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
-    runs = [r.run for r in store.runs() if AGAIN not in r.run]
-    if not runs:
-        raise InputError("no run has been made", where=store.url, remedy="groundspeed fleet run")
-    return runs[-1]
 
 
 def confirm_run(engine: Engine, work: Work, tell: Tell) -> Screening:

@@ -20,6 +20,7 @@ CAUSES = {
     "host": "launches are slow: the host's clock, a governor, or another process",
     "compute": "matrix units slow, telemetry says nothing of the reason",
     "missing": "no result: the test did not run, failed, or its node was away",
+    "no_class": "too few of its kind were measured to say what is usual",
     "below_floor": "below what the reference says any healthy device reaches",
     "unknown": "nothing that was measured tells why",
 }
@@ -66,3 +67,5 @@ class Screening(Record):
     fail: int
     warn: int
     inconclusive: int
+    judged: int = 0
+    """Measurements that could be compared with something."""

@@ -13,6 +13,7 @@ at once, an innocent node meets a bad partner in every round only with probabili
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -190,3 +191,34 @@ def _expected_log(frame: pd.DataFrame) -> Array:
     if not (real and across.mean() >= MOSTLY):
         return whole
     return np.where(group[a] == group[b], float(np.median(high)), float(np.median(low)))
+
+
+def read_pairs(paths: Sequence[Path]) -> Pairs:
+    """Read CSV files of pairs: columns ``node``, ``partner`` and ``value``.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, lacks a column, or pairs a node with itself only.
+    """
+    frames = []
+    for path in paths:
+        try:
+            frame = pd.read_csv(path)
+        except (OSError, ValueError, pd.errors.ParserError) as error:
+            reason = str(error).split("\n")[0][:160]
+            raise InputError(f"cannot be read as a table ({reason})", where=str(path)) from error
+        missing = [c for c in ("node", "partner", "value") if c not in frame.columns]
+        if missing:
+            raise InputError(
+                f"lacks the column {', '.join(missing)}",
+                where=str(path),
+                remedy="a table of pairs has node,partner,value",
+            )
+        frames.append(frame[["node", "partner", "value"]])
+    found = pd.concat(frames, ignore_index=True).dropna(subset=["node", "partner"])
+    found = found[found["node"] != found["partner"]]
+    values = pd.to_numeric(found["value"], errors="coerce").to_numpy(dtype=np.float64)
+    ends = zip(found["node"].astype(str), found["partner"].astype(str), strict=True)
+    ordered = [(min(a, b), max(a, b)) for a, b in ends]
+    return Pairs(tuple(a for a, _ in ordered), tuple(b for _, b in ordered), values)

@@ -10,11 +10,12 @@ taken out of z, but never out of the loss, which is what a user feels. Readings 
 no smaller error than half a step.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from groundspeed.fleet.metrics import MetricFacts, facts_of
 from groundspeed.fleet.table import NODE_LEVEL, FleetTable
@@ -34,6 +35,12 @@ TENTH = 1.2816
 
 WARN_Z, FAIL_Z = -3.0, -4.0
 
+FLOOR = 0.9
+"""Of the reference's rate: a tenth less is more than any healthy fleet shows."""
+
+FINE, WARN, FAIL, NO_RESULT, NO_CLASS = range(5)
+"""Tiers: NO_RESULT is a test that failed, NO_CLASS a unit with too few of its kind."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -44,14 +51,16 @@ class Scores:
     """Fraction of the expected rate that is missing; NaN where it cannot be said."""
     z: Array
     tier: Array
-    """0 fine, 1 WARN, 2 FAIL, 3 failed or cannot be judged."""
+    """FINE, WARN, FAIL, NO_RESULT or NO_CLASS."""
+    below: NDArray[np.bool_]
+    """Below the floor that the reference sets."""
 
 
 def score(
     table: FleetTable,
     *,
     lower_is_better: Collection[str] = (),
-    floors: dict[str, float] | None = None,
+    reference: Mapping[str, float] | None = None,
 ) -> Scores:
     """Score every measurement.
 
@@ -59,13 +68,15 @@ def score(
     ----------
     table : FleetTable
     lower_is_better : collection of str
-    floors : dict of str to float, optional
-        Absolute: the least (most, where lower is better) a healthy device of this kind shows.
+    reference : mapping of str to float, optional
+        What a device of this kind reaches elsewhere. Less than :data:`FLOOR` of it is a failure,
+        whatever the rest of the class does: a fleet may be slow as a whole.
     """
     rows = table.rows
     count = len(rows)
     expected, loss, z = (np.full(count, np.nan) for _ in range(3))
     tier = np.zeros(count)
+    below = np.zeros(count, dtype=np.bool_)
     values = rows["value"].to_numpy()
     slots = rows["gpu"].to_numpy(dtype=np.float64)
     nodes = np.array(rows["node"].cat.codes, dtype=np.float64)
@@ -78,29 +89,63 @@ def score(
         index = np.asarray(where)
         part = _score_group(values[index], slots[index], nodes[index], facts)
         expected[index], loss[index], z[index] = part
-        found = _tiers(part[1], part[2], facts)
-        floor = (floors or {}).get(metric)
-        if floor is not None:
-            found = np.maximum(found, _below(values[index], floor, facts))
-        found[~np.isfinite(values[index])] = 3
+        found = tiers(part[1], part[2], facts)
+        finite = np.isfinite(values[index])
+        reached = (reference or {}).get(metric)
+        if reached is not None:
+            missing = _loss(values[index], reached, facts)
+            with np.errstate(invalid="ignore"):
+                short = missing > 1.0 - FLOOR
+            alone = short & (found == FINE)
+            expected[index[alone]] = reached
+            loss[index[alone]] = missing[alone]
+            z[index[alone]] = np.nan
+            found[short] = FAIL
+            below[index] = short
+        elif finite.sum() < FEWEST_UNITS:
+            found[:] = NO_CLASS
+        found[~finite] = NO_RESULT
         tier[index] = found
-    return Scores(expected, loss, z, tier)
+    return Scores(expected, loss, z, tier, below)
+
+
+def _loss(y: Array, expected: float, facts: MetricFacts) -> Array:
+    """Fraction that is missing; positive where worse."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 1.0 - (y / expected if facts.higher_is_better else expected / y)
 
 
 def _score_group(
     y: Array, slots: Array, nodes: Array, facts: MetricFacts
 ) -> tuple[Array, Array, Array]:
-    good = np.isfinite(y)
+    found = usual(y, slots, nodes, facts)
     nothing = np.full(y.shape, np.nan)
-    if good.sum() == 0:
+    if found is None:
         return nothing, nothing, nothing
+    median, spread, centred = found
+    expected, loss = np.full(y.shape, median), _loss(y, median, facts)
+    return expected, loss, nothing if spread is None else centred / spread
+
+
+def usual(
+    y: Array, slots: Array, nodes: Array, facts: MetricFacts
+) -> tuple[float, float | None, Array] | None:
+    """Median of a class, spread of its logarithm, and how far each unit is from its slot's middle.
+
+    Returns
+    -------
+    tuple, or None
+        None where there is no result; a spread of None where there are too few to know it.
+    """
+    good = np.isfinite(y)
+    if good.sum() == 0:
+        return None
     median = float(np.median(y[good]))
     sign = 1.0 if facts.higher_is_better else -1.0
     r = np.full(y.shape, np.nan)
     r[good] = sign * np.log(y[good] / median)
-    loss = 1.0 - np.exp(r)
     if good.sum() < FEWEST_UNITS:
-        return np.full(y.shape, median), loss, nothing
+        return median, None, r
     centred = r - _slot_effects(r, slots, nodes)
     deviation = centred[good] - np.median(centred[good])
     mad = MAD_TO_SD * float(np.median(np.abs(deviation)))
@@ -109,8 +154,7 @@ def _score_group(
         mad = max(mad, tail)
     n = float(good.sum())
     spread = np.sqrt((n * mad**2 + PRIOR_UNITS * facts.spread**2) / (n + PRIOR_UNITS))
-    spread = max(float(spread), LEAST_SPREAD, _resolution(y[good]) / median / 2.0)
-    return np.full(y.shape, median), loss, centred / spread
+    return median, max(float(spread), LEAST_SPREAD, _resolution(y[good]) / median / 2.0), centred
 
 
 def _slot_effects(r: Array, slots: Array, nodes: Array) -> Array:
@@ -131,15 +175,10 @@ def _resolution(y: Array) -> float:
     return float(np.min(np.diff(distinct)))
 
 
-def _tiers(loss: Array, z: Array, facts: MetricFacts) -> Array:
+def tiers(loss: Array, z: Array, facts: MetricFacts) -> Array:
+    """FINE, WARN or FAIL: a loss counts if it matters and is unusual."""
     found = np.zeros(loss.shape)
     with np.errstate(invalid="ignore"):
-        found[(loss >= facts.warn_loss) & (z <= WARN_Z)] = 1
-        found[(loss >= facts.fail_loss) & (z <= FAIL_Z)] = 2
+        found[(loss >= facts.warn_loss) & (z <= WARN_Z)] = WARN
+        found[(loss >= facts.fail_loss) & (z <= FAIL_Z)] = FAIL
     return found
-
-
-def _below(y: Array, floor: float, facts: MetricFacts) -> Array:
-    with np.errstate(invalid="ignore"):
-        short = y < floor if facts.higher_is_better else y > floor
-    return np.where(short, 2.0, 0.0)

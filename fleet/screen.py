@@ -6,8 +6,7 @@ host link and network down together is a PCIe link of half width; vector units d
 cores fine is a clock or a build.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -15,25 +14,23 @@ import pandas as pd
 from groundspeed.fleet.cause import Loss, Telemetry, Unit, explain
 from groundspeed.fleet.findings import Finding, Level, Screening
 from groundspeed.fleet.metrics import facts_of
-from groundspeed.fleet.score import Scores, score
+from groundspeed.fleet.rollup import (
+    Key,
+    Losses,
+    class_units,
+    roll_up_nodes,
+    roll_up_racks,
+    slow_classes,
+)
+from groundspeed.fleet.score import FAIL, FEWEST_UNITS, NO_CLASS, WARN, Scores, score
 from groundspeed.fleet.table import NODE_LEVEL, FleetTable
-from groundspeed.profiles.operations import Array
-
-FAILED = 3.0
-
-
-@dataclass
-class _Gathered:
-    """What is wrong with one unit."""
-
-    losses: dict[str, Loss] = field(default_factory=dict)
 
 
 def screen(
     table: FleetTable,
     *,
     lower_is_better: Collection[str] = (),
-    floors: dict[str, float] | None = None,
+    reference: Mapping[str, float] | None = None,
 ) -> Screening:
     """Find what is not fine.
 
@@ -42,27 +39,28 @@ def screen(
     table : FleetTable
     lower_is_better : collection of str
         Metrics for which that is said.
-    floors : dict of str to float, optional
-        Absolute floors, from a reference profile.
+    reference : mapping of str to float, optional
+        What a device of this kind reaches elsewhere: see :func:`groundspeed.fleet.score.score`.
 
     Returns
     -------
     Screening
         Findings in a fixed order: worst first, then by name.
     """
-    scores = score(table, lower_is_better=lower_is_better, floors=floors)
+    scores = score(table, lower_is_better=lower_is_better, reference=reference)
     rows = table.rows
     telemetry = _telemetry(table)
-    gathered = _gather(rows, scores)
-    nodes = _roll_up_nodes(rows, gathered)
-    racks = _roll_up_racks(rows, nodes)
+    classes = slow_classes(rows, scores)
+    gathered = _gather(rows, scores, classes)
+    units = {**roll_up_racks(rows, roll_up_nodes(rows, gathered)), **class_units(rows, classes)}
     findings = [
-        explain(Unit(name, gpu, level, losses), telemetry)
-        for (name, gpu, level), found in racks.items()
-        for losses in _by_cause(found.losses)
+        explain(Unit(name, gpu, level, losses), telemetry, table.notes)
+        for (name, gpu, level), found in units.items()
+        for losses in _by_cause(found)
     ]
     findings = _join_links(findings)
     findings += _missing(table, rows)
+    findings += _without_class(table, scores)
     findings.sort(key=lambda f: (ORDER[f.verdict], -(f.loss_fraction or 0.0), f.node, f.gpu or -1))
     gpus = rows.loc[rows["gpu"] != NODE_LEVEL, ["node", "gpu"]].drop_duplicates()
     verdicts = [f.verdict for f in findings]
@@ -76,25 +74,29 @@ def screen(
         fail=verdicts.count("FAIL"),
         warn=verdicts.count("WARN"),
         inconclusive=verdicts.count("INCONCLUSIVE"),
+        judged=int((np.isfinite(scores.loss) & (scores.tier <= FAIL)).sum()),
     )
 
 
 ORDER = {"FAIL": 0, "WARN": 1, "FLAKY": 2, "INCONCLUSIVE": 3}
 
-Key = tuple[str, int | None, Level]
 
-
-def _gather(rows: pd.DataFrame, scores: Scores) -> dict[Key, _Gathered]:
-    """Flagged measurements by GPU (or node, for metrics of nodes)."""
-    found: dict[Key, _Gathered] = {}
-    flagged = np.flatnonzero((scores.tier == 1) | (scores.tier == 2))
+def _gather(
+    rows: pd.DataFrame, scores: Scores, classes: Mapping[tuple[str, str], Loss]
+) -> dict[Key, Losses]:
+    """Flagged measurements by GPU (or node, for node metrics), without what whole classes do."""
+    found: dict[Key, Losses] = {}
+    flagged = np.flatnonzero((scores.tier == WARN) | (scores.tier == FAIL))
     part = rows.iloc[flagged]
-    for position, node, gpu, metric, value in zip(
-        flagged, part["node"], part["gpu"], part["metric"], part["value"], strict=True
-    ):
+    for position, node, gpu, metric, value, klass in zip(
+        flagged, part["node"], part["gpu"], part["metric"], part["value"], part["klass"],
+        strict=True,
+    ):  # fmt: skip
+        if not np.isfinite(scores.z[position]) and (str(klass), str(metric)) in classes:
+            continue
         level: Level = "node" if gpu == NODE_LEVEL else "gpu"
         key = (str(node), None if gpu == NODE_LEVEL else int(gpu), level)
-        found.setdefault(key, _Gathered()).losses[str(metric)] = Loss(
+        found.setdefault(key, {})[str(metric)] = Loss(
             float(scores.loss[position]),
             float(scores.z[position]),
             float(value),
@@ -115,59 +117,6 @@ def _by_cause(losses: dict[str, Loss]) -> list[dict[str, Loss]]:
         group = "links" if kind in LINKS else kind if kind in ("nvlink", "launch") else "device"
         groups.setdefault(group, {})[metric] = found
     return [groups[name] for name in sorted(groups)]
-
-
-def _roll_up_nodes(rows: pd.DataFrame, gathered: dict[Key, _Gathered]) -> dict[Key, _Gathered]:
-    """Half of a node's GPUs (two or more) in the same metric are the node."""
-    gpus = rows[rows["gpu"] != NODE_LEVEL].groupby("node", observed=True)["gpu"].nunique()
-    sizes = {str(node): int(count) for node, count in gpus.items()}
-    slow: dict[tuple[str, str], list[Key]] = {}
-    for key, unit in gathered.items():
-        if key[2] == "gpu":
-            for metric in unit.losses:
-                slow.setdefault((key[0], metric), []).append(key)
-    found = {key: _Gathered(dict(unit.losses)) for key, unit in gathered.items()}
-    for (node, metric), keys in sorted(slow.items()):
-        if len(keys) < 2 or len(keys) < sizes.get(node, 0) / 2:
-            continue
-        values = [found[key].losses.pop(metric) for key in keys]
-        middle = np.median(np.array(values), axis=0)
-        whole = found.setdefault((node, None, "node"), _Gathered())
-        # The tier of most of them, not of the worst.
-        whole.losses[metric] = _middle(middle, round(float(middle[4])))
-    return {key: unit for key, unit in found.items() if unit.losses}
-
-
-def _middle(middle: Array, tier: float) -> Loss:
-    loss, z, value, expected = (float(x) for x in middle[:4])
-    return Loss(loss, z, value, expected, float(tier))
-
-
-def _roll_up_racks(rows: pd.DataFrame, units: dict[Key, _Gathered]) -> dict[Key, _Gathered]:
-    """Half of a rack's nodes (two or more) in the same metric are the rack."""
-    if rows["rack"].nunique() < 2:
-        return units
-    rack_of = {
-        str(node): str(rack)
-        for node, rack in rows[["node", "rack"]].drop_duplicates("node").itertuples(index=False)
-    }
-    sizes: dict[str, int] = {}
-    for rack in rack_of.values():
-        sizes[rack] = sizes.get(rack, 0) + 1
-    slow: dict[tuple[str, str], list[Key]] = {}
-    for key, unit in units.items():
-        if key[2] == "node":
-            for metric in unit.losses:
-                slow.setdefault((rack_of[key[0]], metric), []).append(key)
-    found = dict(units)
-    for (rack, metric), keys in sorted(slow.items()):
-        if len(keys) < 2 or len(keys) < sizes[rack] / 2:
-            continue
-        values = [found[key].losses.pop(metric) for key in keys]
-        middle = np.median(np.array(values), axis=0)
-        whole = found.setdefault((rack, None, "rack"), _Gathered())
-        whole.losses[metric] = _middle(middle, float(middle[4]))
-    return {key: unit for key, unit in found.items() if unit.losses}
 
 
 def _telemetry(table: FleetTable) -> Telemetry:
@@ -227,6 +176,11 @@ def _missing(table: FleetTable, rows: pd.DataFrame) -> list[Finding]:
         lacking = [names[i] for i in np.flatnonzero(short_of[row])]
         short = int(short_of[row].sum())
         shown = ", ".join(lacking[:4]) + (" ..." if len(lacking) > 4 else "")
+        said = dict.fromkeys(
+            note for (name, _, metric), note in sorted(table.notes.items())
+            if name == node and metric in (*lacking, "check")
+        )  # fmt: skip
+        why = "".join(f"; {note}" for note in list(said)[:2])
         found.append(
             Finding(
                 node=node,
@@ -240,7 +194,36 @@ def _missing(table: FleetTable, rows: pd.DataFrame) -> list[Finding]:
                 z=None,
                 level="node",
                 cause="missing",
-                evidence=f"{short} results missing or failed: {shown}",
+                evidence=f"{short} results missing or failed: {shown}{why}",
+            )
+        )
+    return found
+
+
+def _without_class(table: FleetTable, scores: Scores) -> list[Finding]:
+    """Units with too few of their kind (another power cap, another driver): one finding a node."""
+    part = table.rows[scores.tier == NO_CLASS]
+    if part.empty:
+        return []
+    found = []
+    for node, mine in part.groupby("node", observed=True):
+        metrics = tuple(sorted(str(m) for m in mine["metric"].unique()))
+        kinds = ", ".join(sorted(str(k) for k in mine["klass"].unique()))
+        found.append(
+            Finding(
+                node=str(node),
+                gpu=None,
+                metric=metrics[0],
+                metrics=metrics,
+                verdict="INCONCLUSIVE",
+                value=None,
+                expected=None,
+                loss_fraction=None,
+                z=None,
+                level="node",
+                cause="no_class",
+                evidence=f"fewer than {FEWEST_UNITS} results of its kind ({kinds}): "
+                "nothing to compare with but a reference",
             )
         )
     return found

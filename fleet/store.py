@@ -38,6 +38,15 @@ COLUMNS = (
 SYNC_PERIOD_S = 5.0
 """How often a journal is copied to a store that is not a folder."""
 
+AGAIN = ".again"
+"""In the name of a run that confirms another."""
+
+HEALTH = "health-"
+"""Begins the name of a run that is one node's check of itself."""
+
+BASELINE = "baseline.json"
+"""Of a store: what its nodes compare themselves with."""
+
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 LevelOfWork = Literal["check", "quick", "standard", "full"]
@@ -270,3 +279,17 @@ def check_run_name(name: str) -> str:
     if not RUN_NAME.fullmatch(name):
         raise InputError(f"'{name}' cannot name a run", remedy="letters, digits, . _ and -")
     return name
+
+
+def newest_run(store: Store) -> str:
+    """The newest run that is not a confirmation.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    runs = [r.run for r in store.runs() if AGAIN not in r.run]
+    if not runs:
+        raise InputError("no run has been made", where=store.url, remedy="groundspeed fleet run")
+    return runs[-1]

@@ -4,12 +4,13 @@ A long CSV (``node,gpu,metric,value,unit`` and what else is known of a unit), or
 profiles. Strange rows are not errors: they are left out, counted and explained.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.schema import Profile
@@ -39,6 +40,8 @@ class FleetTable:
     """Of each metric."""
     excluded: tuple[str, ...]
     """What was left out, with counts."""
+    notes: Mapping[tuple[str, int, str], str] = field(default_factory=dict)
+    """What was written beside a measurement, by node, GPU and metric."""
 
 
 def read_fleet(paths: Sequence[Path]) -> FleetTable:
@@ -70,7 +73,11 @@ def _csv(path: Path) -> pd.DataFrame:
                 where=str(path),
                 remedy="a fleet table has node,gpu,metric,value,unit",
             )
-        kept = [c for c in header.columns if c in (*NEEDED, "gpu", "unit", "rack", *CLASS_COLUMNS)]
+        kept = [
+            c
+            for c in header.columns
+            if c in (*NEEDED, "gpu", "unit", "rack", "note", *CLASS_COLUMNS)
+        ]
         return pd.read_csv(
             path,
             usecols=kept,
@@ -159,6 +166,7 @@ def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:
             "klass": _classes(frame),
         }
     )
+    notes = _notes(frame, slots)
     clean, units, more = _one_unit(clean)
     excluded += more
     if clean.empty:
@@ -170,16 +178,37 @@ def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:
         grouped = clean.groupby(keys, observed=True, sort=False)
         first = grouped[["rack", "klass"]].first()
         clean = first.assign(value=grouped["value"].median()).reset_index()
-    return FleetTable(clean.reset_index(drop=True), units, tuple(excluded))
+    return FleetTable(clean.reset_index(drop=True), units, tuple(excluded), notes)
+
+
+def _notes(frame: pd.DataFrame, slots: NDArray[np.int64]) -> dict[tuple[str, int, str], str]:
+    if "note" not in frame:
+        return {}
+    text = frame["note"].fillna("").astype(str).to_numpy()
+    said = np.flatnonzero(text != "")
+    part = frame.iloc[said]
+    return {
+        (str(node), int(slot), str(metric)): str(note)
+        for node, slot, metric, note in zip(
+            part["node"], slots[said], part["metric"], text[said], strict=True
+        )
+    }
 
 
 def _classes(frame: pd.DataFrame) -> pd.Series:
-    """One text for what must be the same."""
-    present = [c for c in CLASS_COLUMNS if c in frame and frame[c].notna().any()]
+    """One text for what must be the same; a column that says nothing of a unit adds nothing."""
+    present = [c for c in CLASS_COLUMNS if c in frame]
     if not present:
         return pd.Series("all", index=frame.index, dtype="category")
-    texts = frame[present].astype(str).agg(" ".join, axis=1)
-    return texts.astype("category")
+    number = frame.groupby(present, observed=True, dropna=False, sort=False).ngroup()
+    first = ~number.duplicated().to_numpy()
+    names = {
+        int(n): " ".join(str(v) for v in kind if not pd.isna(v) and str(v)) or "all"
+        for n, kind in zip(
+            number[first], frame.loc[first, present].itertuples(index=False), strict=True
+        )
+    }
+    return number.map(names).astype("category")
 
 
 def _one_unit(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str], list[str]]:

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def work_here(work: Work, node: str) -> pd.DataFrame:
     where = ("unfinished", work.run, file_name(node))
     with store.folder(*where) as folder:
         rows = (
-            _checked(work, node, folder)
+            check_rows(work, node, folder)
             if work.level == "check"
             else _calibrated(work, node, folder, store)
         )
@@ -93,7 +94,30 @@ def _devices(asked: str | None) -> list[str]:
     return [f"cuda:{i}" for i in range(count)] or ["cpu"]
 
 
-def _checked(work: Work, node: str, folder: Path) -> pd.DataFrame:
+def check_rows(
+    work: Work, node: str, folder: Path, *, timeout_s: float = DEVICE_TIMEOUT_S["check"]
+) -> pd.DataFrame:
+    """Check every device of this node, all at the same time.
+
+    Parameters
+    ----------
+    work : Work
+    node : str
+    folder : Path
+        For the journals.
+    timeout_s : float
+        After which a device is given up.
+
+    Returns
+    -------
+    DataFrame
+        A device that could not be checked has one row without a value that says why.
+
+    Raises
+    ------
+    InputError
+        If no device could be checked.
+    """
     devices = _devices(work.device)
     journals = [folder / f"{file_name(d)}.jsonl" for d in devices]
     extra = ["--allow-busy"] if work.allow_busy else []
@@ -101,7 +125,7 @@ def _checked(work: Work, node: str, folder: Path) -> pd.DataFrame:
         [*PROGRAM, "fleet", "check-device", "--device", d, "--journal", str(j), *extra]
         for d, j in zip(devices, journals, strict=True)
     ]
-    answers = run_all(commands, DEVICE_TIMEOUT_S["check"])
+    answers = run_all(commands, timeout_s)
     date = _now()
     records: list[dict[str, object]] = []
     whys = []
@@ -191,21 +215,22 @@ def run_all(commands: Sequence[Sequence[str]], timeout_s: float) -> list[Answer]
         subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for c in commands
     ]
+    deadline = time.monotonic() + timeout_s
     try:
-        return [_answer(process, timeout_s) for process in started]
+        return [_answer(process, deadline) for process in started]
     finally:
         for process in started:
             if process.poll() is None:
                 process.terminate()
 
 
-def _answer(process: subprocess.Popen[str], timeout_s: float) -> Answer:
+def _answer(process: subprocess.Popen[str], deadline: float) -> Answer:
     try:
-        out, err = process.communicate(timeout=timeout_s)
+        out, err = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return Answer(None, f"no answer in {timeout_s:.0f} s: given up")
+        return Answer(None, "no answer in time: given up")
     said = err.strip().splitlines()
     why = said[-1].removeprefix("groundspeed: ") if said else f"it ended with {process.returncode}"
     if process.returncode != 0:

@@ -8,7 +8,7 @@ import json
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -87,7 +87,8 @@ def daemonset_manifest(store: str, pod: PodOptions, *, every_s: int) -> dict[str
     labels = {"app.kubernetes.io/name": "groundspeed", LABEL: "healthcheck"}
     program = ["-P", "-m", "groundspeed", "fleet", "healthcheck", "--store", store]
     program += ["--every", str(every_s), "--port", str(METRICS_PORT), "--bind", "0.0.0.0"]
-    template = _template(program, labels, pod, store=store)
+    template = _template(program, labels, replace(pod, gpus=0), store=store)
+    _see_gpus(template["spec"], pod)
     template["metadata"]["annotations"] = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(METRICS_PORT),
@@ -101,6 +102,27 @@ def daemonset_manifest(store: str, pod: PodOptions, *, every_s: int) -> dict[str
         "metadata": _metadata("groundspeed-healthcheck", labels, pod),
         "spec": {"selector": {"matchLabels": labels}, "template": template},
     }
+
+
+def _see_gpus(spec: dict[str, Any], pod: PodOptions) -> None:
+    """Let a pod see all GPUs of its node without asking for them.
+
+    One that asked would keep them from everybody else for ever. While others compute, a check says
+    that it cannot tell, and measures nothing.
+    """
+    container = spec["containers"][0]
+    if pod.gpus and pod.vendor == "nvidia":
+        spec["runtimeClassName"] = "nvidia"
+        container["env"] += [
+            {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"},
+            {"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"},
+        ]
+    elif pod.gpus:
+        container["securityContext"] = {"privileged": True}
+        for name, path in (("kfd", "/dev/kfd"), ("dri", "/dev/dri")):
+            spec.setdefault("volumes", []).append({"name": name, "hostPath": {"path": path}})
+            mounts = container.setdefault("volumeMounts", [])
+            mounts.append({"name": name, "mountPath": path})
 
 
 METRICS_PORT = 9418
@@ -196,19 +218,16 @@ class KubernetesEngine:
         where = [f"--namespace={self.pod.namespace}"] if self.pod.namespace else []
         store, waiting = Store(work.store), set(nodes)
         while waiting:
-            for node in sorted(waiting & set(store.nodes_done(work.run))):
-                waiting.discard(node)
-                tell(Event(node, "done"))
             told = json.loads(_kubectl("get", "job", job_name(work.run), "--output=json", *where))
             ended = {c["type"] for c in told.get("status", {}).get("conditions", [])
                      if c["status"] == "True"}  # fmt: skip
+            for node in sorted(waiting & set(store.nodes_done(work.run))):
+                waiting.discard(node)
+                tell(Event(node, "done"))
             if ended & {"Failed", "Complete"}:
-                for node in sorted(waiting - set(store.nodes_done(work.run))):
-                    tell(
-                        Event(
-                            node, "lost", f"its pod failed: kubectl logs job/{job_name(work.run)}"
-                        )
-                    )
+                why = f"its pod failed: kubectl logs job/{job_name(work.run)}"
+                for node in sorted(waiting):
+                    tell(Event(node, "lost", why))
                 return
             time.sleep(POLL_S)
 

@@ -135,11 +135,47 @@ def test_classes_are_never_pooled() -> None:
     assert len(kept_apart) <= 4  # of 320, as fleets have them
     # Pooled, the fast ones would widen the scale until nobody is slow, or all others are.
     assert named(screen(clean_fleet(fleet, "simulated"))) != kept_apart
-    alone = screen(clean_fleet(fleet[big].assign(value=fleet["value"] * 0.5), "x"), floors=None)
-    assert len(judged(alone)) <= 1  # slow as a whole: nobody is unusual
-    floors = {"matmul_bf16": 700.0}
-    whole = screen(clean_fleet(fleet[big].assign(value=fleet["value"] * 0.5), "x"), floors=floors)
-    assert len(judged(whole, verdict="FAIL", level="node")) == 5
+
+
+def test_a_fleet_that_is_slow_as_a_whole() -> None:
+    """Nobody is unusual in it: only a reference can say so, and then it is one finding."""
+    slow = simulate_fleet(5, seed=3).table
+    slow["value"] *= 0.5
+    assert len(judged(screen(clean_fleet(slow, "x")))) <= 1
+    reached = {"matmul_bf16": 780.0}
+    (whole,) = judged(screen(clean_fleet(slow, "x"), reference=reached), cause="below_floor")
+    assert (whole.level, whole.gpu, whole.verdict) == ("class", None, "FAIL")
+    assert whole.expected == 780.0
+    assert 0.4 < (whole.loss_fraction or 0) < 0.6
+    # One node of many is that node, and the others are fine.
+    fleet = simulate_fleet(5, seed=3).table
+    fleet.loc[fleet["node"] == "n00002", "value"] *= 0.5
+    told = screen(clean_fleet(fleet, "x"), reference={"matmul_bf16": 700.0})
+    assert {(f.node, f.level) for f in judged(told, verdict="FAIL")} == {("n00002", "node")}
+
+
+def test_too_few_of_a_kind_to_say() -> None:
+    """One GPU with another power cap is neither fine nor slow: it has no kind."""
+    fleet = simulate_fleet(4, seed=3).table.assign(power_cap="700")
+    odd = (fleet["node"] == "n00001") & (fleet["gpu"] == 2)
+    fleet.loc[odd, "power_cap"] = "500"
+    told = screen(clean_fleet(fleet, "x"))
+    (found,) = [f for f in told.findings if f.cause == "no_class"]
+    assert (found.node, found.verdict, found.z) == ("n00001", "INCONCLUSIVE", None)
+    assert "500" in found.evidence
+    alone = screen(clean_fleet(fleet[odd], "x"))
+    assert alone.judged == 0
+
+
+def test_what_was_noted_is_evidence() -> None:
+    fleet = simulate_fleet(4, seed=3, faults=(Fault(1, 2, 0.2),)).table.assign(note="")
+    fleet.loc[(fleet["node"] == "n00001") & (fleet["gpu"] == 2), "note"] = "windows differ by 30%"
+    failed = {"node": "n00003", "gpu": 5, "metric": "hbm_copy", "value": None, "note": "ECC error"}
+    rows = fleet[~((fleet["node"] == "n00003") & (fleet["gpu"] == 5))]
+    told = screen(clean_fleet(pd.concat([rows, pd.DataFrame([failed])], ignore_index=True), "x"))
+    assert "windows differ by 30%" in judged(told, node="n00001")[0].evidence
+    (missing,) = [f for f in told.findings if f.cause == "missing"]
+    assert "ECC error" in missing.evidence
 
 
 def test_racks() -> None:

@@ -1,6 +1,7 @@
 """A real Slurm on this machine: an array over three nodes, and what happens to a lost one."""
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from groundspeed.fleet.baseline import Baseline, Usual
 from groundspeed.fleet.engines.engine import Event
 from groundspeed.fleet.engines.slurm import SlurmEngine
 from groundspeed.fleet.run import Asked, run_fleet
 from groundspeed.fleet.store import Store
-from groundspeed.fleet.worker import PROGRAM, Work
+from groundspeed.fleet.table import clean_fleet
+from groundspeed.fleet.worker import PROGRAM, Work, work_here
 from groundspeed.profiles import InputError
+from program import environment
 from slurm_cluster import NODES, SlurmCluster, missing
 
 pytestmark = [
@@ -104,3 +108,64 @@ def test_a_killed_run_leaves_no_job(slurm: SlurmCluster, tmp_path: Path) -> None
     slurm.wait_for(lambda: slurm.run("squeue", "--noheader") == "", "an empty queue")
     (record,) = Store(url).runs()
     assert not record.finished
+
+
+def test_a_slow_node_is_drained_and_resumed_when_well(slurm_checked: SlurmCluster) -> None:
+    """Slurm itself runs the check; it drains the one node that is slow, and resumes only that."""
+    slurm = slurm_checked
+    slurm.run("scontrol", "update", "NodeName=n3", "State=DRAIN", "Reason=disk")
+    write_baseline(slurm, times=100.0)
+    slurm.wait_for(lambda: slurm.state("n2") == "drain", "n2 drained")
+    assert slurm.reason("n2").startswith("groundspeed: ")
+    assert "slow" in slurm.reason("n2")
+    assert SlurmEngine().nodes() == ("n1",)
+    write_baseline(slurm, times=0.001)
+    slurm.wait_for(lambda: slurm.state("n2") == "idle", "n2 resumed")
+    assert slurm.state("n3") == "drain"
+    assert slurm.reason("n3") == "disk"
+
+
+def write_baseline(slurm: SlurmCluster, times: float) -> None:
+    """What n2 must reach: so many times what any processor does."""
+    kind = read_kind(slurm)
+    usual = [
+        Usual(klass=kind, metric=m, median=1e10 * times, spread=0.05, units=8)
+        for m in ("memory_triad", "memory_read", "matmul_float32")
+    ]
+    text = Baseline(source="a test", date_utc="2026-01-01T00:00:00Z", usual=tuple(usual))
+    path = slurm.folder / "baseline.new"
+    path.write_text(text.model_dump_json())
+    path.rename(slurm.folder / "baseline.json")
+
+
+def read_kind(slurm: SlurmCluster) -> str:
+    """The class of this machine, as a check names it."""
+    store = Store(str(slurm.folder / "store"))
+    if not store.exists():
+        work_here(Work(store.url, "first", device="cpu"), "n2")
+    return str(clean_fleet(store.rows(("first",)), "").rows["klass"].iloc[0])
+
+
+@pytest.fixture
+def slurm_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
+    """A cluster whose nodes check themselves, as ``HealthCheckProgram`` does."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    program = shlex.join([*PROGRAM, "fleet", "healthcheck", "--device", "cpu", "--drain"])
+    script = folder / "check.sh"
+    script.write_text(
+        "#!/bin/sh\n"
+        f'[ "$SLURMD_NODENAME" = n1 ] || [ ! -e {folder}/baseline.json ] && exit 0\n'
+        f"export SLURM_CONF={folder}/slurm.conf PYTHONPATH={environment()['PYTHONPATH']}\n"
+        f"exec {program} --baseline {folder}/baseline.json >> {folder}/check.log 2>&1\n"
+    )
+    script.chmod(0o755)
+    checks = "HealthCheckInterval=15\nHealthCheckNodeState=ANY"
+    made = SlurmCluster(folder, extra=f"HealthCheckProgram={script}\n{checks}")
+    try:
+        made.start()
+        for name in ("PATH", "SLURM_CONF"):
+            monkeypatch.setenv(name, made.environment[name])
+        yield made
+    finally:
+        made.stop()

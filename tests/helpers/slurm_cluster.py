@@ -15,7 +15,7 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "sinfo")
 NODES = ("n1", "n2", "n3")
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 
 
 def missing() -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from groundspeed.commands.fleet_screen import exit_code
 from groundspeed.commands.options import Json, Quiet, deliver
 from groundspeed.profiles.errors import InputError
 
@@ -131,7 +132,7 @@ def _deliver_screening(told: "Screening", *, as_json: bool) -> None:
         from groundspeed.terminal import make_console
 
         show_screening(make_console(), told)
-    raise typer.Exit(2 if told.fail else 1 if told.warn else 0)
+    raise typer.Exit(exit_code(told))
 
 
 def _show(record: "RunRecord", store: str) -> None:
