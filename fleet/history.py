@@ -9,8 +9,9 @@ A change point of n runs is the split with the largest
 
     t = |mean(after) - mean(before)| / (s sqrt(1/n_before + 1/n_after))
 
-where s is the run-to-run spread, from the differences of neighbouring runs of all units of the
-class: no unit is judged by a spread of its own, of which it has too few runs.
+where s is the run-to-run spread, from the differences of neighbouring runs (a step is in only one
+of them). A unit's own few runs tell it badly, so it leans on that of all units; but a restless one
+(one GPU in ten repeats itself three times worse) is judged by its own.
 """
 
 import math
@@ -34,6 +35,9 @@ SHARE_OF_FLOOR = 0.5
 
 LEAST_SPREAD = 0.0005
 """Run-to-run spread that no device beats."""
+
+PRIOR_RUNS = 4.0
+"""Runs that the usual spread counts as, against a unit's own."""
 
 FEWEST_RUNS = 3
 FOLLOWED = ("run", "date_utc", "node", "gpu", "metric", "value")
@@ -150,12 +154,13 @@ def _changes(long: pd.DataFrame, lower_is_better: Collection[str]) -> tuple[Chan
         )
         least = SHARE_OF_FLOOR * facts.warn_loss
         units = mine.sort_values(["node", "gpu", "run"])
-        spread = _run_to_run(units, ["node", "gpu"])
+        steps = units["r"].where(units.duplicated(["node", "gpu"])) - units["r"].shift()
+        spread = _run_to_run(steps.dropna().to_numpy())
         level_of = {True: "node", False: "gpu"}
         for _, series in units.groupby(["node", "gpu"], sort=True):
             node, gpu = _unit(series)
             whole = gpu == NODE_LEVEL
-            told = _split(series, spread, least)
+            told = _split(series, _own_spread(series, spread), least)
             if told is not None:
                 found.append(_change(node, gpu, metric, level_of[whole], series, told))
         # A class's own median, among runs of the same class (driver and benchmark are part of it).
@@ -193,12 +198,19 @@ def _change(
     )
 
 
-def _run_to_run(rows: pd.DataFrame, unit: list[str]) -> float:
+def _run_to_run(steps: Array) -> float:
     """Spread of one measurement, from differences of neighbouring runs of the same unit."""
-    steps = rows.groupby(unit)["r"].diff().dropna().to_numpy()
     if steps.size == 0:
         return LEAST_SPREAD
     return max(LEAST_SPREAD, MAD_TO_SD * float(np.median(np.abs(steps))) / math.sqrt(2.0))
+
+
+def _own_spread(series: pd.DataFrame, usual: float) -> float:
+    """A unit's own run-to-run spread, shrunk to the usual one, and never below it."""
+    steps = np.diff(series["r"].to_numpy(dtype=np.float64))
+    n = float(steps.size)
+    own = _run_to_run(steps)
+    return max(usual, math.sqrt((n * own**2 + PRIOR_RUNS * usual**2) / (n + PRIOR_RUNS)))
 
 
 def _split(series: pd.DataFrame, spread: float, least: float) -> tuple[int, float] | None:

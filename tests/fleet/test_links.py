@@ -1,6 +1,8 @@
 """Pairs of nodes: who is to blame, how few pairs are enough, and two honest classes of links."""
 
+import csv
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from groundspeed.fleet.links import Pairs, judge_pairs, matchings, rounds_needed
 from groundspeed.profiles import InputError
+from program import groundspeed
 
 
 def all_pairs(nodes: int, seed: int, spread: float = 0.004) -> tuple[list[str], Pairs]:
@@ -114,3 +117,45 @@ def test_ten_real_nodes(reference: Path) -> None:
         )
         assert len(found) <= len(part) / 2
         assert all(0.1 <= f.loss_fraction < 1.0 for f in found)
+
+
+# On the command line.
+
+
+def pairs_file(path: Path, slow: str | None, nodes: int = 10) -> Path:
+    names, _ = all_pairs(nodes, 1)
+    rng = np.random.default_rng(2)
+    lines = ["node,partner,value"]
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            lost = 0.5 if slow in (a, b) else 1.0
+            lines.append(f"{a},{b},{47.0 * lost * np.exp(0.004 * rng.standard_normal())}")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_links_on_the_command_line(tmp_path: Path) -> None:
+    names, _ = all_pairs(10, 1)
+    ran = groundspeed("fleet", "links", str(pairs_file(tmp_path / "a.csv", names[3])), "--json")
+    assert ran.code == 2
+    (found,) = json.loads(ran.out)["findings"]
+    assert (found["level"], found["nodes"]) == ("node", [names[3]])
+    assert groundspeed("fleet", "links", str(pairs_file(tmp_path / "b.csv", None))).code == 0
+    few = tmp_path / "few.csv"
+    few.write_text("node,partner,value\na,b,1\na,a,9\n,b,1\nb,c,nan\n")
+    ran = groundspeed("fleet", "links", str(few))
+    assert (ran.code, ran.err.count("\n")) == (3, 1)
+    few.write_text("node,value\na,1\n")
+    ran = groundspeed("fleet", "links", str(few))
+    assert (ran.code, "lacks the column partner" in ran.err) == (2, True)
+
+
+def test_rounds_on_the_command_line() -> None:
+    ran = groundspeed("fleet", "rounds", "--nodes", "a,b,c,=d,e f,g", "--slow-share", "0.1")
+    lines = list(csv.reader(ran.out.splitlines()))
+    assert lines[0] == ["round", "node", "partner"]
+    for number in {line[0] for line in lines[1:]}:
+        busy = [name for line in lines[1:] if line[0] == number for name in line[1:]]
+        assert sorted(busy) == ["=d", "a", "b", "c", "e f", "g"]
+    ran = groundspeed("fleet", "rounds", "--nodes", "a,a")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
