@@ -2,7 +2,8 @@
 
     python benchmarks/fleet.py            both tables
     python benchmarks/fleet.py rules      what each rule finds
-    python benchmarks/fleet.py speed      10,000 nodes in one process
+    python benchmarks/fleet.py speed      10,000 nodes in one process, and ten million rows
+    python benchmarks/fleet.py links FILE pairs of real nodes (h100_10_nodes_pairwise.csv)
 
 ``found`` is the share of slowed GPUs that a single run names; ``false`` counts healthy GPUs named,
 for a thousand GPUs and a metric; ``after`` those still named after two re-runs although their
@@ -15,9 +16,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from groundspeed.fleet.confirm import confirm
 from groundspeed.fleet.findings import Screening
+from groundspeed.fleet.links import Pairs, judge_pairs
 from groundspeed.fleet.rules import OTHERS
 from groundspeed.fleet.screen import screen
 from groundspeed.fleet.simulated import GPUS, Fault, SimulatedFleet, simulate_fleet
@@ -35,12 +38,14 @@ def main() -> None:
     if "rules" in wanted:
         rules()
     if "speed" in wanted:
-        for nodes in (10, 100, 1000, 10_000):
+        for nodes in (10, 100, 1000, 10_000, 41_667):
             done = subprocess.run(
                 [sys.executable, __file__, "one", str(nodes)],
                 check=True, capture_output=True, text=True,
             )  # fmt: skip
             print(done.stdout.rstrip(), flush=True)
+    if wanted[0] == "links":
+        links(Path(wanted[1]))
     if wanted[0] == "one":
         speed(int(wanted[1]))
 
@@ -103,6 +108,28 @@ def healthy(fleet: SimulatedFleet, unit: tuple[str, int | None]) -> bool:
     share = 1.0 - rows["value"] / rows.groupby("metric")["value"].transform("median")
     mine = (rows["node"] == unit[0]) & (rows["gpu"] == unit[1])
     return bool(unit[1] is not None and share[mine].max() < 0.02)
+
+
+def links(path: Path) -> None:
+    """All pairs of real nodes, as measured, and with one cable and one node made slow."""
+    rows = pd.read_csv(path)
+    rows = rows[rows["N"] == 2]
+    ends = rows["nodes"].str.split(",", expand=True)
+    for (test, gpus), mine in rows.groupby(["test", "G"], sort=True):
+        first, second = (tuple(ends.loc[mine.index, i].astype(str)) for i in (0, 1))
+        bandwidth = 1e9 * mine["peak_busbw_GBs"].to_numpy(dtype=np.float64)
+        cable = np.where(np.arange(len(mine)) == 3, 0.6, 1.0)
+        node = np.where([first[0] in pair for pair in zip(first, second, strict=True)], 0.7, 1.0)
+        for what, share in (("as measured", 1.0), ("one link -40 %", cable),
+                            ("one node -30 %", node)):  # fmt: skip
+            found = judge_pairs(Pairs(first, second, bandwidth * share))
+            said = "; ".join(
+                f"{f.level} {'-'.join(f.nodes)} {-f.loss_fraction:.0%} "
+                f"({f.slow_pairs} of {f.pairs} slow)" for f in found
+            )  # fmt: skip
+            print(
+                f"{test!s:13} {gpus} GPUs a node {len(mine):3} pairs  {what:15} {said or 'nobody'}"
+            )
 
 
 def speed(nodes: int) -> None:

@@ -36,6 +36,9 @@ FEWEST_IN_CLASS = 0.1
 MOSTLY = 0.8
 """Share of the slow pairs that lie across groups, if the groups are topology."""
 
+MOST_LINKS = 0.25
+"""Share of links that fail by themselves, above which it is not the links."""
+
 FEWEST_PAIRS = 8
 """Below, no pair can be told from the others."""
 
@@ -47,7 +50,8 @@ class LinkFinding(Record):
     """A node or a link that is slow."""
 
     level: str
-    """``node`` or ``link``."""
+    """``node``, ``link``, or ``class`` for what too many pairs share to be theirs."""
+    metric: str = ""
     nodes: tuple[str, ...]
     loss_fraction: float
     slow_pairs: int
@@ -112,6 +116,13 @@ def judge_pairs(pairs: Pairs) -> tuple[LinkFinding, ...]:
     found = _blame_nodes(frame)
     bad = {name for f in found for name in f.nodes}
     rest = frame[~frame["a"].isin(bad) & ~frame["b"].isin(bad)]
+    both = rest.groupby(["a", "b"])["slow"].any()
+    if both.sum() >= FEWEST_PAIRS and both.mean() > MOST_LINKS:
+        evidence = (
+            f"{int(both.sum())} of {both.size} links are slow at times, and no node explains it: "
+            "two tests in one table, or a topology"
+        )
+        return (*found, _finding("class", (), rest, evidence))
     for (a, b), mine in rest.groupby(["a", "b"], sort=True):
         slow = mine["slow"]
         if not slow.any():
@@ -194,8 +205,13 @@ def _expected_log(frame: pd.DataFrame) -> Array:
     return np.where(group[a] == group[b], float(np.median(high)), float(np.median(low)))
 
 
-def read_pairs(paths: Sequence[Path]) -> Pairs:
-    """Read CSV files of pairs: columns ``node``, ``partner`` and ``value``.
+def read_pairs(paths: Sequence[Path]) -> dict[str, Pairs]:
+    """Read CSV files of pairs: columns ``node``, ``partner``, ``value``, and ``metric`` if many.
+
+    Returns
+    -------
+    dict of str to Pairs
+        By metric; what was measured differently is never pooled.
 
     Raises
     ------
@@ -216,10 +232,15 @@ def read_pairs(paths: Sequence[Path]) -> Pairs:
                 where=str(path),
                 remedy="a table of pairs has node,partner,value",
             )
-        frames.append(frame[["node", "partner", "value"]])
+        metric = frame["metric"].fillna("").astype(str) if "metric" in frame else ""
+        frames.append(frame[["node", "partner", "value"]].assign(metric=metric))
     found = pd.concat(frames, ignore_index=True).dropna(subset=["node", "partner"])
     found = found[found["node"] != found["partner"]]
-    values = pd.to_numeric(found["value"], errors="coerce").to_numpy(dtype=np.float64)
-    ends = zip(found["node"].astype(str), found["partner"].astype(str), strict=True)
+    return {str(metric): _pairs(mine) for metric, mine in found.groupby("metric", sort=True)}
+
+
+def _pairs(rows: pd.DataFrame) -> Pairs:
+    values = pd.to_numeric(rows["value"], errors="coerce").to_numpy(dtype=np.float64)
+    ends = zip(rows["node"].astype(str), rows["partner"].astype(str), strict=True)
     ordered = [(min(a, b), max(a, b)) for a, b in ends]
     return Pairs(tuple(a for a, _ in ordered), tuple(b for _, b in ordered), values)

@@ -80,7 +80,10 @@ def schemas() -> Iterator[tuple[str, str]]:
     from groundspeed.estimator.plan import Plan
     from groundspeed.estimator.prediction import Prediction
     from groundspeed.estimator.workload import ServingPrediction
+    from groundspeed.fleet.baseline import Baseline
     from groundspeed.fleet.findings import Screening
+    from groundspeed.fleet.health import Health
+    from groundspeed.fleet.history import History
     from groundspeed.profiles.compare import ProfileComparison
     from groundspeed.profiles.datasheet import DeviceSpec
     from groundspeed.profiles.schema import Profile
@@ -89,7 +92,7 @@ def schemas() -> Iterator[tuple[str, str]]:
     for model in (
         Profile, DeviceSpec, Prediction, ArticleEstimate, Verification, ProfileComparison,
         ServingPrediction, Disaggregated, Summary, RowResult, Plan, Audit, ServingComparison,
-        Screening,
+        Screening, Baseline, Health, History,
     ):  # fmt: skip
         text = json.dumps(model.model_json_schema(), indent=1, sort_keys=True) + "\n"
         yield f"{model.__name__}.json", text

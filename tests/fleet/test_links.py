@@ -119,6 +119,16 @@ def test_ten_real_nodes(reference: Path) -> None:
         assert all(0.1 <= f.loss_fraction < 1.0 for f in found)
 
 
+def test_two_tests_in_one_table_are_not_a_hundred_findings(reference: Path) -> None:
+    """With one, two, four and eight GPUs a node: pooled, every link would be slow at times."""
+    rows = pd.read_csv(reference / "fleet" / "h100_10_nodes_pairwise.csv")
+    rows = rows[(rows["N"] == 2) & (rows["test"] == "alltoall_perf")]
+    ends = rows["nodes"].str.split(",", expand=True)
+    (found,) = judge_pairs(Pairs(tuple(ends[0]), tuple(ends[1]), rows["peak_busbw_GBs"].to_numpy()))
+    assert found.level == "class"
+    assert "two tests in one table" in found.evidence
+
+
 # On the command line.
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def links_command(
     paths: Annotated[
-        list[Path], typer.Argument(help="CSV files: node,partner,value (bandwidth, any unit).")
+        list[Path], typer.Argument(help="CSV files: node,partner,value (a bandwidth)[,metric].")
     ],
     as_json: Json = False,
     output: Output = None,
@@ -29,22 +29,24 @@ def links_command(
     """
     from groundspeed.fleet.links import FEWEST_PAIRS, judge_pairs, read_pairs
 
-    pairs = read_pairs(paths)
-    if len(pairs.first) < FEWEST_PAIRS:
-        typer.echo(
-            f"groundspeed: {len(pairs.first)} pairs: fewer than {FEWEST_PAIRS} say nothing",
-            err=True,
-        )
+    tests = read_pairs(paths)
+    count = sum(len(pairs.first) for pairs in tests.values())
+    if all(len(pairs.first) < FEWEST_PAIRS for pairs in tests.values()):
+        typer.echo(f"groundspeed: {count} pairs: fewer than {FEWEST_PAIRS} say nothing", err=True)
         raise typer.Exit(3)
-    found = judge_pairs(pairs)
+    found = tuple(
+        f.model_copy(update={"metric": metric})
+        for metric, pairs in tests.items()
+        for f in judge_pairs(pairs)
+    )
     if as_json or output is not None:
         document = {
-            "pairs": len(pairs.first),
+            "pairs": count,
             "findings": [f.model_dump() for f in found],
         }
         deliver(json.dumps(document, indent=1), output, force=force)
     else:
-        _show(found, len(pairs.first))
+        _show(found, count)
     raise typer.Exit(2 if found else 0)
 
 
@@ -55,12 +57,12 @@ def _show(found: "tuple[LinkFinding, ...]", pairs: int) -> None:
     console.print(plain(f"{pairs} pairs: {len(found)} findings"))
     if not found:
         return
-    table = make_table("", "who", "loss", "slow pairs", "evidence")
-    for column in (0, 1, 4):
+    table = make_table("", "who", "test", "loss", "slow pairs", "evidence")
+    for column in (0, 1, 2, 5):
         table.columns[column].justify = "left"
     for f in found:
         table.add_row(
-            f.level, safe(" - ".join(f.nodes)), f"{f.loss_fraction:.0%}",
+            f.level, safe(" - ".join(f.nodes)), safe(f.metric), f"{f.loss_fraction:.0%}",
             f"{f.slow_pairs} of {f.pairs}", safe(f.evidence),
         )  # fmt: skip
     console.print(table)
