@@ -22,6 +22,7 @@ from groundspeed.commands.plan import plan_command
 from groundspeed.commands.profile import profile_app
 from groundspeed.commands.run import run_command
 from groundspeed.commands.verify import verify_command
+from groundspeed.extras import missing_library
 from groundspeed.profiles.errors import InputError, one_line
 
 INTERRUPTED = 130
@@ -74,6 +75,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe has gone: nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except ModuleNotFoundError as error:
+        if (told := missing_library(error)) is None:
+            raise
+        _fail(told)
     except MemoryError as error:
         _fail(f"out of memory ({error or 'the operating system gave no more'})")
     except OSError as error:

@@ -9,6 +9,7 @@ import typer
 
 from groundspeed.commands.fleet_run import Busy, Devices
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
+from groundspeed.extras import missing_library
 from groundspeed.profiles.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -115,12 +116,14 @@ def _act(health: "Health") -> None:
 
 def _check(asked: _Asked) -> "Health":
     """One check; whatever goes wrong is UNKNOWN, with the reason."""
-    from groundspeed.fleet.alone import only_one
     from groundspeed.fleet.health import judge_node, unknown
-    from groundspeed.fleet.worker import node_name
 
-    node = node_name()
+    node = "this node"
     try:
+        from groundspeed.fleet.alone import only_one
+        from groundspeed.fleet.worker import node_name
+
+        node = node_name()
         named = _named(asked)
         with only_one(node):
             rows = _measure(asked, node)
@@ -128,6 +131,8 @@ def _check(asked: _Asked) -> "Health":
         return judge_node(rows, node, baseline=kept, reference=reference, against=against)
     except InputError as error:
         return unknown(node, one_line(str(error)))
+    except ModuleNotFoundError as error:
+        return unknown(node, missing_library(error) or str(error))
 
 
 def _measure(asked: _Asked, node: str) -> "pd.DataFrame":
