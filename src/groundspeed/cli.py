@@ -20,6 +20,7 @@ from groundspeed.commands.fleet import fleet_app
 from groundspeed.commands.node import compare_alone_command
 from groundspeed.commands.plan import plan_command
 from groundspeed.commands.profile import profile_app
+from groundspeed.commands.report import report_command
 from groundspeed.commands.run import run_command
 from groundspeed.commands.verify import verify_command
 from groundspeed.extras import missing_library
@@ -42,6 +43,7 @@ app.command("plan")(plan_command)
 app.command("audit")(audit_command)
 app.command("compare")(compare_command)
 app.command("backtest")(backtest_command)
+app.command("report")(report_command)
 app.command("verify")(verify_command)
 app.command("compare-alone", hidden=True)(compare_alone_command)
 app.add_typer(profile_app, name="profile")

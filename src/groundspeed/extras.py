@@ -12,7 +12,8 @@ EXTRA_OF = {
     "prometheus_client": "fleet",
     "pyarrow": "fleet",
     "ray": "ray",
-    "plotly": "report",
+    "jinja2": "report",
+    "markupsafe": "report",
     "huggingface_hub": "hub",
 }
 """By the name under which it is imported."""

@@ -35,7 +35,7 @@ def test_every_package_ships(root: Path) -> None:
         for folder in FOLDERS
         for init in (root / folder).rglob("__init__.py")
     }
-    own = {"groundspeed", "groundspeed.commands"}
+    own = {"groundspeed", "groundspeed.commands", "groundspeed.report"}
     assert set(config["tool"]["setuptools"]["packages"]) == found | own
 
 

@@ -1,7 +1,5 @@
 """``groundspeed fleet screen``: judge every unit against its own kind."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +8,7 @@ from groundspeed.commands.options import Force, Json, Output, ProfileDir, delive
 
 if TYPE_CHECKING:
     from groundspeed.fleet.findings import Screening
-    from groundspeed.fleet.table import FleetTable
+    from groundspeed.screening import Served
 
 
 def screen_command(
@@ -50,13 +48,15 @@ def screen_command(
     Example: groundspeed fleet screen results.csv --model llama-3.3-70b --gpu h200
     """
     from groundspeed.profiles.errors import InputError, one_line
+    from groundspeed.screening import Question, ask
 
     try:
-        told = _screen(
-            _Asked(sources, run, again or [], confirm=confirm),
-            lower_is_better or [], reference, profile_dir,
-            (model, gpu, tp, engine, isl, osl, concurrency, dtype),
+        served = served_by(model, gpu, tp, engine, isl, osl, concurrency, dtype)
+        question = Question(
+            sources, run, lower_is_better or (), reference, confirm, again or (), served,
+            profile_dir,
         )  # fmt: skip
+        _, told = ask(question)
     except InputError as error:
         typer.echo(f"groundspeed: {one_line(str(error))}", err=True)
         raise typer.Exit(UNKNOWN) from error
@@ -81,87 +81,28 @@ def exit_code(told: "Screening") -> int:
     return 0 if told.judged else UNKNOWN
 
 
-@dataclass(frozen=True)
-class _Asked:
-    sources: list[str]
-    run: str
-    again: list[str]
-    confirm: bool
+def served_by(
+    model: str | None,
+    gpu: str | None,
+    tp: int = 8,
+    engine: str = "vllm",
+    isl: int = 1024,
+    osl: int = 1024,
+    concurrency: int = 32,
+    dtype: str | None = None,
+) -> "Served | None":
+    """The deployment that options name, if they name one.
 
-
-def _screen(
-    asked: _Asked,
-    lower_is_better: list[str],
-    reference: str | None,
-    profile_dir: Path | None,
-    cost: tuple[str | None, str | None, int, str, int, int, int, str | None],
-) -> "Screening":
-    from groundspeed.api import find_hardware
-    from groundspeed.fleet.baseline import reference_rates
-    from groundspeed.fleet.screen import screen
-    from groundspeed.fleet.sources import open_fleet, open_reruns, screen_again
+    Raises
+    ------
+    InputError
+        If the model is named and the GPU is not.
+    """
     from groundspeed.profiles.errors import InputError
+    from groundspeed.screening import Served
 
-    reached: dict[str, float] = {}
-    if reference is not None:
-        found = find_hardware(reference, profile_dir=profile_dir)
-        if found.profile is None:
-            raise InputError(f"'{reference}' is a data sheet", where="--reference",
-                             remedy="give a profile that was measured")  # fmt: skip
-        reached = reference_rates(found.profile)
-    table = open_fleet(asked.sources, asked.run)
-    told = screen(table, lower_is_better=lower_is_better, reference=reached)
-    reruns = [open_fleet([path]) for path in asked.again]
-    if asked.confirm and not reruns:
-        reruns = open_reruns(asked.sources[0], asked.run)
-        if not reruns:
-            raise InputError("has not been measured again", where=asked.sources[0],
-                             remedy=_how_to_confirm(table, told))  # fmt: skip
-    if reruns:
-        told = screen_again(table, told, reruns)
-    model, gpu, tp, engine, isl, osl, concurrency, dtype = cost
     if model is None:
-        return told
+        return None
     if gpu is None:
         raise InputError("the cost of a finding needs the fleet's GPU", remedy="give --gpu h200")
-    from groundspeed.estimator import find_model
-    from groundspeed.estimator.deployment import Deployment
-    from groundspeed.estimator.engine import find_engine
-    from groundspeed.estimator.serving import Server
-    from groundspeed.estimator.workload import ServingWorkload
-    from groundspeed.fleet.cost import cost_of
-
-    hardware = find_hardware(gpu, profile_dir=profile_dir)
-    rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
-    server = Server(
-        find_model(model),
-        Deployment(tp=tp, dtype=dtype),
-        find_engine(engine, platform="rocm" if rocm else "cuda"),
-        hardware.best,
-    )
-    workload = ServingWorkload(isl, osl, concurrency)
-    findings = tuple(
-        f
-        if f.verdict == "INCONCLUSIVE"
-        else f.model_copy(update={"cost": cost_of(f, server, workload)})
-        for f in told.findings
-    )
-    return told.model_copy(update={"findings": findings})
-
-
-def _how_to_confirm(table: "FleetTable", told: "Screening") -> str:
-    """Which units to measure again, with which control."""
-    from groundspeed.fleet.confirm import control, suspects
-
-    def text(unit: tuple[str, int | None]) -> str:
-        return unit[0] if unit[1] is None else f"{unit[0]} gpu {unit[1]}"
-
-    again = [text(unit) for unit in suspects(told)]
-    best = control(table, told)
-    beside = f" with {text(best)} as control" if best is not None else ""
-    if not again:
-        return "there are no suspects: leave out --confirm"
-    return (
-        f"measure {', '.join(again)} twice{beside} and give the tables with --again "
-        "(or: groundspeed fleet run --confirm)"
-    )
+    return Served(model, gpu, tp, engine, isl, osl, concurrency, dtype)

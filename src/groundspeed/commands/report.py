@@ -1,0 +1,50 @@
+"""``groundspeed report``: one HTML file to mail, open anywhere, and print."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groundspeed.commands.options import Force, ProfileDir, deliver
+
+
+def report_command(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="A profile (two are compared), a fleet (CSV, store, folder of profiles), or the "
+            "--json of estimate or backtest."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write.")] = Path(
+        "report.html"
+    ),
+    run: Annotated[str, typer.Option(help="Of a store; the newest if not given.")] = "",
+    reference: Annotated[
+        str | None, typer.Option(help="Profile whose rates, less a tenth, are a fleet's floors.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Say what a fleet's findings cost when serving this model.")
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help="The fleet's GPU, for the cost.")] = None,
+    tp: Annotated[int, typer.Option(help="Tensor parallel, for the cost.")] = 8,
+    profile_dir: ProfileDir = None,
+    force: Force = False,
+) -> None:
+    """Write a self-contained HTML report: plots, tables, warnings, provenance.
+
+    Example: groundspeed report h200 -o h200.html
+    """
+    from groundspeed.commands.fleet_screen import served_by
+    from groundspeed.commands.options import require_writable
+    from groundspeed.report.page import render
+    from groundspeed.report.sources import page_of
+
+    require_writable(output, force=force)
+    page = page_of(
+        sources, run=run, reference=reference, served=served_by(model, gpu, tp),
+        profile_dir=profile_dir,
+    )  # fmt: skip
+    text = render(page)
+    deliver(text, output, force=force)
+    typer.echo(f"{page.title}: {output} ({len(text.encode()) / 1e6:.1f} MB)")

@@ -1,0 +1,57 @@
+"""Two profiles, or two days of one device: what changed and by how much."""
+
+import numpy as np
+
+from groundspeed.profiles.compare import ProfileComparison
+from groundspeed.report.page import Axis, Figure, Page, Section, Table, numbers
+from groundspeed.terminal import shown
+
+
+def comparison_page(told: ProfileComparison) -> Page:
+    """The report of a comparison."""
+    beyond = [r for r in told.rates if r.beyond_noise]
+    middle = told.median_change_fraction
+    facts = [
+        ("rates compared", str(len(told.rates))),
+        ("beyond their intervals", str(len(beyond))),
+        ("median size of a change", f"{middle:.1%}" if middle is not None else "no common rate"),
+    ]
+    order = sorted(told.rates, key=lambda r: r.change_fraction)
+    trace = {
+        "type": "bar", "orientation": "h", "name": "change",
+        "x": numbers(np.array([r.change_fraction for r in order])),
+        "y": [r.quantity for r in order],
+        "marker": {"color": ["#d9722e" if r.beyond_noise else "#85898f" for r in order]},
+        "hovertemplate": "%{y}: %{x:+.1%}<extra></extra>",
+    }  # fmt: skip
+    figure = Figure(
+        "changes", "Change of each rate.",
+        "Orange bars lie beyond both 90 % intervals, grey ones may be noise.",
+        [trace], Axis("second / first - 1", share=True), Axis(""),
+        height=140 + 22 * len(order),
+    )  # fmt: skip
+    rows = [
+        (
+            r.quantity,
+            shown(r.first, r.unit),
+            shown(r.second, r.unit),
+            f"{r.change_fraction:+.1%}",
+            "yes" if r.beyond_noise else "",
+        )
+        for r in told.rates
+    ]
+    around = [(e.what, e.first, e.second) for e in told.environment]
+    sections = [
+        Section(
+            "Rates",
+            figures=[figure] if order else [],
+            tables=[Table(("rate", told.first, told.second, "change", "beyond noise"), rows)],
+        ),
+        Section(
+            "What else is not the same",
+            "" if around else "Nothing that was recorded.",
+            tables=[Table(("what", told.first, told.second), around, words=(1, 2))][: len(around)],
+            lines=[f"only in one: {name}" for name in told.only_in_one],
+        ),
+    ]
+    return Page(f"{told.first} and {told.second}", "Two profiles side by side", facts, sections)

@@ -1,0 +1,206 @@
+"""A screening as a report: who is slow, why, what it costs; every node and metric at a glance."""
+
+import numpy as np
+import pandas as pd
+
+from groundspeed.fleet.findings import CAUSES, Finding, Screening
+from groundspeed.fleet.metrics import facts_of
+from groundspeed.fleet.score import FAIL, FAIL_Z, WARN, Scores
+from groundspeed.fleet.table import NODE_LEVEL, FleetTable
+from groundspeed.profiles.operations import Array
+from groundspeed.report.page import Axis, Figure, Page, Section, Table, Trace, numbers
+
+MOST_NODES = 1500
+"""Rows of the heat map; beyond, only nodes with findings and as many others as fit."""
+
+MOST_DISTRIBUTIONS = 6
+MOST_DOTS = 4000
+"""Healthy units drawn of one metric; suspects always are."""
+
+MOST_SEVERE = 2.0
+"""At which the heat map's colour ends: what is worse is as red."""
+
+
+def fleet_page(table: FleetTable, scores: Scores, told: Screening, source: str) -> Page:
+    """The report of a screening.
+
+    Parameters
+    ----------
+    table : FleetTable
+    scores : Scores
+        Of every measurement.
+    told : Screening
+    source : str
+        Where the table was read from.
+    """
+    judged = [f for f in told.findings if f.verdict != "INCONCLUSIVE"]
+    rows = table.rows.assign(loss=scores.loss, z=scores.z, tier=scores.tier)
+    names = [str(m) for m in rows["metric"].cat.categories if facts_of(str(m)).kind != "telemetry"]
+    lost = sum(f.cost.tokens_per_s for f in judged if f.cost is not None)
+    facts = [
+        ("nodes", f"{told.nodes:,}"),
+        ("GPUs", f"{told.gpus:,}"),
+        ("FAIL", f"{told.fail}"),
+        ("WARN", f"{told.warn}"),
+        ("inconclusive", f"{told.inconclusive}"),
+    ]
+    if lost:
+        facts.append(("draining gives back", f"{lost:,.0f} token/s"))
+    return Page(
+        title="Which GPU is slow",
+        subtitle=f"{source}: {told.measurements:,} measurements of {told.metrics} metrics",
+        facts=facts,
+        warnings=[f"left out: {line}" for line in told.excluded],
+        sections=[
+            _findings(judged),
+            _heat(rows, told, names),
+            _distributions(rows, judged, names),
+            _missing(told),
+        ],
+    )
+
+
+def _unit(f: Finding) -> str:
+    name = f.node if f.gpu is None else f"{f.node} gpu {f.gpu}"
+    return name if f.level in ("gpu", "node") else f"{f.level} {name}"
+
+
+def _findings(judged: list[Finding]) -> Section:
+    costs = any(f.cost for f in judged)
+    columns = ["unit", "verdict", "loss", "z", "worst metric", "cause", "evidence"]
+    columns += ["TTFT", "TPOT", "token/s"] if costs else []
+    rows, marks = [], []
+    for f in judged:
+        row = [
+            _unit(f),
+            f.verdict,
+            f"{f.loss_fraction or 0.0:.1%}",
+            f"{f.z:.1f}" if f.z is not None else "",
+            f.metric,
+            f.cause,
+            f.evidence,
+        ]
+        if costs:
+            row += (
+                [f"{f.cost.ttft_fraction:+.1%}", f"{f.cost.tpot_fraction:+.1%}",
+                 f"{-f.cost.tokens_per_s:,.0f}"] if f.cost else ["", "", ""]
+            )  # fmt: skip
+        rows.append(row)
+        marks.append(f.verdict)
+    causes = dict.fromkeys(f.cause for f in judged)
+    table = Table(columns, rows, "Findings", filtered=True, words=(4, 5, 6), marks=marks)
+    return Section(
+        "Findings",
+        "One row a unit and cause, worst first." if judged else "Nobody is slow.",
+        tables=[table] if judged else [],
+        lines=[f"{cause}: {CAUSES[cause]}." for cause in causes],
+    )
+
+
+def _severity(rows: pd.DataFrame) -> pd.Series:
+    """How much of a FAIL each measurement is: both its loss and its z must be, so the less counts.
+
+    One is a failure; 0.5 to 1 is about a warning. Metrics that vary by nature need more.
+    """
+    fail = rows["metric"].map({str(m): facts_of(str(m)).fail_loss
+                               for m in rows["metric"].cat.categories}).astype(float)  # fmt: skip
+    # Without a class there is no z, and the reference alone says.
+    both = pd.DataFrame({"loss": rows["loss"] / fail, "z": rows["z"] / FAIL_Z})
+    return both.min(axis=1).clip(lower=0.0)
+
+
+def _heat(rows: pd.DataFrame, told: Screening, names: list[str]) -> Section:
+    part = rows[rows["metric"].isin(names)].copy()
+    part["severity"] = _severity(part)
+    order = part.sort_values("severity").drop_duplicates(["node", "metric"], keep="last")
+    worst, loss = (
+        order.pivot_table(index="node", columns="metric", values=v, observed=True)
+        for v in ("severity", "loss")
+    )
+    if len(worst) > MOST_NODES:
+        named = {f.node for f in told.findings}
+        chosen = [n for n in worst.index if n in named][:MOST_NODES]
+        others = [n for n in worst.index if n not in named]
+        worst = worst.loc[sorted([*chosen, *others[: MOST_NODES - len(chosen)]])]
+    loss = loss.loc[worst.index]
+    trace = {
+        "type": "heatmap", "x": [str(c) for c in worst.columns], "y": [str(n) for n in worst.index],
+        "z": _lines(worst),
+        "customdata": _lines(loss),
+        "zmin": 0.0, "zmax": MOST_SEVERE,
+        "colorscale": [[0, "rgba(128,134,143,0.12)"], [0.25, "rgba(128,134,143,0.3)"],
+                       [0.4, "#e9c46a"], [0.5, "#e76f51"], [1, "#9b1c31"]],
+        "colorbar": {"tickvals": [0, 0.8, 1.1, 2], "ticktext": ["fine", "WARN", "FAIL", "worse"]},
+        "hovertemplate": "%{y}<br>%{x}<br>%{customdata:.1%} below its class<extra></extra>",
+    }  # fmt: skip
+    figure = Figure(
+        "heat", "Nodes and metrics.",
+        f"The worst GPU of each of {len(worst)} nodes, coloured by what is unusual for the metric: "
+        "yellow is about a warning, red a failure. Drag to look closer, double-click to come back.",
+        [trace], Axis("", names=True), Axis("", names=True), height=min(1600, 220 + 7 * len(worst)),
+    )  # fmt: skip
+    return Section("Every node at a glance", figures=[figure])
+
+
+def _lines(table: pd.DataFrame) -> list[list[float | None]]:
+    values: Array = table.to_numpy(dtype=np.float64)
+    return [numbers(line) for line in values.round(4)]
+
+
+def _distributions(rows: pd.DataFrame, judged: list[Finding], names: list[str]) -> Section:
+    """Each flagged metric: all units, and the suspects marked."""
+    counts: dict[str, int] = {}
+    for f in judged:
+        for metric in f.metrics:
+            counts[metric] = counts.get(metric, 0) + 1
+    chosen = sorted(counts, key=lambda m: (-counts[m], m))[:MOST_DISTRIBUTIONS] or names[:3]
+    figures = []
+    for number, metric in enumerate(chosen):
+        part = rows[(rows["metric"] == metric) & rows["loss"].notna()]
+        slow = part["tier"].isin((WARN, FAIL))
+        fine = part[~slow]
+        step = max(1, len(fine) // MOST_DOTS)
+        groups = (("as its kind", fine.iloc[::step], "#85898f"),
+                  ("flagged", part[slow], "#d14b3a"))  # fmt: skip
+        traces: list[Trace] = []
+        for name, mine, colour in groups:
+            if mine.empty:
+                continue
+            traces.append(
+                {
+                    "type": "scatter", "mode": "markers", "name": name,
+                    "x": numbers(np.round(-mine["loss"].to_numpy(), 5)),
+                    "y": numbers(_spread_out(len(mine), number)),
+                    "text": [
+                        node if gpu == NODE_LEVEL else f"{node} gpu {gpu}"
+                        for node, gpu in zip(mine["node"].astype(str), mine["gpu"], strict=True)
+                    ],
+                    "marker": {"size": 5 if name != "flagged" else 8, "color": colour,
+                               "opacity": 0.6 if name != "flagged" else 1.0},
+                    "hovertemplate": "%{text}<br>%{x:+.1%}<extra></extra>",
+                }
+            )  # fmt: skip
+        figures.append(
+            Figure(
+                f"metric-{number}", f"{metric}.",
+                f"{len(part)} units against their class's median, {int(slow.sum())} flagged.",
+                traces, Axis("against the class", share=True), Axis(""), height=260,
+            )
+        )  # fmt: skip
+    return Section("Distributions", "Height means nothing: it keeps dots apart.", figures=figures)
+
+
+def _spread_out(count: int, seed: int) -> np.ndarray:
+    return np.round(np.random.default_rng(seed).random(count), 3)
+
+
+def _missing(told: Screening) -> Section:
+    missing = [f for f in told.findings if f.verdict == "INCONCLUSIVE"]
+    rows = [(f.node, f.cause, f.evidence) for f in missing]
+    table = Table(("node", "cause", "evidence"), rows, "Inconclusive, which is not slow",
+                  filtered=len(rows) > 12, words=(1, 2))  # fmt: skip
+    return Section(
+        "What could not be judged",
+        "" if rows else "Everything was judged.",
+        tables=[table] if rows else [],
+    )

@@ -1,0 +1,152 @@
+"""What is to be reported: a file or folder, told by what is in it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from groundspeed.profiles.errors import InputError
+from groundspeed.report.page import Page
+from groundspeed.screening import Served
+
+LARGEST_BYTES = 500_000_000
+
+
+def page_of(
+    sources: Sequence[str],
+    *,
+    run: str = "",
+    reference: str | None = None,
+    served: Served | None = None,
+    profile_dir: Path | None = None,
+) -> Page:
+    """The report of one thing, or of two profiles side by side.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        A profile (file, id or GPU name), two of them, the JSON of ``estimate`` or ``backtest``, a
+        fleet's table, store or folder of profiles.
+    run : str
+        Of a store.
+    reference : str, optional
+        Profile whose rates, less a tenth, are floors of a fleet.
+    served : Served, optional
+        What a fleet's findings are priced in.
+    profile_dir : Path, optional
+
+    Raises
+    ------
+    InputError
+        If it is nothing that can be reported.
+    """
+    from groundspeed.fleet.sources import is_store
+
+    first = sources[0]
+    path = Path(first).expanduser()
+    if is_store(first) or path.is_dir() or first.endswith((".csv", ".csv.gz")):
+        if path.is_dir() and not is_store(first) and len(sources) == 1:
+            only = _only_profile(path)
+            if only is not None:
+                return only
+        return _fleet(sources, run, reference, served, profile_dir)
+    if len(sources) == 2:
+        return _two(sources, profile_dir)
+    if len(sources) > 2:
+        raise InputError("three things have no report together", remedy="one, or two profiles")
+    if path.suffix == ".json":
+        document = _read(path)
+        if "curves" not in document:
+            return _document(document, first)
+    from groundspeed.api import find_hardware
+    from groundspeed.report.profile import profile_page
+
+    found = find_hardware(first, profile_dir=profile_dir)
+    if found.profile is None:
+        raise InputError(f"'{first}' is a data sheet", remedy="nothing was measured to report")
+    return profile_page(found.profile)
+
+
+def _only_profile(folder: Path) -> Page | None:
+    from groundspeed.profiles.schema import Profile
+    from groundspeed.profiles.store import list_profiles
+    from groundspeed.report.profile import profile_page
+
+    found = [p for _, p in list_profiles(folder) if isinstance(p, Profile)]
+    return profile_page(found[0]) if len(found) == 1 else None
+
+
+def _fleet(
+    sources: Sequence[str],
+    run: str,
+    reference: str | None,
+    served: Served | None,
+    profile_dir: Path | None,
+) -> Page:
+    from groundspeed.fleet.score import score
+    from groundspeed.report.fleet import fleet_page
+    from groundspeed.screening import Question, ask
+
+    table, told = ask(
+        Question(sources, run, reference=reference, served=served, profile_dir=profile_dir)
+    )
+    names = ", ".join(Path(s).name or s for s in sources)
+    return fleet_page(table, score(table), told, names)
+
+
+def _two(sources: Sequence[str], profile_dir: Path | None) -> Page:
+    from groundspeed.api import find_hardware
+    from groundspeed.profiles.compare import compare_profiles
+    from groundspeed.report.compare import comparison_page
+
+    profiles = []
+    for name in sources:
+        found = find_hardware(name, profile_dir=profile_dir).profile
+        if found is None:
+            raise InputError(f"'{name}' is a data sheet", remedy="give two profiles")
+        profiles.append(found)
+    return comparison_page(compare_profiles(profiles[0], profiles[1]))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from groundspeed.profiles.files import read_text
+
+    try:
+        document = json.loads(read_text(path, "profile or result"))
+    except ValueError as error:
+        raise InputError(f"is no JSON ({error})", where=str(path)) from error
+    if not isinstance(document, dict):
+        raise InputError("is no result of this program", where=str(path))
+    return document
+
+
+def _document(document: dict[str, Any], where: str) -> Page:
+    from groundspeed.estimator.backtest import Summary
+    from groundspeed.estimator.workload import ServingPrediction
+    from groundspeed.report.backtest import backtest_page, read_row
+    from groundspeed.report.serving import serving_page
+
+    try:
+        if "summary" in document and "rows" in document:
+            rows = [read_row(r) for r in document["rows"]]
+            return backtest_page(
+                rows, [Summary.model_validate(s) for s in document["summary"]], Path(where).name
+            )
+        found = document.get("predictions")
+        if found and "concurrency" in found[0]:
+            columns: dict[str, list[ServingPrediction]] = {}
+            for one in found:
+                name = f"{one.get('hardware', '')}, {one.get('column', one.get('origin', ''))}"
+                known = {k: v for k, v in one.items() if k in ServingPrediction.model_fields}
+                columns.setdefault(name, []).append(ServingPrediction.model_validate(known))
+            return serving_page(columns)
+    except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"is no result that can be read ({reason})", where=where) from error
+    raise InputError(
+        "is nothing that has a report",
+        where=where,
+        remedy="give a profile, or the --json of estimate --concurrency or of backtest",
+    )
