@@ -9,9 +9,17 @@ True
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from groundspeed.api import estimate, find_hardware
+    from groundspeed.api import find_hardware
     from groundspeed.estimator import Model, Prediction, Workload
-    from groundspeed.profiles import InputError, Profile, load_profile
+    from groundspeed.notebook import (
+        estimate,
+        estimate_server,
+        load_profile,
+        run_calibration,
+        screen,
+    )
+    from groundspeed.profiles import InputError, Profile
+    from groundspeed.screening import Served
 
 __version__ = "0.1.0"
 
@@ -20,22 +28,30 @@ __all__ = [
     "Model",
     "Prediction",
     "Profile",
+    "Served",
     "Workload",
     "__version__",
     "estimate",
+    "estimate_server",
     "find_hardware",
     "load_profile",
+    "run_calibration",
+    "screen",
 ]
 
 _HOME = {
-    "estimate": "groundspeed.api",
+    "estimate": "groundspeed.notebook",
+    "estimate_server": "groundspeed.notebook",
+    "run_calibration": "groundspeed.notebook",
+    "screen": "groundspeed.notebook",
+    "Served": "groundspeed.screening",
     "find_hardware": "groundspeed.api",
     "Model": "groundspeed.estimator",
     "Prediction": "groundspeed.estimator",
     "Workload": "groundspeed.estimator",
     "InputError": "groundspeed.profiles",
     "Profile": "groundspeed.profiles",
-    "load_profile": "groundspeed.profiles",
+    "load_profile": "groundspeed.notebook",
 }
 
 

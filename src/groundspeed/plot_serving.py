@@ -27,10 +27,13 @@ def plot_serving(
     InputError
         If the file cannot be written, or matplotlib is missing.
     """
-    save_figure(lambda axes: _draw(axes, columns, measured), path, force=force)
+    save_figure(lambda axes: draw_serving(axes, columns, measured), path, force=force)
 
 
-def _draw(axes: "Axes", columns: Columns, measured: Mapping[int, Mapping[str, float]]) -> None:
+def draw_serving(
+    axes: "Axes", columns: Columns, measured: Mapping[int, Mapping[str, float]]
+) -> None:
+    """Draw into axes of a plot."""
     axes.set_xscale("log")
     axes.set_yscale("log")
     for colour, (name, predictions) in zip(LINES, columns, strict=False):

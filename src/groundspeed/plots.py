@@ -19,10 +19,14 @@ from groundspeed.terminal import shown
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from groundspeed.estimator.prediction import Prediction
+    from groundspeed.fleet.findings import Screening
+
 COLOURS = {"bfloat16": "#1f77b4", "float16": "#d95f02", "float32": "#2a9d4a"}
 MARKERS = {"matmul": "o", "attention_prefill": "^", "attention_decode": "v"}
 INK = "#30343b"
 LINES = ("#1f77b4", "#d95f02", "#2a9d4a", "#8a5bb0", "#b8860b", "#c0395b")
+MOST_FINDINGS, FEWEST_BARS = 25, 8
 STYLES = ("-", "--", "-.", ":")
 
 
@@ -34,8 +38,45 @@ def save_roofline(profile: Profile, path: Path, *, force: bool = False) -> None:
     InputError
         If the ending is another, matplotlib is missing, or the file cannot be written.
     """
-    draw = _draw_busbw if profile.mode == "links" else _draw
-    save_figure(lambda axes: draw(axes, profile), path, force=force)
+    save_figure(lambda axes: draw_profile(axes, profile), path, force=force)
+
+
+def draw_profile(axes: "Axes", profile: Profile) -> None:
+    """Draw into axes of a plot: the roofline, or bus bandwidths for a profile of links.
+
+    Raises
+    ------
+    InputError
+        If the profile holds nothing to draw.
+    """
+    (_draw_busbw if profile.mode == "links" else _draw_roofline)(axes, profile)
+
+
+def draw_parts(axes: "Axes", prediction: "Prediction") -> None:
+    """Where the time of a step goes, the longest on top."""
+    phase = prediction.decode or prediction.prefill
+    parts = sorted(phase.groups, key=lambda part: part.time_s)
+    axes.barh([p.group for p in parts], [p.time_s for p in parts], color=LINES[0])
+    axes.xaxis.set_major_formatter(lambda time, _: shown(time, "s"))
+    step = "decode step" if prediction.decode else "prefill"
+    axes.set_title(f"{prediction.model} on {prediction.hardware}: a {step}", color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_findings(axes: "Axes", told: "Screening") -> None:
+    """What each unit loses in its worst metric, the worst on top."""
+    judged = [f for f in told.findings if f.loss_fraction is not None][:MOST_FINDINGS]
+    colours = {"FAIL": "#b3261e", "WARN": "#d9922e", "FLAKY": "#85898f"}
+    names = [f.node if f.gpu is None else f"{f.node} gpu {f.gpu}" for f in judged]
+    places = list(range(len(judged), 0, -1))
+    losses = [100.0 * (f.loss_fraction or 0.0) for f in judged]
+    axes.barh(places, losses, color=[colours.get(f.verdict, INK) for f in judged])
+    axes.set_ylim(min(0, len(judged) - FEWEST_BARS) + 0.4, len(judged) + 0.6)
+    labels = [f"{n}  {f.metric}" for n, f in zip(names, judged, strict=True)]
+    axes.set_yticks(places, [label.replace("$", r"\$") for label in labels], fontsize=8)
+    axes.set_xlabel("loss against its class [%]")
+    axes.set_title(f"{told.fail} FAIL, {told.warn} WARN in {told.gpus:,} GPUs", color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def save_figure(draw: "Callable[[Axes], None]", path: Path, *, force: bool = False) -> None:
@@ -103,7 +144,7 @@ def _draw_busbw(axes: "Axes", profile: Profile) -> None:
     axes.legend(frameon=False, fontsize=7, loc="lower right", ncols=max(1, len(worlds)))
 
 
-def _draw(axes: "Axes", profile: Profile) -> None:
+def _draw_roofline(axes: "Axes", profile: Profile) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     lowest, highest = np.inf, 0.0

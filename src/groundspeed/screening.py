@@ -9,6 +9,8 @@ from groundspeed.api import find_hardware
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from groundspeed.fleet.findings import Screening
     from groundspeed.fleet.table import FleetTable
 
@@ -77,6 +79,34 @@ def ask(question: Question) -> "tuple[FleetTable, Screening]":
     if question.served is not None:
         told = with_costs(told, question.served, question.profile_dir)
     return table, told
+
+
+def ask_table(frame: "pd.DataFrame", question: Question) -> "Screening":
+    """Screen a table that is in memory: columns as a CSV has them.
+
+    Raises
+    ------
+    InputError
+        If a column is missing or nothing is left to judge.
+    """
+    from groundspeed.fleet.screen import screen
+    from groundspeed.fleet.table import NEEDED, clean_fleet
+
+    missing = [c for c in NEEDED if c not in frame.columns]
+    if missing:
+        raise InputError(
+            f"lacks the column {', '.join(missing)}",
+            where="the table",
+            remedy="a fleet table has node,gpu,metric,value,unit",
+        )
+    told = screen(
+        clean_fleet(frame, "the table"),
+        lower_is_better=question.lower_is_better,
+        reference=_reference(question),
+    )
+    if question.served is not None:
+        told = with_costs(told, question.served, question.profile_dir)
+    return told
 
 
 def _reference(question: Question) -> dict[str, float]:
