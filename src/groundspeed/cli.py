@@ -15,6 +15,7 @@ from groundspeed.commands.audit import audit_command
 from groundspeed.commands.backtest import backtest_command
 from groundspeed.commands.calibrate import calibrate_command
 from groundspeed.commands.compare import compare_command
+from groundspeed.commands.doctor import doctor_command
 from groundspeed.commands.estimate import estimate_command
 from groundspeed.commands.fleet import fleet_app
 from groundspeed.commands.node import compare_alone_command
@@ -44,6 +45,7 @@ app.command("audit")(audit_command)
 app.command("compare")(compare_command)
 app.command("backtest")(backtest_command)
 app.command("report")(report_command)
+app.command("doctor")(doctor_command)
 app.command("verify")(verify_command)
 app.command("compare-alone", hidden=True)(compare_alone_command)
 app.add_typer(profile_app, name="profile")

@@ -1,0 +1,36 @@
+"""``groundspeed doctor``: what this machine can do, and what is missing for the rest."""
+
+import typer
+
+from groundspeed.commands.options import Json, deliver
+
+
+def doctor_command(as_json: Json = False) -> None:
+    """Say what this machine can do, what is missing, and how to get it. Exit code 1: no measuring.
+
+    Example: groundspeed doctor
+    """
+    from groundspeed.doctor import diagnose
+
+    told = diagnose()
+    if as_json:
+        deliver(told.model_dump_json(indent=1), None, force=False)
+        raise typer.Exit(0 if told.can["measure"] else 1)
+    from groundspeed.terminal import make_console, make_table, plain, safe
+
+    console = make_console()
+    colours = {"ok": "green", "missing": "red", "warning": "yellow"}
+    table = make_table("", "", "")
+    table.show_header = False
+    table.columns[1].justify = table.columns[2].justify = "left"
+    for c in told.checks:
+        colour = colours[c.state]
+        needed = f" ([dim]for {safe(c.for_what)}[/dim])" if c.state != "ok" and c.for_what else ""
+        remedy = f"\n{safe(c.remedy)}" if c.remedy else ""
+        found = f"{safe(c.found)}{needed}{remedy}"
+        table.add_row(safe(c.what), f"[{colour}]{c.state}[/{colour}]", found)
+    console.print(table)
+    console.print()
+    for what, can in told.can.items():
+        console.print(plain(f"{'can' if can else 'cannot'} {what}"), style="" if can else "yellow")
+    raise typer.Exit(0 if told.can["measure"] else 1)

@@ -1,0 +1,204 @@
+"""What this machine can do, what is missing for the rest, and how to get it.
+
+Nothing is measured and nothing is changed: libraries are looked up, not imported, except torch,
+which alone can say whether it sees a GPU.
+"""
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from groundspeed.extras import EXTRA_OF
+from groundspeed.profiles.record import Record
+from groundspeed.profiles.store import profile_folder
+
+State = Literal["ok", "missing", "warning"]
+
+PACKAGE_OF = {"pynvml": "nvidia-ml-py", "prometheus_client": "prometheus-client",
+              "huggingface_hub": "huggingface-hub"}  # fmt: skip
+"""Where a library has another name where it is installed from."""
+
+NOISY_LOAD = 0.25
+"""Share of the processors that others may use while one measures."""
+
+
+class Check(Record):
+    """One thing that was looked at."""
+
+    what: str
+    state: State
+    found: str
+    for_what: str = ""
+    """What it is needed for."""
+    remedy: str = ""
+
+
+class Diagnosis(Record):
+    """Everything that was looked at."""
+
+    checks: tuple[Check, ...]
+    can: dict[str, bool]
+    """By what one might want: estimate, measure, measure on a GPU, ..."""
+
+
+def diagnose() -> Diagnosis:
+    """Look at this machine."""
+    libraries = list(_libraries())
+    checks = [*_machine(), *libraries, *_gpu(), *_schedulers(), _folder()]
+    missing = {c.what for c in checks if c.state == "missing"}
+
+    def have(*names: str) -> bool:
+        return not missing & set(names)
+
+    measuring = have("pandas", "scipy", "torch")
+    return Diagnosis(
+        checks=tuple(checks),
+        can={
+            "estimate": True,
+            "measure": measuring,
+            "measure on a GPU": measuring and have("triton") and _sees_gpu(),
+            "screen a fleet": have("pandas", "scipy", "fsspec", "duckdb", "pyarrow"),
+            "write reports": have("pandas", "fsspec", "jinja2"),
+        },
+    )
+
+
+def _machine() -> Iterator[Check]:
+    version = platform.python_version()
+    yield Check(what="python", state="ok", found=f"{version} ({sys.executable})")
+    count = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    noisy = load > NOISY_LOAD * count
+    yield Check(
+        what="load",
+        state="warning" if noisy else "ok",
+        found=f"{load:.1f} on {count} processors",
+        for_what="measuring",
+        remedy="measure when the machine is quiet" if noisy else "",
+    )
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    if governor.exists():
+        name = governor.read_text().strip()
+        slow = name in ("powersave", "ondemand", "conservative")
+        yield Check(
+            what="clock governor",
+            state="warning" if slow else "ok",
+            found=name,
+            for_what="measuring on the processor",
+            remedy="its clock moves: expect wider intervals" if slow else "",
+        )
+
+
+def _libraries() -> Iterator[Check]:
+    purpose = {
+        "fit": "fitting laws, screening fleets",
+        "measure": "calibrate, run, verify, plots",
+        "fleet": "fleet run, stores, Prometheus",
+        "report": "report",
+        "ray": "fleet run --engine ray",
+        "hub": "models by their hub name",
+    }
+    for name, extra in EXTRA_OF.items():
+        if name == "markupsafe":
+            continue
+        package = PACKAGE_OF.get(name, name)
+        try:
+            there = importlib.util.find_spec(name) is not None
+        except (ImportError, ValueError):
+            there = False
+        version = ""
+        if there:
+            try:
+                version = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                version = "installed"
+        yield Check(
+            what=name,
+            state="ok" if there else "missing",
+            found=version if there else "not installed",
+            for_what=purpose[extra],
+            remedy="" if there else f"pip install 'groundspeed[{extra}]'",
+        )
+
+
+def _gpu() -> Iterator[Check]:
+    nvidia, amd = Path("/dev/nvidiactl").exists(), Path("/dev/kfd").exists()
+    if not nvidia and not amd:
+        yield Check(
+            what="GPU",
+            state="warning",
+            found="no NVIDIA or AMD device on this machine",
+            for_what="measuring on a GPU",
+            remedy="the processor can be measured; in a container, pass the GPUs in",
+        )
+        return
+    kind = "NVIDIA" if nvidia else "AMD"
+    node = Path("/dev/nvidiactl" if nvidia else "/dev/kfd")
+    if not os.access(node, os.R_OK | os.W_OK):
+        group = "" if nvidia else ": sudo usermod -aG render,video $USER"
+        yield Check(
+            what="GPU",
+            state="missing",
+            found=f"{node} cannot be opened",
+            for_what="measuring on a GPU",
+            remedy=f"you need the right to use it{group}",
+        )
+        return
+    seen = _torch_says()
+    yield Check(
+        what="GPU",
+        state="ok" if _sees_gpu() else "missing",
+        found=f"{kind}, {seen}",
+        for_what="measuring on a GPU",
+        remedy="" if _sees_gpu() else "install torch built for it: https://pytorch.org",
+    )
+
+
+def _torch_says() -> str:
+    if importlib.util.find_spec("torch") is None:
+        return "torch is not installed"
+    import torch
+
+    build = torch.version.cuda or torch.version.hip
+    made_for = build or "processors"
+    built = f"torch {torch.__version__} built for {made_for}"
+    return f"{built}, sees {torch.cuda.device_count()} devices"
+
+
+def _sees_gpu() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _schedulers() -> Iterator[Check]:
+    for program, engine in (("sbatch", "slurm"), ("kubectl", "kubernetes")):
+        path = shutil.which(program)
+        yield Check(
+            what=program,
+            state="ok" if path else "warning",
+            found=path or "not on this machine",
+            for_what=f"fleet run --engine {engine}",
+            remedy="" if path else f"only where {engine} is used",
+        )
+
+
+def _folder() -> Check:
+    folder = profile_folder()
+    nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    fine = nearest.is_dir() and os.access(nearest, os.W_OK)
+    return Check(
+        what="profiles",
+        state="ok" if fine else "missing",
+        found=str(folder),
+        for_what="keeping what was measured",
+        remedy="" if fine else "it cannot be written: give --profile-dir, or set XDG_DATA_HOME",
+    )

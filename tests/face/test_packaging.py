@@ -1,0 +1,80 @@
+"""What a release is made of: a wheel and a source archive that install clean, and container files."""
+
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+MOST_WHEEL_BYTES = 5_000_000
+
+
+@pytest.fixture(scope="module")
+def built(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel, made from the source archive as a release is."""
+    pytest.importorskip("build", reason="the package 'build' is not installed")
+    out = tmp_path_factory.mktemp("dist")
+    clean = tmp_path_factory.mktemp("clean") / "source"
+    subprocess.run(["git", "clone", "-q", str(root), str(clean)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", str(out), str(clean)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return out
+
+
+@pytest.mark.slow
+def test_the_wheel_installs_and_runs_alone(built: Path, tmp_path: Path) -> None:
+    """In an environment of its own, with what the wheel itself asks for and nothing else."""
+    (wheel,) = built.glob("*.whl")
+    assert wheel.stat().st_size < MOST_WHEEL_BYTES
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run(
+        [str(python), "-m", "pip", "install", "-q", f"{wheel}[report]"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    program = tmp_path / "env" / "bin" / "groundspeed"
+    for arguments, wanted in (
+        (["estimate", "qwen2.5-32b", "--gpu", "h20"], "TPOT"),
+        (["report", "h200", "-o", str(tmp_path / "r.html")], "MB"),
+        (["--version"], "groundspeed"),
+    ):
+        ran = subprocess.run(
+            [str(program), *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert wanted in ran.stdout
+    ran = subprocess.run([str(program), "doctor"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1  # no torch: it cannot measure, and says how it could
+    assert "groundspeed[measure]" in ran.stdout
+
+
+@pytest.mark.slow
+def test_the_source_archive_is_whole(built: Path, root: Path) -> None:
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    assert {"README.md", "LICENSE", "pyproject.toml", "profiles/schema.py"} <= names
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as inside:
+        told = set(inside.namelist())
+    for kind in ("report/page.html.j2", "report/page.css", "report/plotly-cartesian.min.js"):
+        assert f"groundspeed/{kind}" in told
+    assert not any(n.startswith("groundspeed/tests") for n in told)
+    assert (root / "docker").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["cuda", "rocm"])
+def test_container_files(root: Path, kind: str) -> None:
+    program = Path(sys.executable).parent / "hadolint"
+    if not program.exists():
+        pytest.skip("hadolint is not installed")
+    ran = subprocess.run(
+        [str(program), "--no-color", str(root / "docker" / f"Dockerfile.{kind}")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout
