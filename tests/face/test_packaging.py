@@ -1,4 +1,4 @@
-"""What a release is made of: a wheel and a source archive that install clean, and container files."""
+"""What a release is made of: a wheel and a source archive that install clean, container files."""
 
 import subprocess
 import sys
