@@ -21,11 +21,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md", "docs/measured.md", "docs/laws.md", "docs/accuracy.md", "docs/deepseek-r1.md",
-    "docs/fleet.md",
+    "docs/fleet.md", "docs/tutorial.md", "docs/zh/tutorial.md",
 )  # fmt: skip
 MARK = re.compile(
     r"(?P<head><!-- (?P<kind>output|measured): (?P<command>[^\n]+?) -->\n```[a-z]*\n)"
@@ -98,6 +99,51 @@ def schemas() -> Iterator[tuple[str, str]]:
         yield f"{model.__name__}.json", text
 
 
+def cli_reference() -> str:
+    """Every command with its options, from the program itself."""
+    import typer
+
+    from groundspeed.cli import app
+
+    root = typer.main.get_command(app)
+    lines = ["# Commands", "", "Every command, from the program's own help.", ""]
+
+    def describe(name: str, command: Any) -> None:  # noqa: ANN401
+        told = (command.help or "").strip().split("\n\n")
+        lines.extend([f"## {name}", ""])
+        for part in told:
+            text = " ".join(part.split())
+            if text.startswith("Example: "):
+                lines.extend(["```sh", text.removeprefix("Example: "), "```", ""])
+            else:
+                lines.extend([text, ""])
+        rows = []
+        for p in command.params:
+            if p.name == "help" or getattr(p, "hidden", False):
+                continue
+            names = ", ".join(f"`{o}`" for o in (*p.opts, *p.secondary_opts))
+            argument = p.param_type_name == "argument"
+            shown = f"`{p.name}`" if argument else names
+            help_text = " ".join((getattr(p, "help", "") or "").split()).replace("|", "\\|")
+            default = "" if p.default in (None, False, "", ()) or argument else f"`{p.default}`"
+            rows.append(f"| {shown} | {help_text} | {default} |")
+        if rows:
+            lines.extend(["| option | what | default |", "|---|---|---|", *rows, ""])
+
+    def walk(prefix: str, group: Any) -> None:  # noqa: ANN401
+        for name, command in group.commands.items():
+            if command.hidden:
+                continue
+            full = f"{prefix} {name}"
+            if hasattr(command, "commands"):
+                walk(full, command)
+            else:
+                describe(full, command)
+
+    walk("groundspeed", root)
+    return "\n".join(lines).rstrip() + "\n"
+
+
 def main() -> None:
     """Rewrite pages and schemas in place."""
     kinds = ("output",) if "--output" in sys.argv else ("output", "measured")
@@ -109,7 +155,8 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     for name, text in schemas():
         (folder / name).write_text(text)
-    print("regenerated docs/schema")
+    (ROOT / "docs" / "reference" / "cli.md").write_text(cli_reference(), encoding="utf-8")
+    print("regenerated docs/schema and docs/reference/cli.md")
 
 
 if __name__ == "__main__":

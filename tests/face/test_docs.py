@@ -22,8 +22,10 @@ def regenerate(root: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/measured.md", "docs/laws.md", "docs/deepseek-r1.md"]
-)
+    "page",
+    ["README.md", "docs/measured.md", "docs/laws.md", "docs/deepseek-r1.md", "docs/tutorial.md",
+     "docs/zh/tutorial.md"],
+)  # fmt: skip
 def test_shown_output_is_real(
     root: Path, regenerate: ModuleType, page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,3 +38,8 @@ def test_shown_output_is_real(
 def test_schemas_are_published(root: Path, regenerate: ModuleType) -> None:
     for name, text in regenerate.schemas():
         assert (root / "docs" / "schema" / name).read_text() == text, f"{name}: run: make docs"
+
+
+def test_the_reference_of_commands_is_current(root: Path, regenerate: ModuleType) -> None:
+    told = (root / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    assert told == regenerate.cli_reference(), "run: make docs"

@@ -1,0 +1,147 @@
+"""The documentation as a reader meets it: every command exists, every link leads somewhere."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from playwright.sync_api import Browser
+
+from groundspeed.cli import app
+
+BLOCK = re.compile(r"^```(?P<kind>[a-z]*)\n(?P<body>.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`(groundspeed [^`]+)`")
+LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+ELIDED = ("...", "MODEL", "NAME", "FILE", "TOOL", "PROFILE", "|", "list", "NODE")
+"""In a table a command is named, not shown: what stands for something else is no command line."""
+
+
+def pages(root: Path) -> list[Path]:
+    return [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").rglob("*.md"))]
+
+
+def shown_commands(text: str) -> list[str]:
+    """Lines that begin with our name in blocks of shell, and what is marked to be run."""
+    found = re.findall(r"<!-- (?:output|measured): (groundspeed [^\n]+?) -->", text)
+    for block in BLOCK.finditer(text):
+        if block["kind"] in ("sh", "text"):
+            body = block["body"].replace("\\\n", " ")
+            lines = [line.strip().removeprefix("exec ") for line in body.splitlines()]
+            found += [line for line in lines if line.startswith("groundspeed ") and line[-1] != ","]
+    found += [c for c in INLINE.findall(text) if not any(word in c for word in ELIDED)]
+    return found
+
+
+class NoSuchCommand(Exception):
+    """A command line that the program would not understand."""
+
+
+def parse(command: str) -> None:
+    """Parse a command line without running it.
+
+    Raises
+    ------
+    NoSuchCommand
+        If there is no such command or option.
+    """
+    words = shlex.split(command.split(" | ")[0], comments=True)[1:]
+    at: Any = typer.main.get_command(app)
+    context = at.context_class(at, info_name="groundspeed")
+    while hasattr(at, "commands"):
+        word = words.pop(0) if words else ""
+        if word.startswith("--"):
+            return  # an option of the program itself
+        if word not in at.commands:
+            raise NoSuchCommand(f"no command '{word}'")
+        at = at.commands[word]
+        context = at.context_class(at, info_name=word, parent=context)
+    try:
+        at.make_parser(context).parse_args(words)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        raise NoSuchCommand(str(error)) from error
+
+
+def test_every_command_shown_exists(root: Path) -> None:
+    """Those whose output is shown are run by another test; all are parsed, with their options."""
+    count = 0
+    for page in pages(root):
+        for command in shown_commands(page.read_text(encoding="utf-8")):
+            try:
+                parse(command)
+            except NoSuchCommand as error:
+                pytest.fail(f"{page.name}: {command}: {error}")
+            count += 1
+    assert count > 60
+
+
+def test_a_wrong_command_would_be_seen() -> None:
+    for wrong in ("groundspeed estimat x", "groundspeed fleet screen x --modell y"):
+        with pytest.raises(NoSuchCommand):
+            parse(wrong)
+
+
+def anchors(text: str) -> set[str]:
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in heads}
+
+
+def test_every_link_leads_somewhere(root: Path) -> None:
+    for page in pages(root):
+        text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+        for target in LINK.findall(text):
+            if target.startswith(("http:", "https:", "mailto:")):
+                continue
+            path, _, anchor = target.partition("#")
+            there = (page.parent / path).resolve() if path else page
+            assert there.exists(), f"{page.name}: {target}"
+            if anchor and there.suffix == ".md":
+                assert anchor in anchors(there.read_text(encoding="utf-8")), (
+                    f"{page.name}: {target}"
+                )
+
+
+def test_both_tutorials_show_the_same(root: Path) -> None:
+    english, chinese = (
+        shown_commands((root / "docs" / name).read_text(encoding="utf-8"))
+        for name in ("tutorial.md", "zh/tutorial.md")
+    )
+    assert set(chinese) <= set(english)
+    assert len(chinese) > 6
+
+
+@pytest.fixture(scope="module")
+def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    ran = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "-q", "--strict", "-d", str(folder)],
+        cwd=root, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_in_a_browser(site: Path, browser: Browser) -> None:
+    """Every page opens without an error and asks nobody else for anything."""
+    page = browser.new_page()
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("pageerror", lambda e: said.append(str(e)))
+    page.on("request", lambda r: asked.append(r.url))
+    for name in ("index", "tutorial/index", "reference/api/index", "zh/tutorial/index"):
+        page.goto((site / f"{name}.html").as_uri())
+        assert page.locator("h1").count() == 1
+        assert not re.search(r"\$\{|\{\{", page.locator("article").inner_text())
+    assert said == []
+    assert [u for u in asked if not u.startswith(("file:", "data:"))] == []
+    page.goto((site / "reference/api/index.html").as_uri())
+    assert "estimate_server" in page.locator("article").inner_text()
+    page.close()
