@@ -13,6 +13,7 @@ import tiny_campaign  # noqa: E402
 from groundspeed.calibrate.device import open_device  # noqa: E402
 from groundspeed.decoder_timing import decoder_shape  # noqa: E402
 from groundspeed.estimator import ProfileHardware, Workload, predict  # noqa: E402
+from groundspeed.estimator.catalog import find_model  # noqa: E402
 from groundspeed.estimator.config import parse_config  # noqa: E402
 from groundspeed.plots import save_roofline  # noqa: E402
 from groundspeed.profiles import InputError, Profile, load_profile  # noqa: E402
@@ -117,6 +118,22 @@ def test_what_does_not_fit_is_refused_before_it_is_built(profile: Profile) -> No
     huge = MODEL.model_copy(update={"hidden": 192, "layers": 10_000, "intermediate": 9_000_000})
     with pytest.raises(InputError, match="--layers N"):
         verify(request(profile, model=huge), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("qwen3-30b-a3b", "experts"),
+        ("deepseek-v2-lite", "latent attention|experts"),
+        ("gpt-oss-20b", "experts|sinks"),
+        ("mistral-7b-v0.1", "a window of 4096 tokens"),
+    ],
+)
+def test_what_the_decoder_is_not_is_refused(profile: Profile, model: str, why: str) -> None:
+    """A dense decoder in the place of a mixture would be compared with another model's times."""
+    cases = [(1, 8192)]
+    with pytest.raises(InputError, match=why):
+        verify(request(profile, model=find_model(model), cases=cases), lambda *_: None)
 
 
 def test_one_output_token_has_no_tpot(profile: Profile) -> None:
