@@ -5,7 +5,7 @@ export PYTHONSAFEPATH := 1
 
 OUT ?= gpu-results
 
-.PHONY: run test lint format docs benchmarks gpu clean help
+.PHONY: run test lint format docs benchmarks gpu rehearse clean help
 
 help:
 	@echo "make run         measure this machine, predict a model, run it, compare"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint        ruff, mypy, pyright, import rules"
 	@echo "make docs        regenerate the output shown in README.md"
 	@echo "make benchmarks  speed of the program itself, as ratios"
+	@echo "make rehearse    the steps of make gpu on the processor, in small"
 	@echo "make gpu         everything a GPU is needed for; continues when stopped (OUT=folder)"
 
 run: .python
@@ -47,6 +48,10 @@ benchmarks: .python
 # From a bare checkout: no installation, only the libraries that are there.
 gpu: .python
 	PYTHONPATH=src $(PYTHON) -P scripts/gpu.py $(OUT)
+
+# The same on the processor, as small as it comes: whether all parts fit.
+rehearse: .python
+	PYTHONPATH=src $(PYTHON) -P scripts/gpu.py $(OUT) --rehearse
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -89,7 +89,7 @@ class FittedLaw:
 
 
 def fit_law(
-    operation: str, measured: pd.DataFrame, device: str | DeviceSpec, *, seed: int = 0
+    operation: str, measured: pd.DataFrame, device: str | DeviceSpec | None, *, seed: int = 0
 ) -> FittedLaw:
     """Fit the laws of an operation to measured rows.
 
@@ -100,8 +100,8 @@ def fit_law(
     measured : DataFrame
         The operation's columns and ``time_us``; each combination of its categories
         (``dtype``, ``library``, ...) is a regime with a law of its own.
-    device : str or DeviceSpec
-        Whose times these are.
+    device : str, DeviceSpec or None
+        Whose times these are; None for a device without a data sheet, such as a processor.
     seed : int, default 0
 
     Raises
@@ -113,7 +113,7 @@ def fit_law(
         raise InputError(
             f"unknown operation '{operation}'", remedy=did_you_mean(operation, OPERATIONS)
         )
-    spec = device if isinstance(device, DeviceSpec) else find_device(device).spec
+    spec = find_device(device).spec if isinstance(device, str) else device
     operation_spec = OPERATIONS[operation]
     measured = with_derived(operation, measured)
     _require(measured, (*operation_spec.columns, *operation_spec.categories, "time_us"), operation)
@@ -123,7 +123,7 @@ def fit_law(
         regime = {n: str(v) for n, v in zip(names, values, strict=True)}
         columns = {c: group[c].to_numpy(dtype=float) for c in operation_spec.columns}
         time_s = group["time_us"].to_numpy(dtype=float) * 1e-6
-        source = f"{len(group)} rows of {spec.id}"
+        source = f"{len(group)} rows of {spec.id if spec else 'a device without a data sheet'}"
         if operation == "collective":
             sizes = columns["bytes"]
             law = fit_chain(operation, regime, sizes, time_s, origin="measured", source=source)

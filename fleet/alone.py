@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from groundspeed.fleet.store import file_name
+from groundspeed.fleet.names import file_name
 from groundspeed.profiles.errors import InputError
 
 

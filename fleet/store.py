@@ -17,12 +17,13 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pandas as pd
 from pydantic import Field
 
+from groundspeed.fleet.names import LevelOfWork, file_name
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 
@@ -49,8 +50,6 @@ BASELINE = "baseline.json"
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-LevelOfWork = Literal["check", "quick", "standard", "full"]
-
 
 class RunRecord(Record):
     """A run that was begun."""
@@ -64,16 +63,6 @@ class RunRecord(Record):
     finished: bool = False
     lost: dict[str, str] = Field(default_factory=dict)
     """Nodes without a result, and why."""
-
-
-def file_name(node: str) -> str:
-    """A node's name as a file name: nothing in it can leave the folder.
-
-    >>> file_name("../../x"), file_name("gpu-17")
-    ('..%2F..%2Fx', 'gpu-17')
-    """
-    quoted = urllib.parse.quote(node, safe="")
-    return quoted if quoted.strip(".") else quoted.replace(".", "%2E")
 
 
 @dataclass

@@ -15,12 +15,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from groundspeed.fleet.store import LevelOfWork, Store, file_name
+from groundspeed.fleet.names import LevelOfWork, file_name
 from groundspeed.profiles.errors import InputError
+
+if TYPE_CHECKING:
+    from groundspeed.fleet.store import Store
 
 PROGRAM = (sys.executable, "-P", "-m", "groundspeed")
 
@@ -69,6 +72,8 @@ def work_here(work: Work, node: str) -> pd.DataFrame:
     InputError
         If no device could be measured, or the store cannot be written.
     """
+    from groundspeed.fleet.store import Store
+
     store = Store(work.store)
     if node in store.nodes_done(work.run):
         return store.rows((work.run,)).query("node == @node")
@@ -154,7 +159,7 @@ def check_rows(
     return _frame(records, work.run, node, date)
 
 
-def _calibrated(work: Work, node: str, folder: Path, store: Store) -> pd.DataFrame:
+def _calibrated(work: Work, node: str, folder: Path, store: "Store") -> pd.DataFrame:
     """Calibrate every device into profiles, and take their rates as rows."""
     from groundspeed.fleet.table import profile_rows
     from groundspeed.profiles.store import list_profiles

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from groundspeed.fleet.engines.engine import Event
 from groundspeed.fleet.engines.local import LocalEngine
+from groundspeed.fleet.names import file_name
 from groundspeed.fleet.run import Asked, run_fleet
 from groundspeed.fleet.simulated import Fault, simulate_fleet
-from groundspeed.fleet.store import RunRecord, Store, check_run_name, file_name
+from groundspeed.fleet.store import RunRecord, Store, check_run_name
 from groundspeed.fleet.worker import PROGRAM, Work, run_all
 from groundspeed.profiles import InputError
 from program import groundspeed
