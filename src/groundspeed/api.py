@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from groundspeed.estimator import (
     DatasheetHardware,
@@ -16,6 +17,9 @@ from groundspeed.profiles.datasheet import DeviceSpec, find_device, load_datashe
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.schema import Profile
 from groundspeed.profiles.store import list_profiles, load_profile, profile_folder
+
+if TYPE_CHECKING:
+    from groundspeed.estimator.serving import Server
 
 
 @dataclass(frozen=True)
@@ -132,3 +136,45 @@ def estimate(
         batch=batch, prompt_tokens=prompt_tokens, output_tokens=output_tokens, dtype=dtype
     )
     return predict(find_model(model), hardware, workload)
+
+
+def find_server(
+    model: str,
+    gpu: str,
+    *,
+    tp: int = 1,
+    dtype: str | None = None,
+    engine: str = "vllm",
+    profile_dir: Path | None = None,
+) -> "Server":
+    """A model behind an engine on devices, by their names.
+
+    Parameters
+    ----------
+    model, gpu : str
+        As :func:`estimate`.
+    tp : int
+        Tensor parallel.
+    dtype : str, optional
+        Of the weights; the checkpoint's if not given.
+    engine : str
+        Its constants are those of its platform, CUDA or ROCm.
+    profile_dir : Path, optional
+
+    Raises
+    ------
+    InputError
+        If a name is unknown.
+    """
+    from groundspeed.estimator.deployment import Deployment
+    from groundspeed.estimator.engine import find_engine
+    from groundspeed.estimator.serving import Server
+
+    hardware = find_hardware(gpu, profile_dir=profile_dir)
+    rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
+    return Server(
+        find_model(model),
+        Deployment(tp=tp, dtype=dtype),
+        find_engine(engine, platform="rocm" if rocm else "cuda"),
+        hardware.best,
+    )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from groundspeed.api import estimate as estimate_static
-from groundspeed.api import find_hardware
+from groundspeed.api import find_hardware, find_server
 from groundspeed.estimator.prediction import Prediction
 from groundspeed.estimator.workload import ServingPrediction
 from groundspeed.fleet.findings import Finding, Screening
@@ -299,20 +299,9 @@ def estimate_server(
     InputError
         If a name is unknown or it does not fit.
     """
-    from groundspeed.estimator import find_model
-    from groundspeed.estimator.deployment import Deployment
-    from groundspeed.estimator.engine import find_engine
-    from groundspeed.estimator.serving import Server
     from groundspeed.estimator.workload import ServingWorkload
 
-    hardware = find_hardware(gpu, profile_dir=profile_dir)
-    rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
-    server = Server(
-        find_model(model),
-        Deployment(tp=tp, dtype=dtype),
-        find_engine(engine, platform="rocm" if rocm else "cuda"),
-        hardware.best,
-    )
+    server = find_server(model, gpu, tp=tp, dtype=dtype, engine=engine, profile_dir=profile_dir)
     return ServerEstimate(
         predictions=tuple(
             server.predict(ServingWorkload(prompt_tokens, output_tokens, clients))

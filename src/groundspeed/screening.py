@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groundspeed.api import find_hardware
+from groundspeed.api import find_hardware, find_server
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -126,21 +126,13 @@ def _reference(question: Question) -> dict[str, float]:
 
 def with_costs(told: "Screening", served: Served, profile_dir: Path | None = None) -> "Screening":
     """The same findings, each with what it does to a deployment."""
-    from groundspeed.estimator import find_model
-    from groundspeed.estimator.deployment import Deployment
-    from groundspeed.estimator.engine import find_engine
-    from groundspeed.estimator.serving import Server
     from groundspeed.estimator.workload import ServingWorkload
     from groundspeed.fleet.cost import cost_of
 
-    hardware = find_hardware(served.gpu, profile_dir=profile_dir)
-    rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
-    server = Server(
-        find_model(served.model),
-        Deployment(tp=served.tp, dtype=served.dtype),
-        find_engine(served.engine, platform="rocm" if rocm else "cuda"),
-        hardware.best,
-    )
+    server = find_server(
+        served.model, served.gpu, tp=served.tp, dtype=served.dtype, engine=served.engine,
+        profile_dir=profile_dir,
+    )  # fmt: skip
     workload = ServingWorkload(served.prompt_tokens, served.output_tokens, served.concurrency)
     findings = tuple(
         f
