@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from groundspeed.fleet.confirm import confirm
+from groundspeed.fleet.confirm import confirm, measured_units
 from groundspeed.fleet.findings import Screening
 from groundspeed.fleet.links import Pairs, judge_pairs
 from groundspeed.fleet.rules import OTHERS
@@ -78,9 +78,10 @@ def one_fleet(nodes: int, loss: float, seed: int, found: dict[str, list[float]])
     faults = tuple(Fault(int(n), int(rng.integers(GPUS)), loss) for n in places)
     truth = {(f"n{f.node:05d}", f.gpu) for f in faults}
     runs = [simulate_fleet(nodes, seed=seed, faults=faults, run=r) for r in range(3)]
-    told = [screen(clean_fleet(r.table, "simulated")) for r in runs]
+    tables = [clean_fleet(r.table, "simulated") for r in runs]
+    told = [screen(table) for table in tables]
     mine = named(told[0])
-    blamed = named(confirm(told[0], told[1:]))
+    blamed = named(confirm(told[0], told[1:], [measured_units(t) for t in tables[1:]]))
     add(found, "groundspeed", mine, truth, len([u for u in blamed if healthy(runs[0], u)]))
     table = runs[0].table[runs[0].table["metric"].isin(JUDGED)]
     for name, rule in OTHERS.items():

@@ -24,12 +24,16 @@ def only_one(node: str) -> Iterator[None]:
     InputError
         If another process holds it, or it cannot be made.
     """
-    path = Path(tempfile.gettempdir(), f"groundspeed-{os.getuid()}-{file_name(node)}.lock")
+    # Root's lock is where nobody else can lay a file of that name first.
+    folder = Path("/run") if os.access("/run", os.W_OK) else Path(tempfile.gettempdir())
+    path = folder / f"groundspeed-{os.getuid()}-{file_name(node)}.lock"
     try:  # not through a link that somebody has laid there
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise InputError(f"cannot be locked ({error.strerror})", where=str(path)) from error
     try:
+        if os.fstat(lock).st_uid != os.getuid():
+            raise InputError("is another user's file", where=str(path), remedy="remove it")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from groundspeed.fleet.metrics import facts_of
 from groundspeed.fleet.score import usual
-from groundspeed.fleet.table import FleetTable
+from groundspeed.fleet.table import NODE_LEVEL, FleetTable
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.laws.law import law_time
 from groundspeed.profiles.operations import OPERATIONS
@@ -39,6 +39,8 @@ class Baseline(Record):
     source: str
     date_utc: str
     usual: tuple[Usual, ...]
+    gpus_per_node: int | None = None
+    """That most nodes have."""
 
     def of(self, klass: str, metric: str) -> Usual | None:
         """One of them, if it is known."""
@@ -61,7 +63,7 @@ def baseline_of(table: FleetTable, source: str) -> Baseline:
     found = []
     for key, where in rows.groupby(["klass", "metric"], observed=True, sort=True).indices.items():
         klass, metric = (str(k) for k in key) if isinstance(key, tuple) else ("all", str(key))
-        facts = facts_of(metric)
+        facts = facts_of(metric, unit=table.units.get(metric, ""))
         index = np.asarray(where)
         told = usual(values[index], slots[index], nodes[index], facts)
         if told is None or facts.kind == "telemetry":
@@ -69,7 +71,9 @@ def baseline_of(table: FleetTable, source: str) -> Baseline:
         units = int(np.isfinite(values[index]).sum())
         found.append(Usual(klass=klass, metric=metric, median=told[0], spread=told[1], units=units))
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Baseline(source=source, date_utc=now, usual=tuple(found))
+    gpus = rows[rows["gpu"] != NODE_LEVEL].groupby("node", observed=True)["gpu"].nunique()
+    most = int(gpus.mode().iloc[-1]) if not gpus.empty else None
+    return Baseline(source=source, date_utc=now, usual=tuple(found), gpus_per_node=most)
 
 
 def read_baseline(text: str, where: str) -> Baseline:
@@ -132,6 +136,37 @@ def reference_rates(profile: Profile) -> dict[str, float]:
         rate = _rate(profile, wanted)
         if rate is not None:
             found[metric] = rate
+    return found
+
+
+SI = {
+    "flop/s": 1.0, "flops": 1.0, "gflops": 1e9, "tflops": 1e12, "pflops": 1e15, "tflop/s": 1e12,
+    "gflop/s": 1e9, "bytes/s": 1.0, "b/s": 1.0, "mb/s": 1e6, "gb/s": 1e9, "tb/s": 1e12,
+    "mib/s": 2.0**20, "gib/s": 2.0**30, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9,
+}  # fmt: skip
+"""Of one unit, in SI."""
+
+
+def in_units_of(reached: Mapping[str, float], units: Mapping[str, str]) -> dict[str, float]:
+    """The rates of a reference in the units of a fleet's table.
+
+    Raises
+    ------
+    InputError
+        If the table does not say a unit that can be converted.
+    """
+    found = {}
+    for metric, value in reached.items():
+        if metric not in units:
+            continue
+        scale = SI.get(units[metric].strip().lower())
+        if scale is None:
+            raise InputError(
+                f"'{units[metric]}' is no unit that a reference can be held against",
+                where=metric,
+                remedy="write TFLOPS, FLOP/s, GB/s, bytes/s, s, ms or us",
+            )
+        found[metric] = value / scale
     return found
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from groundspeed.fleet.findings import Finding, Level, Verdict
 from groundspeed.fleet.metrics import Kind, facts_of
 
-HALF_WIDTH = (0.38, 0.62)
-"""Loss of a host link that runs at half its lanes or one generation lower."""
+HALF_WIDTH = 0.38
+"""Loss from which a host link runs at half its lanes or less, or a generation lower."""
 
 HOT_C = 8.0
 """Above the median of its kind."""
@@ -42,10 +42,11 @@ class Unit:
 
 @dataclass(frozen=True)
 class Telemetry:
-    """Temperature, power and the like, by GPU, and the median of all."""
+    """Temperature, power and the like, by GPU, and the median of its class."""
 
     of_unit: dict[tuple[str, int], dict[str, float]]
-    usual: dict[str, float]
+    usual: dict[tuple[str, int], dict[str, float]]
+    """Of the class that each belongs to."""
 
 
 def explain(
@@ -87,8 +88,8 @@ def _cause(unit: Unit, telemetry: Telemetry) -> tuple[str, str]:
     down = ", ".join(f"{m} {v.loss:.0%}" for m, v in sorted(unit.losses.items())[:4])
     if all(not np.isfinite(v.z) for v in unit.losses.values()):
         return "below_floor", f"down: {down} against the reference, whatever its class does"
-    if HALF_WIDTH[0] <= kinds.get("host_link", 0.0) <= HALF_WIDTH[1]:
-        return "pcie_width", f"down: {down}: the share that half the lanes lose"
+    if kinds.get("host_link", 0.0) >= HALF_WIDTH:
+        return "pcie_width", f"down: {down}: what half the lanes lose, or more"
     told = _telemetry_says(unit, telemetry)
     if "tensor" in kinds and told is not None:
         return told[0], f"down: {down}; {told[1]}"
@@ -105,15 +106,16 @@ def _cause(unit: Unit, telemetry: Telemetry) -> tuple[str, str]:
 
 
 def _telemetry_says(unit: Unit, telemetry: Telemetry) -> tuple[str, str] | None:
-    mine = telemetry.of_unit.get((unit.node, unit.gpu)) if unit.gpu is not None else None
-    if mine is None:
+    if unit.gpu is None or (unit.node, unit.gpu) not in telemetry.of_unit:
         return None
+    mine = telemetry.of_unit[unit.node, unit.gpu]
+    usual = telemetry.usual[unit.node, unit.gpu]
 
     def value(pattern: str) -> tuple[float, float] | None:
         """Of this GPU, and what is usual."""
         for name, found in sorted(mine.items()):
             if pattern in name.lower():
-                return found, telemetry.usual[name]
+                return found, usual[name]
         return None
 
     cap, heat, power = value("power_limit") or value("power_cap"), value("temp"), value("power_w")

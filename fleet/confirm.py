@@ -6,7 +6,7 @@ what falls every time is confirmed, what does not is FLAKY, and a control that f
 the re-run itself was disturbed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
@@ -31,7 +31,7 @@ def control(table: FleetTable, told: Screening) -> Unit | None:
         return None
     ranked = []
     for metric, part in rows.groupby("metric", observed=True):
-        facts = facts_of(str(metric))
+        facts = facts_of(str(metric), unit=table.units.get(str(metric), ""))
         if facts.kind != "telemetry":
             rank = part["value"].rank(pct=True, ascending=facts.higher_is_better)
             ranked.append(part[["node", "gpu"]].assign(rank=rank))
@@ -43,7 +43,20 @@ def control(table: FleetTable, told: Screening) -> Unit | None:
     return None
 
 
-def confirm(first: Screening, again: Sequence[Screening]) -> Screening:
+def measured_units(again: FleetTable) -> frozenset[tuple[str, int | None, str]]:
+    """Node, GPU and metric of every result of a re-run; failed tests are none."""
+    good = again.rows[again.rows["value"].notna()]
+    return frozenset(
+        (str(node), None if gpu == NODE_LEVEL else int(gpu), str(metric))
+        for node, gpu, metric in zip(good["node"], good["gpu"], good["metric"], strict=True)
+    )
+
+
+def confirm(
+    first: Screening,
+    again: Sequence[Screening],
+    measured: Sequence[Collection[tuple[str, int | None, str]]],
+) -> Screening:
     """The first screening with what did not fall in every other one called FLAKY.
 
     Parameters
@@ -51,42 +64,61 @@ def confirm(first: Screening, again: Sequence[Screening]) -> Screening:
     first : Screening
     again : sequence of Screening
         Of the whole class, with new measurements of the suspects.
+    measured : sequence of collections of (node, gpu, metric)
+        What each re-run really measured. What it did not is INCONCLUSIVE, neither confirmed nor
+        cleared.
 
     Returns
     -------
     Screening
     """
-    seen = [
-        {
-            (f.node, f.gpu, m)
-            for f in told.findings
-            if f.verdict != "INCONCLUSIVE"
-            for m in f.metrics
-        }
+    fell = [
+        {(f.node, m) for f in told.findings if f.verdict in ("WARN", "FAIL") for m in f.metrics}
         for told in again
     ]
+    units = [
+        {(f.node, f.gpu, m) for f in told.findings if f.verdict in ("WARN", "FAIL")
+         for m in f.metrics}
+        for told in again
+    ]  # fmt: skip
     findings = []
     for f in first.findings:
-        if f.verdict == "INCONCLUSIVE" or all(
-            any((f.node, f.gpu, m) in run for m in f.metrics) for run in seen
-        ):
+        if f.verdict not in ("WARN", "FAIL") or f.level not in ("gpu", "node"):
             findings.append(f)
             continue
-        fell = sum(any((f.node, f.gpu, m) in run for m in f.metrics) for run in seen)
-        findings.append(_flaky(f, fell, len(seen)))
+        missing = sum(not _was_measured(f, done) for done in measured)
+        seen = sum(
+            any(
+                (f.node, m) in nodes if f.gpu is None
+                else (f.node, f.gpu, m) in found or (f.node, None, m) in found
+                for m in f.metrics
+            )
+            for nodes, found in zip(fell, units, strict=True)
+        )  # fmt: skip
+        if missing:
+            note = f"{f.evidence}; {missing} of {len(again)} re-runs have no result of it"
+            findings.append(f.model_copy(update={"verdict": "INCONCLUSIVE", "evidence": note}))
+        elif seen == len(again):
+            findings.append(f)
+        else:
+            note = f"{f.evidence}; fell again in {seen} of {len(again)} re-runs"
+            findings.append(f.model_copy(update={"verdict": "FLAKY", "evidence": note}))
     verdicts = [f.verdict for f in findings]
     return first.model_copy(
         update={
             "findings": tuple(findings),
             "fail": verdicts.count("FAIL"),
             "warn": verdicts.count("WARN"),
+            "inconclusive": verdicts.count("INCONCLUSIVE"),
         }
     )
 
 
-def _flaky(f: Finding, fell: int, runs: int) -> Finding:
-    note = f"{f.evidence}; fell again in {fell} of {runs} re-runs"
-    return f.model_copy(update={"verdict": "FLAKY", "evidence": note})
+def _was_measured(f: Finding, done: Collection[tuple[str, int | None, str]]) -> bool:
+    """Whether a re-run has a result of the unit in one of the metrics that fell."""
+    if f.gpu is not None:
+        return any((f.node, f.gpu, m) in done for m in f.metrics)
+    return any(node == f.node and metric in f.metrics for node, _, metric in done)
 
 
 def replace_rows(table: FleetTable, again: FleetTable) -> FleetTable:

@@ -6,14 +6,15 @@ handful. A unit stays blamed if it fell every time.
 
 from dataclasses import replace
 
-from groundspeed.fleet.confirm import confirm, control, replace_rows, suspects
-from groundspeed.fleet.engines.engine import Engine, Tell
+from groundspeed.fleet.confirm import confirm, control, measured_units, replace_rows, suspects
+from groundspeed.fleet.engines.engine import Engine, Event, Tell
 from groundspeed.fleet.findings import Screening
 from groundspeed.fleet.run import Asked, run_fleet
 from groundspeed.fleet.screen import screen
 from groundspeed.fleet.store import AGAIN, Store, newest_run
 from groundspeed.fleet.table import clean_fleet
 from groundspeed.fleet.worker import Work
+from groundspeed.profiles.errors import InputError
 
 RERUNS = 2
 
@@ -43,11 +44,17 @@ def confirm_run(engine: Engine, work: Work, tell: Tell) -> Screening:
         return told
     best = control(first, told)
     nodes += [best[0]] if best is not None else []
-    wanted = tuple(dict.fromkeys(nodes))
-    again = []
+    there = engine.nodes()
+    wanted = tuple(n for n in dict.fromkeys(nodes) if n in there)
+    for away in sorted(set(nodes) - set(wanted)):
+        tell(Event(away, "lost", "it cannot be measured now"))
+    if not wanted:
+        raise InputError("none of the suspects can be measured now", where=", ".join(nodes))
+    again, measured = [], []
     for turn in range(1, RERUNS + 1):
         named = replace(work, run=f"{run}{AGAIN}{turn}", level=level)
         run_fleet(engine, Asked(named, wanted), tell)
         rows = clean_fleet(store.rows((named.run,)), store.url)
         again.append(screen(replace_rows(first, rows)))
-    return confirm(told, again)
+        measured.append(measured_units(rows))
+    return confirm(told, again, measured)

@@ -59,9 +59,11 @@ class Health(Record):
         if self.why:
             return self.why
         if not bad:
-            judged = sum(r.state is not None for r in self.rows)
+            fine = sum(r.state == "OK" for r in self.rows)
+            rest = sum(r.state == "UNKNOWN" for r in self.rows)
             gpus = len({r.gpu for r in self.rows if r.gpu is not None})
-            return f"{gpus} devices, {judged} results as usual ({self.against})"
+            more = f", {rest} with nothing to compare with" if rest else ""
+            return f"{gpus} devices, {fine} results as usual{more} ({self.against})"
         worst = max(bad, key=lambda r: (r.loss_fraction or 0.0, r.metric))
         unit = f"gpu {worst.gpu} " if worst.gpu is not None else ""
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -117,12 +119,14 @@ def judge_node(
             state="UNKNOWN",
             note=note,
         )
-        facts = facts_of(judged.metric)
+        facts = facts_of(judged.metric, unit=judged.unit)
         if facts.kind == "telemetry":
             judged = judged.model_copy(update={"state": None})
         elif judged.value is not None:
             judged = _judged(judged, facts, str(klass), baseline, reference)
         found.append(judged)
+    if (missing := _devices_missing(found, baseline)) is not None:
+        found.append(missing)
     states = [r.state for r in found if r.state is not None]
     known = [s for s in states if s != "UNKNOWN"]
     failed = any(r.value is None for r in found)
@@ -137,6 +141,18 @@ def judge_node(
     return Health(
         node=node, date_utc=_now(), state=state, against=against, rows=tuple(found), why=why
     )
+
+
+def _devices_missing(rows: list[Judged], baseline: Baseline | None) -> Judged | None:
+    """Fewer GPUs than nodes of this fleet have: one has fallen off the bus."""
+    usual = baseline.gpus_per_node if baseline is not None else None
+    here = len({r.gpu for r in rows if r.gpu is not None})
+    if usual is None or here >= usual:
+        return None
+    return Judged(
+        gpu=None, metric="gpus", unit="", value=float(here), expected=float(usual),
+        loss_fraction=1.0 - here / usual, state="FAIL", note=f"{here} of {usual} GPUs",
+    )  # fmt: skip
 
 
 def _judged(

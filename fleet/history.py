@@ -2,8 +2,9 @@ r"""A unit against its own past: strikes, drift, and the day it changed.
 
 A GPU that lost 2 % since spring is still within its class and will never be an outlier; against its
 own past it stands out, because a GPU repeats itself far better (0.15 %) than it resembles others
-(0.8 %). Each run is taken relative to the median of its class, so that a new driver is nobody's
-fault; the class's own median is followed too.
+(0.8 %). What a run does to all units of a class alike (the median of their changes) is taken out of
+each and followed as the class's own. That needs nodes enough: a check that a node makes of itself
+is compared with its past as it stands. Another driver is another class, and begins a new past.
 
 A change point of n runs is the split with the largest
 
@@ -40,6 +41,8 @@ PRIOR_RUNS = 4.0
 """Runs that the usual spread counts as, against a unit's own."""
 
 FEWEST_RUNS = 3
+FEWEST_NODES = 3
+"""Measured in one run, for what they have in common to be the run's."""
 FOLLOWED = ("run", "date_utc", "node", "gpu", "metric", "value")
 
 
@@ -111,12 +114,13 @@ def read_history(
         good = rows[rows["value"].notna()].astype({"node": str, "metric": str, "klass": str})
         frames.append(good.assign(run=position, date=date))
     long = pd.concat(frames, ignore_index=True)
+    units = {m: u for _, _, table in ordered for m, u in table.units.items()}
     return History(
         runs=len(ordered),
         first_utc=ordered[0][1],
         last_utc=ordered[-1][1],
         strikes=_strikes(pd.concat(flags, ignore_index=True), long),
-        changes=_changes(long, lower_is_better),
+        changes=_changes(long, units, lower_is_better),
     )
 
 
@@ -140,34 +144,39 @@ def _strikes(flags: pd.DataFrame, long: pd.DataFrame) -> tuple[Strikes, ...]:
     return tuple(sorted(found, key=lambda s: (-s.strikes, s.node, s.gpu or -1)))
 
 
-def _changes(long: pd.DataFrame, lower_is_better: Collection[str]) -> tuple[Change, ...]:
+def _changes(
+    long: pd.DataFrame, units: dict[str, str], lower_is_better: Collection[str]
+) -> tuple[Change, ...]:
     found: list[Change] = []
     for name, part in long.groupby("metric", sort=True):
         metric = str(name)
-        facts = facts_of(metric, lower_is_better)
+        facts = facts_of(metric, lower_is_better, units.get(metric, ""))
         if facts.kind == "telemetry":
             continue
         sign = 1.0 if facts.higher_is_better else -1.0
-        middle = part.groupby(["klass", "run"])["value"].transform("median")
-        mine = part.assign(
-            klass_value=middle, r=sign * np.log(part["value"] / middle), unit_value=part["value"]
-        )
+        log = part["value"].map(np.log) * sign
+        own = log.groupby([part["node"], part["gpu"], part["klass"]]).transform("median")
+        runs_of = [part["klass"], part["run"]]
+        whole = part["node"].groupby(runs_of).transform("nunique") >= FEWEST_NODES
+        effect = (log - own).groupby(runs_of).transform("median").where(whole, 0.0)
+        mine = part.assign(effect=effect, whole=whole, r=log - effect, unit_value=part["value"])
         least = SHARE_OF_FLOOR * facts.warn_loss
-        units = mine.sort_values(["node", "gpu", "run"])
-        steps = units["r"].where(units.duplicated(["node", "gpu"])) - units["r"].shift()
+        series_of = mine.sort_values(["node", "gpu", "klass", "run"])
+        again = series_of.duplicated(["node", "gpu", "klass"])
+        steps = series_of["r"].where(again) - series_of["r"].shift()
         spread = _run_to_run(steps.dropna().to_numpy())
         level_of = {True: "node", False: "gpu"}
-        for _, series in units.groupby(["node", "gpu"], sort=True):
+        for _, series in series_of.groupby(["node", "gpu", "klass"], sort=True):
             node, gpu = _unit(series)
-            whole = gpu == NODE_LEVEL
+            at_node = gpu == NODE_LEVEL
             told = _split(series, _own_spread(series, spread), least)
             if told is not None:
-                found.append(_change(node, gpu, metric, level_of[whole], series, told))
+                found.append(_change(node, gpu, metric, level_of[at_node], series, told))
         # A class's own median, among runs of the same class (driver and benchmark are part of it).
-        classes = mine.drop_duplicates(["klass", "run"]).sort_values(["klass", "run"])
-        classes = classes.assign(
-            unit_value=classes["klass_value"], r=sign * np.log(classes["klass_value"])
-        )
+        classes = mine[mine["whole"]].sort_values(["klass", "run"])
+        middle = classes.groupby(["klass", "run"])["value"].transform("median")
+        classes = classes.assign(unit_value=middle, r=classes["effect"])
+        classes = classes.drop_duplicates(["klass", "run"])
         for klass, series in classes.groupby("klass", sort=True):
             told = _split(series, max(spread, facts.spread), least)
             if told is not None:

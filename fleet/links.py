@@ -104,14 +104,17 @@ def judge_pairs(pairs: Pairs) -> tuple[LinkFinding, ...]:
     Parameters
     ----------
     pairs : Pairs
-        Bandwidths that are not positive are failed tests and tell nothing.
+        A bandwidth that is not positive is a pair without a result: all of it is lost, and the
+        evidence says so.
     """
+    whole = pd.DataFrame({"a": pairs.first, "b": pairs.second, "bandwidth": pairs.bandwidth})
+    whole = whole.astype({"a": str, "b": str})
     good = np.isfinite(pairs.bandwidth) & (pairs.bandwidth > 0)
-    frame = pd.DataFrame({"a": pairs.first, "b": pairs.second, "bandwidth": pairs.bandwidth})
-    frame = frame.loc[good].astype({"a": str, "b": str}).reset_index(drop=True)
-    if len(frame) < FEWEST_PAIRS:
+    measured = whole.loc[good].reset_index(drop=True)
+    if len(measured) < FEWEST_PAIRS:
         return ()
-    frame["loss"] = 1.0 - np.exp(np.log(frame["bandwidth"]) - _expected_log(frame))
+    measured["loss"] = 1.0 - np.exp(np.log(measured["bandwidth"]) - _expected_log(measured))
+    frame = pd.concat([measured, whole.loc[~good].assign(loss=1.0)], ignore_index=True)
     frame["slow"] = frame["loss"] >= SLOW
     found = _blame_nodes(frame)
     bad = {name for f in found for name in f.nodes}
@@ -164,6 +167,9 @@ def _blame_nodes(frame: pd.DataFrame) -> list[LinkFinding]:
 
 
 def _finding(level: str, nodes: tuple[str, ...], mine: pd.DataFrame, evidence: str) -> LinkFinding:
+    failed = int((mine["loss"] >= 1.0).sum())
+    if failed:
+        evidence += f"; {failed} without a result"
     return LinkFinding(
         level=level,
         nodes=nodes,
@@ -221,7 +227,7 @@ def read_pairs(paths: Sequence[Path]) -> dict[str, Pairs]:
     frames = []
     for path in paths:
         try:
-            frame = pd.read_csv(path)
+            frame = pd.read_csv(path, dtype={"node": "string", "partner": "string"})
         except (OSError, ValueError, pd.errors.ParserError) as error:
             reason = str(error).split("\n")[0][:160]
             raise InputError(f"cannot be read as a table ({reason})", where=str(path)) from error

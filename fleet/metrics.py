@@ -46,15 +46,36 @@ RULES: tuple[tuple[str, MetricFacts], ...] = (
     (r"matmul|gemm|flops|tflops|tensor", MetricFacts("tensor", True, 0.024, 0.05, 0.0085)),
     (r"hbm|memory|stream|copy|triad|read|write|bandwidth",
      MetricFacts("memory", True, 0.02, 0.05, 0.003)),
+    (r"tokens_per_s|samples_per_s|requests_per_s|throughput",
+     MetricFacts("model", True, 0.04, 0.08, 0.01)),
     (r"ttft|tpot|latency|time|_ms$|_us$|_s$", MetricFacts("model", False, 0.04, 0.08, 0.01)),
-    (r"tokens_per_s|throughput|samples", MetricFacts("model", True, 0.04, 0.08, 0.01)),
 )  # fmt: skip
 """First match decides."""
 
 UNKNOWN = MetricFacts("other", True, 0.05, 0.10, 0.02)
 
 
-def facts_of(metric: str, lower_is_better: Collection[str] = ()) -> MetricFacts:
+TIME_UNITS = ("s", "ms", "us", "µs", "ns", "seconds", "milliseconds", "microseconds")
+RATE_NAME = re.compile(r"per_s(ec(ond)?)?$|/s$|throughput")
+TIME_NAME = re.compile(r"(^|_)(time|latency|duration|ttft|tpot|itl)(_|$)|_(s|ms|us|ns)$")
+
+
+def is_time(metric: str, unit: str = "") -> bool | None:
+    """Whether less is better: the unit decides, then the name; None where neither says.
+
+    >>> is_time("gemm_time_ms"), is_time("tokens_per_s"), is_time("nccl", "us"), is_time("thing")
+    (True, False, True, None)
+    """
+    if unit.strip().lower() in TIME_UNITS:
+        return True
+    if unit.strip().lower().endswith("/s") or "flop" in unit.lower():
+        return False
+    if RATE_NAME.search(metric.lower()):
+        return False
+    return True if TIME_NAME.search(metric.lower()) else None
+
+
+def facts_of(metric: str, lower_is_better: Collection[str] = (), unit: str = "") -> MetricFacts:
     """How a metric is judged.
 
     Parameters
@@ -62,9 +83,14 @@ def facts_of(metric: str, lower_is_better: Collection[str] = ()) -> MetricFacts:
     metric : str
     lower_is_better : collection of str
         Names for which that is said, whatever they look like.
+    unit : str
+        Of its values: seconds are better when fewer, whatever the name.
     """
     name = metric.lower()
     found = next((facts for pattern, facts in RULES if re.search(pattern, name)), UNKNOWN)
+    less = is_time(metric, unit)
+    if less is not None and found.kind != "telemetry":
+        found = replace(found, higher_is_better=not less)
     if metric in lower_is_better:
         return replace(found, higher_is_better=False)
     return found

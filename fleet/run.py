@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from groundspeed.fleet.engines.engine import Engine, Event, Tell
-from groundspeed.fleet.store import RunRecord, Store, check_run_name
+from groundspeed.fleet.store import AGAIN, RunRecord, Store, check_run_name
 from groundspeed.fleet.worker import Work
 from groundspeed.profiles.errors import InputError, did_you_mean
 
@@ -74,7 +74,8 @@ def find_run(store: Store, engine: Engine, asked: Asked) -> RunRecord:
     nodes = chosen_nodes(engine, asked.nodes)
     name = asked.work.run
     for known in reversed(store.runs()):
-        same = known.run == name if name else not known.finished and not asked.new
+        open_run = not known.finished and not asked.new and AGAIN not in known.run
+        same = known.run == name if name else open_run
         if not same or known.level != asked.work.level:
             if known.run == name:
                 raise InputError(

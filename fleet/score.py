@@ -83,7 +83,7 @@ def score(
     groups = rows.groupby(["klass", "metric"], observed=True, sort=True).indices
     for key, where in groups.items():
         metric = str(key[1]) if isinstance(key, tuple) else str(key)
-        facts = facts_of(metric, lower_is_better)
+        facts = facts_of(metric, lower_is_better, table.units.get(metric, ""))
         if facts.kind == "telemetry":
             continue
         index = np.asarray(where)

@@ -61,6 +61,7 @@ def screen(
     findings = _join_links(findings)
     findings += _missing(table, rows)
     findings += _without_class(table, scores)
+    findings += [_absent(node, why) for node, why in sorted(table.absent.items())]
     findings.sort(key=lambda f: (ORDER[f.verdict], -(f.loss_fraction or 0.0), f.node, f.gpu or -1))
     gpus = rows.loc[rows["gpu"] != NODE_LEVEL, ["node", "gpu"]].drop_duplicates()
     verdicts = [f.verdict for f in findings]
@@ -124,14 +125,16 @@ def _telemetry(table: FleetTable) -> Telemetry:
     rows = table.rows
     names = [str(m) for m in rows["metric"].cat.categories if facts_of(str(m)).kind == "telemetry"]
     of_unit: dict[tuple[str, int], dict[str, float]] = {}
-    usual: dict[str, float] = {}
+    usual: dict[tuple[str, int], dict[str, float]] = {}
     for name in names:
         part = rows[(rows["metric"] == name) & rows["value"].notna()]
-        values = part["value"].to_numpy()
-        if values.size:
-            usual[name] = float(np.median(values))
-        for node, gpu, value in zip(part["node"], part["gpu"], values, strict=True):
-            of_unit.setdefault((str(node), int(gpu)), {})[name] = float(value)
+        middle = part.groupby("klass", observed=True)["value"].transform("median")
+        for node, gpu, value, median in zip(
+            part["node"], part["gpu"], part["value"], middle, strict=True
+        ):
+            key = str(node), int(gpu)
+            of_unit.setdefault(key, {})[name] = float(value)
+            usual.setdefault(key, {})[name] = float(median)
     return Telemetry(of_unit, usual)
 
 
@@ -169,7 +172,8 @@ def _missing(table: FleetTable, rows: pd.DataFrame) -> list[Finding]:
     results = have.to_numpy()
     names = [str(m) for m in have.columns]
     usual = np.array([np.bincount(column).argmax() for column in results.T])
-    short_of = np.maximum(usual[None, :] - results, 0)
+    failed = (counts.size() - counts.sum()).unstack(fill_value=0).to_numpy()
+    short_of = np.maximum(np.maximum(usual[None, :] - results, 0), failed)
     found = []
     for row in np.flatnonzero(short_of.any(axis=1)):
         node = str(have.index[int(row)])
@@ -198,6 +202,14 @@ def _missing(table: FleetTable, rows: pd.DataFrame) -> list[Finding]:
             )
         )
     return found
+
+
+def _absent(node: str, why: str) -> Finding:
+    return Finding(
+        node=node, gpu=None, metric="all", metrics=("all",), verdict="INCONCLUSIVE", value=None,
+        expected=None, loss_fraction=None, z=None, level="node", cause="missing",
+        evidence=f"no result at all: {why}",
+    )  # fmt: skip
 
 
 def _without_class(table: FleetTable, scores: Scores) -> list[Finding]:

@@ -1,9 +1,10 @@
 """What a fleet can be read from: a table, a folder of profiles, or a store of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from groundspeed.fleet.confirm import confirm, replace_rows
+from groundspeed.fleet.confirm import confirm, measured_units, replace_rows
 from groundspeed.fleet.findings import Screening
 from groundspeed.fleet.screen import screen
 from groundspeed.fleet.table import FleetTable, clean_fleet, read_fleet
@@ -49,7 +50,15 @@ def open_fleet(sources: Sequence[str], run: str = "") -> FleetTable:
         known = [r.run for r in store.runs()]
         remedy = "no node has finished yet" if named in known else did_you_mean(named, known)
         raise InputError(f"run '{named}' has no results", where=store.url, remedy=remedy)
-    return clean_fleet(rows, store.url)
+    table = clean_fleet(rows, store.url)
+    done = set(rows["node"])
+    for record in store.runs():
+        if record.run == named:
+            away = {
+                n: record.lost.get(n, "not measured yet") for n in record.nodes if n not in done
+            }
+            return replace(table, absent=away)
+    return table
 
 
 def open_reruns(source: str, run: str = "") -> list[FleetTable]:
@@ -64,6 +73,17 @@ def open_reruns(source: str, run: str = "") -> list[FleetTable]:
     return [clean_fleet(store.rows((name,)), store.url) for name in again]
 
 
-def screen_again(first: FleetTable, told: Screening, reruns: Sequence[FleetTable]) -> Screening:
+def screen_again(
+    first: FleetTable,
+    told: Screening,
+    reruns: Sequence[FleetTable],
+    *,
+    lower_is_better: Collection[str] = (),
+    reference: Mapping[str, float] | None = None,
+) -> Screening:
     """What stays of a screening after re-runs of its suspects; the rest is FLAKY."""
-    return confirm(told, [screen(replace_rows(first, again)) for again in reruns])
+    again = [
+        screen(replace_rows(first, table), lower_is_better=lower_is_better, reference=reference)
+        for table in reruns
+    ]
+    return confirm(told, again, [measured_units(table) for table in reruns])

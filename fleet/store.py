@@ -10,6 +10,7 @@ measured stays. Parquet is read with DuckDB, straight from where it lies.
 """
 
 import contextlib
+import glob
 import re
 import tempfile
 import threading
@@ -190,7 +191,8 @@ class Store:
     def nodes_done(self, run: str) -> list[str]:
         """Nodes whose numbers are there."""
         found = self.names("rows", run)
-        return [urllib.parse.unquote(n.removesuffix(".parquet")) for n in found]
+        return [urllib.parse.unquote(n.removesuffix(".parquet")) for n in found
+                if n.endswith(".parquet")]  # fmt: skip
 
     def write_run(self, record: RunRecord) -> None:
         """Write down what a run is."""
@@ -225,23 +227,30 @@ class Store:
         """
         import duckdb
 
-        if not self._fs.glob(self._path("rows", "*", "*.parquet")):
+        if not self._fs.glob(self._rows_pattern()):
             raise InputError("no node has finished yet", where=self.url)
         with duckdb.connect() as connection:
             source = self._source(connection)
-            connection.execute(
-                "CREATE VIEW measurements AS SELECT * FROM "
-                f"read_parquet('{source}', union_by_name = true)"
-            )
             try:
-                found: pd.DataFrame = connection.sql(sql).df()
+                connection.execute(
+                    "CREATE VIEW measurements AS SELECT * FROM "
+                    f"read_parquet('{source}', union_by_name = true)"
+                )
+                answer = connection.sql(sql) if sql.strip() else None
+                if answer is None:
+                    raise InputError("that asks for nothing", where="--sql", remedy="SELECT ...")
+                found: pd.DataFrame = answer.df()
                 return found
             except duckdb.Error as error:
                 reason = str(error).split("\n")[0]
                 raise InputError(f"cannot be asked that ({reason})", where=self.url) from error
 
+    def _rows_pattern(self) -> str:
+        """Every file of rows; brackets in the store's own name are no pattern."""
+        return f"{glob.escape(self._root)}/rows/*/*.parquet"
+
     def _source(self, connection: "duckdb.DuckDBPyConnection") -> str:
-        pattern = self._path("rows", "*", "*.parquet").replace("'", "''")
+        pattern = self._rows_pattern().replace("'", "''")
         if self.is_folder:
             return pattern
         connection.register_filesystem(self._fs)

@@ -40,6 +40,8 @@ class FleetTable:
     """Of each metric."""
     excluded: tuple[str, ...]
     """What was left out, with counts."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Nodes that were to be measured and have no result, and why."""
     notes: Mapping[tuple[str, int, str], str] = field(default_factory=dict)
     """What was written beside a measurement, by node, GPU and metric."""
 
@@ -149,12 +151,11 @@ def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:
     with np.errstate(invalid="ignore"):
         physical = (array > LEAST) & (array < MOST)
     array[~physical] = np.nan
-    gpu = pd.to_numeric(frame["gpu"], errors="coerce") if "gpu" in frame else None
-    slots = (
-        np.full(len(frame), NODE_LEVEL)
-        if gpu is None
-        else gpu.fillna(NODE_LEVEL).to_numpy(dtype=np.int64)
-    )
+    slots, strange = _slots(frame)
+    if strange.any():
+        example = str(frame["gpu"][strange].iloc[0])[:30]
+        excluded.append(f"{int(strange.sum())} rows whose gpu is no number of one ('{example}')")
+        frame, array, slots = frame[~strange], array[~strange], slots[~strange]
     clean = pd.DataFrame(
         {
             "node": frame["node"].astype("category"),
@@ -178,7 +179,31 @@ def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:
         grouped = clean.groupby(keys, observed=True, sort=False)
         first = grouped[["rack", "klass"]].first()
         clean = first.assign(value=grouped["value"].median()).reset_index()
-    return FleetTable(clean.reset_index(drop=True), units, tuple(excluded), notes)
+    return FleetTable(clean.reset_index(drop=True), units, tuple(excluded), notes=notes)
+
+
+GPU_NUMBER = r"^\s*(?:[A-Za-z_]+[ :_-]?)?(\d{1,6})(?:\.0*)?\s*$"
+"""``5``, ``5.0``, ``gpu5``, ``cuda:5``; a UUID or 3.5 is no number of a GPU."""
+
+
+def _slots(frame: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Number of each row's GPU (-1 for the node), and which rows say something else."""
+    if "gpu" not in frame:
+        return np.full(len(frame), NODE_LEVEL), np.zeros(len(frame), dtype=np.bool_)
+    gpu = frame["gpu"]
+    if pd.api.types.is_numeric_dtype(gpu):
+        number = gpu.to_numpy(dtype=np.float64, na_value=np.nan)
+        empty = np.isnan(number)
+    else:
+        text = gpu.astype("string")
+        empty = (text.isna() | text.str.strip().eq("")).to_numpy(dtype=np.bool_)
+        number = pd.to_numeric(text.str.extract(GPU_NUMBER)[0], errors="coerce").to_numpy(
+            dtype=np.float64, na_value=np.nan
+        )
+    with np.errstate(invalid="ignore"):
+        whole = np.isfinite(number) & (number >= 0) & (number == np.floor(number))
+    slots = np.where(whole, np.where(whole, number, 0.0), NODE_LEVEL).astype(np.int64)
+    return slots, ~whole & ~empty
 
 
 def _notes(frame: pd.DataFrame, slots: NDArray[np.int64]) -> dict[tuple[str, int, str], str]:

@@ -124,6 +124,8 @@ def check_rows(
         If no device could be checked.
     """
     devices = _devices(work.device)
+    for device in devices:
+        _index(device)
     journals = [folder / f"{file_name(d)}.jsonl" for d in devices]
     extra = ["--allow-busy"] if work.allow_busy else []
     commands = [
@@ -135,7 +137,7 @@ def check_rows(
     records: list[dict[str, object]] = []
     whys = []
     for device, answer in zip(devices, answers, strict=True):
-        index = int(device.partition(":")[2] or 0)
+        index = _index(device)
         document = answer.document
         if document is None:
             whys.append(f"{device}: {answer.why}")
@@ -157,6 +159,14 @@ def check_rows(
     if len(whys) == len(devices):
         raise InputError(f"nothing could be measured ({'; '.join(whys)})", where=node)
     return _frame(records, work.run, node, date)
+
+
+def _index(device: str) -> int:
+    """Number of a device: 3 of ``cuda:3``."""
+    number = device.partition(":")[2] or "0"
+    if not number.isdigit():
+        raise InputError(f"'{device}' is no device", where="--device", remedy="cpu, cuda:0,cuda:1")
+    return int(number)
 
 
 def _calibrated(work: Work, node: str, folder: Path, store: "Store") -> pd.DataFrame:

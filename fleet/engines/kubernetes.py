@@ -15,13 +15,15 @@ import yaml
 
 from groundspeed.fleet.engines.engine import Event, Tell
 from groundspeed.fleet.store import Store
-from groundspeed.fleet.worker import Work
+from groundspeed.fleet.worker import DEVICE_TIMEOUT_S, Work
 from groundspeed.profiles.errors import InputError
 
 LABEL = "groundspeed-run"
 HOSTNAME = "kubernetes.io/hostname"
 MOUNT = "/groundspeed"
 POLL_S = 2.0
+PLACEMENT_S = 900.0
+"""How long a pod may wait for its node, and pull its image."""
 GPU_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
 
 
@@ -76,6 +78,8 @@ def job_manifest(work: Work, nodes: Sequence[str], count: int, pod: PodOptions) 
             "parallelism": count,
             "backoffLimitPerIndex": 1,
             "maxFailedIndexes": count,
+            # A pod that finds no place must end too.
+            "activeDeadlineSeconds": int(PLACEMENT_S + 2.0 * DEVICE_TIMEOUT_S[work.level]),
             "ttlSecondsAfterFinished": 24 * 3600,
             "template": template,
         },
@@ -131,13 +135,17 @@ METRICS_PORT = 9418
 
 def job_name(run: str) -> str:
     """A run's name as Kubernetes allows it: small letters, digits and dashes."""
-    return "groundspeed-" + "".join(c if c.isalnum() else "-" for c in run.lower()).strip("-")[:40]
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in run.lower())
+    return "groundspeed-" + plain[:40].strip("-")
 
 
 def _one_of(nodes: Sequence[str]) -> dict[str, Any]:
-    names = {"key": HOSTNAME, "operator": "In", "values": list(nodes)}
-    term = {"nodeSelectorTerms": [{"matchExpressions": [names]}]}
-    return {"requiredDuringSchedulingIgnoredDuringExecution": term}
+    # By their own names: the label of the host name may say something else.
+    terms = [
+        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+        for node in nodes
+    ]
+    return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
 
 
 def _metadata(name: str, labels: dict[str, str], pod: PodOptions) -> dict[str, Any]:
@@ -206,16 +214,18 @@ class KubernetesEngine:
         for item in found["items"]:
             conditions = {c["type"]: c["status"] for c in item["status"].get("conditions", [])}
             if conditions.get("Ready") == "True" and not item["spec"].get("unschedulable"):
-                names.append(
-                    str(item["metadata"]["labels"].get(HOSTNAME, item["metadata"]["name"]))
-                )
+                names.append(str(item["metadata"]["name"]))
         return tuple(names)
 
     def run(self, work: Work, nodes: Sequence[str], tell: Tell) -> None:
         """Apply the job and follow the store until every node is there or its pod has failed."""
+        if not nodes:
+            return
         manifest = job_manifest(work, nodes, len(nodes), self.pod)
-        _kubectl("apply", "--filename=-", stdin=json.dumps(manifest))
         where = [f"--namespace={self.pod.namespace}"] if self.pod.namespace else []
+        # A job cannot be changed, and the one of a run that is continued has other nodes.
+        _kubectl("delete", "job", job_name(work.run), "--ignore-not-found", *where)
+        _kubectl("apply", "--filename=-", stdin=json.dumps(manifest))
         store, waiting = Store(work.store), set(nodes)
         while waiting:
             told = json.loads(_kubectl("get", "job", job_name(work.run), "--output=json", *where))

@@ -102,4 +102,15 @@ def main() -> None:
 
 def _fail(message: str) -> None:
     print(f"groundspeed: {one_line(message)}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(bad_input_code(sys.argv[1:]))
+
+
+def bad_input_code(arguments: list[str]) -> int:
+    """2, but where 2 means that a GPU has failed: Nagios' 3, and nothing at all in a prolog.
+
+    >>> bad_input_code(["estimate"]), bad_input_code(["fleet", "healthcheck", "--prolog"])
+    (2, 0)
+    """
+    if arguments[:2] == ["fleet", "healthcheck"]:
+        return 0 if "--prolog" in arguments else 3
+    return 3 if arguments[:2] == ["fleet", "screen"] else 2

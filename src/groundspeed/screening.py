@@ -62,8 +62,8 @@ def ask(question: Question) -> "tuple[FleetTable, Screening]":
     from groundspeed.fleet.screen import screen
     from groundspeed.fleet.sources import open_fleet, open_reruns, screen_again
 
-    reached = _reference(question)
     table = open_fleet(question.sources, question.run)
+    reached = reference_of(question, table)
     told = screen(table, lower_is_better=question.lower_is_better, reference=reached)
     reruns = [open_fleet([path]) for path in question.again]
     if question.confirm and not reruns:
@@ -75,7 +75,9 @@ def ask(question: Question) -> "tuple[FleetTable, Screening]":
                 remedy=_how_to_confirm(table, told),
             )
     if reruns:
-        told = screen_again(table, told, reruns)
+        told = screen_again(
+            table, told, reruns, lower_is_better=question.lower_is_better, reference=reached
+        )
     if question.served is not None:
         told = with_costs(told, question.served, question.profile_dir)
     return table, told
@@ -99,20 +101,22 @@ def ask_table(frame: "pd.DataFrame", question: Question) -> "Screening":
             where="the table",
             remedy="a fleet table has node,gpu,metric,value,unit",
         )
+    table = clean_fleet(frame, "the table")
     told = screen(
-        clean_fleet(frame, "the table"),
+        table,
         lower_is_better=question.lower_is_better,
-        reference=_reference(question),
+        reference=reference_of(question, table),
     )
     if question.served is not None:
         told = with_costs(told, question.served, question.profile_dir)
     return told
 
 
-def _reference(question: Question) -> dict[str, float]:
+def reference_of(question: Question, table: "FleetTable") -> dict[str, float]:
+    """What the named reference reaches, in the units of a table; nothing if none is named."""
     if question.reference is None:
         return {}
-    from groundspeed.fleet.baseline import reference_rates
+    from groundspeed.fleet.baseline import in_units_of, reference_rates
 
     found = find_hardware(question.reference, profile_dir=question.profile_dir)
     if found.profile is None:
@@ -121,7 +125,7 @@ def _reference(question: Question) -> dict[str, float]:
             where="--reference",
             remedy="give a profile that was measured",
         )
-    return reference_rates(found.profile)
+    return in_units_of(reference_rates(found.profile), table.units)
 
 
 def with_costs(told: "Screening", served: Served, profile_dir: Path | None = None) -> "Screening":

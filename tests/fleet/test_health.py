@@ -54,6 +54,7 @@ def test_a_node_finds_by_itself_what_a_screening_finds(baseline: Baseline) -> No
 
 def test_limits_are_where_the_verdict_turns(baseline: Baseline) -> None:
     row = node_rows(()).iloc[[0]]
+    baseline = baseline.model_copy(update={"gpus_per_node": None})
     (told,) = judge_node(row, "n00002", baseline=baseline).rows
     assert told.warn_at is not None and told.fail_at is not None
     assert told.fail_at < told.warn_at < (told.expected or 0)
@@ -81,6 +82,21 @@ def test_what_cannot_be_judged_is_unknown(baseline: Baseline) -> None:
         ), "n00002", baseline=baseline
     )  # fmt: skip
     assert sick.state == "FAIL"
+
+
+def test_a_gpu_that_is_gone_is_a_failure(baseline: Baseline) -> None:
+    rows = node_rows(())
+    told = judge_node(rows[rows["gpu"] != 6], "n00002", baseline=baseline)
+    assert told.state == "FAIL"
+    assert "gpus" in told.summary
+
+
+def test_what_has_no_median_is_not_as_usual(baseline: Baseline) -> None:
+    rows = node_rows(())
+    some = baseline.model_copy(update={"usual": baseline.usual[:1]})
+    told = judge_node(rows, "n00002", baseline=some)
+    assert told.state == "OK"
+    assert "8 results as usual, 16 with nothing to compare with" in told.summary
 
 
 def test_a_profile_sets_a_floor_only() -> None:
@@ -242,6 +258,11 @@ def test_a_check_that_goes_on_and_answers_prometheus(measured: tuple[Path, Healt
 
 
 def test_a_prolog_does_not_drain() -> None:
+    for wrong, code in (("--devise", 3), ("--prolog --devise", 0)):
+        ran = groundspeed("fleet", "healthcheck", *wrong.split())
+        assert (ran.code, ran.err.count("\n")) == (code, 1)
+    ran = groundspeed("fleet", "healthcheck", "--device", "cuda:x")
+    assert (ran.code, "is no device" in ran.out) == (3, True)
     ran = groundspeed("fleet", "healthcheck", "--prolog", "--drain")
     assert ran.code == 3
     assert ran.err.count("\n") == 1

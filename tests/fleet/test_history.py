@@ -66,6 +66,29 @@ def test_a_class_that_fell_is_one_change() -> None:
     assert all(c.since_utc == "2026-09-01T00:00:00Z" for c in told.changes)
 
 
+def alone(
+    runs: list[tuple[str, str, FleetTable]], after: int, loss: float
+) -> list[tuple[str, str, FleetTable]]:
+    """From a day on, every node checks itself; one of them is slower as a whole."""
+    found = list(runs[:after])
+    for name, date, t in runs[after:]:
+        for node in t.rows["node"].cat.categories:
+            mine = t.rows[t.rows["node"] == node]
+            factor = 1.0 - loss if node == "n00003" else 1.0
+            rows = mine.assign(value=mine["value"] * factor)
+            found.append((f"{name}-{node}", date, FleetTable(rows, t.units, ())))
+    return found
+
+
+def test_checks_of_single_nodes_count_as_their_own_past() -> None:
+    """A node that is slower as a whole has no class in a check of itself; nobody else changed."""
+    quiet = read_history(alone(past(41), 6, 0.0))
+    assert quiet.changes == ()
+    told = read_history(alone(past(41), 6, 0.1))
+    assert {c.node for c in told.changes} == {"n00003"}
+    assert len({c.gpu for c in told.changes}) == 8
+
+
 def test_strikes_are_counted() -> None:
     told = read_history(past(35, since=9, faults=(Fault(6, 3, 0.15),)))
     worst = told.strikes[0]

@@ -129,6 +129,15 @@ def test_two_tests_in_one_table_are_not_a_hundred_findings(reference: Path) -> N
     assert "two tests in one table" in found.evidence
 
 
+def test_a_dead_node_is_found_by_what_it_does_not_answer() -> None:
+    names, pairs = all_pairs(12, 1)
+    hit = [names[4] in pair for pair in zip(pairs.first, pairs.second, strict=True)]
+    pairs.bandwidth[hit] = np.nan
+    (found,) = judge_pairs(pairs)
+    assert (found.level, found.nodes, found.loss_fraction) == ("node", (names[4],), 1.0)
+    assert "11 without a result" in found.evidence
+
+
 # On the command line.
 
 

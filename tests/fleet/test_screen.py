@@ -15,9 +15,11 @@ from groundspeed.estimator.deployment import Deployment
 from groundspeed.estimator.engine import find_engine
 from groundspeed.estimator.serving import Server
 from groundspeed.estimator.workload import ServingWorkload
-from groundspeed.fleet.confirm import confirm, control, replace_rows, suspects
+from groundspeed.fleet.baseline import in_units_of
+from groundspeed.fleet.confirm import confirm, control, measured_units, replace_rows, suspects
 from groundspeed.fleet.cost import cost_of
 from groundspeed.fleet.findings import CAUSES, Finding, Screening
+from groundspeed.fleet.metrics import facts_of
 from groundspeed.fleet.rules import OTHERS
 from groundspeed.fleet.screen import screen
 from groundspeed.fleet.simulated import Fault, simulate_fleet
@@ -104,8 +106,10 @@ def test_slowed_gpus_are_named_and_healthy_ones_are_not(
 def test_after_confirmation_no_healthy_gpu_is_blamed() -> None:
     for seed in range(6):
         runs = [simulate_fleet(64, seed=seed, run=r) for r in range(3)]
-        told = [screen(clean_fleet(r.table, "simulated")) for r in runs]
-        blamed = {u for u in named(confirm(told[0], told[1:])) if u[1] is not None}
+        tables = [clean_fleet(r.table, "simulated") for r in runs]
+        told = [screen(table) for table in tables]
+        after = confirm(told[0], told[1:], [measured_units(t) for t in tables[1:]])
+        blamed = {u for u in named(after) if u[1] is not None}
         truth = runs[0].truth
         share = 1.0 - truth["value"] / truth.groupby("metric")["value"].transform("median")
         for node, gpu in blamed:
@@ -212,7 +216,7 @@ def test_suspects_a_control_and_a_rerun() -> None:
     again = simulate_fleet(16, seed=6, run=1).table  # repaired
     part = again[(again["node"] == "n00004") & (again["gpu"] == 4)]
     merged = replace_rows(table, clean_fleet(part, "again"))
-    after = confirm(told, [screen(merged)])
+    after = confirm(told, [screen(merged)], [measured_units(clean_fleet(part, "again"))])
     assert ("n00004", 4) not in named(after)
     assert any(f.verdict == "FLAKY" for f in after.findings)
 
@@ -294,9 +298,103 @@ def test_no_table(tmp_path: Path, text: str, message: str) -> None:
 )
 def test_any_table_is_judged(rows: list[tuple[str, int, str, float]]) -> None:
     frame = pd.DataFrame(rows, columns=["node", "gpu", "metric", "value"]).assign(unit="x")
-    told = screen(clean_fleet(frame, "any"))
+    try:
+        told = screen(clean_fleet(frame, "any"))
+    except InputError as error:
+        assert "holds no measurement" in str(error)
+        return
     assert told.measurements <= len(rows)
     json.loads(told.model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "higher"),
+    [
+        ("tokens_per_s", "", True), ("samples_per_s", "", True), ("requests_per_s", "1/s", True),
+        ("gemm_time_ms", "", False), ("memory_latency_ns", "", False), ("all_reduce", "us", False),
+        ("matmul_bf16", "TFLOPS", True), ("time_to_copy", "GB/s", True), ("tpot", "", False),
+        ("all_reduce_time_us", "us", False), ("hbm_copy", "", True),
+    ],
+)  # fmt: skip
+def test_which_way_is_better(metric: str, unit: str, *, higher: bool) -> None:
+    assert facts_of(metric, unit=unit).higher_is_better is higher
+
+
+@pytest.mark.parametrize("name", ["gpu{}", "cuda:{}", "GPU {}", "{}", "{}.0"])
+def test_gpus_by_other_names(name: str) -> None:
+    fleet = simulate_fleet(6, seed=3, faults=(Fault(1, 2, 0.2),)).table
+    told = screen(clean_fleet(fleet.assign(gpu=[name.format(g) for g in fleet["gpu"]]), "x"))
+    assert ("n00001", 2) in named(told)
+
+
+def test_gpus_without_a_number_are_counted_out() -> None:
+    """A UUID is not the whole node: eight of them would be one median."""
+    fleet = simulate_fleet(6, seed=3).table.astype({"gpu": object})
+    fleet.loc[fleet.index[:3], "gpu"] = ["GPU-5f3a", 3.5, float("inf")]
+    table = clean_fleet(fleet, "x")
+    assert any("3 rows whose gpu is no number" in line for line in table.excluded)
+    assert (table.rows["gpu"] >= 0).all()
+
+
+def test_failed_tests_are_always_told() -> None:
+    """One NaN is inconclusive, however many others failed the same way."""
+    for count in (1, 2, 4):
+        fleet = simulate_fleet(4, seed=3).table
+        failed = (fleet["gpu"] == 0) & (fleet["node"] < f"n{count:05d}")
+        fleet.loc[failed & (fleet["metric"] == "hbm_copy"), "value"] = np.nan
+        told = screen(clean_fleet(fleet, "x"))
+        assert sum(f.cause == "missing" for f in told.findings) == count
+
+
+def test_a_reference_is_held_against_the_units_of_the_table() -> None:
+    assert in_units_of({"matmul": 8e14, "hbm": 4e12}, {"matmul": "TFLOPS", "hbm": "GB/s"}) == {
+        "matmul": pytest.approx(800.0), "hbm": pytest.approx(4000.0),
+    }  # fmt: skip
+    with pytest.raises(InputError, match="no unit that a reference"):
+        in_units_of({"matmul": 8e14}, {"matmul": "parsecs"})
+
+
+def test_what_was_not_measured_again_is_neither_confirmed_nor_cleared() -> None:
+    runs = [simulate_fleet(16, seed=6, faults=(Fault(4, 4, 0.08),), run=r).table for r in (0, 1)]
+    table = clean_fleet(runs[0], "first")
+    told = screen(table)
+    mine = (runs[1]["node"] == "n00004") & (runs[1]["gpu"] == 4)
+    other = clean_fleet(runs[1][runs[1]["node"] == "n00001"], "x")
+    crashed = clean_fleet(runs[1][mine].assign(value=np.nan), "x")
+    fresh = clean_fleet(runs[1][mine], "x")
+    for again, verdict in ((other, "INCONCLUSIVE"), (crashed, "INCONCLUSIVE"), (fresh, "FAIL")):
+        after = confirm(told, [screen(replace_rows(table, again))], [measured_units(again)])
+        (found,) = [f for f in after.findings if (f.node, f.gpu) == ("n00004", 4)]
+        assert found.verdict == verdict
+
+
+def test_half_of_a_node_that_falls_again_as_three_gpus_is_confirmed() -> None:
+    def run(gpus: int, number: int) -> pd.DataFrame:
+        faults = tuple(Fault(4, g, 0.1) for g in range(gpus))
+        return simulate_fleet(16, seed=6, faults=faults, run=number).table
+
+    table = clean_fleet(run(4, 0), "first")
+    told = screen(table)
+    (whole,) = [f for f in told.findings if f.node == "n00004"]
+    assert whole.level == "node"
+    rows = run(3, 1)
+    again = clean_fleet(rows[rows["node"] == "n00004"], "again")
+    after = confirm(told, [screen(replace_rows(table, again))], [measured_units(again)])
+    assert [f.verdict for f in after.findings if f.node == "n00004"] == ["FAIL"]
+
+
+def test_telemetry_is_compared_within_a_class() -> None:
+    """A 400 W part beside 700 W ones has no low cap."""
+    big, small = (simulate_fleet(6, seed=s).table for s in (3, 4))
+    small["node"] = "a" + small["node"]
+    hurt = (small["node"] == "an00002") & (small["gpu"] == 3) & (small["metric"] != "hbm_copy")
+    small.loc[hurt, "value"] *= 0.8
+    parts = [big.assign(sku="H100"), small.assign(sku="A100")]
+    for part, watts in zip(list(parts), (700.0, 400.0), strict=True):
+        gpus = part[["node", "gpu", "sku"]].drop_duplicates()
+        parts.append(gpus.assign(metric="power_limit", value=watts, unit="W"))
+    told = screen(clean_fleet(pd.concat(parts, ignore_index=True), "x"))
+    assert judged(told, node="an00002")[0].cause == "compute"
 
 
 def test_lower_is_better_when_said_or_known() -> None:
@@ -305,7 +403,8 @@ def test_lower_is_better_when_said_or_known() -> None:
     slow = (part["node"] == "n00003") & (part["gpu"] == 3)
     part.loc[slow, "value"] *= 1.4
     for name, said in (("step_duration", ("step_duration",)), ("launch_latency", ())):
-        told = screen(clean_fleet(part.assign(metric=name), "x"), lower_is_better=said)
+        rows = part.assign(metric=name, unit="" if said else "us")
+        told = screen(clean_fleet(rows, "x"), lower_is_better=said)
         assert named(told) == {("n00003", 3)}
 
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundspeed.fleet.baseline import Baseline
 from groundspeed.fleet.engines.engine import Event
 from groundspeed.fleet.engines.local import LocalEngine
 from groundspeed.fleet.names import file_name
-from groundspeed.fleet.run import Asked, run_fleet
+from groundspeed.fleet.run import Asked, find_run, run_fleet
 from groundspeed.fleet.simulated import Fault, simulate_fleet
 from groundspeed.fleet.store import RunRecord, Store, check_run_name
 from groundspeed.fleet.worker import PROGRAM, Work, run_all
@@ -180,6 +181,50 @@ def test_a_confirmation_from_tables(tmp_path: Path) -> None:
     ran = groundspeed("fleet", "screen", str(paths[0]), "--again", str(paths[1]), "--json")
     (found,) = [f for f in json.loads(ran.out)["findings"] if f["node"] == "n00003"]
     assert (ran.code, found["verdict"]) == (2, "FAIL")
+
+
+def test_lost_nodes_are_told(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    keep(store, "may", "2026-05-01T00:00:00Z", simulate_fleet(4, seed=5).table)
+    (record,) = store.runs()
+    nodes = (*record.nodes, "n99", "n98")
+    store.write_run(record.model_copy(update={"nodes": nodes, "lost": {"n99": "it burned"}}))
+    told = json.loads(groundspeed("fleet", "screen", store.url, "--json").out)
+    away = {f["node"]: f["evidence"] for f in told["findings"] if f["cause"] == "missing"}
+    assert set(away) == {"n98", "n99"}
+    assert "it burned" in away["n99"]
+
+
+def test_a_confirmation_is_not_what_a_run_continues(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    keep(store, "may", "2026-05-01T00:00:00Z", simulate_fleet(4, seed=5).table)
+    (record,) = store.runs()
+    store.write_run(record.model_copy(update={"run": "may.again1", "finished": False}))
+    found = find_run(store, LocalEngine(), Asked(Work(store.url, "")))
+    assert "again" not in found.run
+
+
+def test_brackets_and_corrupt_files(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "st[1]"))
+    store.write_rows("r", "n1", rows_of("n1"))
+    assert len(store.rows()) == 1
+    (tmp_path / "st[1]" / "rows" / "r" / "tmp123").write_text("left over")
+    assert store.nodes_done("r") == ["n1"]
+    with pytest.raises(InputError, match="asks for nothing"):
+        store.query(" ")
+    (tmp_path / "st[1]" / "rows" / "r" / "n2.parquet").write_text("not parquet")
+    with pytest.raises(InputError, match="cannot be asked"):
+        store.rows()
+
+
+def test_a_baseline_is_kept_in_the_store(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    keep(store, "may", "2026-05-01T00:00:00Z", simulate_fleet(4, seed=5).table)
+    for _ in range(2):
+        assert groundspeed("fleet", "baseline", store.url, "--keep").code == 0
+    told = Baseline.model_validate_json(store.read("baseline.json") or b"")
+    assert told.gpus_per_node == 8
+    assert groundspeed("fleet", "baseline", store.url, "-o", "s3://b/x.json").code == 2
 
 
 def test_a_store_survives_other_files(tmp_path: Path) -> None:

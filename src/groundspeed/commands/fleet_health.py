@@ -65,7 +65,7 @@ def healthcheck_command(
         int | None, typer.Option(help="Answer Prometheus on this port, with --every.")
     ] = None,
     bind: Annotated[str, typer.Option(help="Address of that port.")] = "127.0.0.1",
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for one check.")] = 60.0,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for one check.")] = 45.0,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
 ) -> None:
@@ -74,7 +74,7 @@ def healthcheck_command(
     Example: groundspeed fleet healthcheck --baseline /shared/fleet/baseline.json --drain
     """
     from groundspeed.fleet.health import EXIT_CODES
-    from groundspeed.fleet.plugins import NPD_CODES, nagios_line, npd_line, write_textfile
+    from groundspeed.fleet.plugins import NPD_CODES, nagios_line, npd_line
 
     if drain and prolog:
         typer.echo(
@@ -90,7 +90,7 @@ def healthcheck_command(
         if drain:
             _act(health)
         if textfile is not None:
-            write_textfile(health, textfile)
+            _write(health, textfile)
         if as_json:
             deliver(health.model_dump_json(indent=1), None, force=False)
         else:
@@ -114,6 +114,15 @@ def _act(health: "Health") -> None:
         typer.echo(f"groundspeed: {one_line(str(error))}", err=True)
 
 
+def _write(health: "Health", textfile: Path) -> None:
+    from groundspeed.fleet.plugins import write_textfile
+
+    try:
+        write_textfile(health, textfile)
+    except InputError as error:  # the verdict stands
+        typer.echo(f"groundspeed: {one_line(str(error))}", err=True)
+
+
 def _check(asked: _Asked) -> "Health":
     """One check; whatever goes wrong is UNKNOWN, with the reason."""
     from groundspeed.fleet.health import judge_node, unknown
@@ -133,6 +142,8 @@ def _check(asked: _Asked) -> "Health":
         return unknown(node, one_line(str(error)))
     except ModuleNotFoundError as error:
         return unknown(node, missing_library(error) or str(error))
+    except Exception as error:
+        return unknown(node, f"{type(error).__name__}: {error}")
 
 
 def _measure(asked: _Asked, node: str) -> "pd.DataFrame":
@@ -223,17 +234,28 @@ def baseline_command(
         list[str], typer.Argument(help="A store, CSV files, or folders of profiles.")
     ],
     run: Annotated[str, typer.Option(help="Of a store; the newest if not given.")] = "",
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Write it into the store, where its nodes look for it.")
+    ] = False,
     output: Output = None,
     force: Force = False,
 ) -> None:
     """Write what is usual in a fleet: what nodes compare themselves with.
 
-    Example: groundspeed fleet baseline /shared/fleet -o /shared/fleet/baseline.json
+    Example: groundspeed fleet baseline /shared/fleet --keep
     """
     from groundspeed.fleet.baseline import baseline_of
-    from groundspeed.fleet.sources import open_fleet
+    from groundspeed.fleet.sources import is_store, open_fleet
 
     told = baseline_of(open_fleet(sources, run), ", ".join(sources))
+    if keep:
+        if not is_store(sources[0]) or output is not None:
+            raise InputError("only a store keeps a baseline", where="--keep", remedy="give -o FILE")
+        from groundspeed.fleet.store import BASELINE, Store
+
+        Store(sources[0]).write(told.model_dump_json(indent=1).encode(), BASELINE)
+        typer.echo(f"{len(told.usual)} medians kept in {sources[0]}")
+        return
     deliver(told.model_dump_json(indent=1), output, force=force)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from groundspeed.commands.options import Force, Json, Output, deliver
 from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.files import read_text
 
 if TYPE_CHECKING:
     from groundspeed.fleet.links import LinkFinding
@@ -31,8 +32,12 @@ def links_command(
 
     tests = read_pairs(paths)
     count = sum(len(pairs.first) for pairs in tests.values())
-    if all(len(pairs.first) < FEWEST_PAIRS for pairs in tests.values()):
-        typer.echo(f"groundspeed: {count} pairs: fewer than {FEWEST_PAIRS} say nothing", err=True)
+    usable = [int((pairs.bandwidth > 0).sum()) for pairs in tests.values()]
+    if max(usable, default=0) < FEWEST_PAIRS:
+        told = (
+            f"{sum(usable)} of {count} pairs have a result: fewer than {FEWEST_PAIRS} say nothing"
+        )
+        typer.echo(f"groundspeed: {told}", err=True)
         raise typer.Exit(3)
     found = tuple(
         f.model_copy(update={"metric": metric})
@@ -84,7 +89,7 @@ def rounds_command(
     from groundspeed.fleet.links import matchings, rounds_needed
 
     if Path(nodes).is_file():
-        names = Path(nodes).read_text(encoding="utf-8").split()
+        names = read_text(Path(nodes), "list of nodes").split()
     else:
         names = [n.strip() for n in nodes.split(",") if n.strip()]
     if len(set(names)) != len(names):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
+from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver, require_writable
 
 if TYPE_CHECKING:
     from groundspeed.fleet.findings import Screening
@@ -57,6 +57,7 @@ def screen_command(
             profile_dir,
         )  # fmt: skip
         _, told = ask(question)
+        require_writable(output, force=force)
     except InputError as error:
         typer.echo(f"groundspeed: {one_line(str(error))}", err=True)
         raise typer.Exit(UNKNOWN) from error

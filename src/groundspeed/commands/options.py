@@ -1,5 +1,6 @@
 """Options that several commands share, and where their output goes."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -57,6 +58,8 @@ def deliver(text: str, output: Path | None, *, force: bool) -> None:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()
     else:
+        if re.match(r"[a-z0-9]+:/[^/]", str(output)):
+            raise InputError("is a URL, not a file", where=str(output), remedy="give a path")
         write_whole(output, (text.rstrip("\n") + "\n").encode(), force=force)
 
 

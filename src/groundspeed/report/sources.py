@@ -87,13 +87,13 @@ def _fleet(
 ) -> Page:
     from groundspeed.fleet.score import score
     from groundspeed.report.fleet import fleet_page
-    from groundspeed.screening import Question, ask
+    from groundspeed.screening import Question, ask, reference_of
 
-    table, told = ask(
-        Question(sources, run, reference=reference, served=served, profile_dir=profile_dir)
-    )
+    question = Question(sources, run, reference=reference, served=served, profile_dir=profile_dir)
+    table, told = ask(question)
+    scores = score(table, reference=reference_of(question, table))
     names = ", ".join(Path(s).name or s for s in sources)
-    return fleet_page(table, score(table), told, names)
+    return fleet_page(table, scores, told, names)
 
 
 def _two(sources: Sequence[str], profile_dir: Path | None) -> Page:
