@@ -56,6 +56,8 @@ def browser() -> "Iterator[Browser]":
     if path is None:
         pytest.skip("chromium is not installed")
     with driver.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        opened = started.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield opened
         opened.close()

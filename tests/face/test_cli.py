@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import profile_factory
+from groundspeed.cli import app
 from groundspeed.profiles import save_profile
 from program import environment, groundspeed
 
@@ -92,6 +95,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
         ["estimate", "qwen2.5-32b", "--gpu", "h20", "--gpu", "mi300x", "--json"],
         ["estimate", "qwen2.5-32b", "--gpu", "h20", "--method", "article", "--json"],
         ["profile", "list", "--json"],
+        ["fleet", "rounds", "--nodes", "a,b,c,d", "--json"],
+        ["fleet", "dashboard", "--json"],
+        ["fleet", "daemonset", "--store", "s3://b/f", "--image", "x", "--json"],
         ["profile", "show", "h200", "--json"],
         ["profile", "show", "h200", "--sheet", "--json"],
     ],
@@ -214,3 +220,19 @@ def test_a_device_that_is_not_here() -> None:
     if not torch.cuda.is_available():
         ran = groundspeed("calibrate", "--device", "cuda")
         assert (ran.code, "no GPU here" in ran.err) == (2, True)
+
+
+def test_every_command_has_json_and_an_example() -> None:
+    lacking = []
+
+    def walk(prefix: str, group: Any) -> None:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                walk(f"{prefix} {name}", command)
+            elif not command.hidden:
+                options = {o for p in command.params for o in p.opts}
+                if "--json" not in options or "Example: " not in (command.help or ""):
+                    lacking.append(f"{prefix} {name}")
+
+    walk("groundspeed", typer.main.get_command(app))
+    assert lacking == []

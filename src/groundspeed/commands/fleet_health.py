@@ -1,5 +1,6 @@
 """``groundspeed fleet healthcheck`` and what belongs to it: a baseline, a dashboard."""
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,6 +238,7 @@ def baseline_command(
     keep: Annotated[
         bool, typer.Option("--keep", help="Write it into the store, where its nodes look for it.")
     ] = False,
+    as_json: Json = False,
     output: Output = None,
     force: Force = False,
 ) -> None:
@@ -254,12 +256,18 @@ def baseline_command(
         from groundspeed.fleet.store import BASELINE, Store
 
         Store(sources[0]).write(told.model_dump_json(indent=1).encode(), BASELINE)
-        typer.echo(f"{len(told.usual)} medians kept in {sources[0]}")
+        kept = {"store": sources[0], "medians": len(told.usual)}
+        say = f"{len(told.usual)} medians kept in {sources[0]}"
+        deliver(json.dumps(kept) if as_json else say, None, force=False)
         return
     deliver(told.model_dump_json(indent=1), output, force=force)
 
 
-def dashboard_command(output: Output = None, force: Force = False) -> None:
+def dashboard_command(
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+) -> None:
     """Print a Grafana dashboard of the gauges that health checks give.
 
     Example: groundspeed fleet dashboard -o groundspeed-dashboard.json

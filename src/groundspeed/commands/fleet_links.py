@@ -79,6 +79,7 @@ def rounds_command(
         float, typer.Option(help="Share of nodes that may be slow: decides how many rounds.")
     ] = 0.02,
     seed: Annotated[int, typer.Option(help="Of the shuffle.")] = 0,
+    as_json: Json = False,
     output: Output = None,
     force: Force = False,
 ) -> None:
@@ -95,6 +96,9 @@ def rounds_command(
     if len(set(names)) != len(names):
         raise InputError("a node is named twice", where="--nodes")
     rounds = matchings(names, rounds_needed(len(names), slow_share), seed)
+    if as_json:
+        deliver(json.dumps({"rounds": rounds}, indent=1), output, force=force)
+        return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("round", "node", "partner"))

@@ -1,5 +1,6 @@
 """``groundspeed fleet run`` and the programs it starts on nodes."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -200,6 +201,7 @@ def daemonset_command(
     namespace: Namespace = None,
     selector: Selector = None,
     every: Annotated[int, typer.Option(help="Seconds between checks.", min=60)] = 3600,
+    as_json: Json = False,
 ) -> None:
     """Print a Kubernetes DaemonSet that checks every node and answers Prometheus.
 
@@ -208,7 +210,8 @@ def daemonset_command(
     from groundspeed.fleet.engines.kubernetes import as_yaml, daemonset_manifest
 
     pod = _pod(image, gpus, vendor, claim, namespace, selector)
-    deliver(as_yaml(daemonset_manifest(store, pod, every_s=every)), None, force=False)
+    manifest = daemonset_manifest(store, pod, every_s=every)
+    deliver(json.dumps(manifest, indent=1) if as_json else as_yaml(manifest), None, force=False)
 
 
 def work_command(
@@ -223,8 +226,6 @@ def work_command(
 
     Example: groundspeed fleet work --store /shared/fleet --run acceptance
     """
-    import json
-
     from groundspeed.commands.measuring import require_measuring
     from groundspeed.fleet.worker import Work, node_name, work_here
 
@@ -257,6 +258,7 @@ def export_command(
     sql: Annotated[
         str | None, typer.Option(help="A question to DuckDB; the table is 'measurements'.")
     ] = None,
+    as_json: Json = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
     """Write what a store holds, or the answer to a question, as one table.
@@ -280,4 +282,7 @@ def export_command(
     else:
         raise InputError(f"'{kind}' is no table", where=str(output), remedy=".csv, .parquet, .json")
     write_whole(output, data, force=force)
-    typer.echo(f"{len(rows)} rows written to {output}")
+    if as_json:
+        deliver(json.dumps({"path": str(output), "rows": len(rows)}), None, force=False)
+    else:
+        typer.echo(f"{len(rows)} rows written to {output}")

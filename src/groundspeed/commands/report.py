@@ -1,11 +1,12 @@
 """``groundspeed report``: one HTML file to mail, open anywhere, and print."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from groundspeed.commands.options import Force, ProfileDir, deliver
+from groundspeed.commands.options import Force, Json, ProfileDir, deliver
 
 
 def report_command(
@@ -29,6 +30,7 @@ def report_command(
     gpu: Annotated[str | None, typer.Option(help="The fleet's GPU, for the cost.")] = None,
     tp: Annotated[int, typer.Option(help="Tensor parallel, for the cost.")] = 8,
     profile_dir: ProfileDir = None,
+    as_json: Json = False,
     force: Force = False,
 ) -> None:
     """Write a self-contained HTML report: plots, tables, warnings, provenance.
@@ -47,4 +49,9 @@ def report_command(
     )  # fmt: skip
     text = render(page)
     deliver(text, output, force=force)
-    typer.echo(f"{page.title}: {output} ({len(text.encode()) / 1e6:.1f} MB)")
+    size = len(text.encode())
+    if as_json:
+        told = {"title": page.title, "path": str(output), "size_bytes": size}
+        deliver(json.dumps(told), None, force=False)
+    else:
+        typer.echo(f"{page.title}: {output} ({size / 1e6:.1f} MB)")
