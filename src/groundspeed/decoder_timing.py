@@ -69,6 +69,23 @@ def decoder_shape(model: Model, dtype: str) -> DecoderShape:
     )
 
 
+def lacking(model: Model, longest: int) -> str | None:
+    """What this model has and our decoder does not; None if it can be run."""
+    window = model.sliding_window
+    parts = {
+        "experts": model.experts is not None,
+        "latent attention": model.latent is not None,
+        "recurrent layers": model.recurrent is not None,
+        "gated attention outputs": model.output_gate,
+        "attention sinks": model.sinks,
+        f"{model.norms_per_layer} norms a layer": model.norms_per_layer > 2,
+        "norms over all heads at once": model.qk_norm_whole,
+        f"a window of {window} tokens, shorter than these prompts": window is not None
+        and window < longest,
+    }
+    return next((name for name, has in parts.items() if has), None)
+
+
 class DecoderBench:
     """A decoder on a device, and how to time it.
 

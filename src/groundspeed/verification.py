@@ -16,7 +16,7 @@ import torch
 
 from groundspeed.calibrate.device import RunningDevice
 from groundspeed.calibrate.reference import ReferenceProbe
-from groundspeed.decoder_timing import CaseTiming, DecoderBench, PhaseTiming, decoder_shape
+from groundspeed.decoder_timing import CaseTiming, DecoderBench, PhaseTiming, decoder_shape, lacking
 from groundspeed.estimator import (
     DatasheetHardware,
     Model,
@@ -190,26 +190,9 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
     )
 
 
-def _lacking(model: Model, longest: int) -> str | None:
-    """What this model has and our decoder does not; None if it can be run."""
-    window = model.sliding_window
-    parts = {
-        "experts": model.experts is not None,
-        "latent attention": model.latent is not None,
-        "recurrent layers": model.recurrent is not None,
-        "gated attention outputs": model.output_gate,
-        "attention sinks": model.sinks,
-        f"{model.norms_per_layer} norms a layer": model.norms_per_layer > 2,
-        "norms over all heads at once": model.qk_norm_whole,
-        f"a window of {window} tokens, shorter than these prompts": window is not None
-        and window < longest,
-    }
-    return next((name for name, has in parts.items() if has), None)
-
-
 def _require_runnable(request: VerifyRequest) -> None:
     longest = max((prompt for _, prompt in request.cases), default=0) + request.output_tokens
-    if (what := _lacking(request.model, longest)) is not None:
+    if (what := lacking(request.model, longest)) is not None:
         raise InputError(
             f"{request.model.id} has {what}, and the decoder that verify runs has not",
             remedy="verify a dense model with full attention, such as qwen2.5-7b",

@@ -160,7 +160,7 @@ def slurm_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
         f"exec {program} --baseline {folder}/baseline.json >> {folder}/check.log 2>&1\n"
     )
     script.chmod(0o755)
-    checks = "HealthCheckInterval=15\nHealthCheckNodeState=ANY"
+    checks = "HealthCheckInterval=15\nHealthCheckNodeState=IDLE"
     made = SlurmCluster(folder, extra=f"HealthCheckProgram={script}\n{checks}")
     try:
         made.start()
