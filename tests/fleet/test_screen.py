@@ -25,6 +25,7 @@ from groundspeed.fleet.screen import screen
 from groundspeed.fleet.simulated import Fault, simulate_fleet
 from groundspeed.fleet.table import clean_fleet, read_fleet
 from groundspeed.profiles import InputError
+from groundspeed.screening import Question, ask
 from program import groundspeed
 
 
@@ -381,6 +382,37 @@ def test_half_of_a_node_that_falls_again_as_three_gpus_is_confirmed() -> None:
     again = clean_fleet(rows[rows["node"] == "n00004"], "again")
     after = confirm(told, [screen(replace_rows(table, again))], [measured_units(again)])
     assert [f.verdict for f in after.findings if f.node == "n00004"] == ["FAIL"]
+
+
+def test_a_rerun_is_judged_by_the_same_rules(tmp_path: Path) -> None:
+    """What is said of a metric, and the reference, hold for the re-run too."""
+    runs = []
+    for number in (0, 1):
+        table = simulate_fleet(8, seed=8, run=number).table
+        part = table[table["metric"] == "hbm_copy"].assign(metric="quux", unit="")
+        slow = (part["node"] == "n00003") & (part["gpu"] == 3)
+        part["value"] = part["value"].where(~slow, part["value"] * 1.4)
+        runs.append(tmp_path / f"{number}.csv")
+        part.to_csv(runs[-1], index=False)
+    question = Question([str(runs[0])], lower_is_better=["quux"], again=[str(runs[1])])
+    _, told = ask(question)
+    assert [(f.node, f.gpu, f.verdict) for f in judged(told)] == [("n00003", 3, "FAIL")]
+
+
+def test_a_quarter_of_the_lanes_is_width_too() -> None:
+    fleet = simulate_fleet(8, seed=3).table
+    link = fleet[fleet["metric"] == "hbm_copy"].assign(metric="pcie_h2d", unit="GB/s")
+    slow = (link["node"] == "n00003") & (link["gpu"] == 3)
+    link["value"] = link["value"].where(~slow, link["value"] * 0.25)
+    told = screen(clean_fleet(pd.concat([fleet, link], ignore_index=True), "x"))
+    assert [f.cause for f in judged(told, node="n00003")] == ["pcie_width"]
+
+
+def test_a_file_that_exists_is_no_failed_gpu(tmp_path: Path) -> None:
+    path = table(tmp_path, simulate_fleet(8, seed=9).table.to_csv(index=False))
+    ran = groundspeed("fleet", "screen", str(path), "--json", "-o", str(path))
+    assert (ran.code, "--force" in ran.err) == (3, True)
+    assert path.read_text().startswith("node,gpu")
 
 
 def test_telemetry_is_compared_within_a_class() -> None:
