@@ -7,6 +7,7 @@ the re-run itself was disturbed.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -18,8 +19,8 @@ Unit = tuple[str, int | None]
 
 
 def suspects(told: Screening) -> tuple[Unit, ...]:
-    """Units to measure again, in the order of their findings."""
-    found = [(f.node, f.gpu) for f in told.findings if f.verdict in ("FAIL", "WARN")]
+    """Units to measure again, in the order of their findings; racks and classes are none."""
+    found = [(f.node, f.gpu) for f in told.findings if _is_suspect(f)]
     return tuple(dict.fromkeys(found))
 
 
@@ -56,6 +57,7 @@ def confirm(
     first: Screening,
     again: Sequence[Screening],
     measured: Sequence[Collection[tuple[str, int | None, str]]],
+    beside: Unit | None = None,
 ) -> Screening:
     """The first screening with what did not fall in every other one called FLAKY.
 
@@ -67,42 +69,21 @@ def confirm(
     measured : sequence of collections of (node, gpu, metric)
         What each re-run really measured. What it did not is INCONCLUSIVE, neither confirmed nor
         cleared.
+    beside : tuple of (node, gpu), optional
+        The control. A re-run in which it fell too was disturbed, and tells nothing.
 
     Returns
     -------
     Screening
     """
-    fell = [
-        {(f.node, m) for f in told.findings if f.verdict in ("WARN", "FAIL") for m in f.metrics}
+    fallen = [
+        {(f.node, f.gpu, m) for f in told.findings if _is_suspect(f) for m in f.metrics}
         for told in again
     ]
-    units = [
-        {(f.node, f.gpu, m) for f in told.findings if f.verdict in ("WARN", "FAIL")
-         for m in f.metrics}
-        for told in again
-    ]  # fmt: skip
-    findings = []
-    for f in first.findings:
-        if f.verdict not in ("WARN", "FAIL") or f.level not in ("gpu", "node"):
-            findings.append(f)
-            continue
-        missing = sum(not _was_measured(f, done) for done in measured)
-        seen = sum(
-            any(
-                (f.node, m) in nodes if f.gpu is None
-                else (f.node, f.gpu, m) in found or (f.node, None, m) in found
-                for m in f.metrics
-            )
-            for nodes, found in zip(fell, units, strict=True)
-        )  # fmt: skip
-        if missing:
-            note = f"{f.evidence}; {missing} of {len(again)} re-runs have no result of it"
-            findings.append(f.model_copy(update={"verdict": "INCONCLUSIVE", "evidence": note}))
-        elif seen == len(again):
-            findings.append(f)
-        else:
-            note = f"{f.evidence}; fell again in {seen} of {len(again)} re-runs"
-            findings.append(f.model_copy(update={"verdict": "FLAKY", "evidence": note}))
+    disturbed = [any(unit[:2] == beside for unit in units) for units in fallen]
+    findings = [
+        _after(f, fallen, measured, disturbed) if _is_suspect(f) else f for f in first.findings
+    ]
     verdicts = [f.verdict for f in findings]
     return first.model_copy(
         update={
@@ -111,6 +92,40 @@ def confirm(
             "warn": verdicts.count("WARN"),
             "inconclusive": verdicts.count("INCONCLUSIVE"),
         }
+    )
+
+
+def _is_suspect(f: Finding) -> bool:
+    return f.verdict in ("WARN", "FAIL") and f.level in ("gpu", "node")
+
+
+def _after(
+    f: Finding,
+    fallen: Sequence[Collection[tuple[str, int | None, str]]],
+    measured: Sequence[Collection[tuple[str, int | None, str]]],
+    disturbed: Sequence[bool],
+) -> Finding:
+    """A finding after its re-runs."""
+    runs = len(fallen)
+    missing = sum(not _was_measured(f, done) for done in measured)
+    if missing or any(disturbed):
+        why = f"{missing} of {runs} re-runs have no result of it" if missing else (
+            f"the control fell too in {sum(disturbed)} of {runs} re-runs"
+        )  # fmt: skip
+        note = f"{f.evidence}; {why}"
+        return f.model_copy(update={"verdict": "INCONCLUSIVE", "evidence": note})
+    fell = sum(_fell(f, units) for units in fallen)
+    if fell == runs:
+        return f
+    note = f"{f.evidence}; fell again in {fell} of {runs} re-runs"
+    return f.model_copy(update={"verdict": "FLAKY", "evidence": note})
+
+
+def _fell(f: Finding, units: Collection[tuple[str, int | None, str]]) -> bool:
+    """Whether the unit fell again: a node also through its GPUs, a GPU also with its node."""
+    return any(
+        node == f.node and metric in f.metrics and (f.gpu is None or gpu in (f.gpu, None))
+        for node, gpu, metric in units
     )
 
 
@@ -136,4 +151,4 @@ def replace_rows(table: FleetTable, again: FleetTable) -> FleetTable:
     rows = pd.concat([kept, fresh], ignore_index=True)
     rows = rows.astype({"node": "category", "metric": "category", "klass": "category"})
     rows["rack"] = rows["rack"].astype("category")
-    return FleetTable(rows, table.units, (*table.excluded, *again.excluded))
+    return replace(table, rows=rows, excluded=(*table.excluded, *again.excluded))

@@ -57,4 +57,4 @@ def confirm_run(engine: Engine, work: Work, tell: Tell) -> Screening:
         rows = clean_fleet(store.rows((named.run,)), store.url)
         again.append(screen(replace_rows(first, rows)))
         measured.append(measured_units(rows))
-    return confirm(told, again, measured)
+    return confirm(told, again, measured, best)

@@ -43,7 +43,6 @@ PRIOR_RUNS = 4.0
 FEWEST_RUNS = 3
 FEWEST_NODES = 3
 """Measured in one run, for what they have in common to be the run's."""
-FOLLOWED = ("run", "date_utc", "node", "gpu", "metric", "value")
 
 
 class Change(Record):

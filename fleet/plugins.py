@@ -59,19 +59,9 @@ def _plain(text: str) -> str:
 
 
 def registry_of(health: Health) -> "CollectorRegistry":
-    """The gauges of a check.
+    """The gauges of a check."""
+    from prometheus_client import CollectorRegistry, Gauge
 
-    Raises
-    ------
-    InputError
-        If prometheus-client is not installed.
-    """
-    try:
-        from prometheus_client import CollectorRegistry, Gauge
-    except ImportError as error:
-        raise InputError(
-            "prometheus-client is not installed", remedy="pip install 'groundspeed[fleet]'"
-        ) from error
     registry = CollectorRegistry()
 
     def gauge(name: str, what: str, *labels: str) -> "Gauge":
@@ -137,14 +127,10 @@ class LatestHealth:
         Raises
         ------
         InputError
-            If the port is taken or prometheus-client is not installed.
+            If the port is taken.
         """
-        try:
-            from prometheus_client import CollectorRegistry, start_http_server
-        except ImportError as error:
-            raise InputError(
-                "prometheus-client is not installed", remedy="pip install 'groundspeed[fleet]'"
-            ) from error
+        from prometheus_client import CollectorRegistry, start_http_server
+
         outer = CollectorRegistry()
         outer.register(self)
         try:

@@ -6,7 +6,7 @@ host link and network down together is a PCIe link of half width; vector units d
 cores fine is a clock or a build.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -61,7 +61,10 @@ def screen(
     findings = _join_links(findings)
     findings += _missing(table, rows)
     findings += _without_class(table, scores)
-    findings += [_absent(node, why) for node, why in sorted(table.absent.items())]
+    findings += [
+        _inconclusive(node, ("all",), "missing", f"no result at all: {why}")
+        for node, why in sorted(table.absent.items())
+    ]
     findings.sort(key=lambda f: (ORDER[f.verdict], -(f.loss_fraction or 0.0), f.node, f.gpu or -1))
     gpus = rows.loc[rows["gpu"] != NODE_LEVEL, ["node", "gpu"]].drop_duplicates()
     verdicts = [f.verdict for f in findings]
@@ -185,30 +188,16 @@ def _missing(table: FleetTable, rows: pd.DataFrame) -> list[Finding]:
             if name == node and metric in (*lacking, "check")
         )  # fmt: skip
         why = "".join(f"; {note}" for note in list(said)[:2])
-        found.append(
-            Finding(
-                node=node,
-                gpu=None,
-                metric=lacking[0],
-                metrics=tuple(lacking),
-                verdict="INCONCLUSIVE",
-                value=None,
-                expected=None,
-                loss_fraction=None,
-                z=None,
-                level="node",
-                cause="missing",
-                evidence=f"{short} results missing or failed: {shown}{why}",
-            )
-        )
+        evidence = f"{short} results missing or failed: {shown}{why}"
+        found.append(_inconclusive(node, lacking, "missing", evidence))
     return found
 
 
-def _absent(node: str, why: str) -> Finding:
+def _inconclusive(node: str, metrics: Sequence[str], cause: str, evidence: str) -> Finding:
     return Finding(
-        node=node, gpu=None, metric="all", metrics=("all",), verdict="INCONCLUSIVE", value=None,
-        expected=None, loss_fraction=None, z=None, level="node", cause="missing",
-        evidence=f"no result at all: {why}",
+        node=node, gpu=None, metric=metrics[0], metrics=tuple(metrics), verdict="INCONCLUSIVE",
+        value=None, expected=None, loss_fraction=None, z=None, level="node", cause=cause,
+        evidence=evidence,
     )  # fmt: skip
 
 
@@ -221,21 +210,9 @@ def _without_class(table: FleetTable, scores: Scores) -> list[Finding]:
     for node, mine in part.groupby("node", observed=True):
         metrics = tuple(sorted(str(m) for m in mine["metric"].unique()))
         kinds = ", ".join(sorted(str(k) for k in mine["klass"].unique()))
-        found.append(
-            Finding(
-                node=str(node),
-                gpu=None,
-                metric=metrics[0],
-                metrics=metrics,
-                verdict="INCONCLUSIVE",
-                value=None,
-                expected=None,
-                loss_fraction=None,
-                z=None,
-                level="node",
-                cause="no_class",
-                evidence=f"fewer than {FEWEST_UNITS} results of its kind ({kinds}): "
-                "nothing to compare with but a reference",
-            )
+        evidence = (
+            f"fewer than {FEWEST_UNITS} results of its kind ({kinds}): "
+            "nothing to compare with but a reference"
         )
+        found.append(_inconclusive(str(node), metrics, "no_class", evidence))
     return found

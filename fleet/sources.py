@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from groundspeed.fleet.confirm import confirm, measured_units, replace_rows
+from groundspeed.fleet.confirm import confirm, control, measured_units, replace_rows
 from groundspeed.fleet.findings import Screening
 from groundspeed.fleet.screen import screen
 from groundspeed.fleet.table import FleetTable, clean_fleet, read_fleet
@@ -86,4 +86,5 @@ def screen_again(
         screen(replace_rows(first, table), lower_is_better=lower_is_better, reference=reference)
         for table in reruns
     ]
-    return confirm(told, again, [measured_units(table) for table in reruns])
+    measured = [measured_units(table) for table in reruns]
+    return confirm(told, again, measured, control(first, told))

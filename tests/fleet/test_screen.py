@@ -369,6 +369,22 @@ def test_what_was_not_measured_again_is_neither_confirmed_nor_cleared() -> None:
         assert found.verdict == verdict
 
 
+def test_a_rerun_in_which_the_control_fell_tells_nothing() -> None:
+    runs = [simulate_fleet(16, seed=6, faults=(Fault(4, 4, 0.08),), run=r).table for r in (0, 1)]
+    table = clean_fleet(runs[0], "first")
+    told = screen(table)
+    best = control(table, told)
+    assert best is not None
+    mine = (runs[1]["node"] == "n00004") & (runs[1]["gpu"] == 4)
+    beside = (runs[1]["node"] == best[0]) & (runs[1]["gpu"] == best[1])
+    for factor, verdict in ((1.0, "FAIL"), (0.8, "INCONCLUSIVE")):
+        rows = runs[1].assign(value=runs[1]["value"].where(~beside, runs[1]["value"] * factor))
+        again = clean_fleet(rows[mine | beside], "again")
+        after = confirm(told, [screen(replace_rows(table, again))], [measured_units(again)], best)
+        (found,) = [f for f in after.findings if (f.node, f.gpu) == ("n00004", 4)]
+        assert found.verdict == verdict
+
+
 def test_half_of_a_node_that_falls_again_as_three_gpus_is_confirmed() -> None:
     def run(gpus: int, number: int) -> pd.DataFrame:
         faults = tuple(Fault(4, g, 0.1) for g in range(gpus))
