@@ -1,18 +1,11 @@
-"""The Python API of an estimate: the same path as the command line, without the printing."""
+"""From names to what they stand for: a device, a profile, a server."""
 
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groundspeed.estimator import (
-    DatasheetHardware,
-    Prediction,
-    ProfileHardware,
-    Workload,
-    find_model,
-    predict,
-)
+from groundspeed.estimator import DatasheetHardware, ProfileHardware, find_model
 from groundspeed.profiles.datasheet import DeviceSpec, find_device, load_datasheets
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.schema import Profile
@@ -104,40 +97,6 @@ def measured_profiles(folder: Path | None = None, *, naming: tuple[str, ...] = (
     ]
 
 
-def estimate(
-    model: str,
-    *,
-    gpu: str,
-    prompt_tokens: int = 1024,
-    output_tokens: int = 1024,
-    batch: int = 1,
-    dtype: str = "bfloat16",
-    profile_dir: Path | None = None,
-) -> Prediction:
-    """Predict a static batch of a model on a device.
-
-    Parameters
-    ----------
-    model : str
-        Shipped name, hub name or path of a ``config.json``.
-    gpu : str
-        As :func:`find_hardware`.
-    prompt_tokens, output_tokens, batch : int
-    dtype : str, default 'bfloat16'
-    profile_dir : Path, optional
-
-    Raises
-    ------
-    InputError
-        If a name is unknown or the workload impossible.
-    """
-    hardware = find_hardware(gpu, profile_dir=profile_dir).best
-    workload = Workload(
-        batch=batch, prompt_tokens=prompt_tokens, output_tokens=output_tokens, dtype=dtype
-    )
-    return predict(find_model(model), hardware, workload)
-
-
 def find_server(
     model: str,
     gpu: str,
@@ -152,7 +111,7 @@ def find_server(
     Parameters
     ----------
     model, gpu : str
-        As :func:`estimate`.
+        A model's shipped name, hub name or ``config.json``; a device as :func:`find_hardware`.
     tp : int
         Tensor parallel.
     dtype : str, optional

@@ -16,9 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from groundspeed.api import estimate as estimate_static
 from groundspeed.api import find_hardware, find_server
-from groundspeed.estimator.prediction import Prediction
+from groundspeed.estimator import Prediction, Workload, find_model, predict
 from groundspeed.estimator.workload import ServingPrediction
 from groundspeed.fleet.findings import Finding, Screening
 from groundspeed.profiles.errors import InputError
@@ -259,11 +258,11 @@ def estimate(
     InputError
         If a name is unknown or the workload impossible.
     """
-    told = estimate_static(
-        model, gpu=gpu, prompt_tokens=prompt_tokens, output_tokens=output_tokens, batch=batch,
-        dtype=dtype, profile_dir=profile_dir,
-    )  # fmt: skip
-    return StaticEstimate.model_construct(**dict(told))
+    hardware = find_hardware(gpu, profile_dir=profile_dir).best
+    workload = Workload(
+        batch=batch, prompt_tokens=prompt_tokens, output_tokens=output_tokens, dtype=dtype
+    )
+    return StaticEstimate.model_construct(**dict(predict(find_model(model), hardware, workload)))
 
 
 def estimate_server(

@@ -6,41 +6,33 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from findings import judged, named
 from groundspeed.api import find_hardware
 from groundspeed.estimator import find_model
 from groundspeed.estimator.deployment import Deployment
 from groundspeed.estimator.engine import find_engine
 from groundspeed.estimator.serving import Server
 from groundspeed.estimator.workload import ServingWorkload
-from groundspeed.fleet.baseline import in_units_of
-from groundspeed.fleet.confirm import confirm, control, measured_units, replace_rows, suspects
 from groundspeed.fleet.cost import cost_of
-from groundspeed.fleet.findings import CAUSES, Finding, Screening
-from groundspeed.fleet.metrics import facts_of
+from groundspeed.fleet.findings import CAUSES, Screening
 from groundspeed.fleet.rules import OTHERS
 from groundspeed.fleet.screen import screen
 from groundspeed.fleet.simulated import Fault, simulate_fleet
 from groundspeed.fleet.table import clean_fleet, read_fleet
-from groundspeed.profiles import InputError
-from groundspeed.screening import Question, ask
 from program import groundspeed
+
+
+def csv_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "fleet.csv"
+    path.write_text(text)
+    return path
 
 
 @pytest.fixture(scope="module")
 def azure(reference: Path) -> Screening:
     """One SuperBench run on 153 real nodes with eight A100 each."""
     return screen(read_fleet([reference / "fleet" / "azure_a100_153_nodes.csv.gz"]))
-
-
-def judged(told: Screening, **wanted: object) -> list[Finding]:
-    return [
-        f
-        for f in told.findings
-        if f.verdict != "INCONCLUSIVE" and all(getattr(f, k) == v for k, v in wanted.items())
-    ]
 
 
 def test_eighteen_nodes_are_eighteen_findings_not_135(azure: Screening) -> None:
@@ -81,10 +73,6 @@ def test_the_same_data_gives_the_same_verdicts(azure: Screening, reference: Path
 # Simulated fleets.
 
 
-def named(told: Screening) -> set[tuple[str, int | None]]:
-    return {(f.node, f.gpu) for f in judged(told) if f.verdict in ("WARN", "FAIL")}
-
-
 @pytest.mark.parametrize("nodes", [1, 4, 32])
 @pytest.mark.parametrize(("loss", "least"), [(0.05, 0.95), (0.03, 0.65)])
 def test_slowed_gpus_are_named_and_healthy_ones_are_not(
@@ -102,20 +90,6 @@ def test_slowed_gpus_are_named_and_healthy_ones_are_not(
         trials += 1
     assert hits / trials >= least
     assert 1000.0 * false / (trials * nodes * 8 * 3) <= 2.0
-
-
-def test_after_confirmation_no_healthy_gpu_is_blamed() -> None:
-    for seed in range(6):
-        runs = [simulate_fleet(64, seed=seed, run=r) for r in range(3)]
-        tables = [clean_fleet(r.table, "simulated") for r in runs]
-        told = [screen(table) for table in tables]
-        after = confirm(told[0], told[1:], [measured_units(t) for t in tables[1:]])
-        blamed = {u for u in named(after) if u[1] is not None}
-        truth = runs[0].truth
-        share = 1.0 - truth["value"] / truth.groupby("metric")["value"].transform("median")
-        for node, gpu in blamed:
-            mine = (truth["node"] == node) & (truth["gpu"] == gpu)
-            assert share[mine].max() >= 0.02
 
 
 def test_other_rules_miss_what_is_shared_or_small() -> None:
@@ -207,21 +181,6 @@ def test_telemetry_says_why() -> None:
     }  # fmt: skip
 
 
-def test_suspects_a_control_and_a_rerun() -> None:
-    fleet = simulate_fleet(16, seed=6, faults=(Fault(4, 4, 0.08),))
-    table = clean_fleet(fleet.table, "first")
-    told = screen(table)
-    assert ("n00004", 4) in suspects(told)
-    best = control(table, told)
-    assert best is not None and best not in suspects(told)
-    again = simulate_fleet(16, seed=6, run=1).table  # repaired
-    part = again[(again["node"] == "n00004") & (again["gpu"] == 4)]
-    merged = replace_rows(table, clean_fleet(part, "again"))
-    after = confirm(told, [screen(merged)], [measured_units(clean_fleet(part, "again"))])
-    assert ("n00004", 4) not in named(after)
-    assert any(f.verdict == "FLAKY" for f in after.findings)
-
-
 def test_what_a_slow_gpu_costs() -> None:
     server = Server(
         find_model("llama-3.1-70b"), Deployment(tp=8), find_engine("vllm"),
@@ -237,184 +196,6 @@ def test_what_a_slow_gpu_costs() -> None:
     assert 0 < tensor.ttft_fraction < 0.3  # a fifth of the rate is a quarter more time, at most
 
 
-# Hostile tables.
-
-
-HEAD = "node,gpu,metric,value,unit\n"
-
-
-def table(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "fleet.csv"
-    path.write_text(text)
-    return path
-
-
-def test_strange_rows_are_counted_and_explained(tmp_path: Path) -> None:
-    good = "".join(f"n{n},{g},matmul_bf16,{700 + g},TFLOPS\n" for n in range(6) for g in range(4))
-    bad = (
-        "n0,0,matmul_bf16,705,TFLOPS\n"
-        "n1,1,matmul_bf16,0.7,PFLOPS\n"
-        "<script>alert(1)</script>,0,matmul_bf16,=1+1,TFLOPS\n"
-        "../../x,0,matmul_bf16,nan,TFLOPS\n"
-        ",0,matmul_bf16,1,TFLOPS\n"
-        "n5,3,hbm_copy,inf,GB/s\n"
-        "n5,2,hbm_copy,-3,GB/s\n"
-    )
-    told = screen(read_fleet([table(tmp_path, HEAD + good + bad)]))
-    said = " | ".join(told.excluded)
-    assert "1 rows without a node" in said
-    assert "1 values that are no numbers ('=1+1')" in said
-    assert "1 rows of matmul_bf16 in 'PFLOPS', where others are in 'TFLOPS'" in said
-    assert "repeated measurements" in said
-    assert not judged(told)
-    json.loads(told.model_dump_json())
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "cannot be read as a table"),
-        ("node,metric\n", "lacks the column value"),
-        (HEAD, "holds no measurement"),
-        ("\x00\x01", "lacks the column|cannot be read"),
-    ],
-)
-def test_no_table(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        read_fleet([table(tmp_path, text)])
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["a", "b", "<b>", "=x", "../y"]),
-            st.integers(-3, 9),
-            st.sampled_from(["matmul_bf16", "launch_latency", "thing", "temperature"]),
-            st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.floats(0.1, 1e6)),
-        ),
-        min_size=1,
-        max_size=40,
-    )
-)
-def test_any_table_is_judged(rows: list[tuple[str, int, str, float]]) -> None:
-    frame = pd.DataFrame(rows, columns=["node", "gpu", "metric", "value"]).assign(unit="x")
-    try:
-        told = screen(clean_fleet(frame, "any"))
-    except InputError as error:
-        assert "holds no measurement" in str(error)
-        return
-    assert told.measurements <= len(rows)
-    json.loads(told.model_dump_json())
-
-
-@pytest.mark.parametrize(
-    ("metric", "unit", "higher"),
-    [
-        ("tokens_per_s", "", True), ("samples_per_s", "", True), ("requests_per_s", "1/s", True),
-        ("gemm_time_ms", "", False), ("memory_latency_ns", "", False), ("all_reduce", "us", False),
-        ("matmul_bf16", "TFLOPS", True), ("time_to_copy", "GB/s", True), ("tpot", "", False),
-        ("all_reduce_time_us", "us", False), ("hbm_copy", "", True),
-    ],
-)  # fmt: skip
-def test_which_way_is_better(metric: str, unit: str, *, higher: bool) -> None:
-    assert facts_of(metric, unit=unit).higher_is_better is higher
-
-
-@pytest.mark.parametrize("name", ["gpu{}", "cuda:{}", "GPU {}", "{}", "{}.0"])
-def test_gpus_by_other_names(name: str) -> None:
-    fleet = simulate_fleet(6, seed=3, faults=(Fault(1, 2, 0.2),)).table
-    told = screen(clean_fleet(fleet.assign(gpu=[name.format(g) for g in fleet["gpu"]]), "x"))
-    assert ("n00001", 2) in named(told)
-
-
-def test_gpus_without_a_number_are_counted_out() -> None:
-    """A UUID is not the whole node: eight of them would be one median."""
-    fleet = simulate_fleet(6, seed=3).table.astype({"gpu": object})
-    fleet.loc[fleet.index[:3], "gpu"] = ["GPU-5f3a", 3.5, float("inf")]
-    table = clean_fleet(fleet, "x")
-    assert any("3 rows whose gpu is no number" in line for line in table.excluded)
-    assert (table.rows["gpu"] >= 0).all()
-
-
-def test_failed_tests_are_always_told() -> None:
-    """One NaN is inconclusive, however many others failed the same way."""
-    for count in (1, 2, 4):
-        fleet = simulate_fleet(4, seed=3).table
-        failed = (fleet["gpu"] == 0) & (fleet["node"] < f"n{count:05d}")
-        fleet.loc[failed & (fleet["metric"] == "hbm_copy"), "value"] = np.nan
-        told = screen(clean_fleet(fleet, "x"))
-        assert sum(f.cause == "missing" for f in told.findings) == count
-
-
-def test_a_reference_is_held_against_the_units_of_the_table() -> None:
-    assert in_units_of({"matmul": 8e14, "hbm": 4e12}, {"matmul": "TFLOPS", "hbm": "GB/s"}) == {
-        "matmul": pytest.approx(800.0), "hbm": pytest.approx(4000.0),
-    }  # fmt: skip
-    with pytest.raises(InputError, match="no unit that a reference"):
-        in_units_of({"matmul": 8e14}, {"matmul": "parsecs"})
-
-
-def test_what_was_not_measured_again_is_neither_confirmed_nor_cleared() -> None:
-    runs = [simulate_fleet(16, seed=6, faults=(Fault(4, 4, 0.08),), run=r).table for r in (0, 1)]
-    table = clean_fleet(runs[0], "first")
-    told = screen(table)
-    mine = (runs[1]["node"] == "n00004") & (runs[1]["gpu"] == 4)
-    other = clean_fleet(runs[1][runs[1]["node"] == "n00001"], "x")
-    crashed = clean_fleet(runs[1][mine].assign(value=np.nan), "x")
-    fresh = clean_fleet(runs[1][mine], "x")
-    for again, verdict in ((other, "INCONCLUSIVE"), (crashed, "INCONCLUSIVE"), (fresh, "FAIL")):
-        after = confirm(told, [screen(replace_rows(table, again))], [measured_units(again)])
-        (found,) = [f for f in after.findings if (f.node, f.gpu) == ("n00004", 4)]
-        assert found.verdict == verdict
-
-
-def test_a_rerun_in_which_the_control_fell_tells_nothing() -> None:
-    runs = [simulate_fleet(16, seed=6, faults=(Fault(4, 4, 0.08),), run=r).table for r in (0, 1)]
-    table = clean_fleet(runs[0], "first")
-    told = screen(table)
-    best = control(table, told)
-    assert best is not None
-    mine = (runs[1]["node"] == "n00004") & (runs[1]["gpu"] == 4)
-    beside = (runs[1]["node"] == best[0]) & (runs[1]["gpu"] == best[1])
-    for factor, verdict in ((1.0, "FAIL"), (0.8, "INCONCLUSIVE")):
-        rows = runs[1].assign(value=runs[1]["value"].where(~beside, runs[1]["value"] * factor))
-        again = clean_fleet(rows[mine | beside], "again")
-        after = confirm(told, [screen(replace_rows(table, again))], [measured_units(again)], best)
-        (found,) = [f for f in after.findings if (f.node, f.gpu) == ("n00004", 4)]
-        assert found.verdict == verdict
-
-
-def test_half_of_a_node_that_falls_again_as_three_gpus_is_confirmed() -> None:
-    def run(gpus: int, number: int) -> pd.DataFrame:
-        faults = tuple(Fault(4, g, 0.1) for g in range(gpus))
-        return simulate_fleet(16, seed=6, faults=faults, run=number).table
-
-    table = clean_fleet(run(4, 0), "first")
-    told = screen(table)
-    (whole,) = [f for f in told.findings if f.node == "n00004"]
-    assert whole.level == "node"
-    rows = run(3, 1)
-    again = clean_fleet(rows[rows["node"] == "n00004"], "again")
-    after = confirm(told, [screen(replace_rows(table, again))], [measured_units(again)])
-    assert [f.verdict for f in after.findings if f.node == "n00004"] == ["FAIL"]
-
-
-def test_a_rerun_is_judged_by_the_same_rules(tmp_path: Path) -> None:
-    """What is said of a metric, and the reference, hold for the re-run too."""
-    runs = []
-    for number in (0, 1):
-        table = simulate_fleet(8, seed=8, run=number).table
-        part = table[table["metric"] == "hbm_copy"].assign(metric="quux", unit="")
-        slow = (part["node"] == "n00003") & (part["gpu"] == 3)
-        part["value"] = part["value"].where(~slow, part["value"] * 1.4)
-        runs.append(tmp_path / f"{number}.csv")
-        part.to_csv(runs[-1], index=False)
-    question = Question([str(runs[0])], lower_is_better=["quux"], again=[str(runs[1])])
-    _, told = ask(question)
-    assert [(f.node, f.gpu, f.verdict) for f in judged(told)] == [("n00003", 3, "FAIL")]
-
-
 def test_a_quarter_of_the_lanes_is_width_too() -> None:
     fleet = simulate_fleet(8, seed=3).table
     link = fleet[fleet["metric"] == "hbm_copy"].assign(metric="pcie_h2d", unit="GB/s")
@@ -425,7 +206,7 @@ def test_a_quarter_of_the_lanes_is_width_too() -> None:
 
 
 def test_a_file_that_exists_is_no_failed_gpu(tmp_path: Path) -> None:
-    path = table(tmp_path, simulate_fleet(8, seed=9).table.to_csv(index=False))
+    path = csv_file(tmp_path, simulate_fleet(8, seed=9).table.to_csv(index=False))
     ran = groundspeed("fleet", "screen", str(path), "--json", "-o", str(path))
     assert (ran.code, "--force" in ran.err) == (3, True)
     assert path.read_text().startswith("node,gpu")
@@ -457,11 +238,11 @@ def test_lower_is_better_when_said_or_known() -> None:
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
-    fine = table(tmp_path, simulate_fleet(8, seed=9).table.to_csv(index=False))
+    fine = csv_file(tmp_path, simulate_fleet(8, seed=9).table.to_csv(index=False))
     ran = groundspeed("fleet", "screen", str(fine))
     assert ran.code in (0, 1)
     slow = simulate_fleet(8, seed=9, faults=(Fault(1, 2, 0.2),)).table
-    path = table(tmp_path, slow.to_csv(index=False))
+    path = csv_file(tmp_path, slow.to_csv(index=False))
     ran = groundspeed("fleet", "screen", str(path), "--model", "llama-3.1-8b", "--gpu", "h200",
                       "--tp", "8")  # fmt: skip
     assert ran.code == 2

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
-    made = SlurmCluster(tmp_path / "slurm")
+@contextmanager
+def started(made: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
+    """A cluster that runs, and that this process' commands reach."""
     try:
         made.start()
         for name in ("PATH", "SLURM_CONF"):
@@ -37,6 +38,12 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmClus
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
+    with started(SlurmCluster(tmp_path / "slurm"), monkeypatch) as made:
+        yield made
 
 
 def kinds(events: list[Event], node: str) -> list[str]:
@@ -162,10 +169,5 @@ def slurm_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
     script.chmod(0o755)
     checks = "HealthCheckInterval=15\nHealthCheckNodeState=IDLE"
     made = SlurmCluster(folder, extra=f"HealthCheckProgram={script}\n{checks}")
-    try:
-        made.start()
-        for name in ("PATH", "SLURM_CONF"):
-            monkeypatch.setenv(name, made.environment[name])
-        yield made
-    finally:
-        made.stop()
+    with started(made, monkeypatch) as running:
+        yield running

@@ -1,0 +1,132 @@
+"""Tables as strangers write them: judged, or counted out and explained."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from findings import judged, named
+from groundspeed.fleet.baseline import in_units_of
+from groundspeed.fleet.metrics import facts_of
+from groundspeed.fleet.screen import screen
+from groundspeed.fleet.simulated import Fault, simulate_fleet
+from groundspeed.fleet.table import clean_fleet, read_fleet
+from groundspeed.profiles import InputError
+
+HEAD = "node,gpu,metric,value,unit\n"
+
+
+def table(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "fleet.csv"
+    path.write_text(text)
+    return path
+
+
+def test_strange_rows_are_counted_and_explained(tmp_path: Path) -> None:
+    good = "".join(f"n{n},{g},matmul_bf16,{700 + g},TFLOPS\n" for n in range(6) for g in range(4))
+    bad = (
+        "n0,0,matmul_bf16,705,TFLOPS\n"
+        "n1,1,matmul_bf16,0.7,PFLOPS\n"
+        "<script>alert(1)</script>,0,matmul_bf16,=1+1,TFLOPS\n"
+        "../../x,0,matmul_bf16,nan,TFLOPS\n"
+        ",0,matmul_bf16,1,TFLOPS\n"
+        "n5,3,hbm_copy,inf,GB/s\n"
+        "n5,2,hbm_copy,-3,GB/s\n"
+    )
+    told = screen(read_fleet([table(tmp_path, HEAD + good + bad)]))
+    said = " | ".join(told.excluded)
+    assert "1 rows without a node" in said
+    assert "1 values that are no numbers ('=1+1')" in said
+    assert "1 rows of matmul_bf16 in 'PFLOPS', where others are in 'TFLOPS'" in said
+    assert "repeated measurements" in said
+    assert not judged(told)
+    json.loads(told.model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read as a table"),
+        ("node,metric\n", "lacks the column value"),
+        (HEAD, "holds no measurement"),
+        ("\x00\x01", "lacks the column|cannot be read"),
+    ],
+)
+def test_no_table(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_fleet([table(tmp_path, text)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b", "<b>", "=x", "../y"]),
+            st.integers(-3, 9),
+            st.sampled_from(["matmul_bf16", "launch_latency", "thing", "temperature"]),
+            st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.floats(0.1, 1e6)),
+        ),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_any_table_is_judged(rows: list[tuple[str, int, str, float]]) -> None:
+    frame = pd.DataFrame(rows, columns=["node", "gpu", "metric", "value"]).assign(unit="x")
+    try:
+        told = screen(clean_fleet(frame, "any"))
+    except InputError as error:
+        assert "holds no measurement" in str(error)
+        return
+    assert told.measurements <= len(rows)
+    json.loads(told.model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "higher"),
+    [
+        ("tokens_per_s", "", True), ("samples_per_s", "", True), ("requests_per_s", "1/s", True),
+        ("gemm_time_ms", "", False), ("memory_latency_ns", "", False), ("all_reduce", "us", False),
+        ("matmul_bf16", "TFLOPS", True), ("time_to_copy", "GB/s", True), ("tpot", "", False),
+        ("all_reduce_time_us", "us", False), ("hbm_copy", "", True),
+    ],
+)  # fmt: skip
+def test_which_way_is_better(metric: str, unit: str, *, higher: bool) -> None:
+    assert facts_of(metric, unit=unit).higher_is_better is higher
+
+
+@pytest.mark.parametrize("name", ["gpu{}", "cuda:{}", "GPU {}", "{}", "{}.0"])
+def test_gpus_by_other_names(name: str) -> None:
+    fleet = simulate_fleet(6, seed=3, faults=(Fault(1, 2, 0.2),)).table
+    told = screen(clean_fleet(fleet.assign(gpu=[name.format(g) for g in fleet["gpu"]]), "x"))
+    assert ("n00001", 2) in named(told)
+
+
+def test_gpus_without_a_number_are_counted_out() -> None:
+    """A UUID is not the whole node: eight of them would be one median."""
+    fleet = simulate_fleet(6, seed=3).table.astype({"gpu": object})
+    fleet.loc[fleet.index[:3], "gpu"] = ["GPU-5f3a", 3.5, float("inf")]
+    table = clean_fleet(fleet, "x")
+    assert any("3 rows whose gpu is no number" in line for line in table.excluded)
+    assert (table.rows["gpu"] >= 0).all()
+
+
+def test_failed_tests_are_always_told() -> None:
+    """One NaN is inconclusive, however many others failed the same way."""
+    for count in (1, 2, 4):
+        fleet = simulate_fleet(4, seed=3).table
+        failed = (fleet["gpu"] == 0) & (fleet["node"] < f"n{count:05d}")
+        fleet.loc[failed & (fleet["metric"] == "hbm_copy"), "value"] = np.nan
+        told = screen(clean_fleet(fleet, "x"))
+        assert sum(f.cause == "missing" for f in told.findings) == count
+
+
+def test_a_reference_is_held_against_the_units_of_the_table() -> None:
+    assert in_units_of({"matmul": 8e14, "hbm": 4e12}, {"matmul": "TFLOPS", "hbm": "GB/s"}) == {
+        "matmul": pytest.approx(800.0), "hbm": pytest.approx(4000.0),
+    }  # fmt: skip
+    with pytest.raises(InputError, match="no unit that a reference"):
+        in_units_of({"matmul": 8e14}, {"matmul": "parsecs"})
