@@ -16,15 +16,15 @@ import time
 
 import numpy as np
 
-from groundspeed.api import find_hardware
 from groundspeed.estimator import find_model
-from groundspeed.estimator.closed_form import Loads, closed_form
-from groundspeed.estimator.deployment import Deployment
-from groundspeed.estimator.engine import find_engine
-from groundspeed.estimator.layers import Layers
-from groundspeed.estimator.serving import Server
-from groundspeed.estimator.step import StepTimes
-from groundspeed.estimator.workload import ServingWorkload
+from groundspeed.estimator.engines.engine import find_engine
+from groundspeed.estimator.graph.engine_step import Layers
+from groundspeed.estimator.hardware.find_hardware import find_hardware
+from groundspeed.estimator.serving.closed_form import Loads, closed_form
+from groundspeed.estimator.serving.deployment import Deployment
+from groundspeed.estimator.serving.server import Server
+from groundspeed.estimator.serving.step_time import StepTimes
+from groundspeed.estimator.serving.workload import ServingWorkload
 
 CHUNK = 20_000
 TURNS = 5

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from groundspeed.fleet.confirm import confirm, measured_units
-from groundspeed.fleet.findings import Screening
-from groundspeed.fleet.links import Pairs, judge_pairs
-from groundspeed.fleet.rules import OTHERS
-from groundspeed.fleet.screen import screen
-from groundspeed.fleet.simulated import GPUS, Fault, SimulatedFleet, simulate_fleet
+from groundspeed.fleet.links.pairwise import Pairs, judge_pairs
+from groundspeed.fleet.screen.baseline_detectors import OTHERS
+from groundspeed.fleet.screen.confirm import confirm, measured_units
+from groundspeed.fleet.screen.findings import Screening
+from groundspeed.fleet.screen.screen_table import screen
+from groundspeed.fleet.screen.simulated_fleet import GPUS, Fault, SimulatedFleet, simulate_fleet
 from groundspeed.fleet.table import clean_fleet
 
 JUDGED = ("matmul_bf16", "matmul_fp8", "hbm_copy")
@@ -141,7 +141,7 @@ def speed(nodes: int) -> None:
         child = (
             "import sys, time, resource\n"
             "from pathlib import Path\n"
-            "from groundspeed.fleet.screen import screen\n"
+            "from groundspeed.fleet.screen.screen_table import screen\n"
             "from groundspeed.fleet.table import read_fleet\n"
             "begin = time.perf_counter()\n"
             "told = screen(read_fleet([Path(sys.argv[1])]))\n"

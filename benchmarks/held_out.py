@@ -18,12 +18,12 @@ import pandas as pd
 import torch
 
 from groundspeed.calibrate import choose_points, fit_law
-from groundspeed.calibrate.campaign import Request, fingerprint, make_bench
-from groundspeed.calibrate.device import RunningDevice, open_device
-from groundspeed.calibrate.journal import Journal
-from groundspeed.calibrate.plan import QUICK, matmul_kernel, planned
-from groundspeed.calibrate.run import Run
-from groundspeed.calibrate.telemetry import open_telemetry
+from groundspeed.calibrate.design.measurement_plan import QUICK, matmul_kernel, planned
+from groundspeed.calibrate.run.campaign import Request, fingerprint, make_bench
+from groundspeed.calibrate.run.device import RunningDevice, open_device
+from groundspeed.calibrate.run.journal import Journal
+from groundspeed.calibrate.run.runner import Run
+from groundspeed.calibrate.timing.telemetry import open_telemetry
 
 BUDGETS = (24, 48, 96, 192)
 CANDIDATES = 400

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch.utils.benchmark import Timer
 
-from groundspeed.calibrate.clock import timer_for
-from groundspeed.calibrate.device import open_device
-from groundspeed.calibrate.reference import cold_bytes
-from groundspeed.calibrate.sampling import sample_until
-from groundspeed.calibrate.stopping import StopRule
+from groundspeed.calibrate.run.device import open_device
+from groundspeed.calibrate.run.reference_cases import cold_bytes
+from groundspeed.calibrate.timing.sampling import sample_until
+from groundspeed.calibrate.timing.stopping import StopRule
+from groundspeed.calibrate.timing.timers import timer_for
 from groundspeed.kernels.kernel import Kernel
-from groundspeed.kernels.matmul import TorchMatmul
+from groundspeed.kernels.matmul.matmul import TorchMatmul
+from groundspeed.kernels.memory.stream import TorchStream
 from groundspeed.kernels.operands import OperandPool
-from groundspeed.kernels.stream import TorchStream
 
 RULE = StopRule(min_samples=30, min_time_s=0.3, half_width_fraction=0.005, time_cap_s=3.0)
 LOOP_RUNS = 50

@@ -15,13 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-from groundspeed.api import find_hardware
-from groundspeed.estimator import backtest as module
-from groundspeed.estimator.backtest import Resolver, RowResult, backtest, summarize
-from groundspeed.estimator.engine import Costs, Engine
-from groundspeed.estimator.hardware import DatasheetHardware, Hardware
-from groundspeed.estimator.serving import Server
-from groundspeed.estimator.workload import ServingWorkload
+from groundspeed.estimator.decisions import backtest as module
+from groundspeed.estimator.decisions.backtest import Resolver, RowResult, backtest, summarize
+from groundspeed.estimator.engines.engine import Costs, Engine
+from groundspeed.estimator.hardware.find_hardware import find_hardware
+from groundspeed.estimator.hardware.law_lookup import DatasheetHardware, Hardware
+from groundspeed.estimator.serving.server import Server
+from groundspeed.estimator.serving.workload import ServingWorkload
 
 Change = Callable[[Server, ServingWorkload], tuple[Server, ServingWorkload]]
 

@@ -6,15 +6,15 @@ Fitting a law to measurements that exist needs no torch:
 >>> law = fit_law("matmul", frame, device="h200-sxm")         # doctest: +SKIP
 >>> law.predict(other_shapes)                                 # doctest: +SKIP
 
-Measuring is :func:`groundspeed.calibrate.campaign.calibrate`.
+Measuring is :func:`groundspeed.calibrate.run.campaign.calibrate`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from groundspeed.calibrate.frames import FittedLaw, fit_law
-    from groundspeed.calibrate.points import choose_points
-    from groundspeed.calibrate.transfer import transfer_law
+    from groundspeed.calibrate.design.point_selection import choose_points
+    from groundspeed.calibrate.fit.dataframe import FittedLaw, fit_law
+    from groundspeed.calibrate.fit.transfer import transfer_law
 
 __all__ = ["FittedLaw", "choose_points", "fit_law", "transfer_law"]
 
@@ -22,15 +22,15 @@ __all__ = ["FittedLaw", "choose_points", "fit_law", "transfer_law"]
 def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module's attributes are of any type)
     """Import pandas and scipy only when something that needs them is asked for."""
     if name in ("FittedLaw", "fit_law"):
-        from groundspeed.calibrate import frames
+        from groundspeed.calibrate.fit import dataframe
 
-        return getattr(frames, name)
+        return getattr(dataframe, name)
     if name == "choose_points":
-        from groundspeed.calibrate.points import choose_points
+        from groundspeed.calibrate.design.point_selection import choose_points
 
         return choose_points
     if name == "transfer_law":
-        from groundspeed.calibrate.transfer import transfer_law
+        from groundspeed.calibrate.fit.transfer import transfer_law
 
         return transfer_law
     raise AttributeError(f"module 'groundspeed.calibrate' has no attribute '{name}'")

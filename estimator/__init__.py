@@ -7,10 +7,10 @@ Never imports torch, pandas or scipy: an estimate is arithmetic over a few hundr
 32763876352
 """
 
-from groundspeed.estimator.catalog import find_model
-from groundspeed.estimator.hardware import DatasheetHardware, Hardware, ProfileHardware
-from groundspeed.estimator.model import Model
-from groundspeed.estimator.prediction import Prediction, Workload, predict
+from groundspeed.estimator.hardware.law_lookup import DatasheetHardware, Hardware, ProfileHardware
+from groundspeed.estimator.model.catalog import find_model
+from groundspeed.estimator.model.spec import Model
+from groundspeed.estimator.serving.static_batch import Prediction, Workload, predict
 
 __all__ = [
     "DatasheetHardware",

@@ -14,9 +14,9 @@ from groundspeed.profiles.datasheet import DeviceSpec, find_device, load_datashe
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.laws import Law, LawPrediction, law_time
 from groundspeed.profiles.operations import OPERATIONS, Operation
-from groundspeed.profiles.physics import Violation, check_profile
 from groundspeed.profiles.schema import Curve, Environment, Point, Profile
 from groundspeed.profiles.store import load_profile, save_profile
+from groundspeed.profiles.validation import Violation, check_profile
 
 __all__ = [
     "OPERATIONS",

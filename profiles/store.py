@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.files import parse_json_object, read_text, write_whole
-from groundspeed.profiles.physics import check_profile
 from groundspeed.profiles.record import describe
 from groundspeed.profiles.schema import SCHEMA_VERSION, Profile
+from groundspeed.profiles.validation import check_profile
 
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """From version N to N + 1. Empty while there is one version."""

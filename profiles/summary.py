@@ -11,8 +11,8 @@ from collections import defaultdict
 import numpy as np
 
 from groundspeed.profiles.busbw import REDUCED_IN_NETWORK, bus_factor
+from groundspeed.profiles.cache_levels import find_plateaus
 from groundspeed.profiles.datasheet import DeviceSpec
-from groundspeed.profiles.plateaus import find_plateaus
 from groundspeed.profiles.schema import Curve, Point, Rate, Stability
 
 BEYOND_CACHE = 4.0

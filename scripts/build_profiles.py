@@ -13,17 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
+from groundspeed.calibrate.fit.published import anchors_of, published, small_operation_laws
+from groundspeed.calibrate.fit.transfer import transfer_law
 from groundspeed.calibrate.importers import IMPORTERS, ImportRequest, import_profile
 from groundspeed.calibrate.importers.aiconfigurator import SYSTEMS, systems_folder
 from groundspeed.calibrate.importers.imported import device_of
-from groundspeed.calibrate.published import anchors_of, published, small_operation_laws
-from groundspeed.calibrate.transfer import transfer_law
 from groundspeed.profiles.datasheet import find_device
 from groundspeed.profiles.files import write_whole
 from groundspeed.profiles.laws import Law
-from groundspeed.profiles.physics import check_profile
 from groundspeed.profiles.schema import Curve, Profile
 from groundspeed.profiles.summary import derive_rates
+from groundspeed.profiles.validation import check_profile
 
 FOLDER = Path(__file__).resolve().parents[1] / "profiles" / "shipped"
 KEPT_POINTS = 10

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from groundspeed.api import find_hardware
-from groundspeed.estimator import serving
-from groundspeed.estimator.backtest import Resolver, understand
-from groundspeed.estimator.engine import Engine
-from groundspeed.estimator.serving import Server
-from groundspeed.estimator.step import StepTimes
-from groundspeed.estimator.workload import ServingWorkload
+from groundspeed.estimator.decisions.backtest import Resolver, understand
+from groundspeed.estimator.engines.engine import Engine
+from groundspeed.estimator.hardware.find_hardware import find_hardware
+from groundspeed.estimator.serving import server as serving
+from groundspeed.estimator.serving.server import Server
+from groundspeed.estimator.serving.step_time import StepTimes
+from groundspeed.estimator.serving.workload import ServingWorkload
 
 PRIOR = {
     "step_s": (0.5e-3, 0.5),

@@ -73,22 +73,22 @@ def regenerated(text: str, *, kinds: tuple[str, ...]) -> str:
 
 def schemas() -> Iterator[tuple[str, str]]:
     """Name and text of each published schema."""
-    from groundspeed.estimator.article import ArticleEstimate
-    from groundspeed.estimator.audit import Audit
-    from groundspeed.estimator.backtest import RowResult, Summary
-    from groundspeed.estimator.compare import ServingComparison
-    from groundspeed.estimator.disaggregated import Disaggregated
-    from groundspeed.estimator.plan import Plan
-    from groundspeed.estimator.prediction import Prediction
-    from groundspeed.estimator.workload import ServingPrediction
-    from groundspeed.fleet.baseline import Baseline
-    from groundspeed.fleet.findings import Screening
-    from groundspeed.fleet.health import Health
-    from groundspeed.fleet.history import History
-    from groundspeed.profiles.compare import ProfileComparison
+    from groundspeed.estimator.decisions.audit import Audit
+    from groundspeed.estimator.decisions.backtest import RowResult, Summary
+    from groundspeed.estimator.decisions.compare import ServingComparison
+    from groundspeed.estimator.decisions.naive_method import ArticleEstimate
+    from groundspeed.estimator.decisions.plan import Plan
+    from groundspeed.estimator.serving.pools import Disaggregated
+    from groundspeed.estimator.serving.static_batch import Prediction
+    from groundspeed.estimator.serving.workload import ServingPrediction
+    from groundspeed.fleet.health.baseline import Baseline
+    from groundspeed.fleet.health.node_health import Health
+    from groundspeed.fleet.history.changes import History
+    from groundspeed.fleet.screen.findings import Screening
     from groundspeed.profiles.datasheet import DeviceSpec
+    from groundspeed.profiles.difference import ProfileComparison
     from groundspeed.profiles.schema import Profile
-    from groundspeed.verification import Verification
+    from groundspeed.verify.verification import Verification
 
     for model in (
         Profile, DeviceSpec, Prediction, ArticleEstimate, Verification, ProfileComparison,

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from groundspeed.calibrate.design.point_selection import choose_points
 from groundspeed.calibrate.importers.imported import (
     Imported,
     ImportedCurve,
     ImportRequest,
     imported_point,
 )
-from groundspeed.calibrate.points import choose_points
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.operations import ITEM_BYTES, OPERATIONS, WEIGHT_BYTES

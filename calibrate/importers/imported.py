@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from groundspeed.calibrate.curve_law import law_of_curve
+from groundspeed.calibrate.fit.dispatch import law_of_curve
 from groundspeed.calibrate.version import METHOD_VERSION, tool_version
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError

@@ -5,7 +5,6 @@ points that were held out. Evaluating it needs numpy alone. A new form is a file
 ``soft_roofline.py`` and a line in ``FORMS``.
 """
 
-from groundspeed.profiles.laws.knots import Knots
 from groundspeed.profiles.laws.law import (
     FORMS,
     Coefficient,
@@ -14,7 +13,8 @@ from groundspeed.profiles.laws.law import (
     LawPrediction,
     law_time,
 )
-from groundspeed.profiles.laws.surface import Surface
+from groundspeed.profiles.laws.piecewise_linear import Knots
+from groundspeed.profiles.laws.residual_gp import Surface
 
 __all__ = [
     "FORMS",

@@ -16,8 +16,8 @@ from groundspeed.profiles.laws import (
     prefill_attention,
     soft_roofline,
 )
-from groundspeed.profiles.laws.knots import Knots
-from groundspeed.profiles.laws.surface import Surface
+from groundspeed.profiles.laws.piecewise_linear import Knots
+from groundspeed.profiles.laws.residual_gp import Surface
 from groundspeed.profiles.laws.work import Values, Work
 from groundspeed.profiles.operations import OPERATIONS, Array, Columns
 from groundspeed.profiles.record import NonNegative, Positive, Record

@@ -9,17 +9,17 @@ True
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from groundspeed.api import find_hardware
-    from groundspeed.estimator import Model, Prediction, Workload
-    from groundspeed.notebook import (
+    from groundspeed.api import (
         estimate,
         estimate_server,
         load_profile,
         run_calibration,
         screen,
     )
+    from groundspeed.estimator import Model, Prediction, Workload
+    from groundspeed.estimator.hardware.find_hardware import find_hardware
+    from groundspeed.fleet.screen.request import Served
     from groundspeed.profiles import InputError, Profile
-    from groundspeed.screening import Served
 
 __version__ = "0.1.0"
 
@@ -40,18 +40,18 @@ __all__ = [
 ]
 
 _HOME = {
-    "estimate": "groundspeed.notebook",
-    "estimate_server": "groundspeed.notebook",
-    "run_calibration": "groundspeed.notebook",
-    "screen": "groundspeed.notebook",
-    "Served": "groundspeed.screening",
+    "estimate": "groundspeed.api",
+    "estimate_server": "groundspeed.api",
+    "run_calibration": "groundspeed.api",
+    "screen": "groundspeed.api",
+    "Served": "groundspeed.fleet.screen.request",
     "find_hardware": "groundspeed.api",
     "Model": "groundspeed.estimator",
     "Prediction": "groundspeed.estimator",
     "Workload": "groundspeed.estimator",
     "InputError": "groundspeed.profiles",
     "Profile": "groundspeed.profiles",
-    "load_profile": "groundspeed.notebook",
+    "load_profile": "groundspeed.api",
 }
 
 

@@ -1,139 +1,203 @@
-"""From names to what they stand for: a device, a profile, a server."""
+"""The Python API: the functions that ``import groundspeed as gs`` offers.
 
-from dataclasses import dataclass
-from importlib import resources
+    import groundspeed as gs
+
+    profile = gs.load_profile("h200")            # a file, an id, or a GPU
+    gs.estimate("qwen2.5-32b", gpu="h20").plot()
+    gs.estimate_server("llama-3.1-8b", gpu="h200", concurrency=[1, 8, 64]).plot()
+    gs.screen("fleet.csv").to_pandas()
+
+Every result is a typed object that shows itself in a notebook
+(:mod:`groundspeed.display.notebook`).
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from groundspeed.estimator import DatasheetHardware, ProfileHardware, find_model
-from groundspeed.profiles.datasheet import DeviceSpec, find_device, load_datasheets
-from groundspeed.profiles.errors import InputError, did_you_mean
-from groundspeed.profiles.schema import Profile
-from groundspeed.profiles.store import list_profiles, load_profile, profile_folder
+from groundspeed.display.notebook import (
+    FleetScreening,
+    MeasuredProfile,
+    ServerEstimate,
+    StaticEstimate,
+)
+from groundspeed.estimator import Workload, find_model, predict
+from groundspeed.estimator.hardware.find_hardware import find_hardware, find_server
+from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
-    from groundspeed.estimator.serving import Server
+    import pandas as pd
+
+    from groundspeed.fleet.screen.request import Served
+
+__all__ = [
+    "estimate",
+    "estimate_server",
+    "find_hardware",
+    "load_profile",
+    "run_calibration",
+    "screen",
+]
 
 
-@dataclass(frozen=True)
-class FoundHardware:
-    """What a name stands for: a profile, a data sheet, or both."""
-
-    name: str
-    profile: Profile | None
-    spec: DeviceSpec | None
-    why: str
-    """Which was chosen, and why."""
-
-    @property
-    def best(self) -> ProfileHardware | DatasheetHardware:
-        """The profile if there is one, else the data sheet."""
-        if self.profile is not None:
-            return ProfileHardware(self.profile)
-        if self.spec is None:
-            raise InputError(f"nothing is known about '{self.name}'")
-        return DatasheetHardware(self.spec)
-
-
-def find_hardware(name: str, *, profile_dir: Path | None = None) -> FoundHardware:
-    """Find what is known about a device.
-
-    Parameters
-    ----------
-    name : str
-        Path of a profile, id of a measured profile, or name of a GPU (``h200``,
-        ``NVIDIA A100-SXM4-80GB``).
-    profile_dir : Path, optional
-        Where measured profiles live; the user's data folder if not given.
+def load_profile(name: str | Path) -> MeasuredProfile:
+    """Load a profile: a file, the id of one you measured, or the newest of a GPU.
 
     Raises
     ------
     InputError
-        If nothing of that name is known.
+        If there is none.
     """
-    if name.endswith(".json") or "/" in name:
-        profile = load_profile(Path(name).expanduser())
-        return FoundHardware(name, profile, profile.datasheet, f"profile {profile.id}")
-    try:
-        found = find_device(name)
-    except InputError as error:
-        own = measured_profiles(profile_dir)
-        named = [p for p in own if p.id == name]
-        if not named:
-            known = [*load_datasheets(), *(p.id for p in own)]
-            raise InputError(f"unknown GPU '{name}'", remedy=did_you_mean(name, known)) from error
-        profile = named[-1]
-        return FoundHardware(name, profile, profile.datasheet, f"profile {profile.id}")
-    own = measured_profiles(profile_dir, naming=(found.spec.id,))
-    note = f"{found.note}; " if found.note else ""
-    same = [p for p in own if p.datasheet is not None and p.datasheet.id == found.spec.id]
-    if same:
-        why = f"{note}measured profile {same[-1].id}, the newest of this device"
-        return FoundHardware(name, same[-1], found.spec, why)
-    shipped = shipped_profile(found.spec.id)
-    if shipped is not None:
-        how = "published timings" if shipped.mode == "imported" else "laws of a relative, scaled"
-        why = f"{note}profile {shipped.id} ({how}); none of yours is of this device"
-        return FoundHardware(name, shipped, found.spec, why)
-    why = f"{note}data sheet {found.spec.id}; no profile of it"
-    return FoundHardware(name, None, found.spec, why)
+    found = find_hardware(str(name))
+    if found.profile is None:
+        raise InputError(f"'{name}' is a data sheet: nothing was measured")
+    return MeasuredProfile.model_construct(**dict(found.profile))
 
 
-def shipped_profile(spec_id: str) -> Profile | None:
-    """The profile of a device that ships, imported or transferred."""
-    file = resources.files("groundspeed.profiles") / "shipped" / f"{spec_id}.json"
-    if not file.is_file():
-        return None
-    # What ships was held against physics when it was built, and is again in the tests.
-    return Profile.model_validate_json(file.read_text(encoding="utf-8"))
-
-
-def measured_profiles(folder: Path | None = None, *, naming: tuple[str, ...] = ()) -> list[Profile]:
-    """Measured profiles that ship, then those of a folder (or of the user), oldest first."""
-    shipped = resources.files("groundspeed.profiles") / "measured"
-    folders = [Path(str(shipped)), folder or profile_folder()]
-    return [
-        p for f in folders for _, p in list_profiles(f, naming=naming) if isinstance(p, Profile)
-    ]
-
-
-def find_server(
-    model: str,
-    gpu: str,
+def run_calibration(
+    device: str | None = None,
+    mode: Literal["quick", "standard", "full"] = "quick",
     *,
+    folder: Path | None = None,
+    quiet: bool = False,
+) -> MeasuredProfile:
+    """Measure a device of this machine and keep the profile.
+
+    Parameters
+    ----------
+    device : str, optional
+        ``cpu``, ``cuda:0``; the best there is if not given.
+    mode : {'quick', 'standard', 'full'}
+    folder : Path, optional
+        Where profiles are kept; the user's data folder if not given.
+    quiet : bool
+
+    Raises
+    ------
+    InputError
+        If it cannot be measured, or breaks physics.
+    """
+    from groundspeed.measuring.session import calibrate_and_save, open_running_device
+    from groundspeed.profiles.store import profile_folder
+
+    running = open_running_device(device)
+    profile, _ = calibrate_and_save(running, mode, folder or profile_folder(), quiet=quiet)
+    return MeasuredProfile.model_construct(**dict(profile))
+
+
+def estimate(
+    model: str,
+    *,
+    gpu: str,
+    prompt_tokens: int = 1024,
+    output_tokens: int = 1024,
+    batch: int = 1,
+    dtype: str = "bfloat16",
+    profile_dir: Path | None = None,
+) -> StaticEstimate:
+    """Predict a static batch of a model on a device.
+
+    Parameters
+    ----------
+    model : str
+        Shipped name, hub name or path of a ``config.json``.
+    gpu : str
+        A GPU, an id of a profile, or its file.
+    prompt_tokens, output_tokens, batch : int
+    dtype : str, default 'bfloat16'
+    profile_dir : Path, optional
+
+    Raises
+    ------
+    InputError
+        If a name is unknown or the workload impossible.
+    """
+    hardware = find_hardware(gpu, profile_dir=profile_dir).best
+    workload = Workload(
+        batch=batch, prompt_tokens=prompt_tokens, output_tokens=output_tokens, dtype=dtype
+    )
+    return StaticEstimate.model_construct(**dict(predict(find_model(model), hardware, workload)))
+
+
+def estimate_server(
+    model: str,
+    *,
+    gpu: str,
+    concurrency: Sequence[int] = (1, 4, 16, 64),
+    prompt_tokens: int = 1024,
+    output_tokens: int = 1024,
     tp: int = 1,
     dtype: str | None = None,
     engine: str = "vllm",
     profile_dir: Path | None = None,
-) -> "Server":
-    """A model behind an engine on devices, by their names.
+) -> ServerEstimate:
+    """Predict a server under a closed loop of clients.
 
     Parameters
     ----------
     model, gpu : str
-        A model's shipped name, hub name or ``config.json``; a device as :func:`find_hardware`.
+        As :func:`estimate`.
+    concurrency : sequence of int
+        Clients.
+    prompt_tokens, output_tokens : int
     tp : int
         Tensor parallel.
     dtype : str, optional
         Of the weights; the checkpoint's if not given.
     engine : str
-        Its constants are those of its platform, CUDA or ROCm.
     profile_dir : Path, optional
 
     Raises
     ------
     InputError
-        If a name is unknown.
+        If a name is unknown or it does not fit.
     """
-    from groundspeed.estimator.deployment import Deployment
-    from groundspeed.estimator.engine import find_engine
-    from groundspeed.estimator.serving import Server
+    from groundspeed.estimator.serving.workload import ServingWorkload
 
-    hardware = find_hardware(gpu, profile_dir=profile_dir)
-    rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
-    return Server(
-        find_model(model),
-        Deployment(tp=tp, dtype=dtype),
-        find_engine(engine, platform="rocm" if rocm else "cuda"),
-        hardware.best,
+    server = find_server(model, gpu, tp=tp, dtype=dtype, engine=engine, profile_dir=profile_dir)
+    return ServerEstimate(
+        predictions=tuple(
+            server.predict(ServingWorkload(prompt_tokens, output_tokens, clients))
+            for clients in concurrency
+        )
     )
+
+
+def screen(
+    source: "str | Path | Sequence[str] | pd.DataFrame",
+    *,
+    lower_is_better: Sequence[str] = (),
+    reference: str | None = None,
+    served: "Served | None" = None,
+) -> FleetScreening:
+    """Judge every unit of a fleet against its own kind.
+
+    Parameters
+    ----------
+    source : str, Path, sequence of str or DataFrame
+        CSV, folder of profiles, store, or a table with ``node``, ``gpu``, ``metric``, ``value``.
+    lower_is_better : sequence of str
+        Metrics that should be low.
+    reference : str, optional
+        Profile whose rates, less a tenth, are floors.
+    served : Served, optional
+        The deployment to price findings in.
+
+    Raises
+    ------
+    InputError
+        If nothing can be judged from it.
+    """
+    from groundspeed.fleet.screen.request import Question, ask, ask_table
+
+    if isinstance(source, str | Path):
+        sources: Sequence[str] = [str(source)]
+    elif isinstance(source, Sequence):
+        sources = [str(s) for s in source]
+    else:
+        question = Question((), lower_is_better=lower_is_better, reference=reference, served=served)
+        return FleetScreening.model_construct(**dict(ask_table(source, question)))
+    _, told = ask(
+        Question(sources, lower_is_better=lower_is_better, reference=reference, served=served)
+    )
+    return FleetScreening.model_construct(**dict(told))

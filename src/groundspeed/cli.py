@@ -17,14 +17,14 @@ from groundspeed.commands.calibrate import calibrate_command
 from groundspeed.commands.compare import compare_command
 from groundspeed.commands.doctor import doctor_command
 from groundspeed.commands.estimate import estimate_command
-from groundspeed.commands.fleet import fleet_app
-from groundspeed.commands.node import compare_alone_command
 from groundspeed.commands.plan import plan_command
 from groundspeed.commands.profile import profile_app
 from groundspeed.commands.report import report_command
 from groundspeed.commands.run import run_command
 from groundspeed.commands.verify import verify_command
 from groundspeed.extras import missing_library
+from groundspeed.fleet_commands.app import fleet_app
+from groundspeed.measuring.all_devices import compare_alone_command
 from groundspeed.profiles.errors import InputError, one_line
 
 INTERRUPTED = 130

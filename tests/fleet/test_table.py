@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from findings import judged, named
-from groundspeed.fleet.baseline import in_units_of
+from groundspeed.fleet.health.baseline import in_units_of
 from groundspeed.fleet.metrics import facts_of
-from groundspeed.fleet.screen import screen
-from groundspeed.fleet.simulated import Fault, simulate_fleet
+from groundspeed.fleet.screen.screen_table import screen
+from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
 from groundspeed.fleet.table import clean_fleet, read_fleet
 from groundspeed.profiles import InputError
 

@@ -1,6 +1,6 @@
 """What tests of fleets ask of a screening."""
 
-from groundspeed.fleet.findings import Finding, Screening
+from groundspeed.fleet.screen.findings import Finding, Screening
 
 
 def judged(told: Screening, **wanted: object) -> list[Finding]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from groundspeed.calibrate.campaign import Request, calibrate
-from groundspeed.calibrate.device import open_device
-from groundspeed.calibrate.plan import Mode
-from groundspeed.calibrate.stopping import StopRule
+from groundspeed.calibrate.design.measurement_plan import Mode
+from groundspeed.calibrate.run.campaign import Request, calibrate
+from groundspeed.calibrate.run.device import open_device
+from groundspeed.calibrate.timing.stopping import StopRule
 from groundspeed.profiles import save_profile
 
 TINY = Mode(

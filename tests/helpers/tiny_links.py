@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from groundspeed.calibrate.interconnect import Settings
-from groundspeed.calibrate.link_program import LinkRequest, OthersTellError, measure_links
-from groundspeed.calibrate.ranks import find_place
-from groundspeed.calibrate.run import Progress
-from groundspeed.calibrate.start_ranks import run_ranks
+from groundspeed.calibrate.links.collective_timing import Settings
+from groundspeed.calibrate.links.launcher_environment import find_place
+from groundspeed.calibrate.links.local_ranks import run_ranks
+from groundspeed.calibrate.links.rank_main import LinkRequest, OthersTellError, measure_links
+from groundspeed.calibrate.run.runner import Progress
 from groundspeed.profiles import InputError
 
 TINY = Settings(

@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from groundspeed.kernels import matmul, stream
-from groundspeed.kernels.attention import DecodeAttention, PrefillAttention
-from groundspeed.kernels.glue import ITEMS_READ_WRITTEN, Glue
+from groundspeed.kernels.attention.attention import DecodeAttention, PrefillAttention
+from groundspeed.kernels.decoder.elementwise import ITEMS_READ_WRITTEN, Glue
 from groundspeed.kernels.kernel import UnsupportedCaseError, deviation
-from groundspeed.kernels.launch import Launch
-from groundspeed.kernels.matmul import TorchMatmul, check_product
+from groundspeed.kernels.launch.launch import Launch
+from groundspeed.kernels.matmul.matmul import TorchMatmul, check_product
+from groundspeed.kernels.memory.stream import ARRAYS, TorchStream, check_stream
 from groundspeed.kernels.operands import OperandPool
-from groundspeed.kernels.stream import ARRAYS, TorchStream, check_stream
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
-from groundspeed.kernels.matmul_triton import TILES, Tile, TritonMatmul  # noqa: E402
-from groundspeed.kernels.stream_triton import TritonStream  # noqa: E402
+from groundspeed.kernels.matmul.matmul_triton import TILES, Tile, TritonMatmul  # noqa: E402
+from groundspeed.kernels.memory.stream_triton import TritonStream  # noqa: E402
 
 SHAPES = [(1, 1, 1), (1, 64, 64), (7, 13, 17), (17, 65, 129), (33, 127, 257), (3, 5, 8193)]
 

@@ -7,7 +7,6 @@ units and wide loads that it should, fits the chip's shared memory, and spills n
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,9 @@ from program import environment
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-SCRIPT = Path(__file__).resolve().parents[1] / "helpers" / "compile_kernels.py"
+from repository import HELPERS
+
+SCRIPT = HELPERS / "compile_kernels.py"
 SHARED_BYTES = {
     # What one block may use: CUDA C++ programming guide (compute capabilities); CDNA3 and CDNA4
     # instruction set guides (local data share).

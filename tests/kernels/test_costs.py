@@ -4,11 +4,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundspeed.kernels.attention import DecodeAttention, PrefillAttention
-from groundspeed.kernels.glue import ITEMS_READ_WRITTEN, Glue
+from groundspeed.kernels.attention.attention import DecodeAttention, PrefillAttention
+from groundspeed.kernels.decoder.elementwise import ITEMS_READ_WRITTEN, Glue
 from groundspeed.kernels.kernel import Cost, Kernel
-from groundspeed.kernels.matmul import TorchMatmul
-from groundspeed.kernels.stream import TorchStream
+from groundspeed.kernels.matmul.matmul import TorchMatmul
+from groundspeed.kernels.memory.stream import TorchStream
 from groundspeed.profiles import OPERATIONS
 from groundspeed.profiles.operations import GLUE_ITEMS_MOVED
 

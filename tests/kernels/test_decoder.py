@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from groundspeed.kernels.decoder import Decoder, DecoderShape
+from groundspeed.kernels.decoder.decoder import Decoder, DecoderShape
 
 SMALL = DecoderShape(
     hidden=64,

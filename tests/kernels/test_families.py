@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from groundspeed.kernels.gather import PAGE_BYTES, PageGather
-from groundspeed.kernels.glue import fp8_quantize, sample
-from groundspeed.kernels.host_link import HostLink
+from groundspeed.kernels.decoder.elementwise import fp8_quantize, sample
 from groundspeed.kernels.kernel import UnsupportedCaseError
-from groundspeed.kernels.matmul_data import DATA, DataMatmul
-from groundspeed.kernels.matmul_scaled import Fp8Matmul, Int8Matmul, Tf32Matmul
+from groundspeed.kernels.links.host_link import HostLink
+from groundspeed.kernels.matmul.data_patterns import DATA, DataMatmul
+from groundspeed.kernels.matmul.low_precision import Fp8Matmul, Int8Matmul, Tf32Matmul
+from groundspeed.kernels.memory.gather import PAGE_BYTES, PageGather
+from groundspeed.kernels.memory.working_set import READ_BYTES, TorchWorkingSet, repeats
 from groundspeed.kernels.operands import OperandPool
-from groundspeed.kernels.working_set import READ_BYTES, TorchWorkingSet, repeats
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from groundspeed.kernels.attention_decode_triton import PagedDecode, paged_attention, splits_for
-from groundspeed.kernels.latency_triton import PointerChase, random_cycle
-from groundspeed.kernels.moe_triton import BLOCK_M, GroupedExperts, route, tiles_of
-from groundspeed.kernels.working_set_triton import TritonWorkingSet
+from groundspeed.kernels.attention.decode_triton import PagedDecode, paged_attention, splits_for
+from groundspeed.kernels.experts.experts_triton import BLOCK_M, GroupedExperts, route, tiles_of
+from groundspeed.kernels.memory.latency_triton import PointerChase, random_cycle
+from groundspeed.kernels.memory.working_set_triton import TritonWorkingSet
 
 
 def sizes(m: int, n: int, k: int) -> dict[str, float]:

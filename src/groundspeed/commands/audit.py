@@ -10,7 +10,7 @@ from groundspeed.commands.options import Force, Json, Output, ProfileDir, delive
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
-    from groundspeed.estimator.audit import Claim
+    from groundspeed.estimator.decisions.audit import Claim
 
 KEYS = (
     "tokens_per_s",
@@ -51,9 +51,9 @@ def audit_command(
     Example: groundspeed audit --rate 170 --counts total --model deepseek-r1 --gpu h200 --gpus 8
     --isl 3200 --osl 800 --concurrency 1
     """
-    from groundspeed.api import find_hardware
-    from groundspeed.estimator.audit import audit_claim, compare_claims
-    from groundspeed.estimator.engine import find_engine
+    from groundspeed.estimator.decisions.audit import audit_claim, compare_claims
+    from groundspeed.estimator.engines.engine import find_engine
+    from groundspeed.estimator.hardware.find_hardware import find_hardware
 
     given = {
         "tokens_per_s": rate, "counts": counts, "model": model, "gpu": gpu, "gpus": gpus,
@@ -74,8 +74,8 @@ def audit_command(
             document["comparison"] = fair.model_dump(mode="json")
         deliver(json.dumps(document, indent=1), output, force=force)
     else:
-        from groundspeed.show_audit import show_audit, show_fair
-        from groundspeed.terminal import make_console
+        from groundspeed.display.show_audit import show_audit, show_fair
+        from groundspeed.display.terminal import make_console
 
         console = make_console()
         for audit in audits:
@@ -105,7 +105,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _claim(document: dict[str, Any], number: int) -> "Claim":
     from groundspeed.estimator import find_model
-    from groundspeed.estimator.audit import Claim
+    from groundspeed.estimator.decisions.audit import Claim
     from groundspeed.profiles.errors import did_you_mean
 
     strange = sorted(set(document) - set(KEYS))

@@ -11,7 +11,7 @@ from groundspeed.commands.options import Force, Json, Output, ProfileDir, Quiet,
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
-    from groundspeed.estimator.adjust import Adjustment
+    from groundspeed.estimator.decisions.adjust import Adjustment
 
 
 def backtest_command(
@@ -37,11 +37,11 @@ def backtest_command(
 
     Example: groundspeed backtest measured.csv --by engine
     """
-    from groundspeed.api import find_hardware
-    from groundspeed.estimator.backtest import METRICS, backtest, summarize
-    from groundspeed.load_tools import read_load_tool
-    from groundspeed.tables import read_rows
-    from groundspeed.terminal import progress_bar
+    from groundspeed.display.terminal import progress_bar
+    from groundspeed.estimator.decisions.backtest import METRICS, backtest, summarize
+    from groundspeed.estimator.decisions.load_tools import read_load_tool
+    from groundspeed.estimator.hardware.find_hardware import find_hardware
+    from groundspeed.profiles.csv_rows import read_rows
 
     given = {"gpu": gpu, "model": model, "engine": engine, "tp": str(tp) if tp else None}
     source: Iterable[dict[str, str]] = (
@@ -76,7 +76,7 @@ def backtest_command(
         )
     adjustments: list[Adjustment] = []
     if adjust is not None:
-        from groundspeed.estimator.adjust import adjust as adjust_results
+        from groundspeed.estimator.decisions.adjust import adjust as adjust_results
 
         results, adjustments = adjust_results(results, adjust, by)
     summaries = summarize(results, by)
@@ -100,15 +100,15 @@ def backtest_command(
         }
         deliver(json.dumps(document, indent=1), output, force=force)
         return
-    from groundspeed.show_serving import show_adjustments, show_summary
-    from groundspeed.terminal import make_console, plain
+    from groundspeed.display.show_serving import show_adjustments, show_summary
+    from groundspeed.display.terminal import make_console, plain
 
     console = make_console()
     if adjustments:
         show_adjustments(console, adjustments)
     show_summary(console, summaries, results)
     if attribute:
-        from groundspeed.estimator.attribute import attribute_errors
+        from groundspeed.estimator.decisions.attribute import attribute_errors
 
         console.print()
         for line in attribute_errors(rows, results, lambda n: find_hardware(n).best):

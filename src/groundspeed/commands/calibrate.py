@@ -7,11 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundspeed.commands.measuring import (
-    calibrate_and_save,
-    open_running_device,
-    require_measuring,
-)
 from groundspeed.commands.options import (
     Device,
     Force,
@@ -23,10 +18,15 @@ from groundspeed.commands.options import (
     folder_of,
     require_writable,
 )
+from groundspeed.measuring.session import (
+    calibrate_and_save,
+    open_running_device,
+    require_measuring,
+)
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
-    from groundspeed.calibrate.device import RunningDevice
+    from groundspeed.calibrate.run.device import RunningDevice
 
 
 def calibrate_command(
@@ -79,7 +79,7 @@ def calibrate_command(
     folder = folder_of(profile_dir)
     require_writable(output, force=force)
     if ranks is not None or started_as_a_rank():
-        from groundspeed.commands.links import LinkOptions, show_links_here
+        from groundspeed.measuring.all_ranks import LinkOptions, show_links_here
 
         options = LinkOptions(
             ranks, device, folder, timeout, quiet or as_json, seed, fresh, output, force
@@ -120,8 +120,8 @@ def calibrate_command(
     if as_json:
         deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)
         return
-    from groundspeed.show import show_profile
-    from groundspeed.terminal import make_console, plain
+    from groundspeed.display.show_profile import show_profile
+    from groundspeed.display.terminal import make_console, plain
 
     console = make_console()
     show_profile(console, profile)
@@ -133,12 +133,12 @@ def _calibrate_devices(
 ) -> None:
     """Calibrate several devices at once, then, of all GPUs, their links; show what was found."""
     require_measuring()
-    from groundspeed.commands.node import calibrate_together, devices_of
+    from groundspeed.measuring.all_devices import calibrate_together, devices_of
 
     devices = devices_of(name)
     profiles = calibrate_together(devices, options, folder, quiet=quiet or as_json)
     if name == "all" and len(devices) > 1:
-        from groundspeed.commands.links import LinkOptions, measure_links_here
+        from groundspeed.measuring.all_ranks import LinkOptions, measure_links_here
 
         links = LinkOptions(
             len(devices), "cuda", folder, timeout_s, quiet or as_json, fresh="--fresh" in options
@@ -149,8 +149,8 @@ def _calibrate_devices(
         documents = [p.model_dump(mode="json", exclude_none=True) for p in profiles]
         deliver(json.dumps(documents, indent=1), None, force=False)
         return
-    from groundspeed.show import show_profile
-    from groundspeed.terminal import make_console, plain
+    from groundspeed.display.show_profile import show_profile
+    from groundspeed.display.terminal import make_console, plain
 
     console = make_console()
     for profile in profiles:
@@ -161,7 +161,7 @@ def _calibrate_devices(
 def started_as_a_rank() -> bool:
     """Whether a launcher started this process as one of several."""
     require_measuring()
-    from groundspeed.calibrate.ranks import find_place
+    from groundspeed.calibrate.links.launcher_environment import find_place
 
     return find_place(os.environ) is not None
 
@@ -174,7 +174,7 @@ def parse_dtypes(text: str | None) -> tuple[str, ...]:
     InputError
         If one is not known.
     """
-    from groundspeed.calibrate.plan import matmul_kernel
+    from groundspeed.calibrate.design.measurement_plan import matmul_kernel
 
     names = tuple(part.strip() for part in text.split(",")) if text is not None else ()
     for name in names:
@@ -191,8 +191,8 @@ def _show_plan(
     *,
     as_json: bool,
 ) -> None:
-    from groundspeed.calibrate.campaign import Request, journal_path, preview
-    from groundspeed.calibrate.plan import MODES, only_dtypes
+    from groundspeed.calibrate.design.measurement_plan import MODES, only_dtypes
+    from groundspeed.calibrate.run.campaign import Request, journal_path, preview
 
     request = Request(
         running,

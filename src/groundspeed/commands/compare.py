@@ -10,7 +10,7 @@ from groundspeed.profiles.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from groundspeed.estimator.compare import Option
+    from groundspeed.estimator.decisions.compare import Option
 
 KEYS = ("gpu", "tp", "pp", "ep", "dp", "engine", "version", "dtype", "kv_dtype", "price", "name")
 
@@ -34,9 +34,9 @@ def compare_command(
 
     Example: groundspeed compare llama-3.3-70b --option gpu=h200,tp=4 --option gpu=mi300x,tp=4
     """
-    from groundspeed.commands.serving import parse_concurrency
-    from groundspeed.estimator.compare import compare_servers
-    from groundspeed.estimator.workload import ServingWorkload
+    from groundspeed.commands.estimate_server import parse_concurrency
+    from groundspeed.estimator.decisions.compare import compare_servers
+    from groundspeed.estimator.serving.workload import ServingWorkload
 
     options = [_option(text, model, profile_dir) for text in option]
     names = [o.name for o in options]
@@ -48,19 +48,19 @@ def compare_command(
     if as_json or output is not None:
         deliver(told.model_dump_json(indent=1), output, force=force)
         return
-    from groundspeed.show_comparison import show_servers
-    from groundspeed.terminal import make_console
+    from groundspeed.display.show_comparison import show_servers
+    from groundspeed.display.terminal import make_console
 
     show_servers(make_console(), told)
 
 
 def _option(text: str, model: str, profile_dir: "Path | None") -> "Option":
-    from groundspeed.api import find_hardware
     from groundspeed.estimator import find_model
-    from groundspeed.estimator.compare import Option
-    from groundspeed.estimator.deployment import Deployment
-    from groundspeed.estimator.engine import find_engine
-    from groundspeed.estimator.serving import Server
+    from groundspeed.estimator.decisions.compare import Option
+    from groundspeed.estimator.engines.engine import find_engine
+    from groundspeed.estimator.hardware.find_hardware import find_hardware
+    from groundspeed.estimator.serving.deployment import Deployment
+    from groundspeed.estimator.serving.server import Server
     from groundspeed.profiles.errors import did_you_mean
 
     values: dict[str, str] = {}

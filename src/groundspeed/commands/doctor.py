@@ -10,13 +10,13 @@ def doctor_command(as_json: Json = False) -> None:
 
     Example: groundspeed doctor
     """
-    from groundspeed.doctor import diagnose
+    from groundspeed.measuring.machine_check import diagnose
 
     told = diagnose()
     if as_json:
         deliver(told.model_dump_json(indent=1), None, force=False)
         raise typer.Exit(0 if told.can["measure"] else 1)
-    from groundspeed.terminal import make_console, make_table, plain, safe
+    from groundspeed.display.terminal import make_console, make_table, plain, safe
 
     console = make_console()
     colours = {"ok": "green", "missing": "red", "warning": "yellow"}

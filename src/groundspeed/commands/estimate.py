@@ -10,8 +10,8 @@ from groundspeed.commands.options import Force, Json, Output, ProfileDir, delive
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
-    from groundspeed.api import FoundHardware
     from groundspeed.estimator import Model, Workload
+    from groundspeed.estimator.hardware.find_hardware import FoundHardware
 
 
 def estimate_command(
@@ -85,8 +85,8 @@ def estimate_command(
     Example: groundspeed estimate deepseek-r1 --gpu h200 --tp 8 --isl 3200 --osl 800
     --concurrency 1..128
     """
-    from groundspeed.api import find_hardware
     from groundspeed.estimator import Workload, find_model
+    from groundspeed.estimator.hardware.find_hardware import find_hardware
 
     if method not in ("operators", "article"):
         raise InputError(
@@ -97,7 +97,7 @@ def estimate_command(
     served = (concurrency, engine, rate, trace, prefill_decode, measured, plot, slo, price)
     many = max(tp, pp, ep, dp, replicas) > 1
     if any(option is not None for option in served) or many or simulate or shape.weights:
-        from groundspeed.commands.serving import (
+        from groundspeed.commands.estimate_server import (
             ServingRequest,
             estimate_serving,
             parse_concurrency,
@@ -105,8 +105,8 @@ def estimate_command(
             parse_slo,
             read_trace,
         )
-        from groundspeed.estimator.deployment import Deployment
-        from groundspeed.estimator.workload import ServingWorkload
+        from groundspeed.estimator.serving.deployment import Deployment
+        from groundspeed.estimator.serving.workload import ServingWorkload
 
         if replicas < 1:
             raise InputError(f"--replicas must be at least 1, not {replicas}")
@@ -164,8 +164,8 @@ def estimate_command(
         }
         deliver(json.dumps(document, indent=1), output, force=force)
         return
-    from groundspeed.show import show_breakdown, show_predictions
-    from groundspeed.terminal import make_console, plain, safe
+    from groundspeed.display.show_profile import show_breakdown, show_predictions
+    from groundspeed.display.terminal import make_console, plain, safe
 
     console = make_console()
     best = columns[-1][1]
@@ -197,7 +197,7 @@ def _article(
     output: Path | None,
     force: bool,
 ) -> None:
-    from groundspeed.estimator.article import article_estimate
+    from groundspeed.estimator.decisions.naive_method import article_estimate
 
     estimates = []
     for hardware in found:
@@ -211,8 +211,8 @@ def _article(
         document = {"estimates": [e.model_dump(mode="json") for e in estimates]}
         deliver(json.dumps(document, indent=1), output, force=force)
         return
-    from groundspeed.show import show_article
-    from groundspeed.terminal import make_console
+    from groundspeed.display.show_profile import show_article
+    from groundspeed.display.terminal import make_console
 
     console = make_console()
     for estimate in estimates:

@@ -34,12 +34,12 @@ def plan_command(
 
     Example: groundspeed plan llama-3.3-70b --gpu h200 --dtype fp8 --slo ttft=1000,tpot=30
     """
-    from groundspeed.api import find_hardware
-    from groundspeed.commands.serving import parse_slo
+    from groundspeed.commands.estimate_server import parse_slo
     from groundspeed.estimator import find_model
-    from groundspeed.estimator.engine import find_engine
-    from groundspeed.estimator.plan import Candidate, make_plan
-    from groundspeed.estimator.workload import ServingWorkload
+    from groundspeed.estimator.decisions.plan import Candidate, make_plan
+    from groundspeed.estimator.engines.engine import find_engine
+    from groundspeed.estimator.hardware.find_hardware import find_hardware
+    from groundspeed.estimator.serving.workload import ServingWorkload
     from groundspeed.profiles.errors import InputError
 
     prices: list[float | None] = [*(price or [])] or [None] * len(gpu)
@@ -64,14 +64,14 @@ def plan_command(
         kv_dtype=kv_dtype,
     )
     if plot is not None:
-        from groundspeed.plot_plan import plot_plan
+        from groundspeed.display.plot_plan import plot_plan
 
         plot_plan(plan, plot, force=force)
     if as_json or output is not None:
         deliver(plan.model_dump_json(indent=1), output, force=force)
     else:
-        from groundspeed.show_plan import show_plan
-        from groundspeed.terminal import make_console
+        from groundspeed.display.show_plan import show_plan
+        from groundspeed.display.terminal import make_console
 
         show_plan(make_console(), plan)
     if plan.best is None and limits is not None:

@@ -64,7 +64,7 @@ def list_command(
         }
         deliver(json.dumps(document, indent=1), output, force=force)
         return
-    from groundspeed.terminal import make_console, make_table, plain, shown
+    from groundspeed.display.terminal import make_console, make_table, plain, shown
 
     console = make_console()
     table = make_table("measured profile", "device", "mode", "date")
@@ -111,7 +111,7 @@ def show_command(
 
     Example: groundspeed profile show h200
     """
-    from groundspeed.api import find_hardware
+    from groundspeed.estimator.hardware.find_hardware import find_hardware
 
     found = find_hardware(name, profile_dir=profile_dir)
     if sheet:
@@ -124,7 +124,7 @@ def show_command(
     if record is None:
         raise AssertionError("a name stands for a profile or a data sheet")
     if plot is not None:
-        from groundspeed.plots import save_roofline
+        from groundspeed.display.plots import save_roofline
         from groundspeed.profiles.errors import InputError
 
         if found.profile is None:
@@ -133,8 +133,8 @@ def show_command(
     if as_json or output is not None:
         deliver(record.model_dump_json(indent=1, exclude_none=True), output, force=force)
         return
-    from groundspeed.show import show_datasheet, show_profile
-    from groundspeed.terminal import make_console, plain
+    from groundspeed.display.show_profile import show_datasheet, show_profile
+    from groundspeed.display.terminal import make_console, plain
 
     console = make_console()
     console.print(plain(found.why), style="dim")
@@ -157,8 +157,8 @@ def check_command(
 
     Example: groundspeed profile check my-h200.json
     """
-    from groundspeed.profiles.physics import check_profile
     from groundspeed.profiles.store import load_profile
+    from groundspeed.profiles.validation import check_profile
 
     profile = load_profile(file, check=False)
     violations = check_profile(profile)
@@ -171,8 +171,8 @@ def check_command(
         }
         deliver(json.dumps(document, indent=1), output, force=force)
     else:
-        from groundspeed.show import show_violations
-        from groundspeed.terminal import make_console
+        from groundspeed.display.show_profile import show_violations
+        from groundspeed.display.terminal import make_console
 
         console = make_console()
         show_violations(console, violations)
@@ -237,8 +237,8 @@ def import_command(
     if as_json:
         deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)
         return
-    from groundspeed.show import show_profile
-    from groundspeed.terminal import make_console, plain
+    from groundspeed.display.show_profile import show_profile
+    from groundspeed.display.terminal import make_console, plain
 
     console = make_console()
     show_profile(console, profile)
@@ -258,8 +258,8 @@ def diff_command(
 
     Example: groundspeed profile diff monday.json tuesday.json
     """
-    from groundspeed.api import find_hardware
-    from groundspeed.profiles.compare import compare_profiles
+    from groundspeed.estimator.hardware.find_hardware import find_hardware
+    from groundspeed.profiles.difference import compare_profiles
     from groundspeed.profiles.errors import InputError
 
     profiles = []
@@ -272,7 +272,7 @@ def diff_command(
     if as_json or output is not None:
         deliver(comparison.model_dump_json(indent=1), output, force=force)
         return
-    from groundspeed.show import show_comparison
-    from groundspeed.terminal import make_console
+    from groundspeed.display.show_profile import show_comparison
+    from groundspeed.display.terminal import make_console
 
     show_comparison(make_console(), comparison)

@@ -37,8 +37,8 @@ def report_command(
 
     Example: groundspeed report h200 -o h200.html
     """
-    from groundspeed.commands.fleet_screen import served_by
     from groundspeed.commands.options import require_writable
+    from groundspeed.fleet_commands.screen import served_by
     from groundspeed.report.page import render
     from groundspeed.report.sources import page_of
 

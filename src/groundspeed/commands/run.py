@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundspeed.commands.measuring import calibrate_and_save, open_running_device
 from groundspeed.commands.options import (
     Device,
     Force,
@@ -17,13 +16,14 @@ from groundspeed.commands.options import (
     folder_of,
     require_writable,
 )
+from groundspeed.measuring.session import calibrate_and_save, open_running_device
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from groundspeed.calibrate.device import RunningDevice
+    from groundspeed.calibrate.run.device import RunningDevice
     from groundspeed.profiles.schema import Profile
-    from groundspeed.verification import Verification
+    from groundspeed.verify.verification import Verification
 
 CASES = {"cpu": ((1, 64), (1, 256), (4, 128)), "gpu": ((1, 512), (1, 4096), (16, 1024))}
 """(batch, prompt tokens) that are predicted and then really run."""
@@ -47,8 +47,8 @@ def run_command(
 
     Example: groundspeed run
     """
+    from groundspeed.display.terminal import make_console, plain, progress_bar
     from groundspeed.estimator import find_model
-    from groundspeed.terminal import make_console, plain, progress_bar
 
     require_writable(output, force=force)
     running = open_running_device(device)
@@ -61,7 +61,7 @@ def run_command(
         _introduce(console, running)
     profile, path = calibrate_and_save(running, "quick", folder, quiet=silent)
     roofline = path.with_suffix(".png")
-    from groundspeed.plots import save_roofline
+    from groundspeed.display.plots import save_roofline
     from groundspeed.profiles.errors import InputError
 
     drawn = f"roofline {roofline}"
@@ -74,7 +74,7 @@ def run_command(
         console.print(plain(f"profile  {path}"), style="dim", soft_wrap=True)
         console.print(plain(drawn), style="dim", soft_wrap=True)
         console.print()
-    from groundspeed.verification import VerifyRequest, verify
+    from groundspeed.verify.verification import VerifyRequest, verify
 
     request = VerifyRequest(shape, profile, running, CASES[kind])
     with progress_bar(f"running {shape.id}", quiet=silent) as progress:
@@ -92,13 +92,13 @@ def run_command(
 
 
 def _introduce(console: "Console", running: "RunningDevice") -> None:
-    from groundspeed.show import show_device_line
+    from groundspeed.display.show_profile import show_device_line
 
     show_device_line(console, running.device, running.datasheet)
 
 
 def _achieved(console: "Console", profile: "Profile") -> None:
-    from groundspeed.show import show_rates, show_warnings
+    from groundspeed.display.show_profile import show_rates, show_warnings
 
     console.print()
     show_rates(console, profile)
@@ -106,7 +106,7 @@ def _achieved(console: "Console", profile: "Profile") -> None:
 
 
 def _predicted(console: "Console", result: "Verification") -> None:
-    from groundspeed.show_verification import machine_remark, show_run
+    from groundspeed.display.show_verification import machine_remark, show_run
 
     show_run(console, result)
     console.print(machine_remark(result), style="dim")

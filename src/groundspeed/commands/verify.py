@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundspeed.commands.measuring import open_running_device
 from groundspeed.commands.options import (
     Device,
     Force,
@@ -16,12 +15,13 @@ from groundspeed.commands.options import (
     numbers,
     require_writable,
 )
+from groundspeed.measuring.session import open_running_device
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from groundspeed.calibrate.device import RunningDevice
+    from groundspeed.calibrate.run.device import RunningDevice
     from groundspeed.profiles.schema import Profile
 
 
@@ -63,9 +63,9 @@ def verify_command(
     require_writable(output, force=force)
     running = open_running_device(device)
     known = _profile(profile, running, profile_dir)
-    from groundspeed.show_verification import show_verification
-    from groundspeed.terminal import make_console, progress_bar
-    from groundspeed.verification import VerifyRequest, verify
+    from groundspeed.display.show_verification import show_verification
+    from groundspeed.display.terminal import make_console, progress_bar
+    from groundspeed.verify.verification import VerifyRequest, verify
 
     request = VerifyRequest(shape, known, running, cases, output_tokens, seconds, dtype)
     with progress_bar(f"verifying {shape.id}", quiet=quiet or as_json) as progress:
@@ -78,7 +78,7 @@ def verify_command(
 
 
 def _profile(name: str | None, running: "RunningDevice", profile_dir: "Path | None") -> "Profile":
-    from groundspeed.api import find_hardware, measured_profiles
+    from groundspeed.estimator.hardware.find_hardware import find_hardware, measured_profiles
 
     if name is not None:
         found = find_hardware(name, profile_dir=profile_dir).profile

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from groundspeed.profiles.compare import ProfileComparison
+from groundspeed.display.terminal import shown
+from groundspeed.profiles.difference import ProfileComparison
 from groundspeed.report.page import Axis, Figure, Page, Section, Table, numbers
-from groundspeed.terminal import shown
 
 
 def comparison_page(told: ProfileComparison) -> Page:

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from groundspeed.fleet.findings import CAUSES, Finding, Screening
 from groundspeed.fleet.metrics import facts_of
-from groundspeed.fleet.score import FAIL, FAIL_Z, WARN, Scores
+from groundspeed.fleet.screen.findings import CAUSES, Finding, Screening
+from groundspeed.fleet.screen.score import FAIL, FAIL_Z, WARN, Scores
 from groundspeed.fleet.table import NODE_LEVEL, FleetTable
 from groundspeed.profiles.operations import Array
 from groundspeed.report.page import Axis, Figure, Page, Section, Table, Trace, numbers

@@ -4,6 +4,8 @@ from collections import defaultdict
 
 import numpy as np
 
+from groundspeed.display.show_links import curve_name
+from groundspeed.display.terminal import digits, scale_for, shown
 from groundspeed.profiles.busbw import busbw
 from groundspeed.profiles.laws import law_time
 from groundspeed.profiles.schema import Curve, Point, Profile
@@ -11,8 +13,6 @@ from groundspeed.profiles.summary import SELECTED
 from groundspeed.profiles.utilization import utilization
 from groundspeed.report.laws import law_section
 from groundspeed.report.page import Axis, Figure, Page, Section, Table, Trace, numbers
-from groundspeed.show_links import curve_name
-from groundspeed.terminal import digits, scale_for, shown
 
 SHAPES = ((4096.0, 4096.0), (8192.0, 8192.0), (5120.0, 27648.0), (28672.0, 4096.0))
 """Products (n, k) of the MLP and attention of common models: drawn where the law knows them."""

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from groundspeed.estimator.workload import ServingPrediction
+from groundspeed.display.terminal import shown, shown_interval
+from groundspeed.estimator.serving.workload import ServingPrediction
 from groundspeed.report.page import Axis, Figure, Page, Section, Table, Trace, numbers
-from groundspeed.terminal import shown, shown_interval
 
 Columns = Mapping[str, Sequence[ServingPrediction]]
 """Predictions over concurrency, by the column they are shown in."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from groundspeed.fleet.screen.request import Served
 from groundspeed.profiles.errors import InputError
 from groundspeed.report.page import Page
-from groundspeed.screening import Served
 
 LARGEST_BYTES = 500_000_000
 
@@ -42,7 +42,7 @@ def page_of(
     InputError
         If it is nothing that can be reported.
     """
-    from groundspeed.fleet.sources import is_store
+    from groundspeed.fleet.history.sources import is_store
 
     first = sources[0]
     path = Path(first).expanduser()
@@ -60,7 +60,7 @@ def page_of(
         document = _read(path)
         if "curves" not in document:
             return _document(document, first)
-    from groundspeed.api import find_hardware
+    from groundspeed.estimator.hardware.find_hardware import find_hardware
     from groundspeed.report.profile import profile_page
 
     found = find_hardware(first, profile_dir=profile_dir)
@@ -85,9 +85,9 @@ def _fleet(
     served: Served | None,
     profile_dir: Path | None,
 ) -> Page:
-    from groundspeed.fleet.score import score
+    from groundspeed.fleet.screen.request import Question, ask, reference_of
+    from groundspeed.fleet.screen.score import score
     from groundspeed.report.fleet import fleet_page
-    from groundspeed.screening import Question, ask, reference_of
 
     question = Question(sources, run, reference=reference, served=served, profile_dir=profile_dir)
     table, told = ask(question)
@@ -97,8 +97,8 @@ def _fleet(
 
 
 def _two(sources: Sequence[str], profile_dir: Path | None) -> Page:
-    from groundspeed.api import find_hardware
-    from groundspeed.profiles.compare import compare_profiles
+    from groundspeed.estimator.hardware.find_hardware import find_hardware
+    from groundspeed.profiles.difference import compare_profiles
     from groundspeed.report.compare import comparison_page
 
     profiles = []
@@ -123,8 +123,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _document(document: dict[str, Any], where: str) -> Page:
-    from groundspeed.estimator.backtest import Summary
-    from groundspeed.estimator.workload import ServingPrediction
+    from groundspeed.estimator.decisions.backtest import Summary
+    from groundspeed.estimator.serving.workload import ServingPrediction
     from groundspeed.report.backtest import backtest_page, read_row
     from groundspeed.report.serving import serving_page
 

@@ -1,0 +1,385 @@
+"""What a calibration measures: the cases of each kernel, chosen before anything is timed.
+
+A mode is a budget: how many points for each operation, how long one call may take, how precise a
+median must be. Candidates are spread over the box in which models live (one row to a full
+prefill, a head of 64 to a vocabulary of 262,144), those too slow for this device are left out, and
+the farthest-point rule picks among the rest. A plan is a pure function of device, mode, seed and
+the few probe rates that say how fast the device roughly is, so a killed run finds the same plan.
+"""
+
+import importlib.util
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from groundspeed.calibrate.design.candidates import (
+    GLUE_WIDTHS,
+    MOE_SHAPES,
+    alignment_candidates,
+    attention_candidates,
+    glue_candidates,
+    latency_candidates,
+    matmul_candidates,
+    moe_candidates,
+    projection_candidates,
+    stream_candidates,
+)
+from groundspeed.calibrate.design.point_selection import farthest_points
+from groundspeed.calibrate.timing.stopping import StopRule
+from groundspeed.kernels.attention.attention import DecodeAttention, PrefillAttention
+from groundspeed.kernels.decoder.elementwise import Glue
+from groundspeed.kernels.kernel import DTYPES, Kernel
+from groundspeed.kernels.launch.launch import Launch
+from groundspeed.kernels.launch.layer_latency import LayerLatency
+from groundspeed.kernels.links.host_link import DIRECTIONS, MEMORY, HostLink
+from groundspeed.kernels.matmul.low_precision import (
+    INT8_MIN_ROWS,
+    Fp8Matmul,
+    Int8Matmul,
+    Tf32Matmul,
+)
+from groundspeed.kernels.matmul.matmul import TorchMatmul
+from groundspeed.kernels.memory.gather import PAGE_BYTES, PageGather
+from groundspeed.kernels.memory.stream import ARRAYS, TorchStream
+from groundspeed.kernels.memory.working_set import TorchWorkingSet
+from groundspeed.profiles.errors import InputError, did_you_mean
+from groundspeed.profiles.schema import Device
+from groundspeed.profiles.summary import BEYOND_CACHE
+
+Limit = Literal["compute", "memory"]
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """Fixed cases of a kind of device, each long enough to see its clock and its neighbours."""
+
+    probe: Mapping[str, float]
+    """Says roughly how fast a data type is."""
+    attention_probe: Mapping[str, float]
+    references: Mapping[Limit, Mapping[str, float]]
+    """The products that are repeated throughout a run to see the machine drift."""
+
+
+def _attention(batch: int, length: int, heads: int, dim: int) -> dict[str, float]:
+    values = {"batch": batch, "seq_len": length, "heads": heads, "kv_heads": heads // 4}
+    return {k: float(v) for k, v in (values | {"head_dim": dim}).items()}
+
+
+CPU_YARDSTICKS = Yardsticks(
+    probe={"m": 256.0, "n": 1024.0, "k": 1024.0},
+    attention_probe=_attention(1, 512, 16, 64),
+    references={
+        "compute": {"m": 192.0, "n": 1024.0, "k": 1024.0},
+        "memory": {"m": 1.0, "n": 8192.0, "k": 1024.0},
+    },
+)
+GPU_YARDSTICKS = Yardsticks(
+    probe={"m": 4096.0, "n": 4096.0, "k": 4096.0},
+    attention_probe=_attention(4, 4096, 32, 128),
+    references={
+        "compute": {"m": 4096.0, "n": 8192.0, "k": 4096.0},
+        "memory": {"m": 1.0, "n": 65536.0, "k": 8192.0},
+    },
+)
+
+
+def yardsticks(kind: str) -> Yardsticks:
+    """The fixed cases for a processor or a GPU."""
+    return CPU_YARDSTICKS if kind == "cpu" else GPU_YARDSTICKS
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How much a calibration may do."""
+
+    name: str
+    matmul_points: Mapping[str, int]
+    """Points of each data type; those that a device lacks are left out, with the reason."""
+    stream_points: int
+    attention_points: int
+    glue_points: int
+    longest_call_s: float
+    rule: StopRule
+    peak_steps: int
+    """Steps of the directed search for each data type's best shape."""
+    sustained: Mapping[str, float]
+    """[s] How long each data type's best shape is run to its equilibrium."""
+    kernel_names: bool = True
+    """Look up which kernel the library chose for each case."""
+    data: bool = False
+    """Also the best shape on uniform, constant and zero operands."""
+    working_sets: int = 32
+    """Sizes of the curve on which caches are located: three for each doubling."""
+    projections: int = 0
+    alignment: bool = False
+    experts: bool = False
+    largest_operand_bytes: float = 2.0**29
+    """On a processor; a vocabulary times a hidden size in 16 bit."""
+    largest_gpu_operand_bytes: float = 2.0**32
+
+    def dtypes(self, kind: str) -> list[str]:
+        """Data types to try; a processor emulates the narrow ones, for minutes a case."""
+        return [d for d in self.matmul_points if kind != "cpu" or d in DTYPES]
+
+
+QUICK = Mode(
+    name="quick",
+    matmul_points={"bfloat16": 40, "float16": 10, "float32": 10, "fp8": 16},
+    stream_points=7,
+    attention_points=18,
+    glue_points=10,
+    longest_call_s=0.05,
+    rule=StopRule(min_samples=10, min_time_s=0.02, half_width_fraction=0.02, time_cap_s=0.4),
+    peak_steps=4,
+    sustained={},
+    working_sets=16,
+    kernel_names=False,
+)
+STANDARD = Mode(
+    name="standard",
+    matmul_points={
+        "bfloat16": 96, "float16": 24, "float32": 24, "tf32": 12, "fp8": 48, "fp8_row": 24,
+        "int8": 16,
+    },
+    stream_points=12,
+    attention_points=40,
+    glue_points=16,
+    longest_call_s=0.2,
+    rule=StopRule(min_samples=15, min_time_s=0.05, half_width_fraction=0.01, time_cap_s=1.5),
+    peak_steps=12,
+    sustained={"bfloat16": 10.0},
+    data=True,
+    experts=True,
+)  # fmt: skip
+FULL = replace(
+    STANDARD,
+    name="full",
+    matmul_points={
+        "bfloat16": 192, "float16": 48, "float32": 48, "tf32": 48, "fp8": 96, "fp8_row": 96,
+        "int8": 48,
+    },
+    stream_points=20,
+    attention_points=96,
+    glue_points=32,
+    sustained={"bfloat16": 10.0, "float16": 10.0, "fp8": 10.0, "float32": 10.0},
+    projections=120,
+    alignment=True,
+)  # fmt: skip
+MODES = {m.name: m for m in (QUICK, STANDARD, FULL)}
+
+
+def only_dtypes(mode: Mode, dtypes: tuple[str, ...]) -> Mode:
+    """The mode with products of these data types alone; unchanged if none are named."""
+    if not dtypes:
+        return mode
+    points = {d: mode.matmul_points.get(d, OTHER_DTYPE_POINTS) for d in dtypes}
+    sustained = {d: s for d, s in mode.sustained.items() if d in dtypes}
+    return replace(mode, matmul_points=points, sustained=sustained)
+
+
+OTHER_DTYPE_POINTS = 16
+"""Points of a data type that a mode would not measure by itself."""
+
+
+@dataclass(frozen=True)
+class PlannedCase:
+    """One case to measure, and the name it has in the journal."""
+
+    key: str
+    kernel: Kernel
+    case: Mapping[str, float]
+    label: str = ""
+    """What tells it from another case of the same shape, such as the tile."""
+
+
+def planned(kernel: Kernel, case: Mapping[str, float], prefix: str = "") -> PlannedCase:
+    """Name a case."""
+    shape = " ".join(f"{k}={v:g}" for k, v in case.items())
+    name = " ".join((kernel.operation, *kernel.regime.values(), kernel.backend))
+    return PlannedCase(f"{prefix}{name} {shape}".strip(), kernel, case, prefix)
+
+
+OPERANDS = 2.0
+"""A stream moves this many operands of the largest size at most: a copy reads one, writes one."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What keeps a case from being too slow or too big."""
+
+    seconds: float
+    flops_per_s: Mapping[str, float]
+    """Probed matrix rate of each data type."""
+    attention_flops_per_s: float
+    """Probed rate of prefill attention."""
+    operand_bytes: float
+    """Largest single operand."""
+
+    def allows(self, kernel: Kernel, case: Mapping[str, float]) -> bool:
+        """Whether a case fits the time and memory of one call."""
+        cost = kernel.cost(case)
+        rate = self.flops_per_s.get(kernel.regime.get("dtype", ""), max(self.flops_per_s.values()))
+        if kernel.operation.startswith("attention"):
+            rate = self.attention_flops_per_s
+        fits = max(cost.read_bytes, cost.written_bytes) <= self.operand_bytes
+        return fits and cost.flops / rate <= self.seconds
+
+
+def matmul_kernel(dtype: str, *, operation: str = "matmul") -> Kernel:
+    """The library's product in a data type.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if dtype in DTYPES:
+        return TorchMatmul(dtype, operation=operation)
+    if dtype in ("fp8", "fp8_row"):
+        return Fp8Matmul(dtype, operation=operation)
+    if dtype == "int8":
+        return Int8Matmul(operation=operation)
+    if dtype == "tf32":
+        return Tf32Matmul(operation=operation)
+    known = [*DTYPES, "fp8", "fp8_row", "int8", "tf32"]
+    raise InputError(f"unknown data type '{dtype}'", remedy=did_you_mean(dtype, known))
+
+
+CASE_OVERHEAD_S = 0.08
+"""Checking, preparing and writing down one case; measured on two processor cores."""
+
+
+def expected_s(plan: list[PlannedCase], mode: Mode, limits: Limits) -> float:
+    """About how long a plan takes [s], from the probed rates."""
+    total = sum(mode.sustained.values())
+    for case in plan:
+        dtype = case.kernel.regime.get("dtype", "")
+        rate = limits.flops_per_s.get(dtype, max(limits.flops_per_s.values()))
+        once = case.kernel.cost(case.case).flops / rate
+        total += max(mode.rule.min_time_s, mode.rule.min_samples * once) + CASE_OVERHEAD_S
+    return total
+
+
+def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[PlannedCase]:
+    """All cases of a calibration, in the random order they are to be measured in.
+
+    Returns
+    -------
+    list of PlannedCase
+        Shuffled: a machine that warms up or is disturbed for a while must not bend one curve.
+    """
+    cases: list[PlannedCase] = []
+    for dtype, budget in mode.matmul_points.items():
+        if dtype in limits.flops_per_s:
+            candidates = matmul_candidates(seed)
+            if dtype == "int8":
+                candidates = [c for c in candidates if c["m"] >= INT8_MIN_ROWS]
+            cases += _choose(matmul_kernel(dtype), candidates, budget, limits, seed)
+    streams = stream_candidates(OPERANDS * limits.operand_bytes)
+    for stream in ARRAYS:
+        cases += _choose(TorchStream(stream), streams, mode.stream_points, limits, seed)
+    pages = [c for c in streams if c["bytes"] >= 64 * PAGE_BYTES]
+    cases += _choose(PageGather(), pages, mode.stream_points, limits, seed)
+    budget = mode.attention_points
+    kind = "cpu" if device.kind == "cpu" else "gpu"
+    prefill, decode = (attention_candidates(c, seed, kind) for c in ("seq_len", "kv_len"))
+    cases += _choose(PrefillAttention("bfloat16"), prefill, budget, limits, seed)
+    cases += _choose(DecodeAttention("bfloat16"), decode, budget, limits, seed)
+    for op in GLUE_WIDTHS:
+        cases += _choose(Glue(op, "bfloat16"), glue_candidates(op), mode.glue_points, limits, seed)
+    cases += _extra_matmuls(mode, limits, seed)
+    cases += [planned(Launch("eager"), {}), planned(LayerLatency("layer"), {})]
+    if device.kind == "cpu":
+        cases += [planned(TorchWorkingSet(), c) for c in working_sets(device, mode, limits)]
+    else:
+        cases += [planned(Launch(op), {}) for op in ON_A_GPU]
+        cases.append(planned(LayerLatency("layer-dispatch"), {}))
+        for direction, memory in itertools.product(DIRECTIONS, MEMORY):
+            cases.append(planned(HostLink(direction, memory), {"bytes": HOST_LINK_BYTES}))
+        cases += _triton_cases(device, mode, limits, seed)
+    order = np.random.default_rng(seed).permutation(len(cases))
+    return [cases[i] for i in order]
+
+
+ON_A_GPU = ("queued", "graph", "synchronize", "round-trip")
+"""Launch costs that only a device with a queue has."""
+
+HOST_LINK_BYTES = 2.0**28
+"""Long enough for the link's full rate, short enough to pin."""
+
+
+def working_sets(device: Device, mode: Mode, limits: Limits) -> list[dict[str, float]]:
+    """Sizes from below every shared cache to far beyond the last, to find where each ends."""
+    cache = device.last_level_cache_bytes or 2.0**26
+    top = min(BEYOND_CACHE * cache, limits.operand_bytes)
+    sizes = np.geomspace(SMALLEST_WORKING_SET_BYTES, top, mode.working_sets)
+    return [{"bytes": float(round(s / 4096) * 4096)} for s in sizes]
+
+
+SMALLEST_WORKING_SET_BYTES = 2.0**16
+
+
+def _extra_matmuls(mode: Mode, limits: Limits, seed: int) -> list[PlannedCase]:
+    """Shapes for a look, which no law is fitted to: models' own, and tile edges."""
+    cases: list[PlannedCase] = []
+    for dtype in ("bfloat16", "fp8"):
+        if dtype not in limits.flops_per_s:
+            continue
+        if mode.projections:
+            kernel = matmul_kernel(dtype, operation="matmul_projections")
+            cases += _choose(kernel, projection_candidates(), mode.projections, limits, seed)
+        if mode.alignment:
+            kernel = matmul_kernel(dtype, operation="matmul_alignment")
+            cases += [planned(kernel, c) for c in alignment_candidates()]
+    return cases
+
+
+def _triton_cases(device: Device, mode: Mode, limits: Limits, seed: int) -> list[PlannedCase]:
+    """Our own kernels: what the chip does with code we can read; none where triton is absent."""
+    if importlib.util.find_spec("triton") is None:
+        return []
+    from groundspeed.kernels.attention.decode_triton import PagedDecode
+    from groundspeed.kernels.experts.experts_triton import GroupedExperts
+    from groundspeed.kernels.memory.latency_triton import PointerChase
+    from groundspeed.kernels.memory.stream_triton import TritonStream
+    from groundspeed.kernels.memory.working_set_triton import TritonWorkingSet
+
+    cases = []
+    streams = stream_candidates(OPERANDS * limits.operand_bytes)
+    for stream in ARRAYS:
+        cases += _choose(TritonStream(stream), streams, 5, limits, seed)
+    decode = attention_candidates("kv_len", seed, "gpu")
+    for dtype in ("bfloat16", "fp8"):
+        cases += _choose(PagedDecode(dtype), decode, mode.attention_points // 2, limits, seed)
+    cache = device.last_level_cache_bytes or 2.0**26
+    cases += [planned(PointerChase(), c) for c in latency_candidates(cache)]
+    cases += [planned(TritonWorkingSet(), c) for c in working_sets(device, mode, limits)]
+    if mode.experts:
+        for routing in ("balanced", "zipf"):
+            for shape in MOE_SHAPES:
+                experts = GroupedExperts("bfloat16", routing, tuple(shape.items()))
+                found = moe_candidates(shape)
+                cases += [planned(experts, c) for c in found if limits.allows(experts, c)]
+    return cases
+
+
+def _choose(
+    kernel: Kernel,
+    candidates: list[dict[str, float]],
+    budget: int,
+    limits: Limits,
+    seed: int,
+) -> list[PlannedCase]:
+    possible = [c for c in candidates if limits.allows(kernel, c)]
+    if not possible:
+        return []
+    columns = tuple(possible[0])
+    log = np.log2(np.array([[c[name] for name in columns] for c in possible]))
+    # Both ends first: a decode step of one row must not be an extrapolation.
+    ends = [int(np.argmin(log.sum(axis=1))), int(np.argmax(log.sum(axis=1)))]
+    between = [i for i in farthest_points(log, budget, seed=seed).tolist() if i not in ends]
+    chosen = dict.fromkeys([*ends, *between])
+    return [planned(kernel, possible[i]) for i in list(chosen)[:budget]]

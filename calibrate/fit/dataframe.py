@@ -1,0 +1,165 @@
+"""The DataFrame face of laws: microseconds in, microseconds out, one law a regime behind it.
+
+law = fit_law("matmul", measured, device="h200-sxm")   # columns dtype, m, n, k, time_us
+law.predict(shapes)                                    # time_us, low_us, high_us, origin
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pandas.api.types import is_numeric_dtype
+
+from groundspeed.calibrate.fit.parametric import PRECISE, fit_precise
+from groundspeed.calibrate.fit.piecewise import fit_chain, fit_sweep
+from groundspeed.calibrate.fit.roofline import fit_points
+from groundspeed.profiles.datasheet import DeviceSpec, find_device
+from groundspeed.profiles.errors import InputError, did_you_mean
+from groundspeed.profiles.laws import Law, law_time
+from groundspeed.profiles.operations import OPERATIONS, OPTIONAL_CATEGORIES
+
+
+@dataclass(frozen=True)
+class FittedLaw:
+    """The laws of one operation, one for each regime that was measured."""
+
+    operation: str
+    laws: tuple[Law, ...]
+
+    def predict(self, cases: pd.DataFrame) -> pd.DataFrame:
+        """Predict the time of each row.
+
+        Parameters
+        ----------
+        cases : DataFrame
+            With the operation's columns and, where several regimes were fitted, theirs.
+
+        Returns
+        -------
+        DataFrame
+            ``time_us``, ``low_us``, ``high_us`` (90 % interval of one new measurement) and
+            ``origin``: that of the law, or ``extrapolated`` outside the fitted box. The index is
+            that of ``cases``.
+
+        Raises
+        ------
+        InputError
+            If a column is missing or a row's regime was never measured.
+        """
+        columns = OPERATIONS[self.operation].columns
+        cases = with_derived(self.operation, cases)
+        _require(cases, columns, self.operation)
+        count = len(cases)
+        time_us, low_us, high_us = (np.full(count, np.nan) for _ in range(3))
+        origin = np.full(count, "", dtype=object)
+        done = np.zeros(count, dtype=bool)
+        for law in self.laws:
+            rows = self._rows_of(law, cases)
+            if not rows.any():
+                continue
+            whole = bool(rows.all())
+            part = cases if whole else cases.loc[rows]
+            told = law_time(law, {c: part[c].to_numpy(dtype=float) for c in columns})
+            time_us[rows] = told.time_s * 1e6
+            low_us[rows] = told.low_s * 1e6
+            high_us[rows] = told.high_s * 1e6
+            origin[rows] = np.where(told.extrapolated, "extrapolated", law.origin)
+            done |= rows
+        if not done.all():
+            row = cases.loc[~done].iloc[0].to_dict()
+            raise InputError(f"no {self.operation} law was fitted for {row}")
+        return pd.DataFrame(
+            {"time_us": time_us, "low_us": low_us, "high_us": high_us, "origin": origin},
+            index=cases.index,
+        )
+
+    def _rows_of(self, law: Law, cases: pd.DataFrame) -> NDArray[np.bool_]:
+        """Which rows are of a law's regime; columns that no row states are taken as agreed."""
+        rows = np.ones(len(cases), dtype=bool)
+        for name, value in law.regime.items():
+            if name not in cases.columns:
+                if len({other.regime.get(name) for other in self.laws}) > 1:
+                    raise InputError(f"{self.operation} cases lack the column '{name}'")
+                continue
+            column = cases[name]
+            wanted: str | float = float(value) if is_numeric_dtype(column) else value
+            rows &= (column == wanted).to_numpy()
+        return rows
+
+
+def fit_law(
+    operation: str, measured: pd.DataFrame, device: str | DeviceSpec | None, *, seed: int = 0
+) -> FittedLaw:
+    """Fit the laws of an operation to measured rows.
+
+    Parameters
+    ----------
+    operation : str
+        ``matmul``, ``attention_prefill``, ``attention_decode``, ``stream`` or ``glue``.
+    measured : DataFrame
+        The operation's columns and ``time_us``; each combination of its categories
+        (``dtype``, ``library``, ...) is a regime with a law of its own.
+    device : str, DeviceSpec or None
+        Whose times these are; None for a device without a data sheet, such as a processor.
+    seed : int, default 0
+
+    Raises
+    ------
+    InputError
+        If the operation or device is unknown, a column is missing, or a regime has too few rows.
+    """
+    if operation not in OPERATIONS:
+        raise InputError(
+            f"unknown operation '{operation}'", remedy=did_you_mean(operation, OPERATIONS)
+        )
+    spec = find_device(device).spec if isinstance(device, str) else device
+    operation_spec = OPERATIONS[operation]
+    measured = with_derived(operation, measured)
+    _require(measured, (*operation_spec.columns, *operation_spec.categories, "time_us"), operation)
+    names = regime_columns(operation, measured)
+    laws = []
+    for values, group in measured.groupby(names, sort=True):
+        regime = {n: str(v) for n, v in zip(names, values, strict=True)}
+        columns = {c: group[c].to_numpy(dtype=float) for c in operation_spec.columns}
+        time_s = group["time_us"].to_numpy(dtype=float) * 1e-6
+        source = f"{len(group)} rows of {spec.id if spec else 'a device without a data sheet'}"
+        if operation == "collective":
+            sizes = columns["bytes"]
+            law = fit_chain(operation, regime, sizes, time_s, origin="measured", source=source)
+        elif operation == "moe":
+            tokens = columns["tokens"]
+            law = fit_sweep(operation, regime, tokens, time_s, origin="measured", source=source)
+        elif operation in PRECISE:
+            law = fit_precise(
+                operation, regime, columns, time_s, sheet=spec, origin="measured", source=source
+            )
+        else:
+            law = fit_points(
+                operation, regime, columns, time_s, origin="measured", source=source, seed=seed
+            )
+        laws.append(law)
+    return FittedLaw(operation, tuple(laws))
+
+
+def with_derived(operation: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with columns that follow from others.
+
+    Of latent attention's decode, the context is the prompt and the steps since: published tables
+    hold ``seq_len`` and ``step``.
+    """
+    if operation == "mla_decode" and "kv_len" not in frame and {"seq_len", "step"} <= {*frame}:
+        return frame.assign(kv_len=frame["seq_len"] + frame["step"])
+    return frame
+
+
+def regime_columns(operation: str, frame: pd.DataFrame) -> list[str]:
+    """Columns whose every combination is a regime with a law of its own."""
+    categories = OPERATIONS[operation].categories
+    return [c for c in dict.fromkeys((*categories, *OPTIONAL_CATEGORIES)) if c in frame.columns]
+
+
+def _require(frame: pd.DataFrame, columns: tuple[str, ...], operation: str) -> None:
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise InputError(f"{operation} rows lack the column {', '.join(missing)}")

@@ -1,0 +1,164 @@
+"""Fit a physical form and the surface of what it leaves: a law at the noise floor of its data.
+
+First the constants of the form, in the logarithm of time, robustly and held by priors; then a
+Gaussian process over the residuals. Products whose rows fill no whole tile are a regime of their
+own: their residual beside the surface's is a second surface.
+"""
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from groundspeed.calibrate.fit.priors import Prior, priors, roofs, starting_point
+from groundspeed.calibrate.fit.residual_gp import fit_surface, left_out
+from groundspeed.profiles.datasheet import DeviceSpec
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.laws import FORMS, Coefficient, HeldOutError, Law, Surface
+from groundspeed.profiles.laws.law import Origin, is_unaligned
+from groundspeed.profiles.laws.work import Work
+from groundspeed.profiles.operations import OPERATIONS, Array, Columns, Regime
+
+PRECISE = (
+    "matmul", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode", "experts",
+)  # fmt: skip
+"""Operations whose laws have a form of their own and a surface. On a processor the soft roofline
+stays: its timings follow neither tiles nor waves."""
+
+FEWEST_POINTS = 5
+FEWEST_UNALIGNED = 4
+ROBUST = 0.06
+"""Residuals beyond this count linearly: the spread that forms leave on published timings."""
+
+UNALIGNED_AMPLITUDE = 0.12
+UNALIGNED_NOISE = 0.08
+SHRINK_POINTS = 4.0
+"""The typical extra of unaligned rows is believed as if this many points had said it is none."""
+
+
+def fit_precise(
+    operation: str,
+    regime: Regime,
+    columns: Columns,
+    time_s: Array,
+    *,
+    sheet: DeviceSpec | None,
+    origin: Origin,
+    source: str,
+) -> Law:
+    """Fit the law of one regime.
+
+    Parameters
+    ----------
+    operation : str
+    regime : mapping of str to str
+    columns : mapping of str to (N,) ndarray
+    time_s : (N,) ndarray
+        [s]
+    sheet : DeviceSpec or None
+        Whose roofs the priors are shares of.
+    origin : {'measured', 'imported', 'transferred'}
+    source : str
+
+    Raises
+    ------
+    InputError
+        If there are fewer than five points, or a value is not positive.
+    """
+    spec = OPERATIONS[operation]
+    name = f"{operation} {' '.join(regime.values())}".strip()
+    arrays = {c: np.asarray(columns[c], dtype=np.float64) for c in spec.columns}
+    times = np.asarray(time_s, dtype=np.float64)
+    for label, given in {**arrays, "time": times}.items():
+        if not (np.isfinite(given).all() and (given > 0).all()):
+            raise InputError(f"{label} of {name} must be positive and finite in every row")
+    odd = is_unaligned(arrays)
+    if (~odd).sum() < FEWEST_POINTS:
+        odd = np.zeros_like(odd)  # too few to tell the two apart
+    if times.size < FEWEST_POINTS:
+        raise InputError(
+            f"a law of {name} needs at least {FEWEST_POINTS} points, there are {times.size}"
+        )
+    work = Work(arrays, spec.flops(arrays, regime), spec.bytes(arrays, regime))
+    even = _rows(work, ~odd)
+    form, constants = priors(operation, regime, roofs(sheet, regime, even, times[~odd]), times)
+    coefficients = _fit_form(form, constants, even, times[~odd])
+    values = {n: c.value for n, c in coefficients.items()}
+    residual = np.log(times / FORMS[form].time_s(work, values))
+    varying = [c for c in spec.columns if np.unique(arrays[c]).size > 1] or [spec.columns[0]]
+    surface = fit_surface(even.columns, varying, residual[~odd])
+    unaligned = None
+    if odd.sum() >= FEWEST_UNALIGNED:
+        rest = _rows(work, odd)
+        beside = residual[odd] - surface.residual_only(rest.columns)
+        mean = float(np.median(beside)) * odd.sum() / (odd.sum() + SHRINK_POINTS)
+        unaligned = fit_surface(
+            rest.columns,
+            varying,
+            beside,
+            mean=mean,
+            amplitude=UNALIGNED_AMPLITUDE,
+            noise=UNALIGNED_NOISE,
+        )
+    done = {n: v for n, v in (("flops", work.flops), ("bytes", work.bytes)) if (v > 0).all()}
+    return Law(
+        operation=operation,
+        regime=dict(regime),
+        form=form,
+        coefficients=coefficients,
+        box={c: (float(v.min()), float(v.max())) for c, v in {**done, **arrays}.items()},
+        surface=surface,
+        unaligned=unaligned,
+        points=times.size,
+        held_out=_held_out(surface),
+        origin=origin,
+        source=source,
+    )
+
+
+def _rows(work: Work, chosen: np.ndarray) -> Work:
+    columns = {c: v[chosen] for c, v in work.columns.items()}
+    return Work(columns, work.flops[chosen], work.bytes[chosen])
+
+
+def _fit_form(
+    form: str, constants: dict[str, Prior], work: Work, time_s: Array
+) -> dict[str, Coefficient]:
+    """Most likely constants under their priors, and their 90 % intervals (Laplace's method)."""
+    free, start, width = starting_point(constants)
+    fixed = {n: p.value for n, p in constants.items() if n not in free}
+
+    def residuals(theta: Array) -> Array:
+        values = fixed | dict(zip(free, np.exp(theta).tolist(), strict=True))
+        r = np.log(time_s / FORMS[form].time_s(work, values)) / ROBUST
+        soft = np.sign(r) * np.sqrt(2.0 * (np.sqrt(1.0 + r * r) - 1.0))
+        return np.concatenate([soft, (theta - start) / width])
+
+    found = least_squares(residuals, start)
+    jacobian = np.asarray(found.jac, dtype=np.float64)
+    covariance = np.linalg.inv(jacobian.T @ jacobian)
+    sd = np.sqrt(np.diag(covariance))
+    coefficients = {
+        n: Coefficient(
+            value=float(np.exp(x)),
+            low=float(np.exp(x - 1.645 * s)),
+            high=float(np.exp(x + 1.645 * s)),
+        )
+        for n, x, s in zip(free, found.x, sd, strict=True)
+    }
+    for n, value in fixed.items():
+        coefficients[n] = Coefficient(value=value, low=value, high=value)
+    return coefficients
+
+
+def _held_out(surface: Surface) -> HeldOutError:
+    error, _ = left_out(surface)
+    fraction = np.abs(np.exp(-error) - 1.0)
+    q05, q50, q95 = np.clip(np.quantile(error, (0.05, 0.5, 0.95)), -20.0, 20.0)
+    return HeldOutError(
+        points=error.size,
+        method="each point left out of the surface in turn",
+        median_fraction=float(np.median(fraction)),
+        q90_fraction=float(np.quantile(fraction, 0.9)),
+        log_q05=float(q05),
+        log_q50=float(q50),
+        log_q95=float(q95),
+    )

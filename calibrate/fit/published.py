@@ -1,0 +1,105 @@
+"""Single figures that others have published, as anchors for devices nobody here has measured.
+
+``published.csv`` holds one figure a row with its source: a rate of one product, a stream, a
+collective. They anchor transferred laws, and two of them make the laws of small operations for
+imported profiles: tables of large kernels hold no norms and no activations, but what those cost
+follows from the time of the smallest kernel in a graph and from the rate of a copy.
+"""
+
+import csv
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from groundspeed.profiles.busbw import bus_factor
+from groundspeed.profiles.datasheet import DeviceSpec
+from groundspeed.profiles.laws import Coefficient, HeldOutError, Law
+from groundspeed.profiles.operations import GLUE_ITEMS_MOVED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNCERTAIN = 0.35
+"""Half width of the 90 % interval, in log time, of a small operation that follows from a copy's
+rate and the smallest kernel's time: published norms and activations take 0.7 to 1.4 times that."""
+
+LARGE_BYTES = 2e9
+
+
+def published(gpu: str) -> list[dict[str, str]]:
+    """The figures of a device."""
+    text = (resources.files("groundspeed.calibrate.fit") / "published.csv").read_text(
+        encoding="utf-8"
+    )
+    return [row for row in csv.DictReader(text.splitlines()) if row["gpu"] == gpu]
+
+
+def anchors_of(gpu: str) -> "pd.DataFrame | None":
+    """Published figures as rows that :func:`transfer_law` takes; None if there are none."""
+    import pandas as pd
+
+    rows = []
+    for row in published(gpu):
+        value = float(row["value"])
+        anchor: dict[str, object] = {"operation": row["operation"]}
+        if row["operation"] == "matmul":
+            m, n, k = (float(row[c]) for c in ("m", "n", "k"))
+            anchor |= {"dtype": row["dtype"], "m": m, "n": n, "k": k}
+            seconds = 2.0 * m * n * k / value
+        elif row["operation"] == "stream":
+            anchor |= {"dtype": row["dtype"], "mode": row["op"], "bytes": float(row["bytes"])}
+            seconds = float(row["bytes"]) / value
+        elif row["operation"] == "collective":
+            size, ranks = float(row["bytes"]), int(row["world_size"])
+            anchor |= {"op": row["op"], "world_size": str(ranks), "bytes": size}
+            seconds = size * bus_factor(row["op"], ranks) / value
+        else:
+            continue
+        rows.append(anchor | {"time_us": seconds * 1e6})
+    return pd.DataFrame(rows) if rows else None
+
+
+def small_operation_laws(sheet: DeviceSpec, *, dtype: str = "bfloat16") -> tuple[Law, ...]:
+    """Laws of a copy and of the small operations, from published figures of a device.
+
+    Empty where the figures are missing: such laws are then transferred.
+    """
+    copies = [r for r in published(sheet.id) if r["operation"] == "stream" and r["op"] == "copy"]
+    if not copies or sheet.vendor != "nvidia":
+        return ()
+    launches = [r for r in published("h200-sxm") if r["operation"] == "launch"]
+    startup_s, bandwidth = float(launches[0]["value"]), float(copies[0]["value"])
+    source = f"{copies[0]['source']}; {launches[0]['source']}"
+    regimes = [("stream", {"mode": "copy", "dtype": "float64"}, {"bytes": (1e5, LARGE_BYTES)})]
+    regimes += [
+        ("glue", {"op": op, "dtype": dtype}, {"rows": (1.0, 65536.0), "width": (64.0, 262144.0)})
+        for op in GLUE_ITEMS_MOVED
+    ]
+    return tuple(
+        Law(
+            operation=operation,
+            regime=regime,
+            form="soft_roofline",
+            coefficients={
+                "startup_s": _about(startup_s),
+                "bandwidth_bytes_per_s": _about(bandwidth),
+            },
+            box=box,
+            points=2,
+            held_out=HeldOutError(
+                points=0,
+                method="none: two published figures",
+                median_fraction=UNCERTAIN / 2.4,
+                q90_fraction=UNCERTAIN,
+                log_q05=-UNCERTAIN,
+                log_q50=0.0,
+                log_q95=UNCERTAIN,
+            ),
+            origin="imported",
+            source=source,
+        )
+        for operation, regime, box in regimes
+    )
+
+
+def _about(value: float) -> Coefficient:
+    return Coefficient(value=value, low=value / (1 + UNCERTAIN), high=value * (1 + UNCERTAIN))

@@ -1,0 +1,1 @@
+"""Measure collectives and pairs of devices with one process (rank) for each device."""

@@ -1,0 +1,356 @@
+"""Measure how fast devices talk: the program that every rank runs.
+
+Rank 0 decides and writes down, the others follow the same list. A time is the slowest rank's:
+before each sample all ranks meet at a barrier, each times its own part, and the largest counts.
+Every size of every operation is checked with data that differ by rank before it is timed.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from groundspeed.calibrate.links.rendezvous import Meeting
+from groundspeed.calibrate.run.journal import Entry, Journal
+from groundspeed.calibrate.run.runner import Progress
+from groundspeed.calibrate.timing.statistics import Samples, summarize
+from groundspeed.kernels.kernel import Call
+from groundspeed.kernels.links.collectives import (
+    Group,
+    collective_call,
+    is_right,
+    items_for,
+    make_buffers,
+)
+from groundspeed.kernels.links.symmetric import (
+    METHODS,
+    make_symmetric,
+    offered,
+    symmetric_call,
+    symmetric_is_right,
+)
+from groundspeed.profiles.busbw import TRAFFIC
+from groundspeed.profiles.schema import Point
+
+SLOW_RANK = 3.0
+"""A rank whose own work takes this many times the median's is named: it slows everybody."""
+
+FEWEST_SAMPLES = 3
+"""Of a case in one pass, however slow it is."""
+
+YARDSTICK_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is measured."""
+
+    sizes: tuple[int, ...]
+    """[bytes] Of collectives."""
+    pair_bytes: int
+    passes: int
+    """How often the whole list is gone through: a disturbed moment must not bend one curve."""
+    samples: int
+    """Of each case in each pass."""
+    sample_s: float
+    """[s] Least time of a sample: short operations are repeated within it."""
+    budget_s: float
+    """[s] For one case in one pass; fewer samples where one is slow."""
+
+
+def new_group(
+    members: list[int] | None, patience: timedelta, backend: str | None = None
+) -> dist.ProcessGroup | None:
+    """Form a group; every rank calls it, and those outside get None."""
+    found = dist.new_group(members, timeout=patience, backend=backend)
+    return found if isinstance(found, dist.ProcessGroup) else None
+
+
+def in_pass(turn: int, key: str) -> str:
+    """Name of a case's samples of one pass in the journal."""
+    return f"pass {turn + 1}: {key}"
+
+
+def message_sizes(smallest: int, largest: int) -> tuple[int, ...]:
+    """Sizes four times apart, and twice where protocols change (64 KiB to 16 MiB).
+
+    >>> [s // 1024 for s in message_sizes(1024, 2**18)]
+    [1, 4, 16, 64, 128, 256]
+    """
+    found, size = [], smallest
+    while size <= largest:
+        found.append(size)
+        size *= 2 if 2**16 <= size < 2**24 else 4
+    return tuple(found)
+
+
+GPU_SETTINGS = Settings(message_sizes(2**10, 2**30), 2**26, 2, 12, 4e-4, 0.5)
+CPU_SETTINGS = Settings(message_sizes(2**10, 2**22), 2**20, 3, 5, 4e-4, 0.06)
+
+
+@dataclass(frozen=True)
+class LinkCase:
+    """One size of one operation in one group."""
+
+    key: str
+    op: str
+    mode: str
+    """``eager``, ``graph``, or a way over symmetric memory (inside a graph)."""
+    group: Group | None
+    """None on ranks that are not in it."""
+    world_size: int
+    hosts: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class LinkResult:
+    """Measurements of a run, with what tells them apart."""
+
+    cases: list[LinkCase]
+    points: dict[str, Point]
+    """By the case's key; empty on other ranks than the first."""
+    remarks: list[str]
+
+
+class LinkRun:
+    """One rank's part in measuring the links."""
+
+    def __init__(
+        self,
+        meeting: Meeting,
+        hosts: list[str],
+        device: torch.device,
+        settings: Settings,
+        journal: Journal | None,
+        progress: Progress,
+    ) -> None:
+        self.meeting = meeting
+        self.hosts = hosts
+        self.device = device
+        self.settings = settings
+        self.journal = journal
+        self.progress = progress
+        self.remarks: list[str] = []
+        self.rank = dist.get_rank()
+        self.world = dist.get_world_size()
+        # Decisions travel over a group of their own, on the host, beside what is measured.
+        self.patience = timedelta(seconds=meeting.timeout_s)
+        control = new_group(None, self.patience, "gloo")
+        if control is None:
+            raise AssertionError("every rank is in the group of all")
+        self.control = control
+        self.dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+
+    def measure(self, seed: int) -> LinkResult:
+        """Measure all collectives, then all pairs."""
+        cases = list(self._cases())
+        known = self._from_rank_0(sorted(self.journal.entries) if self.journal else None)
+        generator = np.random.default_rng(seed)
+        for turn in range(self.settings.passes):
+            self._compare_ranks()
+            # Group after group: ranks that are not in one wait for it. At random inside.
+            order = generator.permutation(len(cases)).tolist()
+            order.sort(key=lambda i: cases[i].world_size)
+            for done, i in enumerate(order):
+                self.progress(
+                    turn * len(cases) + done, len(cases) * self.settings.passes, cases[i].key
+                )
+                if in_pass(turn, cases[i].key) not in known:
+                    self._one(cases[i], turn)
+        self._compare_ranks()
+        points = self._joined(cases) if self.journal else {}
+        return LinkResult(cases, points, self.remarks)
+
+    def _joined(self, cases: list[LinkCase]) -> dict[str, Point]:
+        """The samples of all passes of a case, as one measurement."""
+        points = {}
+        entries = self.journal.entries if self.journal else {}
+        for case in cases:
+            found = [
+                entries[key]
+                for turn in range(self.settings.passes)
+                if (key := in_pass(turn, case.key)) in entries
+            ]
+            if found:
+                samples = np.array([s for entry in found for s in entry.samples_s])
+                valid = all(entry.point.valid for entry in found)
+                points[case.key] = link_point(
+                    {"bytes": float(case.bytes)}, samples, case.bytes, valid=valid
+                )
+        return points
+
+    def _cases(self) -> Iterator[LinkCase]:
+        """Every operation and size, among 2, 4, 8, ... ranks, and one rank of each host."""
+        for members in self._memberships():
+            group = new_group(members, self.patience)
+            mine = None
+            if group is not None:
+                place = members.index(self.rank)
+                mine = Group(group, place, len(members), tuple(members))
+            hosts = len({self.hosts[m] for m in members})
+            across = f" on {hosts} hosts" if hosts > 1 else ""
+            modes = [(m, op) for m in ("eager", "graph") for op in TRAFFIC]
+            if self.device.type != "cuda":
+                modes = [("eager", op) for op in TRAFFIC]
+            elif hosts == 1:  # memory is shared inside a node
+                modes += [(m, "all_reduce") for m in self._offered(mine)]
+            for mode, op in modes:
+                for size in self.settings.sizes:
+                    key = f"{op} {mode} x{len(members)}{across} bytes={size}"
+                    yield LinkCase(key, op, mode, mine, len(members), hosts, size)
+
+    def _offered(self, group: Group | None) -> list[str]:
+        """All-reduces over shared memory that every rank of a group can do; all ranks ask."""
+        self.meeting.say("trying all-reduces over symmetric memory")
+        mine = list(METHODS) if group is None else list(offered(group, self.dtype, self.device))
+        everybody: list[list[str]] = [[] for _ in range(self.world)]
+        dist.all_gather_object(everybody, mine, group=self.control)
+        return [m for m in METHODS if all(m in found for found in everybody)]
+
+    def _memberships(self) -> list[list[int]]:
+        powers = [2**i for i in range(1, self.world.bit_length()) if 2**i < self.world]
+        groups = [list(range(size)) for size in [*powers, self.world]]
+        firsts = [self.hosts.index(host) for host in dict.fromkeys(self.hosts)]
+        if len(firsts) > 1 and firsts not in groups:
+            groups.append(firsts)
+        return groups
+
+    def _one(self, case: LinkCase, turn: int) -> None:
+        """Check, time and write down one case; every rank comes along."""
+        self.meeting.say(f"{case.op} of {case.bytes} bytes among {case.world_size} ranks")
+        outcome: tuple[bool, list[float]] | None = None
+        if case.group is not None:
+            try:
+                outcome = self._timed(case, case.group, turn)
+            except (dist.DistError, RuntimeError) as error:
+                if self.device.type == "cuda" and "not supported" in str(error).lower():
+                    outcome = None  # an operation this library lacks ends nothing
+                else:
+                    raise
+        gathered: list[tuple[bool, list[float]] | None] = [None] * self.world
+        dist.all_gather_object(gathered, outcome, group=self.control)
+        if self.journal is None:
+            return
+        wrong = [r for r, g in enumerate(gathered) if g is not None and not g[0]]
+        for rank in wrong:
+            self.remarks.append(
+                f"wrong data on rank {rank} ({self.hosts[rank]}) in {self.meeting.doing}"
+            )
+        if not any(g is not None for g in gathered):
+            self.remarks.append(f"not measured: {self.meeting.doing} (the library lacks it)")
+        streams = [g[1] for g in gathered if g is not None]
+        if streams:
+            slowest = np.max(np.array(streams), axis=0)
+            entry = Entry(
+                key=in_pass(turn, case.key),
+                point=link_point(
+                    {"bytes": float(case.bytes)}, slowest, case.bytes, valid=not wrong
+                ),
+                samples_s=tuple(float(s) for s in slowest),
+            )
+            self.journal.append(entry)
+
+    def _timed(self, case: LinkCase, group: Group, turn: int) -> tuple[bool, list[float]]:
+        """Whether the data were right, and this rank's part of each sample [s]."""
+        items = items_for(case.op, case.bytes, group.size, self.dtype.itemsize)
+        if case.mode in METHODS:
+            buffers = make_symmetric(items, group, self.dtype, self.device)
+            right = turn > 0 or symmetric_is_right(case.mode, items, group, buffers)
+            call = self._captured(symmetric_call(case.mode, buffers, group))
+        else:
+            buffers = make_buffers(case.op, items, group, self.dtype, self.device)
+            right = turn > 0 or is_right(case.op, items, group, buffers)
+            call = collective_call(case.op, buffers, group)
+        if case.mode == "graph":
+            call = self._captured(call)
+        self._sample(call, 1, group, 2)
+        once = self._agree_on_largest(statistics.median(self._sample(call, 1, group, 3)), group)
+        runs = max(1, math.ceil(self.settings.sample_s / once))
+        affordable = int(self.settings.budget_s / (runs * once))
+        count = max(FEWEST_SAMPLES, min(self.settings.samples, affordable))
+        return right, self._sample(call, runs, group, count)
+
+    def _sample(self, call: Call, runs: int, group: Group, count: int = 1) -> list[float]:
+        """Durations of one run [s], after a barrier each."""
+        durations = []
+        for _ in range(count):
+            dist.barrier(group=group.group)
+            self.wait()
+            begin = time.perf_counter()
+            for _ in range(runs):
+                call()
+            self.wait()
+            durations.append((time.perf_counter() - begin) / runs)
+        return durations
+
+    def _captured(self, call: Call) -> Call:
+        graph = torch.cuda.CUDAGraph()
+        call()
+        self.wait()
+        with torch.cuda.graph(graph):
+            call()
+        return graph.replay
+
+    def wait(self) -> None:
+        """Wait until the device is done; a processor always is."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _agree_on_largest(self, value: float, group: Group) -> float:
+        largest = torch.tensor([value], dtype=torch.float64 if self._on_host else torch.float32)
+        largest = largest.to(self.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group.group)
+        return float(largest.item())
+
+    @property
+    def _on_host(self) -> bool:
+        return self.device.type == "cpu"
+
+    def _from_rank_0(self, value: list[str] | None) -> set[str]:
+        box: list[list[str] | None] = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return set(box[0] or ())
+
+    def _compare_ranks(self) -> None:
+        """Time the same work on each rank alone: one that is slow slows every collective."""
+        self.meeting.say("timing each rank's own work")
+        x = torch.ones(YARDSTICK_BYTES // 4, device=self.device)
+        y = torch.empty_like(x)
+        begin = time.perf_counter()
+        for _ in range(8):
+            y.copy_(x)
+        self.wait()
+        own: list[float] = [0.0] * self.world
+        dist.all_gather_object(own, time.perf_counter() - begin, group=self.control)
+        usual = statistics.median_low(own)
+        for rank, seconds in enumerate(own):
+            if seconds > SLOW_RANK * usual:
+                remark = f"rank {rank} on {self.hosts[rank]} is slow: its own copies take "
+                known = any(r.startswith(remark) for r in self.remarks)
+                if not known:
+                    self.remarks.append(f"{remark}{seconds / usual:.0f} times the others'")
+
+
+def link_point(case: dict[str, float], samples: Samples, moved: float, *, valid: bool) -> Point:
+    """Sum up samples of moving so many bytes."""
+    summary = summarize(samples)
+    return Point(
+        case=case,
+        time_s=summary.median_s,
+        q10_s=summary.q10_s,
+        q90_s=summary.q90_s,
+        low_s=summary.low_s,
+        high_s=summary.high_s,
+        samples=summary.samples,
+        flops=0.0,
+        bytes=float(moved),
+        stop="fixed-count",
+        valid=valid,
+    )

@@ -1,0 +1,103 @@
+"""Every pair of devices: one way, both ways, and all pairs of a round at the same time.
+
+A collective is as fast as its slowest link and does not say which one that is; the matrix of pairs
+does. Pairs are visited in rounds of disjoint ones, so that "all at once" loads every device alike.
+"""
+
+import time
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from groundspeed.calibrate.links.collective_timing import LinkRun, link_point
+from groundspeed.profiles.schema import Point
+
+MATRIX_RANKS = 16
+"""Each pair by itself up to this many ranks; beyond, all pairs of a round at once."""
+
+SAMPLES = 7
+OPENING = 2
+"""First samples of a pair, which open the connection and do not count."""
+
+
+def measure_pairs(run: LinkRun) -> list[tuple[str, Point]]:
+    """Time every pair of ranks: one way, both ways, and all pairs of a round at once.
+
+    Returns
+    -------
+    list of (str, Point)
+        Direction (``one-way``, ``both-ways``, ``all-at-once``) and the measurement, whose case
+        says which ranks; on rank 0, empty elsewhere.
+    """
+    found: list[tuple[str, Point]] = []
+    size = run.settings.pair_bytes
+    buffers = [torch.ones(size // run.dtype.itemsize, dtype=run.dtype, device=run.device)]
+    buffers.append(torch.empty_like(buffers[0]))
+    for direction in ("one-way", "both-ways", "all-at-once"):
+        if direction != "all-at-once" and run.world > MATRIX_RANKS:
+            continue
+        for turn in rounds(run.world):
+            together = [turn] if direction == "all-at-once" else [[pair] for pair in turn]
+            for pairs in together:
+                found += _time_pairs(run, direction, pairs, buffers)
+    return found if run.rank == 0 else []
+
+
+def rounds(ranks: int) -> list[list[tuple[int, int]]]:
+    """Every pair of ranks once, in rounds of disjoint pairs (the circle method).
+
+    >>> rounds(4)
+    [[(0, 3), (1, 2)], [(0, 2), (3, 1)], [(0, 1), (2, 3)]]
+    """
+    seats = list(range(ranks)) + ([-1] if ranks % 2 else [])
+    found = []
+    for _ in range(len(seats) - 1):
+        half = len(seats) // 2
+        pairs = zip(seats[:half], reversed(seats[half:]), strict=True)
+        found.append([(a, b) for a, b in pairs if -1 not in (a, b)])
+        seats = [seats[0], seats[-1], *seats[1:-1]]
+    return found
+
+
+def _time_pairs(
+    run: LinkRun, direction: str, pairs: list[tuple[int, int]], buffers: list[torch.Tensor]
+) -> list[tuple[str, Point]]:
+    mine = next((p for p in pairs if run.rank in p), None)
+    names = ", ".join(f"{a}-{b}" for a, b in pairs)
+    run.meeting.say(f"sending {run.settings.pair_bytes} bytes between ranks {names} ({direction})")
+    samples: list[float] = []
+    sent, received = buffers
+    for i in range(SAMPLES):
+        dist.barrier(group=run.control)
+        if mine is None:
+            continue
+        other = mine[1] if run.rank == mine[0] else mine[0]
+        one_way = direction == "one-way"
+        transfers = []
+        if not one_way or run.rank == mine[0]:
+            transfers.append(dist.P2POp(dist.isend, sent, other))
+        if not one_way or run.rank == mine[1]:
+            transfers.append(dist.P2POp(dist.irecv, received, other))
+        begin = time.perf_counter()
+        for work in dist.batch_isend_irecv(transfers):
+            work.wait()
+        run.wait()
+        if i >= OPENING:
+            samples.append(time.perf_counter() - begin)
+    gathered: list[list[float]] = [[] for _ in range(run.world)]
+    dist.all_gather_object(gathered, samples, group=run.control)
+    ways = 1.0 if direction == "one-way" else 2.0
+    moved = ways * run.settings.pair_bytes
+    return [
+        (
+            direction,
+            link_point(
+                {"from": float(a), "to": float(b), "bytes": float(run.settings.pair_bytes)},
+                np.maximum(gathered[a], gathered[b]),
+                moved,
+                valid=True,
+            ),
+        )
+        for a, b in pairs
+    ]

@@ -1,0 +1,213 @@
+"""The program of one rank, from meeting the others to the profile that rank 0 writes."""
+
+import logging
+import os
+import socket
+import subprocess
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+from torch.cuda import nccl
+
+from groundspeed.calibrate.links.collective_timing import (
+    CPU_SETTINGS,
+    GPU_SETTINGS,
+    LinkRun,
+    Settings,
+)
+from groundspeed.calibrate.links.launcher_environment import Place
+from groundspeed.calibrate.links.nccl_log import NcclLog, listening, read_nccl_log
+from groundspeed.calibrate.links.p2p import measure_pairs
+from groundspeed.calibrate.links.rendezvous import Meeting, own_versions
+from groundspeed.calibrate.run.build_profile import link_profile
+from groundspeed.calibrate.run.device import RunningDevice, open_device
+from groundspeed.calibrate.run.journal import Journal
+from groundspeed.calibrate.run.runner import Progress
+from groundspeed.calibrate.timing.telemetry import open_telemetry
+from groundspeed.calibrate.version import METHOD_VERSION, tool_version
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.schema import Interconnect, Profile
+
+VARIABLES = ("NCCL_", "RCCL_", "GLOO_", "TORCH_NCCL_", "HSA_", "UCX_")
+"""Beginnings of the environment variables that steer communication."""
+
+
+@dataclass(frozen=True)
+class LinkRequest:
+    """What all ranks are told."""
+
+    device_kind: str
+    """``cpu`` or ``cuda``."""
+    journal: Path
+    command: str
+    seed: int
+    timeout_s: float
+    settings: Settings | None = None
+    """How much is measured; what suits the device if not given."""
+    folder: Path | None = None
+    """Where ranks write what they are doing, if their starter can read it."""
+
+
+class OthersTellError(Exception):
+    """Raised on a rank that failed too, where another one says why."""
+
+
+def measure_links(place: Place, request: LinkRequest, progress: Progress) -> Profile | None:
+    """Run one rank.
+
+    Parameters
+    ----------
+    place : Place
+    request : LinkRequest
+    progress : callable
+        Used on rank 0.
+
+    Returns
+    -------
+    Profile or None
+        On rank 0; None elsewhere.
+
+    Raises
+    ------
+    InputError
+        Naming rank, host and operation if one is lost; what was measured is in the journal.
+    OthersTellError
+        If another surviving rank says so.
+    """
+    logging.getLogger("torch").setLevel(logging.CRITICAL)
+    running = _open(request.device_kind, place)
+    backend = "gloo" if running.device.kind == "cpu" else "nccl"
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    meeting = Meeting(
+        place,
+        backend,
+        timeout_s=request.timeout_s,
+        folder=request.folder,
+        agent_has_store=agent,
+    )
+    hosts = meeting.agree(own_versions(backend))
+    first = place.rank == 0
+    kept = (
+        Journal(request.journal, _fingerprint(running, place, hosts, request))
+        if first
+        else nullcontext()
+    )
+    try:
+        with kept as journal, listening() as log:
+            meeting.say("opening connections")
+            dist.init_process_group(
+                backend,
+                store=PrefixStore("torch", meeting.store),
+                rank=place.rank,
+                world_size=place.world_size,
+                timeout=timedelta(seconds=request.timeout_s),
+            )
+            usual = CPU_SETTINGS if backend == "gloo" else GPU_SETTINGS
+            run = LinkRun(
+                meeting,
+                hosts,
+                running.torch_device,
+                request.settings or usual,
+                journal,
+                progress if first else silent,
+            )
+            result = run.measure(request.seed)
+            pairs = measure_pairs(run)
+            meeting.say("finishing")
+            dist.barrier(group=run.control)
+            dist.destroy_process_group()
+            heard = read_nccl_log(log)
+    except (dist.DistError, RuntimeError, OSError) as error:
+        reason = meeting.why(error, hosts)
+        if meeting.speaker != place.rank:
+            raise OthersTellError(reason.what) from error
+        raise reason from error
+    if not first:
+        return None
+    with open_telemetry(running.device.kind, running.torch_device.index or 0) as telemetry:
+        return link_profile(
+            running,
+            telemetry,
+            result,
+            pairs,
+            read_interconnect(backend, place, hosts, heard),
+            command=request.command,
+            seed=request.seed,
+        )
+
+
+def silent(done: int, total: int, name: str) -> None:
+    """Progress is rank 0's to show."""
+
+
+def _open(kind: str, place: Place) -> RunningDevice:
+    if kind == "cpu":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // max(1, place.local_size)))
+        return open_device("cpu")
+    return open_device(f"cuda:{place.local_rank}")
+
+
+def _fingerprint(
+    running: RunningDevice, place: Place, hosts: list[str], request: LinkRequest
+) -> dict[str, object]:
+    device = running.device
+    return {
+        "links of": device.name,
+        "ranks": place.world_size,
+        "hosts": hosts,
+        "seed": request.seed,
+        "tool": tool_version(),
+        "method": METHOD_VERSION,
+        "torch": torch.__version__,
+    }
+
+
+def read_interconnect(backend: str, place: Place, hosts: list[str], heard: NcclLog) -> Interconnect:
+    """What is known of the links beside their speed."""
+    version = None
+    library: Literal["gloo", "nccl", "rccl"] = "gloo"
+    if backend == "nccl":
+        version = ".".join(map(str, nccl.version()))
+        library = "rccl" if torch.version.hip else "nccl"
+    return Interconnect(
+        backend=library,
+        version=version,
+        ranks=place.world_size,
+        hosts=tuple(dict.fromkeys(hosts)),
+        launcher=place.launcher,
+        topology=_topology(backend),
+        algorithms=heard.algorithms,
+        in_network_reduction=heard.in_network_reduction,
+        variables={k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES)},
+    )
+
+
+TOPOLOGY_TOOLS = (("nvidia-smi", "topo", "-m"), ("rocm-smi", "--showtopo"))
+
+
+def _topology(backend: str) -> tuple[str, ...]:
+    """The vendor tool's own picture of links, switches and NUMA nodes; lines of text."""
+    if backend == "gloo":
+        nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
+        return (f"processes of {socket.gethostname()}, {nodes or 1} NUMA node(s)",)
+    for command in TOPOLOGY_TOOLS:
+        try:
+            told = subprocess.run(
+                command, capture_output=True, text=True, timeout=20.0, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if told.returncode == 0 and told.stdout.strip():
+            return tuple(line.rstrip() for line in told.stdout.splitlines() if line.strip())
+    return ("no tool here shows the topology",)
+
+
+def failed(error: Exception) -> str:
+    """What a rank's failure is, in a line."""
+    return error.what if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,174 @@
+"""Run a calibration: probe, plan, measure in random order, repeat winners, fit, write the profile.
+
+Everything measured goes through the journal, so a run that is killed at any instant continues
+where it was. One reference case is repeated throughout: its spread says how steady the machine
+was, and widens every interval in the summary.
+"""
+
+import hashlib
+import importlib.util
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from groundspeed.calibrate.design.measurement_plan import Mode, PlannedCase, expected_s
+from groundspeed.calibrate.run.build_profile import Material, build_profile
+from groundspeed.calibrate.run.device import RunningDevice, read_environment
+from groundspeed.calibrate.run.journal import Entry, Journal
+from groundspeed.calibrate.run.reference_cases import cold_bytes
+from groundspeed.calibrate.run.runner import Progress, Request, Run
+from groundspeed.calibrate.timing.measure_case import Bench
+from groundspeed.calibrate.timing.telemetry import Telemetry, open_telemetry
+from groundspeed.calibrate.timing.timers import timer_for
+from groundspeed.calibrate.version import METHOD_VERSION, tool_version
+from groundspeed.kernels.operands import OperandPool
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.schema import Profile
+
+__all__ = ["Preview", "Progress", "Request", "calibrate", "journal_path", "preview"]
+
+
+def fingerprint(request: Request) -> dict[str, object]:
+    """What two processes must share to be one run."""
+    device = request.running.device
+    return {
+        "device": device.model_dump(mode="json"),
+        "mode": request.mode.name,
+        "dtypes": list(request.dtypes),
+        "seed": request.seed,
+        "tool": tool_version(),
+        "method": METHOD_VERSION,
+        "torch": torch.__version__,
+    }
+
+
+def journal_path(folder: Path, running: RunningDevice, mode: Mode) -> Path:
+    """Where the unfinished run of a device and mode is kept."""
+    identity = hashlib.sha256(running.device.model_dump_json().encode()).hexdigest()[:8]
+    which = running.torch_device.index or 0
+    return folder / "unfinished" / f"{running.device.kind}{which}-{mode.name}-{identity}.jsonl"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a calibration would do."""
+
+    cases: tuple[str, ...]
+    expected_s: float
+
+    def summary(self) -> str:
+        """How many cases of what, and about how long they take."""
+        count = Counter(case.removeprefix("again: ").split()[0] for case in self.cases)
+        parts = ", ".join(f"{n} {operation}" for operation, n in count.most_common())
+        return f"{len(self.cases)} cases, about {self.expected_s:.0f} s: {parts}"
+
+
+def preview(request: Request) -> Preview:
+    """Probe how fast the device is, and say what would be measured and how long it takes.
+
+    Raises
+    ------
+    InputError
+        If the device cannot be measured.
+    """
+    with (
+        torch.inference_mode(),
+        Journal(request.journal, fingerprint(request), fresh=request.fresh) as journal,
+        open_telemetry(
+            request.running.device.kind, request.running.torch_device.index or 0
+        ) as telemetry,
+    ):
+        run = Run(journal, make_bench(request, telemetry), lambda *_: None)
+        return _previewed(run, run.plan(request), request)
+
+
+def _previewed(run: Run, plan: list[PlannedCase], request: Request) -> Preview:
+    return Preview(
+        tuple(case.key for case in plan), expected_s(plan, request.mode, run.limits(request))
+    )
+
+
+Announce = Callable[[Preview], None]
+"""Called once, before the first case of the plan."""
+
+
+def calibrate(request: Request, progress: Progress, announce: Announce = lambda _: None) -> Profile:
+    """Measure a device and fit its laws.
+
+    Parameters
+    ----------
+    request : Request
+    progress : callable
+    announce : callable, optional
+        Told what will be measured and how long it takes, once that is known.
+
+    Returns
+    -------
+    Profile
+
+    Raises
+    ------
+    InputError
+        If the journal cannot be written or too little could be measured.
+    """
+    running = request.running
+    with (
+        torch.inference_mode(),
+        Journal(request.journal, fingerprint(request), fresh=request.fresh) as journal,
+        open_telemetry(running.device.kind, running.torch_device.index or 0) as telemetry,
+    ):
+        others = telemetry.state.other_processes
+        if others and not request.allow_busy:
+            raise InputError(
+                f"{others} other processes compute on this GPU: its rates would be theirs too",
+                remedy="stop them, or insist with --allow-busy (the profile will say so)",
+            )
+        run = Run(journal, make_bench(request, telemetry), progress)
+        plan = run.plan(request)
+        announce(_previewed(run, plan, request))
+        run.measure_all(plan)
+        run.repeat_disturbed(plan)
+        cache_bytes = running.device.last_level_cache_bytes
+        peaks = run.search_peaks(plan, request.mode)
+        run.repeat_winners(cache_bytes)
+        run.measure_at_peaks(peaks, request.mode)
+        if importlib.util.find_spec("triton") is not None and running.device.kind != "cpu":
+            run.tune(request.mode)
+        names = run.kernel_names() if request.mode.kernel_names else {}
+        environment = read_environment(running, telemetry=telemetry, command=request.command)
+        return build_profile(
+            Material(
+                running=running,
+                environment=environment,
+                mode=request.mode.name,
+                seed=request.seed,
+                measured=[
+                    (case, named(run.better(case, entry), names.get(case.key)))
+                    for case, entry in run.done
+                ],
+                references={limit: run.references(limit) for limit in run.references_of},
+                skipped=run.skipped,
+                busy_elsewhere_fraction=telemetry.busy_elsewhere(),
+            )
+        )
+
+
+def make_bench(request: Request, telemetry: Telemetry) -> Bench:
+    """What cases are measured with: a pool of the right size, the device's timer."""
+    running, mode = request.running, request.mode
+    cold = cold_bytes(running)
+    on_cpu = running.device.kind == "cpu"
+    share = 48.0 if on_cpu else 24.0  # blocks of several types live at once
+    largest = mode.largest_operand_bytes if on_cpu else mode.largest_gpu_operand_bytes
+    pool_bytes = int(min(max(1.5 * cold, largest), running.device.memory_bytes / share))
+    torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
+    pool = OperandPool(running.torch_device, pool_bytes=pool_bytes, cold_bytes=int(cold))
+    return Bench(pool, timer_for(running.torch_device), telemetry, mode.rule)
+
+
+def named(entry: Entry, kernel: str | None) -> Entry:
+    """An entry that says which kernel ran."""
+    return entry.model_copy(update={"point": entry.point.model_copy(update={"kernel": kernel})})

@@ -1,0 +1,254 @@
+"""Which device this is, what its data sheet claims, and the environment of a measurement."""
+
+import datetime
+import functools
+import os
+import platform
+import re
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from groundspeed.calibrate.timing.allocator import keep_freed_memory
+from groundspeed.calibrate.timing.telemetry import Telemetry
+from groundspeed.calibrate.version import METHOD_VERSION, tool_version
+from groundspeed.profiles.datasheet import DeviceSpec, find_device
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.schema import Device, Environment
+
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "sve", "bf16")
+
+
+@dataclass(frozen=True)
+class RunningDevice:
+    """A device that is here, opened."""
+
+    torch_device: torch.device
+    device: Device
+    datasheet: DeviceSpec | None
+    datasheet_note: str
+    allocator: str | None = None
+
+
+def open_device(name: str | None = None) -> RunningDevice:
+    """Open a device of this machine.
+
+    Parameters
+    ----------
+    name : str, optional
+        ``cpu``, ``cuda`` or ``cuda:1`` (ROCm devices are called cuda too, as in torch). The best
+        present if not given: a GPU, else the CPU.
+
+    Raises
+    ------
+    InputError
+        If there is no such device, or the driver cannot open it.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return RunningDevice(
+            torch.device("cpu"),
+            describe_cpu(),
+            None,
+            "a processor: no data sheet, achieved alone",
+            allocator=keep_freed_memory(),
+        )
+    match = re.fullmatch(r"(?:cuda|gpu|rocm|hip)(?::(\d{1,3}))?", name)
+    if match is None:
+        raise InputError(f"unknown device '{name}'", remedy="use cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        reason = _hidden() or f"torch {torch.__version__} sees none"
+        raise InputError(
+            f"no GPU here ({reason})", remedy="check the driver, or measure with --device cpu"
+        )
+    index = int(match.group(1) or 0)
+    if index >= torch.cuda.device_count():
+        raise InputError(
+            f"there is no GPU {index}", remedy=f"this machine shows {torch.cuda.device_count()}"
+        )
+    try:
+        torch.cuda.set_device(index)
+        torch.zeros(1, device=f"cuda:{index}")
+        properties = torch.cuda.get_device_properties(index)
+    except RuntimeError as error:
+        raise InputError(f"GPU {index} cannot be opened ({error})") from error
+    rocm = torch.version.hip is not None
+    spec, note = None, f"no data sheet is known for '{properties.name}'"
+    try:
+        found = find_device(properties.name)
+        spec, note = found.spec, found.note or f"data sheet {found.spec.id}"
+        if properties.multi_processor_count < WHOLE_DEVICE * _units(spec):
+            spec, note = None, f"a part of {properties.name}: the sheet is of the whole"
+    except InputError:
+        pass  # unknown, or a MIG slice by its name: measured all the same, without utilization
+    cache = spec.last_level_cache_bytes if spec else None
+    device = Device(
+        name=properties.name,
+        kind="rocm" if rocm else "cuda",
+        vendor="amd" if rocm else "nvidia",
+        architecture=(
+            properties.gcnArchName.split(":")[0]
+            if rocm
+            else f"sm_{properties.major}{properties.minor}"
+        ),
+        compute_units=properties.multi_processor_count,
+        memory_bytes=float(properties.total_memory),
+        # The driver reports L2; the Infinity Cache behind it only the data sheet knows.
+        last_level_cache_bytes=max(cache.value if cache else 0.0, float(properties.L2_cache_size))
+        or None,
+        max_clock_hz=spec.max_clock_hz.value if spec and spec.max_clock_hz else None,
+    )
+    return RunningDevice(torch.device("cuda", index), device, spec, note)
+
+
+WHOLE_DEVICE = 0.9
+"""A device that shows fewer of its units than this is a partition (MIG, CPX)."""
+
+
+def _units(spec: DeviceSpec) -> float:
+    return spec.compute_units.value if spec.compute_units else 0.0
+
+
+VISIBILITY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+
+
+def _hidden() -> str:
+    """The variable that may be why no GPU is seen; empty if none is set."""
+    found = [f"{v}='{os.environ[v]}' leaves none" for v in VISIBILITY if v in os.environ]
+    return ", ".join(found)
+
+
+@functools.cache
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's block of /proc/cpuinfo."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    block = text.split("\n\n", 1)[0]
+    pairs = (line.split(":", 1) for line in block.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def describe_cpu() -> Device:
+    """The processor as the machine describes it."""
+    info = _cpuinfo()
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    return Device(
+        name=info.get("model name") or platform.processor() or platform.machine(),
+        kind="cpu",
+        vendor={"AuthenticAMD": "amd", "GenuineIntel": "intel"}.get(
+            info.get("vendor_id", ""), info.get("vendor_id") or "unknown"
+        ),
+        architecture=platform.machine(),
+        compute_units=torch.get_num_threads(),
+        memory_bytes=_memory_bytes(),
+        last_level_cache_bytes=_last_level_cache_bytes(),
+        max_clock_hz=_max_clock_hz(),
+        instruction_sets=tuple(s for s in INSTRUCTION_SETS if s in flags),
+    )
+
+
+def _last_level_cache_bytes() -> float | None:
+    """Last-level caches of all cores this process may use, together.
+
+    A server has one for each group of cores; operands must leave all of them to be cold.
+    """
+    found: dict[tuple[int, str], float] = {}
+    for core in sorted(os.sched_getaffinity(0)):
+        for index in Path(f"/sys/devices/system/cpu/cpu{core}/cache").glob("index*"):
+            try:
+                level = int((index / "level").read_text(encoding="ascii"))
+                text = (index / "size").read_text(encoding="ascii").strip()
+                shared = (index / "shared_cpu_list").read_text(encoding="ascii").strip()
+            except (OSError, ValueError):
+                continue
+            unit = {"K": 1024.0, "M": 1024.0**2}.get(text[-1:], 0.0)
+            if unit and text[:-1].isdigit():
+                found[level, shared] = float(text[:-1]) * unit
+    last = max((level for level, _ in found), default=0)
+    return sum(size for (level, _), size in found.items() if level == last) or None
+
+
+def _memory_bytes() -> float:
+    """Memory of the machine, or the limit of this container where that is less."""
+    machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:
+        limit = float(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no such file, or the word "max"
+        return machine
+    return min(machine, limit)
+
+
+def _max_clock_hz() -> float | None:
+    try:
+        path = Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+        return float(path.read_text(encoding="ascii")) * 1e3
+    except (OSError, ValueError):
+        return None
+
+
+def read_environment(running: RunningDevice, *, telemetry: Telemetry, command: str) -> Environment:
+    """Everything around the device that can change a number."""
+    on_gpu = running.device.kind != "cpu"
+    hypervisor = "hypervisor" in _cpuinfo().get("flags", "").split()
+    return Environment(
+        date_utc=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        host=socket.gethostname(),
+        operating_system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        tool_version=tool_version(),
+        method_version=METHOD_VERSION,
+        command=command,
+        libraries=_library_versions(),
+        driver=_driver_version() if on_gpu else None,
+        runtime=_runtime_version() if on_gpu else None,
+        threads=None if on_gpu else torch.get_num_threads(),
+        virtualization="virtual machine" if hypervisor else "none seen",
+        telemetry=telemetry.description,
+        allocator=running.allocator,
+        power_cap_w=telemetry.state.power_cap_w,
+        ecc=telemetry.state.ecc,
+        partition_mode=telemetry.state.partition_mode,
+        persistence=telemetry.state.persistence,
+        host_link=telemetry.state.host_link,
+        numa_nodes=len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or None,
+        other_processes=telemetry.state.other_processes,
+        device_index=running.torch_device.index,
+        device_uuid=_uuid(running.torch_device) if on_gpu else None,
+    )
+
+
+def _uuid(device: torch.device) -> str | None:
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return str(uuid) if uuid is not None else None
+
+
+def _library_versions() -> dict[str, str]:
+    names = ("torch", "triton", "numpy", "scipy")
+    versions = {}
+    for name in names:
+        module = sys.modules.get(name)
+        if module is not None:
+            versions[name] = str(getattr(module, "__version__", "unknown"))
+    return versions
+
+
+def _runtime_version() -> str | None:
+    return f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+
+
+def _driver_version() -> str | None:
+    for path in (Path("/proc/driver/nvidia/version"), Path("/sys/module/amdgpu/version")):
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        found = re.search(r"\d+\.\d+(\.\d+)?", text)
+        if found:
+            return found.group(0)
+    return None

@@ -1,0 +1,82 @@
+"""What measuring together changed: a device's best cases once more, with its neighbours quiet.
+
+All GPUs of a node are measured at the same time, which is how a node works. But they share the
+host's memory and PCIe switches, and the power and cooling of one chassis. So afterwards one of
+them is measured alone, and where the number is another, every profile of the node says so.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from groundspeed.calibrate.design.measurement_plan import HOST_LINK_BYTES, matmul_kernel
+from groundspeed.calibrate.run.campaign import Request, make_bench
+from groundspeed.calibrate.timing.measure_case import measure
+from groundspeed.calibrate.timing.telemetry import open_telemetry
+from groundspeed.kernels.kernel import Case, Kernel, UnsupportedCaseError
+from groundspeed.kernels.links.host_link import HostLink
+from groundspeed.kernels.memory.stream import TorchStream
+from groundspeed.profiles.schema import Point, Profile
+from groundspeed.profiles.summary import best_point
+
+NOTABLE = 0.03
+"""Below this a difference between two runs is not worth a word."""
+
+
+def compare_alone(request: Request, profile: Profile, others: int) -> list[str]:
+    """Measure a profile's best cases again, now that nothing else runs.
+
+    Parameters
+    ----------
+    request : Request
+        The device, opened in this process.
+    profile : Profile
+        Of that device, measured together with others.
+    others : int
+        How many were measured at the same time.
+
+    Returns
+    -------
+    list of str
+        One sentence for each rate that differs by more than 3 % and more than both intervals.
+    """
+    found = []
+    running = request.running
+    telemetry = open_telemetry(running.device.kind, running.torch_device.index or 0)
+    with torch.inference_mode(), telemetry:
+        bench = make_bench(request, telemetry)
+        for name, kernel, case, together in best_cases(profile):
+            try:
+                alone = measure(kernel, case, bench).point
+            except (MemoryError, RuntimeError, UnsupportedCaseError) as error:
+                found.append(f"what company changes in {name} is not known ({error})")
+                continue
+            change = together.time_s / alone.time_s - 1.0
+            apart = together.low_s > alone.high_s or together.high_s < alone.low_s
+            if abs(change) > NOTABLE and apart:
+                found.append(
+                    f"measured together with {others} other devices; alone, {name} is "
+                    f"{change:+.0%} (on device {request.running.torch_device.index or 0})"
+                )
+    return found
+
+
+def best_cases(profile: Profile) -> Iterator[tuple[str, Kernel, Case, Point]]:
+    """The best product of each data type, the best stream of each mode, the host link."""
+    cache = profile.device.last_level_cache_bytes
+    for curve in profile.curves:
+        points = [p for p in curve.points if p.valid]
+        if curve.backend != "torch" or not points:
+            continue
+        if curve.operation == "matmul":
+            dtype = curve.regime["dtype"]
+            point = best_point("matmul", points, cache)
+            yield f"matmul {dtype}", matmul_kernel(dtype), point.case, point
+        elif curve.operation == "stream" and curve.regime["mode"] in ("read", "copy"):
+            mode = curve.regime["mode"]
+            point = best_point("stream", points, cache)
+            yield f"memory {mode}", TorchStream(mode), point.case, point
+        elif curve.operation == "host_link":
+            direction, memory = curve.regime["direction"], curve.regime["memory"]
+            name = f"host link {direction} {memory}"
+            yield name, HostLink(direction, memory), {"bytes": HOST_LINK_BYTES}, points[0]

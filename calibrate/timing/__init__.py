@@ -1,0 +1,1 @@
+"""Time one case: timers, sampling, the stopping rule, statistics and telemetry."""

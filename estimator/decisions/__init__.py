@@ -1,0 +1,1 @@
+"""Decide with predictions: plan, compare, audit a claim, and backtest against measurements."""

@@ -1,0 +1,286 @@
+"""Predictions against a user's own measurements, row by row.
+
+The table has the columns of a benchmark: model, GPU, engine, parallelism, lengths, load, and what
+was measured. Names are understood as people write them; what a row lacks is defaulted and said so;
+a row that cannot be predicted is skipped with its reason, and counted.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from groundspeed.estimator.engines.engine import find_engine
+from groundspeed.estimator.hardware.law_lookup import Hardware
+from groundspeed.estimator.model.catalog import find_model
+from groundspeed.estimator.model.quantization import NAMES
+from groundspeed.estimator.serving.deployment import Deployment
+from groundspeed.estimator.serving.server import Server, with_budget
+from groundspeed.estimator.serving.workload import Kind, ServingPrediction, ServingWorkload
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.record import Record
+
+Row = Mapping[str, str]
+
+REQUIRED = ("model", "gpu", "isl", "osl", "batch_or_concurrency")
+
+METRICS = ("ttft_ms", "tpot_ms", "e2e_latency_ms", "output_tok_s", "total_tok_s")
+"""What can be measured; times in ms, rates of the whole system."""
+
+
+class RowResult(Record):
+    """One row, predicted."""
+
+    row: str
+    labels: dict[str, str]
+    """The columns a summary may be grouped by."""
+    predicted: dict[str, float]
+    low: dict[str, float]
+    high: dict[str, float]
+    measured: dict[str, float]
+    saturated: bool
+    skipped_reason: str = ""
+
+
+class Summary(Record):
+    """The error of a metric over a group of rows."""
+
+    group: str
+    metric: str
+    n: int
+    mape_percent: float
+    median_ape_percent: float
+    p90_ape_percent: float
+    bias_percent: float
+    """Median of predicted over measured, less one."""
+    inside_interval_percent: float
+
+
+@dataclass
+class Resolver:
+    """Finds hardware once for each name."""
+
+    find: Callable[[str], Hardware]
+    _found: dict[str, Hardware] = field(default_factory=dict)
+
+    def hardware(self, name: str) -> Hardware:
+        """The hardware of a name."""
+        if name not in self._found:
+            self._found[name] = self.find(name)
+        return self._found[name]
+
+
+KINDS: dict[str, Kind] = {
+    "static_batch": "static",
+    "static": "static",
+    "closed_loop_concurrency": "closed",
+    "closed_loop": "closed",
+    "closed": "closed",
+    "concurrency": "closed",
+    "offline_batch": "offline",
+    "offline": "offline",
+}
+
+
+def predict_row(row: Row, resolver: Resolver) -> ServingPrediction:
+    """Predict one row.
+
+    Raises
+    ------
+    InputError
+        With what it lacks, or why it cannot be predicted.
+    """
+    server, workload = understand(row, resolver)
+    return server.predict(workload)
+
+
+def understand(row: Row, resolver: Resolver) -> tuple[Server, ServingWorkload]:
+    """A row as a server and its load.
+
+    Raises
+    ------
+    InputError
+        If a column is missing or makes no sense.
+    """
+    missing = [c for c in REQUIRED if not _text(row, c)]
+    if missing:
+        raise InputError(f"lacks {', '.join(missing)}")
+    # Benchmarks of random weights run past the lengths a model was trained for.
+    model = find_model(_text(row, "model")).model_copy(update={"max_context": None})
+    hardware = resolver.hardware(_text(row, "gpu"))
+    dp = max(1, _whole(row, "dp_attn", 1))
+    devices = max(1, _whole(row, "n_gpus", 0) or _whole(row, "tp", 1))
+    pp = max(1, _whole(row, "pp", 1))
+    tp = max(1, _whole(row, "tp", 0) or devices // (dp * pp))
+    deployment = Deployment(
+        tp=tp,
+        pp=pp,
+        ep=max(1, _whole(row, "ep", 1)) if model.experts is not None else 1,
+        dp=dp,
+        dtype=_format(_text(row, "weight_dtype")),
+        kv_dtype="fp8" if _text(row, "kv_dtype").lower().startswith("fp8") else None,
+    )
+    platform = "rocm" if hardware.id.lower().startswith("mi") else "cuda"
+    engine = find_engine(
+        _text(row, "engine") or "vllm", version=_text(row, "engine_version"), platform=platform
+    )
+    budget = _whole(row, "token_budget", 0)
+    low, high = _number(row, "length_low"), _number(row, "length_high")
+    kind = KINDS.get(_text(row, "load_kind").split("(")[0].strip() or "closed")
+    if kind is None:
+        raise InputError(f"unknown load '{row['load_kind']}'", remedy=f"one of {', '.join(KINDS)}")
+    if kind == "static" and engine.name == "trtllm":
+        engine = engine.model_copy(update={"policy": "whole_batch"})
+    delay = _number(row, "client_delay_ms")
+    workload = ServingWorkload(
+        prompt_tokens=_whole(row, "isl", 0),
+        output_tokens=_whole(row, "osl", 0),
+        concurrency=_whole(row, "batch_or_concurrency", 1),
+        kind=kind,
+        length_low=1.0 if low is None else low,
+        length_high=1.0 if high is None else high,
+        num_prompts=_whole(row, "num_prompts", 0) or None,
+        statistic="median" if _text(row, "stat").startswith("median") else "mean",
+    )
+    if delay is not None:
+        workload = replace(workload, client_delay_s=delay * 1e-3)
+    return Server(model, deployment, with_budget(engine, budget or None), hardware), workload
+
+
+def backtest(
+    rows: Iterable[Row],
+    find: Callable[[str], Hardware],
+    *,
+    progress: Callable[[], None] | None = None,
+) -> list[RowResult]:
+    """Predict every row.
+
+    Parameters
+    ----------
+    rows : iterable of mapping of str to str
+        As :class:`csv.DictReader` gives them.
+    find : callable
+        From a GPU's name to hardware.
+    progress : callable, optional
+        Called after each row.
+
+    Returns
+    -------
+    list of RowResult
+        In the order of the rows.
+    """
+    resolver = Resolver(find)
+    found = []
+    for index, row in enumerate(rows):
+        found.append(_result(index, row, resolver))
+        if progress is not None:
+            progress()
+    return found
+
+
+def _result(index: int, row: Row, resolver: Resolver) -> RowResult:
+    name = _text(row, "row_id") or str(index + 1)
+    labels = {k: str(v) for k, v in row.items() if k is not None and k not in METRICS and v}
+    try:
+        measured = {m: v for m in METRICS if (v := _number(row, m)) is not None}
+        told = predict_row(row, resolver)
+    except InputError as error:
+        return RowResult(
+            row=name, labels=labels, predicted={}, low={}, high={}, measured={},
+            saturated=False, skipped_reason=str(error),
+        )  # fmt: skip
+    predicted = {
+        "ttft_ms": told.ttft_s * 1e3,
+        "tpot_ms": told.tpot_s * 1e3,
+        "e2e_latency_ms": told.e2e_s * 1e3,
+        "output_tok_s": told.output_tokens_per_s,
+        "total_tok_s": told.total_tokens_per_s,
+    }
+    factors = {
+        "ttft_ms": told.ttft_high_s / told.ttft_s,
+        "tpot_ms": told.tpot_high_s / told.tpot_s,
+    }
+    factors["e2e_latency_ms"] = max(factors.values())
+    factors["output_tok_s"] = factors["total_tok_s"] = factors["tpot_ms"]
+    return RowResult(
+        row=name,
+        labels=labels,
+        predicted=predicted,
+        low={m: v / factors[m] for m, v in predicted.items()},
+        high={m: v * factors[m] for m, v in predicted.items()},
+        measured=measured,
+        saturated=told.saturated,
+    )
+
+
+def summarize(results: Iterable[RowResult], by: str | None = None) -> list[Summary]:
+    """Errors of each metric, over all rows or by a column.
+
+    Saturated rows are not counted for TTFT: there it is the length of a queue.
+    """
+    errors: dict[tuple[str, str], list[tuple[float, bool]]] = {}
+    for result in results:
+        if result.skipped_reason:
+            continue
+        group = result.labels.get(by, "") if by else "all"
+        for metric, measured in result.measured.items():
+            if measured <= 0 or (result.saturated and metric == "ttft_ms"):
+                continue
+            ratio = result.predicted[metric] / measured
+            inside = result.low[metric] <= measured <= result.high[metric]
+            errors.setdefault((group, metric), []).append((ratio, inside))
+    return [_summary(group, metric, found) for (group, metric), found in sorted(errors.items())]
+
+
+def _summary(group: str, metric: str, found: list[tuple[float, bool]]) -> Summary:
+    ratios = sorted(r for r, _ in found)
+    apes = sorted(100.0 * abs(r - 1.0) for r in ratios)
+    return Summary(
+        group=group,
+        metric=metric,
+        n=len(found),
+        mape_percent=sum(apes) / len(apes),
+        median_ape_percent=_quantile(apes, 0.5),
+        p90_ape_percent=_quantile(apes, 0.9),
+        bias_percent=100.0 * (_quantile(ratios, 0.5) - 1.0),
+        inside_interval_percent=100.0 * sum(i for _, i in found) / len(found),
+    )
+
+
+def _quantile(ordered: list[float], q: float) -> float:
+    place = q * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def _text(row: Row, name: str) -> str:
+    value = row.get(name)
+    return "" if value is None else str(value).strip()
+
+
+def _number(row: Row, name: str) -> float | None:
+    text = _text(row, name)
+    if not text or text.lower() in ("nan", "none", "null", "-"):
+        return None
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise InputError(f"{name} is '{text[:40]}', not a number") from error
+    if not math.isfinite(value) or value < 0:
+        raise InputError(f"{name} is {text[:40]}, not a positive number")
+    return value
+
+
+def _whole(row: Row, name: str, default: int) -> int:
+    value = _number(row, name)
+    if value is None:
+        return default
+    if value != int(value):
+        raise InputError(f"{name} is {value:g}, not a whole number")
+    return int(value)
+
+
+def _format(name: str) -> str | None:
+    """None where the row says nothing: the checkpoint's own."""
+    plain = name.lower().split(" ")[0]
+    return NAMES.get(plain, plain) if plain else None

@@ -1,0 +1,161 @@
+"""Two or more deployments for one workload: where each wins, and where it is a tie.
+
+A difference counts if it is larger than what is not known of it. Errors that two options share (one
+engine, one version) go together and cancel; those of their devices' laws do not.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from groundspeed.estimator.serving.server import Server
+from groundspeed.estimator.serving.workload import ServingPrediction, ServingWorkload
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.record import Record
+
+HIGHER_IS_BETTER = ("output_tokens_per_s", "tokens_per_s_per_gpu", "tokens_per_price")
+
+
+class Winner(Record):
+    """Who is ahead at one concurrency."""
+
+    concurrency: int
+    metric: str
+    values: tuple[float | None, ...]
+    """Of each option; None where it does not fit or is saturated."""
+    winner: str | None
+    """None is a tie."""
+    ratio: float | None
+    """Best over second best."""
+    noise: float | None
+    """Ratio that the intervals allow without any difference."""
+
+
+class ServingComparison(Record):
+    """Options side by side."""
+
+    options: tuple[str, ...]
+    rows: tuple[Winner, ...]
+    summary: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Option:
+    """A server under a name, with the price of one of its GPU-hours."""
+
+    name: str
+    server: Server
+    price_per_hour: float | None = None
+
+
+METRICS = ("ttft_s", "tpot_s", "tokens_per_s_per_gpu")
+
+
+def compare_servers(
+    options: Sequence[Option], workload: ServingWorkload, concurrency: Sequence[int]
+) -> ServingComparison:
+    """Predict every option at every concurrency, and say who is ahead.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two options, or one cannot serve at all.
+    """
+    if len(options) < 2:
+        raise InputError("one option cannot be compared", remedy="give --option twice or more")
+    metrics = (*METRICS, "tokens_per_price") if _priced(options) else METRICS
+    rows: list[Winner] = []
+    for n in concurrency:
+        told: list[ServingPrediction | None] = []
+        for option in options:
+            prediction = option.server.predict(replace(workload, concurrency=n))
+            told.append(None if prediction.saturated else prediction)
+        rows += [_winner(metric, n, options, told) for metric in metrics]
+    summary = tuple(_summary(metric, [r for r in rows if r.metric == metric]) for metric in metrics)
+    return ServingComparison(
+        options=tuple(o.name for o in options), rows=tuple(rows), summary=summary
+    )
+
+
+def _priced(options: Sequence[Option]) -> bool:
+    return all(o.price_per_hour is not None for o in options)
+
+
+def _value(metric: str, option: Option, p: ServingPrediction) -> float:
+    if metric == "tokens_per_s_per_gpu":
+        return p.output_tokens_per_s / p.devices
+    if metric == "tokens_per_price":
+        return p.output_tokens_per_s * 3600.0 / (p.devices * (option.price_per_hour or 1.0))
+    return float(getattr(p, metric))
+
+
+def _spread(metric: str, option: Option, p: ServingPrediction, *, shared: bool) -> float:
+    """Log of the factor that 90 % lie within; without the engine's part where it is shared."""
+    which = "ttft" if metric == "ttft_s" else "tpot"
+    whole = math.log(getattr(p, f"{which}_high_s") / getattr(p, f"{which}_s"))
+    if not shared:
+        return whole
+    engine = option.server.engine
+    part = math.log(engine.interval_ttft if which == "ttft" else engine.interval_tpot)
+    return math.sqrt(max(whole**2 - part**2, 0.0))
+
+
+def _winner(
+    metric: str, n: int, options: Sequence[Option], told: Sequence[ServingPrediction | None]
+) -> Winner:
+    up = metric in HIGHER_IS_BETTER
+    values = tuple(
+        _value(metric, o, p) if p is not None else None for o, p in zip(options, told, strict=True)
+    )
+    order = sorted(
+        (i for i, v in enumerate(values) if v is not None),
+        key=lambda i: (values[i] or 0.0) * (-1.0 if up else 1.0),
+    )
+    if len(order) < 2:
+        alone = options[order[0]].name if order else None
+        return Winner(
+            concurrency=n, metric=metric, values=values, winner=alone, ratio=None, noise=None
+        )
+    first, second = order[:2]
+    a, b = values[first] or 1.0, values[second] or 1.0
+    ratio = a / b if up else b / a
+    engines = {
+        (options[i].server.engine.name, options[i].server.engine.from_version,
+         options[i].server.engine.platform)
+        for i in (first, second)
+    }  # fmt: skip
+    spreads = [
+        _spread(metric, options[i], p, shared=len(engines) == 1)
+        for i in (first, second)
+        if (p := told[i]) is not None
+    ]
+    noise = math.exp(math.hypot(*spreads))
+    return Winner(
+        concurrency=n,
+        metric=metric,
+        values=values,
+        winner=options[first].name if ratio > noise else None,
+        ratio=ratio,
+        noise=noise,
+    )
+
+
+NAMES = {
+    "ttft_s": "TTFT",
+    "tpot_s": "TPOT",
+    "tokens_per_s_per_gpu": "output a GPU",
+    "tokens_per_price": "output for the price",
+}
+
+
+def _summary(metric: str, rows: Sequence[Winner]) -> str:
+    """From which concurrency on who is ahead."""
+    runs: list[tuple[str, int, int]] = []
+    for row in rows:
+        who = row.winner or "a tie"
+        if runs and runs[-1][0] == who:
+            runs[-1] = (who, runs[-1][1], row.concurrency)
+        else:
+            runs.append((who, row.concurrency, row.concurrency))
+    parts = [f"{who} at {a}" if a == b else f"{who} from {a} to {b}" for who, a, b in runs]
+    return f"{NAMES[metric]}: {', '.join(parts)}"

@@ -1,0 +1,200 @@
+"""The formulas by which people estimate a deployment before buying it, and where they go wrong.
+
+A much-read article estimates Qwen2.5-32B on a GPU of 148 TFLOPS: count FLOPs, divide by the peak,
+multiply by "about 60 %". This module reproduces each of its figures as printed, with the exact
+value beside it, and then says what the method leaves out: decode at batch 1 is limited by memory
+bandwidth, not FLOPs, so its 2466 tokens a second are some forty times what the memory allows.
+
+The article rounds as it goes (1024 tokens become 1000, 31.98 B become 32 B, 0.064 TFLOP become
+0.06) and truncates tokens per second; ``printed`` follows it, ``exact`` does not.
+"""
+
+import math
+
+from groundspeed.estimator.graph.operators import decode_stream_bytes, kv_bytes_per_token
+from groundspeed.estimator.model.spec import Model
+from groundspeed.estimator.serving.static_batch import Workload, require_possible
+from groundspeed.profiles.datasheet import DeviceSpec
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.record import Record
+
+
+class ArticleRow(Record):
+    """One figure of the method."""
+
+    quantity: str
+    formula: str
+    exact: float
+    """In SI units; nothing rounded on the way."""
+    printed: float
+    """As the article prints it, with its roundings on the way."""
+    unit: str
+    scale: float
+    """What ``exact`` and ``printed`` are divided by to be shown in ``unit``."""
+    decimals: int
+    comment: str = ""
+
+
+class ArticleEstimate(Record):
+    """The article's table, and what it leaves out."""
+
+    model: str
+    hardware: str
+    workload: Workload
+    peak_flops_per_s: float
+    utilization: float
+    rows: tuple[ArticleRow, ...]
+    left_out: tuple[str, ...]
+
+
+def article_estimate(
+    model: Model, spec: DeviceSpec, workload: Workload, *, utilization: float = 0.6
+) -> ArticleEstimate:
+    """Estimate by the article's formulas.
+
+    Parameters
+    ----------
+    model : Model
+    spec : DeviceSpec
+    workload : Workload
+    utilization : float, default 0.6
+        The article's "about 60 %".
+
+    Raises
+    ------
+    InputError
+        If the data sheet lacks the peak, or the utilization is not a fraction.
+    """
+    if not 0.0 < utilization <= 1.0:
+        raise InputError(f"utilization must lie in (0, 1], not {utilization}")
+    require_possible(model, workload)
+    if not model.gated_mlp:
+        raise InputError(
+            f"the article's formulas describe a gated MLP, {model.id} has a plain one",
+            remedy="use the default method",
+        )
+    peak = spec.peak_flops(workload.dtype)
+    h, i, layers = model.hidden, model.intermediate, model.layers
+    p, g, batch = workload.prompt_tokens, workload.output_tokens, workload.batch
+    kv = model.kv_heads / model.heads
+    parameters = model.vocabulary * h + layers * (3 * h * i + 2 * h * h * kv + h * h + h * h)
+    detailed = (
+        layers
+        * batch
+        * (2 * p * h**2 + 2 * 2 * p * h**2 * kv + 2 * 2 * p**2 * h + 2 * p * h**2 + 6 * p * h * i)
+    )
+    closed = layers * batch * (4 * (1 + kv) * p * h**2 + 4 * p**2 * h + 6 * p * h * i)
+    context = p + (1 + g) / 2
+    decode = layers * batch * (4 * h**2 + 4 * h**2 * kv + 4 * context * h + 6 * h * i)
+    decode_printed = _truncated(decode / 1e12, 2) * 1e12
+    quick_prefill_printed = 2 * batch * _significant(p, 2) * _significant(parameters, 2)
+    quick_decode_printed = 2 * batch * _significant(parameters, 2)
+    tera, milli = 1e12, 1e-3
+    rows = (
+        _row("parameters", "vocab h + L (3hi + 2hh kv/heads + 2hh)", parameters, "B", 1e9, 2),
+        _row("prefill FLOPs, detailed", "L b (2ph² + 4ph² kv/heads + 4p²h + 2ph² + 6phi)",
+             detailed, "TFLOP", tera, 2),
+        _row("prefill FLOPs, closed form", "L b (4(1 + kv/heads)ph² + 4p²h + 6phi)",
+             closed, "TFLOP", tera, 2),
+        _row("decode FLOPs a token", "L b (4h² + 4h² kv/heads + 4ch + 6hi), c = p + (1+g)/2",
+             decode, "TFLOP", tera, 2, printed=decode_printed),
+        _row("TTFT", "prefill FLOPs / peak", detailed / peak, "ms", milli, 0),
+        _row(f"TTFT at {utilization:.0%}", "the same / utilization",
+             detailed / peak / utilization, "ms", milli, 0, comment='the article says "higher"'),
+        _row("throughput", "peak / decode FLOPs", batch * peak / decode, "token/s", 1.0, 0,
+             printed=math.floor(batch * peak / decode_printed) if decode_printed else None,
+             comment="divides by the rounded FLOPs and truncates"),
+        _row("quick prefill FLOPs", "2 b prompt parameters", 2 * batch * p * parameters,
+             "TFLOP", tera, 1, printed=quick_prefill_printed,
+             comment=f"taken as {_significant(p, 2):.0f} tokens and "
+                     f"{_significant(parameters, 2) / 1e9:g} B"),
+        _row("quick TTFT", "quick prefill FLOPs / peak", 2 * batch * p * parameters / peak,
+             "ms", milli, 0, printed=quick_prefill_printed / peak),
+        _row("quick decode FLOPs a step", "2 b parameters", 2 * batch * parameters,
+             "TFLOP", tera, 3, printed=quick_decode_printed),
+        _row("quick throughput", "peak / quick decode FLOPs", peak / (2 * parameters),
+             "token/s", 1.0, 0,
+             printed=math.floor(batch * peak / quick_decode_printed), comment="truncates"),
+    )  # fmt: skip
+    return ArticleEstimate(
+        model=model.id,
+        hardware=spec.id,
+        workload=workload,
+        peak_flops_per_s=peak,
+        utilization=utilization,
+        rows=rows,
+        left_out=_left_out(model, spec, workload, parameters, batch * peak / decode),
+    )
+
+
+def memory_roof_tokens_per_s(
+    model: Model, spec: DeviceSpec, workload: Workload, *, with_cache: bool
+) -> float:
+    """Most tokens a second that the memory bandwidth allows in decode.
+
+    Each step streams every weight but the input embedding, once for the whole batch, and, with
+    the cache, the keys and values of each sequence at the mean context.
+    """
+    streamed = decode_stream_bytes(model, dtype=workload.dtype)
+    if with_cache:
+        context = workload.prompt_tokens + workload.output_tokens / 2
+        streamed += workload.batch * context * kv_bytes_per_token(model, dtype=workload.dtype)
+    return workload.batch * spec.memory_bandwidth() / streamed
+
+
+def _left_out(
+    model: Model, spec: DeviceSpec, workload: Workload, counted: float, claimed: float
+) -> tuple[str, ...]:
+    roof = memory_roof_tokens_per_s(model, spec, workload, with_cache=False)
+    with_cache = memory_roof_tokens_per_s(model, spec, workload, with_cache=True)
+    gigabytes = decode_stream_bytes(model, dtype=workload.dtype) / 1e9
+    lines = []
+    if claimed > roof:
+        lines.append(
+            f"Decode at batch {workload.batch} is memory-bound: a step streams {gigabytes:.1f} GB "
+            f"of weights, so {spec.id} cannot exceed {roof:.1f} token/s ({with_cache:.1f} with "
+            f"the KV cache), {roof / claimed:.1%} of the compute roof. The figure above is "
+            f"{claimed / roof:.0f} times too high."
+        )
+    lines += [
+        f"The parameter count leaves out what is not a large matrix or is a second head: "
+        f"{model.id} has {model.parameters / 1e9:.2f} B parameters, not {counted / 1e9:.2f} B.",
+        "Prefill also runs the output head, for the last token of each prompt only.",
+        "Causal attention computes half of the score FLOPs counted above.",
+        '"About 60 %" is one constant for a quantity that depends on shape, data type, library '
+        "and power state: measure it with groundspeed calibrate.",
+    ]
+    return tuple(lines)
+
+
+def _row(
+    quantity: str,
+    formula: str,
+    exact: float,
+    unit: str,
+    scale: float,
+    decimals: int,
+    *,
+    printed: float | None = None,
+    comment: str = "",
+) -> ArticleRow:
+    return ArticleRow(
+        quantity=quantity,
+        formula=formula,
+        exact=exact,
+        printed=exact if printed is None else printed,
+        unit=unit,
+        scale=scale,
+        decimals=decimals,
+        comment=comment,
+    )
+
+
+def _truncated(value: float, decimals: int) -> float:
+    scale = 10.0**decimals
+    return math.floor(value * scale) / scale
+
+
+def _significant(value: float, digits: int) -> float:
+    """Round to a number of significant digits, as the article does in its head."""
+    return float(f"{value:.{digits - 1}e}")

@@ -1,0 +1,381 @@
+"""Which deployment: search them all, keep the front, find the cheapest that is fast enough.
+
+Every way to place a model on some GPUs (tensor parallel, experts spread or split, attention in
+groups, replicas) is asked at every concurrency by the closed form. What is left is a front: more
+tokens a second a GPU against more tokens a second a user. The best of those that meet the objective
+are then simulated, for a queue has no closed form worth an objective.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from groundspeed.estimator.engines.engine import Engine
+from groundspeed.estimator.graph.engine_step import Layers
+from groundspeed.estimator.hardware.law_lookup import Hardware
+from groundspeed.estimator.model.catalog import hub_name
+from groundspeed.estimator.model.spec import Model
+from groundspeed.estimator.serving.closed_form import Loads, closed_form
+from groundspeed.estimator.serving.deployment import Deployment, require_valid
+from groundspeed.estimator.serving.memory import most_sequences, plan_memory
+from groundspeed.estimator.serving.server import Server
+from groundspeed.estimator.serving.step_time import StepTimes
+from groundspeed.estimator.serving.workload import ServingPrediction, ServingWorkload
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.record import Record
+
+MOST_CONCURRENCY = 4096
+SIMULATED = 6
+"""Candidates that are simulated, best first."""
+
+
+class PlanPoint(Record):
+    """A deployment at a concurrency."""
+
+    gpu: str
+    engine: str
+    tp: int
+    ep: int
+    dp: int
+    replicas: int
+    gpus: int
+    concurrency: int
+    ttft_s: float
+    tpot_s: float
+    ttft_high_s: float
+    tpot_high_s: float
+    output_tokens_per_s: float
+    tokens_per_s_per_gpu: float
+    tokens_per_s_per_user: float
+    cost_per_million_output_tokens: float | None
+    meets: bool
+    """Whether the predicted mean meets the objective."""
+    surely: bool
+    """Whether the upper end of its interval does, too."""
+    simulated: bool
+    on_front: bool = False
+
+
+class Plan(Record):
+    """What was found."""
+
+    model: str
+    prompt_tokens: int
+    output_tokens: int
+    ttft_limit_s: float | None
+    tpot_limit_s: float | None
+    points: tuple[PlanPoint, ...]
+    """The front, and every candidate that was simulated."""
+    best: PlanPoint | None
+    """The cheapest that meets the objective (most tokens a second a GPU, if no price is given)."""
+    tried: int
+    launch: str | None
+    advice: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A device with what is known of it, an engine and a price."""
+
+    name: str
+    hardware: Hardware
+    engine: Engine
+    gpus: int
+    price_per_hour: float | None
+
+
+def make_plan(
+    model: Model,
+    candidates: Sequence[Candidate],
+    workload: ServingWorkload,
+    *,
+    ttft_limit_s: float | None = None,
+    tpot_limit_s: float | None = None,
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+) -> Plan:
+    """Search deployments.
+
+    Parameters
+    ----------
+    model : Model
+    candidates : sequence of Candidate
+    workload : ServingWorkload
+        Lengths; its concurrency is searched.
+    ttft_limit_s, tpot_limit_s : float, optional
+        The objective, for means.
+    dtype, kv_dtype : str, optional
+
+    Raises
+    ------
+    InputError
+        If a limit or price is not positive, or nothing fits.
+    """
+    for name, value in (("TTFT", ttft_limit_s), ("TPOT", tpot_limit_s)):
+        if value is not None and not value > 0:
+            raise InputError(f"a limit of {value} s on {name} is none")
+    found: list[tuple[PlanPoint, Server, ServingWorkload]] = []
+    refused = ""
+    for candidate in candidates:
+        if candidate.price_per_hour is not None and not 0 < candidate.price_per_hour < 10_000:
+            raise InputError(
+                f"{candidate.price_per_hour} is no price of a GPU for an hour",
+                where="--price",
+                remedy="give the price of one GPU-hour, such as 2.5",
+            )
+        for deployment in _placements(model, candidate.gpus, dtype, kv_dtype):
+            try:
+                found += _points(model, candidate, deployment, workload, ttft_limit_s, tpot_limit_s)
+            except InputError as error:
+                refused = refused or str(error)
+    if not found:
+        raise InputError(f"nothing can be planned: {refused or 'no placement fits'}")
+    front = _front([p for p, _, _ in found])
+    order = sorted(found, key=lambda f: _rank(f[0]))
+    simulated = [_simulated(f, ttft_limit_s, tpot_limit_s) for f in order[:SIMULATED]]
+    meeting = [p for p in simulated if p.meets]
+    best = min(meeting, key=_rank) if meeting else None
+    kept = {_key(p): p.model_copy(update={"on_front": True}) for p in front}
+    for p in simulated:
+        kept[_key(p)] = p.model_copy(update={"on_front": _key(p) in kept})
+    points = tuple(sorted(kept.values(), key=lambda p: -p.tokens_per_s_per_gpu))
+    return Plan(
+        model=model.id,
+        prompt_tokens=workload.prompt_tokens,
+        output_tokens=workload.output_tokens,
+        ttft_limit_s=ttft_limit_s,
+        tpot_limit_s=tpot_limit_s,
+        points=points,
+        best=best,
+        tried=len(found),
+        launch=launch_command(model, best, dtype, workload) if best else None,
+        advice=_advice(best, [p for p, _, _ in found], ttft_limit_s, tpot_limit_s),
+    )
+
+
+def _placements(
+    model: Model, gpus: int, dtype: str | None, kv_dtype: str | None
+) -> list[Deployment]:
+    """Every placement of one replica on up to so many GPUs."""
+    if gpus < 1:
+        raise InputError(f"--gpus must be at least 1, not {gpus}")
+    found = []
+    tp = 1
+    while tp <= gpus:
+        ways = [(tp, 1, 1)]
+        if model.experts is not None and tp > 1:
+            ways += [(tp, tp, 1), (1, tp, tp)]
+        for attention, ep, dp in ways:
+            trial = Deployment(tp=attention, ep=ep, dp=dp, dtype=dtype, kv_dtype=kv_dtype)
+            try:
+                require_valid(model, trial)
+            except InputError:
+                continue
+            found.append(trial)
+        tp *= 2
+    return found
+
+
+def _points(
+    model: Model,
+    candidate: Candidate,
+    deployment: Deployment,
+    workload: ServingWorkload,
+    ttft_limit_s: float | None,
+    tpot_limit_s: float | None,
+) -> list[tuple[PlanPoint, Server, ServingWorkload]]:
+    """Closed-form points of one placement, at every concurrency that its memory holds."""
+    engine, hardware = candidate.engine, candidate.hardware
+    memory_bytes = hardware.memory_bytes
+    if memory_bytes is None:
+        raise InputError(f"{candidate.name} does not say how much memory it has")
+    tokens = float(workload.prompt_tokens + workload.output_tokens)
+    memory = plan_memory(model, deployment, engine, memory_bytes)
+    fit = most_sequences(model, deployment, memory, tokens)
+    if fit < 1:
+        raise InputError(f"{model.id} does not fit {deployment.devices} x {candidate.name}")
+    replicas = candidate.gpus // deployment.devices
+    top = min(fit, MOST_CONCURRENCY)
+    clients = np.unique(np.append(2.0 ** np.arange(0.0, math.log2(top) + 1e-9), float(top)))
+    layers = Layers(
+        model, deployment, engine.custom_all_reduce, engine.fused_quantize, engine.kernels
+    )
+    steps = StepTimes(layers, hardware, engine, top, tokens)
+    mean = (workload.length_low + workload.length_high) / 2.0
+    loads = Loads(
+        np.full(clients.shape, mean * workload.prompt_tokens),
+        np.full(clients.shape, mean * workload.output_tokens),
+        clients,
+        fixed=workload.length_low == workload.length_high,
+    )
+    told = closed_form(steps, engine, loads)
+    server = Server(model, deployment, engine, hardware)
+    groups = deployment.dp * replicas
+    found = []
+    for i, each in enumerate(clients):
+        ttft, tpot = float(told.ttft_s[i]), float(told.tpot_s[i])
+        output = float(told.requests_per_s[i]) * groups * mean * workload.output_tokens
+        gpus = replicas * deployment.devices
+        point = _point(
+            candidate, deployment, replicas, int(each) * groups, ttft, tpot, output, gpus,
+            (ttft * engine.interval_ttft, tpot * engine.interval_tpot),
+            (ttft_limit_s, tpot_limit_s), simulated=False,
+        )  # fmt: skip
+        found.append((point, server, replace(workload, concurrency=int(each) * deployment.dp)))
+    return found
+
+
+def _point(
+    candidate: Candidate,
+    d: Deployment,
+    replicas: int,
+    concurrency: int,
+    ttft: float,
+    tpot: float,
+    output: float,
+    gpus: int,
+    high: tuple[float, float],
+    limits: tuple[float | None, float | None],
+    *,
+    simulated: bool,
+) -> PlanPoint:
+    price = candidate.price_per_hour
+    cost = price * gpus / (output * 3600.0) * 1e6 if price is not None else None
+    return PlanPoint(
+        gpu=candidate.name,
+        engine=candidate.engine.name,
+        tp=d.tp,
+        ep=d.ep,
+        dp=d.dp,
+        replicas=replicas,
+        gpus=gpus,
+        concurrency=concurrency,
+        ttft_s=ttft,
+        tpot_s=tpot,
+        ttft_high_s=high[0],
+        tpot_high_s=high[1],
+        output_tokens_per_s=output,
+        tokens_per_s_per_gpu=output / gpus,
+        tokens_per_s_per_user=1.0 / tpot,
+        cost_per_million_output_tokens=cost,
+        meets=_meets((ttft, tpot), limits),
+        surely=_meets(high, limits),
+        simulated=simulated,
+    )
+
+
+def _meets(times: tuple[float, float], limits: tuple[float | None, float | None]) -> bool:
+    return all(limit is None or time <= limit for time, limit in zip(times, limits, strict=True))
+
+
+def _simulated(
+    found: tuple[PlanPoint, Server, ServingWorkload],
+    ttft_limit_s: float | None,
+    tpot_limit_s: float | None,
+) -> PlanPoint:
+    """A point with the simulation's figures in place of the formulas'."""
+    point, server, workload = found
+    told: ServingPrediction = server.predict(workload)
+    output = told.output_tokens_per_s * point.replicas
+    limits = (ttft_limit_s, tpot_limit_s)
+    cost = point.cost_per_million_output_tokens
+    return point.model_copy(
+        update={
+            "ttft_s": told.ttft_s,
+            "tpot_s": told.tpot_s,
+            "ttft_high_s": told.ttft_high_s,
+            "tpot_high_s": told.tpot_high_s,
+            "output_tokens_per_s": output,
+            "tokens_per_s_per_gpu": output / point.gpus,
+            "tokens_per_s_per_user": 1.0 / told.tpot_s,
+            "cost_per_million_output_tokens": cost * point.output_tokens_per_s / output
+            if cost is not None
+            else None,
+            "meets": _meets((told.ttft_s, told.tpot_s), limits) and not told.saturated,
+            "surely": _meets((told.ttft_high_s, told.tpot_high_s), limits) and not told.saturated,
+            "simulated": True,
+        }
+    )
+
+
+def _rank(p: PlanPoint) -> tuple[bool, float]:
+    """Meeting the objective first, then cheap, then many tokens a GPU."""
+    cost = p.cost_per_million_output_tokens
+    return (not p.meets, cost if cost is not None else -p.tokens_per_s_per_gpu)
+
+
+def _key(p: PlanPoint) -> tuple[object, ...]:
+    return (p.gpu, p.engine, p.tp, p.ep, p.dp, p.concurrency)
+
+
+def _front(points: Sequence[PlanPoint]) -> list[PlanPoint]:
+    """Points that no other beats in tokens a GPU and in tokens a user."""
+    found: list[PlanPoint] = []
+    best = 0.0
+    for p in sorted(points, key=lambda p: (-p.tokens_per_s_per_user, -p.tokens_per_s_per_gpu)):
+        if p.tokens_per_s_per_gpu > best:
+            found.append(p)
+            best = p.tokens_per_s_per_gpu
+    return found
+
+
+def _advice(
+    best: PlanPoint | None,
+    points: Sequence[PlanPoint],
+    ttft_limit_s: float | None,
+    tpot_limit_s: float | None,
+) -> str:
+    if ttft_limit_s is None and tpot_limit_s is None:
+        return "no objective was given: the front shows what can be had"
+    if best is not None:
+        if best.surely:
+            return "the upper ends of its intervals meet the objective, too"
+        return "its means meet the objective, the upper ends of its intervals do not: measure first"
+    parts = []
+    if tpot_limit_s is not None:
+        fastest = min(points, key=lambda p: p.tpot_s)
+        if fastest.tpot_s > tpot_limit_s:
+            parts.append(
+                f"the fastest TPOT is {fastest.tpot_s * 1e3:.1f} ms (tp {fastest.tp} on "
+                f"{fastest.gpu}): more devices a replica, fewer bits, or a faster GPU"
+            )
+    if ttft_limit_s is not None:
+        quickest = min(points, key=lambda p: p.ttft_s)
+        if quickest.ttft_s > ttft_limit_s:
+            parts.append(
+                f"the shortest TTFT is {quickest.ttft_s * 1e3:.0f} ms (tp {quickest.tp}, "
+                f"{quickest.concurrency} clients): shorter prompts, a prefix cache, or more devices"
+            )
+    return "nothing meets the objective; " + (
+        "; ".join(parts) or "each limit can be met, both at once cannot: relax one"
+    )
+
+
+def launch_command(model: Model, p: PlanPoint, dtype: str | None, workload: ServingWorkload) -> str:
+    """A command that starts one replica of a point."""
+    name = hub_name(model)
+    length = workload.prompt_tokens + workload.output_tokens
+    each = -(-p.concurrency // p.replicas)
+    if p.engine == "sglang":
+        words = [
+            "python -m sglang.launch_server",
+            f"--model-path {name}",
+            f"--tp {p.tp * p.dp}",
+        ]
+        words += [f"--dp {p.dp} --enable-dp-attention"] if p.dp > 1 else []
+        words += [f"--ep-size {p.ep}"] if p.ep > 1 else []
+        words += [f"--context-length {length}", f"--max-running-requests {each}"]
+    elif p.engine == "trtllm":
+        words = ["trtllm-serve", name, f"--tp_size {p.tp * p.dp}"]
+        words += [f"--ep_size {p.ep}"] if p.ep > 1 else []
+        words += [f"--max_batch_size {each}", f"--max_seq_len {length}"]
+    else:
+        words = ["vllm serve", name, f"--tensor-parallel-size {p.tp}"]
+        words += [f"--data-parallel-size {p.dp}"] if p.dp > 1 else []
+        words += ["--enable-expert-parallel"] if p.ep > 1 else []
+        words += [f"--max-model-len {length}", f"--max-num-seqs {each}"]
+    if dtype in ("fp8",) and model.weights is None and p.engine != "trtllm":
+        words.append("--quantization fp8")
+    return " ".join(words)

@@ -1,0 +1,1 @@
+"""Constants of inference engines, by version and platform."""

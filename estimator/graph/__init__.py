@@ -1,0 +1,1 @@
+"""Describe what one step of a model computes, as a list of operators."""

@@ -1,0 +1,296 @@
+"""Cut one engine step into operators: what an engine runs, sharded, with its fused kernels.
+
+Where :mod:`groundspeed.estimator.graph.operators` follows the plain decoder that ``verify`` runs,
+this follows a serving engine on one rank: norms fused with residuals, rotary with the write to the
+cache, experts grouped, and a collective where a sharded product ends. A step's parts depend on
+different things, so they are told apart by what they depend on:
+
+- *rows*: every product and small operation, on the tokens of the step (decoding + prefilled);
+- *decode attention*, on sequences and their context; *prefill attention*, on prompts and lengths;
+- *head*: on the sequences that get a token.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from groundspeed.estimator.graph.operators import Operator
+from groundspeed.estimator.model.spec import Model, Recurrent
+from groundspeed.estimator.serving.deployment import Deployment, Formats, formats
+from groundspeed.profiles.operations import Array
+
+STATE_BYTES = 4.0
+"""Recurrent states are kept in 32 bit."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The operators of a model on one rank of a deployment."""
+
+    model: Model
+    deployment: Deployment
+    custom_all_reduce: bool
+    """Whether the engine has an all-reduce of its own beside the library's."""
+    fused_quantize: bool = False
+    library: str = "vllm"
+    """Whose attention kernels run, where a profile knows several."""
+
+    @property
+    def formats(self) -> Formats:
+        """Formats of each part."""
+        return formats(self.model, self.deployment)
+
+    @property
+    def collectives(self) -> int:
+        """Collectives of one step: after attention and after the channel part, where sharded."""
+        one = np.ones(1)
+        return sum(o.count for o in self.rows(one) if o.operation == "collective")
+
+    def rows(self, m: Array) -> list[Operator]:
+        """Everything that depends on the tokens of a step.
+
+        Parameters
+        ----------
+        m : (N,) ndarray
+            Tokens of one rank's step.
+        """
+        model, f = self.model, self.formats
+        parts = [_glue("embed", "embed", m, model.hidden, 1, f.rest)]
+        parts += self._attention_rows(m, f)
+        if model.recurrent is not None:
+            parts += self._recurrent_rows(m, model.recurrent, f)
+        parts += self._dense_rows(m, f)
+        parts += self._expert_rows(m, f)
+        # Each norm is fused with the residual beside it: two in, two out.
+        norms = model.layers * model.norms_per_layer
+        parts.append(_glue("norm", "rms_norm", m, 2 * model.hidden, norms, f.rest))
+        if self.deployment.pp > 1:
+            # A stage hands its rows to the next: as much as half a gather of two.
+            half = m * 2.0
+            parts.append(self._collective("all_gather", half, 2, self.deployment.pp - 1))
+        return parts
+
+    def head(self, sequences: Array) -> list[Operator]:
+        """The output head and the draw of a token, for the sequences that get one."""
+        model, f = self.model, self.formats
+        width = _split(model.vocabulary, self.deployment.tp)
+        return [
+            _matmul("head", sequences, width, model.hidden, 1, f.rest),
+            _glue("sampling", "argmax", sequences, model.vocabulary, 1, f.rest),
+        ]
+
+    def decode_attention(self, sequences: Array, context: Array) -> list[Operator]:
+        """Attention of decoding sequences over their cache; both (N,)."""
+        model, f, tp = self.model, self.formats, self.deployment.tp
+        if model.latent is not None:
+            latent = model.latent
+            heads = model.heads // tp
+            seen = np.minimum(context, latent.index_top_k) if latent.index_top_k else context
+            columns = {"batch": sequences, "kv_len": seen, "heads": _full(seen, heads)}
+            regime = {"dtype": f.activations, "kv_dtype": f.cache}
+            parts = [Operator("attention", "mla_decode", regime, columns, model.attention_layers)]
+            # Queries into the latent space, values out of it.
+            parts += [
+                _matmul("absorb", sequences, heads * latent.kv_rank, latent.nope_dim,
+                        model.attention_layers, f.rest),
+                _matmul("absorb", sequences, heads * latent.value_dim, latent.kv_rank,
+                        model.attention_layers, f.rest),
+            ]  # fmt: skip
+            return parts
+        whole = model.attention_layers - model.windowed_layers
+        found = []
+        if whole:
+            found.append(self._attention("attention_decode", sequences, context, whole, f))
+        if model.windowed_layers and model.sliding_window:
+            seen = np.minimum(context, float(model.sliding_window))
+            found.append(
+                self._attention("attention_decode", sequences, seen, model.windowed_layers, f)
+            )
+        return found
+
+    def prefill_attention(self, prompts: Array, length: Array) -> list[Operator]:
+        """Causal attention of whole prompts; both (N,). A chunk is a difference of two."""
+        model, f, tp = self.model, self.formats, self.deployment.tp
+        if model.latent is not None:
+            heads = model.heads // tp
+            columns = {"batch": prompts, "seq_len": length, "heads": _full(length, heads)}
+            regime = {"dtype": f.activations, "kv_dtype": f.cache}
+            return [Operator("attention", "mla_prefill", regime, columns, model.attention_layers)]
+        whole = model.attention_layers - model.windowed_layers
+        found = []
+        if whole:
+            found.append(self._attention("attention_prefill", prompts, length, whole, f))
+        if model.windowed_layers and model.sliding_window:
+            window = float(model.sliding_window)
+            # As many prompts of the window's length as hold the same pairs of tokens.
+            inside = np.minimum(length, window)
+            pairs = np.where(length > window, (length - window / 2.0) / (window / 2.0), 1.0)
+            found.append(
+                self._attention(
+                    "attention_prefill", prompts * pairs, inside, model.windowed_layers, f
+                )
+            )
+        return found
+
+    def _attention(
+        self, operation: str, batch: Array, length: Array, count: int, f: Formats
+    ) -> Operator:
+        model, tp = self.model, self.deployment.tp
+        name = "seq_len" if operation == "attention_prefill" else "kv_len"
+        columns = {
+            "batch": batch,
+            name: length,
+            "heads": _full(length, max(1, model.heads // tp)),
+            "kv_heads": _full(length, max(1, model.kv_heads // tp)),
+            "head_dim": _full(length, model.head_dim),
+        }
+        regime = {"dtype": f.activations, "kv_dtype": f.cache, "library": self.library}
+        return Operator("attention", operation, regime, columns, count)
+
+    def _attention_rows(self, m: Array, f: Formats) -> list[Operator]:
+        model, tp, count = self.model, self.deployment.tp, self.model.attention_layers
+        if not count:
+            return []
+        h = model.hidden
+        if model.latent is not None:
+            t, heads = model.latent, model.heads // tp
+            first = t.query_rank + t.cached if t.query_rank else t.cached
+            parts = [self._linear("qkv", m, first, h, count, f.linear)]
+            depth = t.query_rank or h
+            parts.append(self._linear("qkv", m, heads * t.query_dim, depth, count, f.linear))
+            if t.index_heads:
+                index = t.index_heads * t.index_dim
+                parts.append(self._linear("index", m, index, depth, count, f.linear))
+            parts.append(self._linear("out", m, h, heads * t.value_dim, count, f.linear))
+            width = heads * t.query_dim + t.cached
+        else:
+            kv = 2 * max(1, model.kv_heads // tp) * model.head_dim
+            queries = model.attention_width // tp * (2 if model.output_gate else 1)
+            parts = [self._linear("qkv", m, queries + kv, h, count, f.linear)]
+            parts.append(self._linear("out", m, h, model.attention_width // tp, count, f.linear))
+            width = queries + kv
+        if model.qk_norm or model.qk_norm_whole:
+            parts.append(_glue("norm", "rms_norm", m, width, count, f.rest))
+        parts.append(_glue("rotary", "rotary", m, width, count, f.rest))
+        if tp > 1 and not model.parallel_block:
+            parts.append(self._collective("all_reduce", m, tp, count))
+        return parts
+
+    def latent_prefill_rows(self, tokens: Array) -> list[Operator]:
+        """Keys and values of latent attention, written out for prefill: (N,) tokens."""
+        latent = self.model.latent
+        if latent is None:
+            return []
+        heads = self.model.heads // self.deployment.tp
+        width = heads * (latent.nope_dim + latent.value_dim)
+        count = self.model.attention_layers
+        return [self._linear("qkv", tokens, width, latent.kv_rank, count, self.formats.linear)]
+
+    def _recurrent_rows(self, m: Array, r: Recurrent, f: Formats) -> list[Operator]:
+        tp = self.deployment.tp
+        parts = [
+            self._linear("recurrent", m, _split(r.in_width, tp), self.model.hidden, r.layers,
+                    f.linear),
+            self._linear("recurrent", m, self.model.hidden, _split(r.inner_width, tp), r.layers,
+                    f.linear),
+            # Convolution and scan read and write what goes through them.
+            _glue("recurrent", "rms_norm", m, 2 * _split(r.conv_width, tp), 2 * r.layers, f.rest),
+        ]  # fmt: skip
+        if tp > 1:
+            parts.append(self._collective("all_reduce", m, tp, r.layers))
+        return parts
+
+    def state(self, sequences: Array) -> list[Operator]:
+        """Read and write of recurrent states in decode: (N,) sequences."""
+        r = self.model.recurrent
+        if r is None:
+            return []
+        items = _split(r.state_items, self.deployment.tp) * STATE_BYTES / 2.0
+        return [_glue("recurrent", "rms_norm", sequences, items, r.layers, self.formats.rest)]
+
+    def _dense_rows(self, m: Array, f: Formats) -> list[Operator]:
+        model, tp, count = self.model, self.deployment.tp, self.model.mlp_layers
+        if not count:
+            return []
+        parts = [
+            self._linear("mlp", m, _split(model.mlp_width, tp), model.hidden, count, f.linear),
+            _glue("activation", "silu_mul" if model.gated_mlp else "gelu", m,
+                  _split(model.mlp_width, tp), count, f.rest),
+            self._linear("mlp", m, model.hidden, _split(model.intermediate, tp), count, f.linear),
+        ]  # fmt: skip
+        if tp > 1:
+            parts.append(self._collective("all_reduce", m, tp, count))
+        return parts
+
+    def _expert_rows(self, m: Array, f: Formats) -> list[Operator]:
+        model, d = self.model, self.deployment
+        e = model.experts
+        if e is None:
+            return []
+        tokens = m * d.dp  # experts serve all attention groups together
+        width = e.intermediate / d.expert_tp
+        columns = {
+            "tokens": tokens,
+            "hidden": _full(m, e.latent_hidden or model.hidden),
+            # The operation counts three matrices; experts without a gate have two.
+            "width": _full(m, width * e.matrices / 3.0),
+            "experts": _full(m, e.count),
+            "top_k": _full(m, e.top_k),
+            "ep": _full(m, d.ep),
+        }
+        parts = [
+            _matmul("router", m, e.count, model.hidden, e.layers, f.rest),
+            _glue("router", "argmax", m, e.count, e.layers, f.rest),
+            Operator("experts", "experts", {"dtype": f.experts}, columns, e.layers),
+        ]
+        if e.shared_intermediate:
+            shared = _split(e.shared_intermediate, d.tp)
+            up = (2 if e.gated else 1) * shared
+            parts += [
+                self._linear("shared", m, up, model.hidden, e.layers, f.linear),
+                _glue("activation", "silu_mul", m, up, e.layers, f.rest),
+                self._linear("shared", m, model.hidden, shared, e.layers, f.linear),
+            ]
+        if e.latent_hidden:
+            parts.append(
+                _matmul("router", m, 2 * e.latent_hidden, model.hidden, e.layers, f.linear)
+            )
+        if d.dp > 1:
+            # Every group's tokens to the experts, and what they say back.
+            parts.append(self._collective("all_gather", tokens, d.world, e.layers))
+            parts.append(self._collective("reduce_scatter", tokens, d.world, e.layers))
+        elif d.tp > 1:
+            parts.append(self._collective("all_reduce", m, d.tp, e.layers))
+        return parts
+
+    def _linear(self, group: str, m: Array, n: float, k: float, count: int, dtype: str) -> Operator:
+        """A product of the layers, whose activations may come rounded."""
+        operator = _matmul(group, m, n, k, count, dtype)
+        if self.fused_quantize and dtype in ("fp8", "int8"):
+            regime = {"dtype": dtype, "quantize": "fused"}
+            return Operator(group, "matmul", regime, operator.columns, count)
+        return operator
+
+    def _collective(self, op: str, rows: Array, ranks: int, count: int) -> Operator:
+        size = rows * self.model.hidden * 2.0
+        regime = {"op": op, "world_size": str(ranks)}
+        return Operator("communication", "collective", regime, {"bytes": size}, count)
+
+
+def _split(width: int, ways: int) -> int:
+    """A rank's share of a width; odd ones are padded."""
+    return -(-width // ways)
+
+
+def _full(like: Array, value: float) -> Array:
+    return np.full(like.shape, float(value))
+
+
+def _matmul(group: str, m: Array, n: float, k: float, count: int, dtype: str) -> Operator:
+    columns = {"m": m, "n": _full(m, n), "k": _full(m, k)}
+    return Operator(group, "matmul", {"dtype": dtype}, columns, count)
+
+
+def _glue(group: str, op: str, rows: Array, width: float, count: int, dtype: str) -> Operator:
+    columns = {"rows": rows, "width": _full(rows, width)}
+    return Operator(group, "glue", {"op": op, "dtype": dtype}, columns, count)

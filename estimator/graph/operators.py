@@ -1,0 +1,141 @@
+"""Cut a forward pass into its operators: what runs, how often, how much work it is.
+
+One list serves every question: its FLOPs and bytes are the model's cost, a data sheet or a
+profile's laws give each operator a time, and ``verify`` compares that time with what the same
+group of the real decoder takes. The structure is the plain one (fused QKV and gate-up products,
+static KV cache, fused attention), one launch an operator.
+
+Rows is what a matrix product sees: batch x prompt in prefill, batch in decode.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from groundspeed.estimator.model.spec import Model
+from groundspeed.profiles.operations import OPERATIONS, Array, item_bytes
+
+PhaseName = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operation of a forward pass, and how many times it runs."""
+
+    group: str
+    """What part of the model: qkv, attention, out, mlp, head, norm, ..."""
+    operation: str
+    regime: Mapping[str, str]
+    columns: Mapping[str, Array]
+    """Numeric columns; (N,) arrays where a column varies over decode steps, else (1,)."""
+    count: int
+
+    @property
+    def flops(self) -> Array:
+        """FLOPs of all its runs in one pass."""
+        return self.count * OPERATIONS[self.operation].flops(self.columns, self.regime)
+
+    @property
+    def bytes(self) -> Array:
+        """Bytes of all its runs in one pass."""
+        return self.count * OPERATIONS[self.operation].bytes(self.columns, self.regime)
+
+
+def forward_pass(
+    model: Model, phase: PhaseName, *, batch: int, length: Array, dtype: str
+) -> list[Operator]:
+    """The operators of one forward pass.
+
+    Parameters
+    ----------
+    model : Model
+    phase : {'prefill', 'decode'}
+    batch : int
+        Sequences.
+    length : (N,) ndarray
+        Prefill: the prompt length. Decode: the tokens that attention sees (the cache and the new
+        token), one for each step that is asked about.
+    dtype : str
+        Of weights, activations and cache.
+
+    Returns
+    -------
+    list of Operator
+    """
+    layers = model.layers
+    rows = float(batch) * (float(length[0]) if phase == "prefill" else 1.0)
+    last_rows = float(batch)  # the head sees the last token of each sequence only
+    norm = "rms_norm" if model.norm == "rms" else "layer_norm"
+    parts = [
+        _glue("embed", "embed", rows, model.hidden, 1, dtype),
+        _glue("norm", norm, rows, model.hidden, layers * _norms_run(model), dtype),
+        _matmul(
+            "qkv", rows, model.attention_width + 2 * model.kv_width, model.hidden, layers, dtype
+        ),
+    ]
+    if model.qk_norm:
+        parts += [
+            _glue("norm", norm, rows * model.heads, model.head_dim, layers, dtype),
+            _glue("norm", norm, rows * model.kv_heads, model.head_dim, layers, dtype),
+        ]
+    parts += [
+        _glue("rotary", "rotary", rows, model.attention_width + model.kv_width, layers, dtype),
+        _glue("kv_write", "kv_write", rows, model.kv_width, 2 * layers, dtype),
+        _attention(model, phase, batch, length, dtype),
+        _matmul("out", rows, model.hidden, model.attention_width, layers, dtype),
+        _glue("residual", "residual_add", rows, model.hidden, 2 * layers, dtype),
+        _matmul("mlp", rows, model.mlp_width, model.hidden, layers, dtype),
+        _glue(
+            "activation",
+            "silu_mul" if model.gated_mlp else "gelu",
+            rows,
+            model.mlp_width,
+            layers,
+            dtype,
+        ),
+        _matmul("mlp", rows, model.hidden, model.intermediate, layers, dtype),
+        _glue("norm", norm, last_rows, model.hidden, 1, dtype),
+        _matmul("head", last_rows, model.vocabulary, model.hidden, 1, dtype),
+        _glue("sampling", "argmax", last_rows, model.vocabulary, 1, dtype),
+    ]
+    return parts
+
+
+def decode_stream_bytes(model: Model, *, dtype: str) -> float:
+    """Bytes of weights that one decode step reads, whatever the batch."""
+    return model.streamed_parameters * item_bytes(dtype)
+
+
+def kv_bytes_per_token(model: Model, *, dtype: str) -> float:
+    """Bytes that one token adds to the KV cache."""
+    return model.kv_items_per_token * item_bytes(dtype)
+
+
+def _norms_run(model: Model) -> int:
+    """Norms executed in a layer: a parallel block shares one."""
+    return 1 if model.parallel_block else 2
+
+
+def _matmul(group: str, m: float, n: int, k: int, count: int, dtype: str) -> Operator:
+    columns = {"m": np.array([m]), "n": np.array([float(n)]), "k": np.array([float(k)])}
+    return Operator(group, "matmul", {"dtype": dtype}, columns, count)
+
+
+def _glue(group: str, op: str, rows: float, width: int, count: int, dtype: str) -> Operator:
+    columns = {"rows": np.array([rows]), "width": np.array([float(width)])}
+    return Operator(group, "glue", {"op": op, "dtype": dtype}, columns, count)
+
+
+def _attention(model: Model, phase: PhaseName, batch: int, length: Array, dtype: str) -> Operator:
+    name = "seq_len" if phase == "prefill" else "kv_len"
+    same = np.ones_like(length)
+    columns = {
+        "batch": batch * same,
+        name: length,
+        "heads": model.heads * same,
+        "kv_heads": model.kv_heads * same,
+        "head_dim": model.head_dim * same,
+    }
+    return Operator("attention", f"attention_{phase}", {"dtype": dtype}, columns, model.layers)

@@ -1,0 +1,1 @@
+"""Read a model: its configuration, its sizes, its parameters and its weight formats."""

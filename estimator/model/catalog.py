@@ -1,0 +1,123 @@
+"""Find a model by what people call it: a path, a short name, a hub name.
+
+Shipped models are facts only (a configuration and the published parameter count, a kilobyte
+each), so well-known names resolve offline. A name that is not shipped is fetched with
+huggingface_hub, if that is installed and the hub answers.
+"""
+
+import functools
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from groundspeed.estimator.model.architectures import parse_config, read_config
+from groundspeed.estimator.model.spec import Model
+from groundspeed.profiles.errors import InputError, did_you_mean
+from groundspeed.profiles.files import parse_json_object, read_text
+
+HUB_TIMEOUT_S = 10.0
+
+
+@functools.cache
+def shipped_models() -> dict[str, dict[str, Any]]:
+    """The fact sheets that ship, by id."""
+    folder = resources.files("groundspeed.estimator") / "models"
+    sheets = [
+        json.loads(entry.read_text(encoding="utf-8"))
+        for entry in folder.iterdir()
+        if entry.name.endswith(".json")
+    ]
+    return {sheet["id"]: sheet for sheet in sorted(sheets, key=lambda s: s["id"])}
+
+
+def _names(key: str, sheet: dict[str, Any]) -> tuple[str, ...]:
+    """An id, hub names, and models of the very same shape."""
+    return (key, *sheet["hub_names"], *sheet.get("aliases", ()))
+
+
+def find_model(name: str, *, assume: str | None = None) -> Model:
+    """Find a model.
+
+    Parameters
+    ----------
+    name : str
+        Path of a ``config.json`` or of a folder with one, a shipped name (``qwen2.5-32b``), or a
+        hub name (``Qwen/Qwen2.5-32B-Instruct``). Suffixes that change no shape (``-Instruct``,
+        ``-FP8``) may be there or not.
+    assume : {'dense'}, optional
+        Read an unknown architecture as a plain dense decoder.
+
+    Raises
+    ------
+    InputError
+        If nothing of that name can be found or read; the message says what is close.
+    """
+    sheets = shipped_models()
+    names = {alias.lower(): key for key, s in sheets.items() for alias in _names(key, s)}
+    names |= {alias.split("/")[-1]: key for alias, key in names.items()}
+    plain = name.strip().lower().split("/")[-1]
+    while plain not in names and (shorter := _without_suffix(plain)) != plain:
+        plain = shorter
+    exact = names.get(name.strip().lower()) or (names.get(plain) if not Path(name).exists() else "")
+    sheet = sheets.get(exact or "")
+    if sheet is not None:
+        model = parse_config(sheet["config"], name=sheet["id"], where=f"model {sheet['id']}")
+        return model.model_copy(update={"published_parameters": sheet["parameters"]})
+    try:
+        path = Path(name)
+        exists = path.exists()
+    except (OSError, ValueError):
+        exists = False
+    if exists or name.endswith(".json") or name.startswith((".", "/", "~")):
+        return read_config(Path(name).expanduser(), assume=assume)
+    if name.count("/") == 1:
+        return _from_hub(name)
+    raise InputError(
+        f"unknown model '{name}'",
+        remedy=f"{did_you_mean(name, sheets)}; or give the path of a config.json",
+    )
+
+
+def hub_name(model: Model) -> str:
+    """What a hub calls a shipped model; its id, if it does not ship."""
+    sheet = shipped_models().get(model.id)
+    names = sheet["hub_names"] if sheet else []
+    return str(names[0]) if names else model.id
+
+
+SUFFIXES = (
+    "-instruct", "-chat", "-it", "-hf", "-fp8", "-nvfp4", "-fp4", "-mxfp4", "-awq", "-gptq",
+    "-int4", "-int8", "-bf16", "-kv", "-dynamic", "-2507", "-0528", "-0324", "-2501", "-0905",
+    "-thinking", "-base", "-v0.1", "-v0.2", "-v0.3", "-w4a16", "-w8a8", "-preview",
+)  # fmt: skip
+"""Of names that mean the same shape: tuning, dates, precision."""
+
+
+def _without_suffix(name: str) -> str:
+    for suffix in SUFFIXES:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name
+
+
+def _from_hub(name: str) -> Model:
+    remedy = "give the path of its config.json"
+    try:
+        import huggingface_hub  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError(
+            f"model '{name}' does not ship with groundspeed",
+            remedy=f"{remedy}, or: pip install huggingface-hub",
+        ) from error
+    try:
+        file = huggingface_hub.hf_hub_download(name, "config.json", etag_timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # the hub has many ways to say no; the user needs the way on
+        reason = str(error).strip().split("\n")[0][:120]
+        raise InputError(
+            f"model '{name}' could not be read from the hub ({type(error).__name__}: {reason})",
+            remedy=remedy,
+        ) from error
+    text = read_text(Path(file), "model configuration")
+    document = parse_json_object(text, "model configuration", name)
+    return parse_config(document, name=name, where=name)

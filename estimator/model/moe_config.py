@@ -1,0 +1,269 @@
+"""Dialects of mixtures of experts, latent attention and hybrids.
+
+Like the dense ones (:mod:`groundspeed.estimator.model.architectures`): which key holds what, and
+what the architecture's code fixes without a key.
+"""
+
+from groundspeed.estimator.model.hf_config import Facts, Reader, llama_like
+from groundspeed.profiles.errors import InputError
+
+
+def mixtral(r: Reader) -> Facts:
+    """Experts of the size of the dense MLP, in every layer."""
+    facts = llama_like(r)
+    return facts | {
+        "dense_layers": 0,
+        "experts": {
+            "count": r.whole("num_local_experts"),
+            "top_k": r.whole("num_experts_per_tok"),
+            "intermediate": r.whole("intermediate_size"),
+            "layers": facts["layers"],
+        },
+    }
+
+
+def qwen3_moe(r: Reader) -> Facts:
+    """Small experts in every ``decoder_sparse_step``-th layer."""
+    facts = llama_like(r) | {"qk_norm": True, "windowed_layers": 0, "sliding_window": None}
+    return facts | {"experts": _qwen_experts(r, int(facts["layers"]))}
+
+
+def qwen2_moe(r: Reader) -> Facts:
+    """As Qwen3's, with a shared expert behind a gate, and biases on Q, K and V."""
+    facts = llama_like(r) | {"qkv_bias": True, "windowed_layers": 0, "sliding_window": None}
+    return facts | {"experts": _qwen_experts(r, int(facts["layers"]))}
+
+
+def _qwen_experts(r: Reader, layers: int) -> Facts:
+    step = r.whole("decoder_sparse_step", default=1)
+    shared = r.number("shared_expert_intermediate_size")
+    return {
+        "count": r.whole("num_experts"),
+        "top_k": r.whole("num_experts_per_tok"),
+        "intermediate": r.whole("moe_intermediate_size"),
+        "layers": layers // step,
+        "shared_intermediate": shared,
+        "shared_gate": shared > 0,
+    }
+
+
+def qwen3_next(r: Reader) -> Facts:
+    """Three gated delta-rule layers to one of gated attention; experts with a shared one."""
+    facts = llama_like(r)
+    layers = int(facts["layers"])
+    interval = r.whole("full_attention_interval", default=4)
+    key_heads, value_heads = r.whole("linear_num_key_heads"), r.whole("linear_num_value_heads")
+    key_dim, value_dim = r.whole("linear_key_head_dim"), r.whole("linear_value_head_dim")
+    keys, values = key_heads * key_dim, value_heads * value_dim
+    recurrent = {
+        "kind": "gated_delta",
+        "layers": layers - layers // interval,
+        # Q, K, V and the gate; then two scalars for each value head.
+        "in_width": 2 * keys + 2 * values + 2 * value_heads,
+        "inner_width": values,
+        "conv_width": 2 * keys + values,
+        "conv_kernel": r.whole("linear_conv_kernel_dim", default=4),
+        "state_items": value_heads * key_dim * value_dim,
+        "heads": value_heads,
+        "scalars": 2 * value_heads + value_dim,
+    }
+    facts |= {
+        "qk_norm": True,
+        "output_gate": True,
+        "recurrent": recurrent,
+        "sliding_window": None,
+        "windowed_layers": 0,
+    }
+    if r.number("num_experts"):
+        facts["experts"] = _qwen_experts(r, layers)
+    return facts
+
+
+def gpt_oss(r: Reader) -> Facts:
+    """Every second layer has a window; experts with biases; sinks."""
+    facts = llama_like(r)
+    layers = int(facts["layers"])
+    return facts | {
+        "qkv_bias": True,
+        "output_bias": True,
+        "sinks": True,
+        "dense_layers": 0,
+        "windowed_layers": r.layers_of("sliding_attention", (layers + 1) // 2),
+        "experts": {
+            "count": r.whole("num_local_experts"),
+            "top_k": r.whole("num_experts_per_tok", "experts_per_token"),
+            "intermediate": r.whole("intermediate_size"),
+            "layers": layers,
+            "bias": True,
+            "router_bias": True,
+        },
+    }
+
+
+def deepseek(r: Reader) -> Facts:
+    """Latent attention; the first layers dense, the others experts with shared ones."""
+    heads = r.whole("num_attention_heads")
+    layers = r.whole("num_hidden_layers")
+    nope, rope = r.whole("qk_nope_head_dim"), r.whole("qk_rope_head_dim")
+    facts: Facts = {
+        "hidden": r.whole("hidden_size"),
+        "intermediate": r.whole("intermediate_size"),
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": heads,
+        "head_dim": nope + rope,
+        "vocabulary": r.whole("vocab_size"),
+        "tied_head": r.flag("tie_word_embeddings", default=False),
+        "max_context": r.optional("max_position_embeddings"),
+        "latent": {
+            "query_rank": r.number("q_lora_rank"),
+            "kv_rank": r.whole("kv_lora_rank"),
+            "nope_dim": nope,
+            "rope_dim": rope,
+            "value_dim": r.whole("v_head_dim"),
+            "index_heads": r.number("index_n_heads"),
+            "index_dim": r.number("index_head_dim"),
+            "index_top_k": r.number("index_topk"),
+        },
+    }
+    count = r.number("n_routed_experts")
+    if count:
+        facts["experts"] = _routed(r, count, layers)
+    return facts
+
+
+def _routed(r: Reader, count: int, layers: int) -> Facts:
+    first = r.config.get("first_k_dense_replace", 0)
+    dense = first if isinstance(first, int) and 0 <= first < layers else 0
+    size = r.whole("moe_intermediate_size")
+    # Without an auxiliary loss, a bias of each expert keeps their loads even.
+    free = r.text("topk_method", "noaux_tc") == "noaux_tc"
+    return {
+        "count": count,
+        "top_k": r.whole("num_experts_per_tok"),
+        "intermediate": size,
+        "layers": layers - dense,
+        "shared_intermediate": size * (r.number("n_shared_experts")),
+        "router_bias": free,
+    }
+
+
+def glm4_moe(r: Reader) -> Facts:
+    """Grouped attention, experts as DeepSeek's."""
+    facts = llama_like(r)
+    bias = r.flag("attention_bias", default=False)
+    return facts | {
+        "qk_norm": r.flag("use_qk_norm", default=False),
+        "qkv_bias": bias,
+        "output_bias": False,
+        "experts": _routed(r, r.whole("n_routed_experts"), int(facts["layers"])),
+    }
+
+
+def minimax_m2(r: Reader) -> Facts:
+    """Grouped attention with norms over all heads; experts in every layer."""
+    facts = llama_like(r)
+    return facts | {
+        "qk_norm_whole": r.flag("use_qk_norm", default=True),
+        "dense_layers": 0,
+        "experts": {
+            "count": r.whole("num_local_experts"),
+            "top_k": r.whole("num_experts_per_tok"),
+            "intermediate": r.whole("intermediate_size"),
+            "layers": facts["layers"],
+            "router_bias": r.flag("use_routing_bias", default=True),
+        },
+    }
+
+
+def llama4(r: Reader) -> Facts:
+    """Experts in every or every second layer, with a shared one; three of four layers in chunks."""
+    facts = llama_like(r)
+    layers = int(facts["layers"])
+    step = r.whole("interleave_moe_layer_step", default=1)
+    chunk = r.optional("attention_chunk_size")
+    return facts | {
+        "intermediate": r.whole("intermediate_size_mlp", default=r.whole("intermediate_size")),
+        "sliding_window": chunk,
+        "windowed_layers": layers - layers // 4 if chunk else 0,
+        "experts": {
+            "count": r.whole("num_local_experts"),
+            "top_k": r.whole("num_experts_per_tok"),
+            "intermediate": r.whole("intermediate_size"),
+            "layers": layers // step,
+            "shared_intermediate": r.whole("intermediate_size"),
+        },
+    }
+
+
+def nemotron_h(r: Reader) -> Facts:
+    """Each layer is one thing: a Mamba-2 mixer (M), attention (*), an MLP (-) or experts (E)."""
+    pattern = r.text("hybrid_override_pattern", "")
+    if not pattern or set(pattern) - set("M*-E"):
+        raise InputError("lacks a 'hybrid_override_pattern' of M, *, - and E", where=r.where)
+    hidden, heads = r.whole("hidden_size"), r.whole("mamba_num_heads")
+    inner, groups = heads * r.whole("mamba_head_dim"), r.whole("n_groups")
+    state = r.whole("ssm_state_size")
+    facts: Facts = {
+        "hidden": hidden,
+        "intermediate": r.whole("intermediate_size"),
+        "layers": len(pattern),
+        "heads": r.whole("num_attention_heads"),
+        "kv_heads": r.whole("num_key_value_heads"),
+        "head_dim": r.whole("head_dim", "attention_head_dim"),
+        "vocabulary": r.whole("vocab_size"),
+        "tied_head": r.flag("tie_word_embeddings", default=False),
+        "gated_mlp": False,
+        "norms_per_layer": 1,
+        "max_context": r.optional("max_position_embeddings"),
+        "mixer_layers": pattern.count("*"),
+        "dense_layers": pattern.count("-"),
+        "recurrent": {
+            "kind": "mamba2",
+            "layers": pattern.count("M"),
+            "in_width": 2 * inner + 2 * groups * state + heads,
+            "inner_width": inner,
+            "conv_width": inner + 2 * groups * state,
+            "conv_kernel": r.whole("conv_kernel", default=4),
+            "conv_bias": r.flag("use_conv_bias", default=True),
+            "state_items": inner * state,
+            "heads": heads,
+            "scalars": 3 * heads + inner,
+        },
+    }
+    if "E" in pattern:
+        facts["experts"] = {
+            "count": r.whole("n_routed_experts"),
+            "top_k": r.whole("num_experts_per_tok"),
+            "intermediate": r.whole("moe_intermediate_size"),
+            "layers": pattern.count("E"),
+            "shared_intermediate": (r.number("moe_shared_expert_intermediate_size"))
+            * (r.number("n_shared_experts")),
+            "gated": False,
+            "router_bias": True,
+            "latent_hidden": r.number("moe_latent_size"),
+        }
+    return facts
+
+
+MIXTURES = {
+    "MixtralForCausalLM": mixtral,
+    "Qwen2MoeForCausalLM": qwen2_moe,
+    "Qwen3MoeForCausalLM": qwen3_moe,
+    "Qwen3NextForCausalLM": qwen3_next,
+    "Qwen3_5MoeForConditionalGeneration": qwen3_next,
+    "Qwen3_5ForConditionalGeneration": qwen3_next,
+    "GptOssForCausalLM": gpt_oss,
+    "DeepseekV2ForCausalLM": deepseek,
+    "DeepseekV3ForCausalLM": deepseek,
+    "DeepseekV32ForCausalLM": deepseek,
+    "GlmMoeDsaForCausalLM": deepseek,
+    "KimiK2ForCausalLM": deepseek,
+    "KimiK25ForConditionalGeneration": deepseek,
+    "Glm4MoeForCausalLM": glm4_moe,
+    "MiniMaxM2ForCausalLM": minimax_m2,
+    "Llama4ForConditionalGeneration": llama4,
+    "Llama4ForCausalLM": llama4,
+    "NemotronHForCausalLM": nemotron_h,
+}
+"""What each architecture's configuration says, and what its code fixes."""

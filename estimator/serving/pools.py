@@ -1,0 +1,119 @@
+"""Prefill and decode on devices of their own, with the cache sent from one to the other.
+
+In a closed loop of N clients a request is being prefilled, sent or decoded, so
+
+    N = X (TTFT(X) + transfer + (output - 1) TPOT(n))
+
+for a rate X of requests. Prefill replicas are a queue of fixed service times (an arrival waits
+``rho / (2 (1 - rho))`` of one), decode replicas run ``n`` sequences each. X is found by bisection:
+the right side grows with it.
+"""
+
+import math
+from dataclasses import dataclass
+
+from groundspeed.estimator.graph.engine_step import Layers
+from groundspeed.estimator.serving.memory import cache_bytes
+from groundspeed.estimator.serving.server import Server
+from groundspeed.estimator.serving.step_time import StepTimes
+from groundspeed.estimator.serving.workload import ServingWorkload
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.record import Record
+
+FULLEST = 0.98
+"""Load of the prefill queue beyond which its wait has no meaning."""
+
+
+class Disaggregated(Record):
+    """What separate pools are expected to do."""
+
+    prefill_replicas: int
+    decode_replicas: int
+    devices: int
+    ttft_s: float
+    tpot_s: float
+    transfer_s: float
+    requests_per_s: float
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    prefill_load: float
+    sequences_per_decode_replica: float
+    limited_by: str
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Two pools of one model."""
+
+    prefill: Server
+    decode: Server
+    prefill_replicas: int
+    decode_replicas: int
+    link_bytes_per_s: float
+    """Between one prefill and one decode replica."""
+
+
+def predict_disaggregated(pools: Pools, w: ServingWorkload) -> Disaggregated:
+    """Predict a closed loop on separate pools.
+
+    Raises
+    ------
+    InputError
+        If a count is not positive or a pool does not fit.
+    """
+    for name, value in (
+        ("prefill replicas", pools.prefill_replicas),
+        ("decode replicas", pools.decode_replicas),
+        ("bandwidth between pools", pools.link_bytes_per_s),
+    ):
+        if value <= 0:
+            raise InputError(f"{name} must be positive, not {value}")
+    mean = (w.length_low + w.length_high) / 2.0
+    prompt, output = mean * w.prompt_tokens, max(mean * w.output_tokens, 1.0)
+    before = _steps(pools.prefill, w, 1)
+    most = max(1, math.ceil(w.concurrency / pools.decode_replicas))
+    after = _steps(pools.decode, w, most)
+    service = before.step_s(0, 0.0, prompt, 1.0, 0.0)
+    moved = cache_bytes(pools.decode.model, pools.decode.deployment, prompt)
+    transfer = moved * pools.decode.deployment.devices / pools.link_bytes_per_s
+    context = prompt + output / 2.0
+    request = pools.prefill.engine.costs.request_s
+
+    def state(rate: float) -> tuple[float, float, float, float]:
+        load = min(rate * service / pools.prefill_replicas, FULLEST)
+        ttft = service * (1.0 + load / (2.0 * (1.0 - load))) + request
+        waiting = w.concurrency - rate * (ttft + transfer)
+        each = max(waiting / pools.decode_replicas, 1.0)
+        return ttft, after.step_s(max(1, round(each)), context, 0.0, 0.0, 0.0), each, load
+
+    low, high = 0.0, FULLEST * pools.prefill_replicas / service
+    for _ in range(60):
+        rate = 0.5 * (low + high)
+        ttft, tpot, _, _ = state(rate)
+        inside = rate * (ttft + transfer + (output - 1.0) * tpot)
+        low, high = (rate, high) if inside < w.concurrency else (low, rate)
+    ttft, tpot, each, load = state(low)
+    return Disaggregated(
+        prefill_replicas=pools.prefill_replicas,
+        decode_replicas=pools.decode_replicas,
+        devices=pools.prefill_replicas * pools.prefill.deployment.devices
+        + pools.decode_replicas * pools.decode.deployment.devices,
+        ttft_s=ttft,
+        tpot_s=tpot,
+        transfer_s=transfer,
+        requests_per_s=low,
+        output_tokens_per_s=low * output,
+        total_tokens_per_s=low * (prompt + output),
+        prefill_load=load,
+        sequences_per_decode_replica=each,
+        limited_by="prefill" if load > 0.95 * FULLEST else "decode",
+    )
+
+
+def _steps(server: Server, w: ServingWorkload, most: int) -> StepTimes:
+    layers = Layers(
+        server.model, server.deployment, server.engine.custom_all_reduce,
+        server.engine.fused_quantize, server.engine.kernels,
+    )  # fmt: skip
+    longest = float(w.prompt_tokens + w.output_tokens)
+    return StepTimes(layers, server.hardware, server.engine, most, longest)

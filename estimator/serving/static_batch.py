@@ -1,0 +1,328 @@
+"""From operators to TTFT, TPOT, throughput, and what limits them.
+
+    TTFT = one prefill pass over the prompt; it ends with the first token
+    TPOT = mean of the decode passes at contexts prompt + 1 ... prompt + output - 1
+    E2E  = TTFT + TPOT x (output - 1)
+
+Errors: the same shape in every layer has the same error, so an operator's error is multiplied by
+its count; different shapes err independently, so their errors add in quadrature. On top comes the
+spread of the machine itself, which moves everything together.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from groundspeed.estimator.graph.operators import (
+    Operator,
+    PhaseName,
+    decode_stream_bytes,
+    forward_pass,
+    kv_bytes_per_token,
+)
+from groundspeed.estimator.hardware.law_lookup import Bound, Hardware
+from groundspeed.estimator.model.spec import Model
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.operations import Array, item_bytes
+from groundspeed.profiles.record import Record
+
+MAX_TOKENS = 100_000_000
+
+
+class Estimate(Record):
+    """A value and its 90 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class GroupTime(Record):
+    """One part of the model in one phase."""
+
+    group: str
+    time_s: float
+    low_s: float
+    high_s: float
+    share: float
+    """Of the phase's time."""
+    flops: float
+    bytes: float
+    bound: Bound
+    extrapolated: bool
+
+
+class Phase(Record):
+    """One forward pass (decode: the mean over all its steps)."""
+
+    time_s: Estimate
+    flops: float
+    bytes: float
+    bound: Bound
+    groups: tuple[GroupTime, ...]
+    extrapolated_share: float
+    """Share of the time that rests on laws outside the range they were fitted on."""
+
+
+class Workload(Record):
+    """A static batch."""
+
+    batch: int = 1
+    prompt_tokens: int = 1024
+    output_tokens: int = 1024
+    dtype: str = "bfloat16"
+
+
+class Prediction(Record):
+    """What a device is expected to do with a model."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    hardware: str
+    origin: str
+    workload: Workload
+    ttft_s: Estimate
+    tpot_s: Estimate | None
+    """None when there is a single output token."""
+    e2e_s: Estimate
+    output_tokens_per_s: Estimate
+    total_tokens_per_s: Estimate
+    prefill: Phase
+    decode: Phase | None
+    weight_bytes: float
+    kv_bytes: float
+    limits: str
+    """What limits each phase, in a sentence."""
+    notes: tuple[str, ...]
+    tpot_definition: str = "TPOT = (E2E - TTFT) / (output tokens - 1)"
+
+
+def predict(model: Model, hardware: Hardware, workload: Workload) -> Prediction:
+    """Predict one static batch.
+
+    Parameters
+    ----------
+    model : Model
+    hardware : Hardware
+        A data sheet or a profile.
+    workload : Workload
+
+    Raises
+    ------
+    InputError
+        If the workload is impossible, or the hardware lacks what is needed.
+    """
+    require_possible(model, workload)
+    prompt, output, batch = workload.prompt_tokens, workload.output_tokens, workload.batch
+    dtype = workload.dtype
+    prefill = _phase(
+        hardware,
+        forward_pass(model, "prefill", batch=batch, length=np.array([float(prompt)]), dtype=dtype),
+    )
+    decode = None
+    steps = output - 1
+    if steps:
+        contexts = np.unique(np.linspace(prompt + 1, prompt + steps, min(steps, 64)).round())
+        passes = forward_pass(model, "decode", batch=batch, length=contexts, dtype=dtype)
+        decode = _phase(hardware, passes)
+    ttft = prefill.time_s
+    tpot = decode.time_s if decode else None
+    e2e = _total(ttft, tpot, steps)
+    weights = model.parameters * item_bytes(dtype)
+    kv = kv_bytes_per_token(model, dtype=dtype) * batch * (prompt + output - 1)
+    return Prediction(
+        model=model.id,
+        hardware=hardware.id,
+        origin=hardware.origin,
+        workload=workload,
+        ttft_s=ttft,
+        tpot_s=tpot,
+        e2e_s=e2e,
+        output_tokens_per_s=_per_second(batch * output, e2e),
+        total_tokens_per_s=_per_second(batch * (prompt + output), e2e),
+        prefill=prefill,
+        decode=decode,
+        weight_bytes=weights,
+        kv_bytes=kv,
+        limits=limits_sentence(model, workload, prefill, decode),
+        notes=_notes(model, hardware, workload, weights + kv, prefill, decode),
+    )
+
+
+def require_possible(model: Model, workload: Workload) -> None:
+    """Refuse what no deployment can serve.
+
+    Raises
+    ------
+    InputError
+        If a count is not positive, or the model cannot hold or does not model the length.
+    """
+    for name, value in (
+        ("batch", workload.batch),
+        ("prompt tokens", workload.prompt_tokens),
+        ("output tokens", workload.output_tokens),
+    ):
+        if not 1 <= value <= MAX_TOKENS:
+            raise InputError(f"{name} must lie between 1 and {MAX_TOKENS:,}, not {value}")
+    length = workload.prompt_tokens + workload.output_tokens
+    if model.max_context is not None and length > model.max_context:
+        raise InputError(
+            f"{length} tokens are more than {model.id} can hold ({model.max_context})",
+            remedy="shorten the prompt or the output",
+        )
+    if model.sliding_window is not None and length > model.sliding_window:
+        raise InputError(
+            f"{model.id} attends to a window of {model.sliding_window} tokens, and {length} "
+            "tokens pass it: that is not modelled yet",
+            remedy="stay inside the window",
+        )
+    item_bytes(workload.dtype)
+
+
+@dataclass
+class _Sum:
+    """Adds up what belongs to one group."""
+
+    time_s: float = 0.0
+    below_squared: float = 0.0
+    above_squared: float = 0.0
+    flops: float = 0.0
+    bytes: float = 0.0
+    extrapolated: bool = False
+
+    def add(self, time_s: Array, low_s: Array, high_s: Array, operator: Operator) -> None:
+        """Add an operator's mean over the steps."""
+        mean = float(time_s.mean())
+        self.time_s += mean
+        # One operator's steps share its error: the mean of the errors, then in quadrature.
+        self.below_squared += (mean - float(low_s.mean())) ** 2
+        self.above_squared += (float(high_s.mean()) - mean) ** 2
+        self.flops += float(operator.flops.mean())
+        self.bytes += float(operator.bytes.mean())
+
+
+def _phase(hardware: Hardware, operators: list[Operator]) -> Phase:
+    sums: dict[str, _Sum] = {}
+    weight: dict[str, dict[Bound, float]] = {}
+    by_bound: dict[Bound, float] = {}
+    extrapolated_s = 0.0
+    for operator in operators:
+        told = hardware.time(operator)
+        group = sums.setdefault(operator.group, _Sum())
+        group.add(told.time_s, told.low_s, told.high_s, operator)
+        group.extrapolated |= told.extrapolated
+        mean = float(told.time_s.mean())
+        extrapolated_s += mean if told.extrapolated else 0.0
+        by_bound[told.bound] = by_bound.get(told.bound, 0.0) + mean
+        bounds = weight.setdefault(operator.group, {})
+        bounds[told.bound] = bounds.get(told.bound, 0.0) + mean
+    time = sum(s.time_s for s in sums.values())
+    spread_s = sum(hardware.spread_fraction(bound) * t for bound, t in by_bound.items())
+    below = float(np.sqrt(sum(s.below_squared for s in sums.values()) + spread_s**2))
+    above = float(np.sqrt(sum(s.above_squared for s in sums.values()) + spread_s**2))
+    groups = tuple(
+        GroupTime(
+            group=name,
+            time_s=s.time_s,
+            low_s=max(0.0, s.time_s - s.below_squared**0.5),
+            high_s=s.time_s + s.above_squared**0.5,
+            share=s.time_s / time,
+            flops=s.flops,
+            bytes=s.bytes,
+            bound=max(weight[name], key=lambda b: weight[name][b]),
+            extrapolated=s.extrapolated,
+        )
+        for name, s in sums.items()
+    )
+    return Phase(
+        # The lower end as a factor: it has the same slope, and never reaches zero.
+        time_s=Estimate(value=time, low=time * float(np.exp(-below / time)), high=time + above),
+        flops=sum(s.flops for s in sums.values()),
+        bytes=sum(s.bytes for s in sums.values()),
+        bound=max(by_bound, key=lambda b: by_bound[b]),
+        groups=tuple(sorted(groups, key=lambda g: -g.time_s)),
+        extrapolated_share=extrapolated_s / time,
+    )
+
+
+def _total(ttft: Estimate, tpot: Estimate | None, steps: int) -> Estimate:
+    if tpot is None:
+        return ttft
+    value = ttft.value + steps * tpot.value
+    # Both phases rest on the same laws and the same machine: their errors go together.
+    low = ttft.low + steps * tpot.low
+    return Estimate(value=value, low=low, high=ttft.high + steps * tpot.high)
+
+
+def _per_second(tokens: int, time_s: Estimate) -> Estimate:
+    return Estimate(value=tokens / time_s.value, low=tokens / time_s.high, high=tokens / time_s.low)
+
+
+def limits_sentence(model: Model, workload: Workload, prefill: Phase, decode: Phase | None) -> str:
+    """Say what limits each phase."""
+    text = f"Prefill is {_why(prefill, 'prefill', model, workload)}"
+    if decode is not None:
+        text += f"; decode is {_why(decode, 'decode', model, workload)}"
+    return text + "."
+
+
+def _why(phase: Phase, name: PhaseName, model: Model, workload: Workload) -> str:
+    share = sum(g.share for g in phase.groups if g.bound == phase.bound)
+    if phase.bound == "compute":
+        rate = phase.flops / phase.time_s.value
+        return (
+            f"compute-bound ({share:.0%} of its time: {_scaled(phase.flops)}FLOP "
+            f"at {_scaled(rate)}FLOPS)"
+        )
+    if phase.bound == "memory":
+        rate = phase.bytes / phase.time_s.value
+        what = f"{_scaled(phase.bytes)}B"
+        if name == "decode":
+            weights = decode_stream_bytes(model, dtype=workload.dtype)
+            what += f" a step, {_scaled(weights)}B of it weights,"
+        return f"memory-bound ({share:.0%} of its time: {what} at {_scaled(rate)}B/s)"
+    return f"bound by start-up costs ({share:.0%} of its time goes to starting small operations)"
+
+
+def _scaled(value: float) -> str:
+    """Three digits and the prefix of the unit: 6.46e13 is ``64.6 T``."""
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= scale:
+            return f"{value / scale:.3g} {prefix}"
+    return f"{value:.3g} "
+
+
+def _notes(
+    model: Model,
+    hardware: Hardware,
+    workload: Workload,
+    needed_bytes: float,
+    prefill: Phase,
+    decode: Phase | None,
+) -> tuple[str, ...]:
+    notes = []
+    memory = hardware.memory_bytes
+    if memory is not None and needed_bytes > memory:
+        notes.append(
+            f"does not fit one device: weights and KV cache need {needed_bytes / 2**30:.1f} GiB, "
+            f"it has {memory / 2**30:.1f}; the times are those of the arithmetic alone"
+        )
+    if hardware.origin == "datasheet":
+        notes.append("from the data sheet's peaks: a bound on speed, no real kernel reaches it")
+    outside = {
+        f"{name} {g.group}"
+        for name, phase in (("prefill", prefill), ("decode", decode))
+        if phase is not None
+        for g in phase.groups
+        if g.extrapolated
+    }
+    share = max(prefill.extrapolated_share, decode.extrapolated_share if decode else 0.0)
+    if outside:
+        notes.append(
+            f"extrapolated beyond the measured range: {', '.join(sorted(outside))} "
+            f"(up to {share:.0%} of a phase's time)"
+        )
+    if workload.dtype != model.dtype:
+        notes.append(f"computed in {workload.dtype}, published in {model.dtype}")
+    return tuple(notes)

@@ -1,0 +1,262 @@
+"""How long one step of an engine takes: tables of its parts, asked thousands of times.
+
+A simulation asks for the time of ten thousand steps, so the laws are asked once, on a grid, and the
+answers are interpolated: rows over the tokens of a step, decode attention over sequences and
+context, prefill attention over prompts and length. To the kernels come what the engine's host
+costs, and where no graph is replayed the host's pace as a floor:
+
+    step = max(kernels, layers x eager launch) + layers x gaps + step + sequences x each
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from groundspeed.estimator.engines.engine import Engine
+from groundspeed.estimator.graph.engine_step import Layers
+from groundspeed.estimator.graph.operators import Operator
+from groundspeed.estimator.hardware.law_lookup import Hardware
+from groundspeed.estimator.serving.interpolation import Axis, Curve1, Curve2
+from groundspeed.profiles.operations import Array
+
+OWN_KERNELS = ("custom", "one_shot", "two_shot", "multimem")
+"""All-reduces that an engine brings beside the library's."""
+
+LARGEST_TOKENS = 262_144.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One group of operators at one point: time and its 90 % interval [s]."""
+
+    group: str
+    time_s: float
+    low_s: float
+    high_s: float
+    bound: str
+    flops: float
+    bytes: float
+    extrapolated: bool
+
+
+@dataclass
+class StepTimes:
+    """Times of the steps of one deployment.
+
+    Parameters
+    ----------
+    layers : Layers
+    hardware : Hardware
+    engine : Engine
+    most_sequences : int
+        Largest number of sequences that will be asked about.
+    longest : float
+        Longest context [tokens].
+    """
+
+    layers: Layers
+    hardware: Hardware
+    engine: Engine
+    most_sequences: int
+    longest: float
+    rows_a_sequence: int = 1
+    """Above 1 with speculation: tokens that a decoding sequence puts through a step."""
+    _rows: Curve1 = field(init=False, repr=False)
+    _experts: Curve1 | None = field(init=False, repr=False)
+    _head: Curve1 = field(init=False, repr=False)
+    _prefill: Curve2 = field(init=False, repr=False)
+    _decode: Curve2 = field(init=False, repr=False)
+    _collectives: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        top = max(2.0 * self.engine.token_budget, 2.0 * self.most_sequences, 64.0)
+        tokens = Axis(1.0, min(top, LARGEST_TOKENS), 48)
+        operators = self.layers.rows(tokens.values)
+        experts = [o for o in operators if o.group == "experts"]
+        self._rows = Curve1(
+            tokens.low, tokens.high, self.total([o for o in operators if o.group != "experts"])
+        )
+        self._experts = Curve1(tokens.low, tokens.high, self.total(experts)) if experts else None
+        sequences = Axis(1.0, max(2.0 * self.most_sequences, 4.0), 14)
+        heads = self.total(self.layers.head(sequences.values))
+        self._head = Curve1(sequences.low, sequences.high, heads)
+        contexts = Axis(16.0, max(self.longest, 64.0), 20)
+        b, c = _pairs(sequences, contexts)
+        told = self.total(self.layers.decode_attention(b, c))
+        told = told + self.total(self.layers.state(b))
+        self._decode = Curve2(sequences, contexts, told.reshape(sequences.count, contexts.count))
+        prompts, lengths = Axis(1.0, 1024.0, 11), Axis(8.0, max(self.longest, 64.0), 20)
+        n, length = _pairs(prompts, lengths)
+        told = self.total(self.layers.prefill_attention(n, length))
+        told = told + self.total(self.layers.latent_prefill_rows(n * length))
+        self._prefill = Curve2(prompts, lengths, told.reshape(prompts.count, lengths.count))
+        self._collectives = self.layers.collectives
+
+    def total(self, operators: list[Operator]) -> Array:
+        """Sum of operators' times at each point [s]."""
+        times = [self.timed(o) for o in operators]
+        summed: Array = np.sum(times, axis=0) if times else np.zeros(1)
+        return summed
+
+    def timed(self, operator: Operator) -> Array:
+        """Time of an operator; of a collective, by the fastest way the engine has."""
+        if operator.operation != "collective":
+            return self.hardware.time(operator).time_s
+        ways = [self.hardware.time(o).time_s for o in self.ways(operator)]
+        fastest: Array = np.min(ways, axis=0)
+        return fastest
+
+    def ways(self, operator: Operator) -> list[Operator]:
+        """The kernels among which an engine chooses for a collective."""
+        found = []
+        for mode in (*OWN_KERNELS, "nccl", "graph", "eager"):
+            if mode in OWN_KERNELS and not self.layers.custom_all_reduce:
+                continue
+            regime = dict(operator.regime) | {"mode": mode}
+            if self.hardware.has("collective", **regime):
+                found.append(
+                    Operator(operator.group, "collective", regime, operator.columns, operator.count)
+                )
+        return found or [operator]
+
+    def rows_s(self, tokens: float) -> float:
+        """Products, small operations and collectives of a step of so many tokens."""
+        if self._experts is None:
+            return self._rows(tokens)
+        return self._rows(tokens) + self.engine.costs.experts_factor * self._experts(tokens)
+
+    def decode_attention_s(self, sequences: float, context: float) -> float:
+        """Decode attention (and recurrent states) of all layers."""
+        costs = self.engine.costs
+        latent = self.layers.model.latent is not None
+        factor = costs.latent_decode_factor if latent else costs.attention_factor
+        return factor * self._decode(sequences, context)
+
+    def prefill_attention_s(self, prompts: float, length: float, past: float = 0.0) -> float:
+        """Prefill attention of prompts whose last tokens, after ``past``, are computed now."""
+        latent = self.layers.model.latent is not None
+        factor = self.engine.costs.latent_prefill_factor if latent else 1.0
+        whole = self._prefill(prompts, past + length)
+        if past >= 1.0:
+            whole = max(whole - self._prefill(prompts, past), self._prefill(1.0, 8.0))
+        return factor * whole
+
+    def decode_s(self, sequences: int, context: float) -> float:
+        """A step that decodes only."""
+        return self.step_s(sequences, context, 0.0, 0.0, 0.0)
+
+    def step_s(
+        self, sequences: int, context: float, chunk: float, prompts: float, past: float
+    ) -> float:
+        """A step: decoding sequences at a mean context, and prefilled tokens.
+
+        Parameters
+        ----------
+        sequences : int
+            Decoding.
+        context : float
+            Their mean context [tokens].
+        chunk : float
+            Prefilled tokens of all prompts together.
+        prompts : float
+            Prompts they are of.
+        past : float
+            Tokens of each that earlier chunks have computed.
+
+        Returns
+        -------
+        float
+            [s]
+        """
+        costs, model = self.engine.costs, self.layers.model
+        tokens = sequences * self.rows_a_sequence
+        kernels = self.rows_s(max(tokens + chunk, 1.0))
+        kernels += self._head(max(tokens + prompts, 1.0))
+        if sequences:
+            kernels += self.decode_attention_s(sequences, context)
+        launch = costs.eager_decode_layer_s
+        if model.latent is not None:
+            launch = max(launch, costs.eager_latent_layer_s)
+        floor = model.layers * launch
+        if chunk:
+            attention = self.prefill_attention_s(prompts, chunk / prompts, past)
+            # Without decoding sequences the whole step is a prefill; with them, what it adds.
+            base = self.rows_s(tokens) if tokens else 0.0
+            added = self.rows_s(tokens + chunk) - base
+            kernels += attention + (costs.prefill_factor - 1.0) * (added + attention)
+            floor = max(floor, model.layers * costs.eager_prefill_layer_s)
+        host = costs.step_s + model.layers * costs.layer_s
+        host += self._collectives * costs.collective_s + sequences * costs.sequence_s
+        return max(kernels, floor) + host
+
+    def step_many(self, sequences: Array, context: Array, chunk: Array, prompts: Array) -> Array:
+        """:meth:`step_s` of whole prompts for arrays (N,), zero where there is none."""
+        costs, model = self.engine.costs, self.layers.model
+        tokens = sequences * self.rows_a_sequence
+        kernels = self._rows_many(np.maximum(tokens + chunk, 1.0))
+        kernels += self._head.many(np.maximum(tokens + prompts, 1.0))
+        latent = model.latent is not None
+        factor = costs.latent_decode_factor if latent else costs.attention_factor
+        decoding, prefilling = sequences > 0, chunk > 0
+        attention = self._decode.many(np.maximum(sequences, 1.0), np.maximum(context, 1.0))
+        kernels += np.where(decoding, factor * attention, 0.0)
+        whole = self._prefill.many(np.maximum(prompts, 1.0), np.maximum(chunk / prompts, 1.0))
+        whole *= costs.latent_prefill_factor if latent else 1.0
+        base = np.where(decoding, self._rows_many(np.maximum(tokens, 1.0)), 0.0)
+        added = self._rows_many(np.maximum(tokens + chunk, 1.0)) - base
+        extra = whole + (costs.prefill_factor - 1.0) * (added + whole)
+        kernels += np.where(prefilling, extra, 0.0)
+        launch = costs.eager_decode_layer_s
+        if latent:
+            launch = max(launch, costs.eager_latent_layer_s)
+        eager = np.where(prefilling, max(launch, costs.eager_prefill_layer_s), launch)
+        fixed = costs.step_s + model.layers * costs.layer_s
+        fixed += self._collectives * costs.collective_s
+        floor = np.maximum(kernels, model.layers * eager)
+        found: Array = floor + fixed + sequences * costs.sequence_s
+        return found
+
+    def _rows_many(self, tokens: Array) -> Array:
+        if self._experts is None:
+            return self._rows.many(tokens)
+        return self._rows.many(tokens) + self.engine.costs.experts_factor * self._experts.many(
+            tokens
+        )
+
+    def parts(self, operators: list[Operator]) -> list[Part]:
+        """Each group's time at the first point, with its interval."""
+        groups: dict[str, list[Part]] = {}
+        for operator in operators:
+            choices = self.ways(operator) if operator.operation == "collective" else [operator]
+            told = min((self.hardware.time(o) for o in choices), key=lambda t: float(t.time_s[0]))
+            groups.setdefault(operator.group, []).append(
+                Part(
+                    operator.group,
+                    float(told.time_s[0]),
+                    float(told.low_s[0]),
+                    float(told.high_s[0]),
+                    told.bound,
+                    float(operator.flops[0]) if operator.operation != "collective" else 0.0,
+                    float(operator.bytes[0]),
+                    told.extrapolated,
+                )
+            )
+        return [_joined(name, parts) for name, parts in groups.items()]
+
+
+def _joined(name: str, parts: list[Part]) -> Part:
+    time = sum(p.time_s for p in parts)
+    below = sum((p.time_s - p.low_s) ** 2 for p in parts) ** 0.5
+    above = sum((p.high_s - p.time_s) ** 2 for p in parts) ** 0.5
+    largest = max(parts, key=lambda p: p.time_s)
+    return Part(
+        name, time, max(time - below, 0.0), time + above, largest.bound,
+        sum(p.flops for p in parts), sum(p.bytes for p in parts),
+        any(p.extrapolated for p in parts),
+    )  # fmt: skip
+
+
+def _pairs(x: Axis, y: Axis) -> tuple[Array, Array]:
+    """All pairs of two grids, as columns."""
+    first, second = np.meshgrid(x.values, y.values, indexing="ij")
+    return first.ravel(), second.ravel()

@@ -1,1 +1,0 @@
-"""Starts the node's program on many nodes, through an engine that is there already."""

@@ -1,0 +1,186 @@
+"""What a healthy device of each kind shows: from a fleet that was measured, or from a profile.
+
+A node that checks itself cannot see the others, so it carries this small table: for each class and
+metric the median and the spread of the fleet. Where no fleet was measured, a profile's laws say how
+fast the cases of a check should be; from another machine, they only set a floor.
+"""
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import ValidationError
+
+from groundspeed.fleet.metrics import facts_of
+from groundspeed.fleet.screen.score import usual
+from groundspeed.fleet.table import NODE_LEVEL, FleetTable
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.laws.law import law_time
+from groundspeed.profiles.operations import OPERATIONS
+from groundspeed.profiles.record import Record
+from groundspeed.profiles.schema import Profile
+
+
+class Usual(Record):
+    """One metric of one class."""
+
+    klass: str
+    metric: str
+    median: float
+    spread: float | None
+    """Of the logarithm; None where too few were measured."""
+    units: int
+
+
+class Baseline(Record):
+    """What is usual, by class and metric."""
+
+    source: str
+    date_utc: str
+    usual: tuple[Usual, ...]
+    gpus_per_node: int | None = None
+    """That most nodes have."""
+
+    def of(self, klass: str, metric: str) -> Usual | None:
+        """One of them, if it is known."""
+        return next((u for u in self.usual if (u.klass, u.metric) == (klass, metric)), None)
+
+
+def baseline_of(table: FleetTable, source: str) -> Baseline:
+    """The baseline that a measured fleet gives.
+
+    Parameters
+    ----------
+    table : FleetTable
+    source : str
+        What it was measured from, to be read by people.
+    """
+    rows = table.rows
+    values = rows["value"].to_numpy()
+    slots = rows["gpu"].to_numpy(dtype=np.float64)
+    nodes = np.array(rows["node"].cat.codes, dtype=np.float64)
+    found = []
+    for key, where in rows.groupby(["klass", "metric"], observed=True, sort=True).indices.items():
+        klass, metric = (str(k) for k in key) if isinstance(key, tuple) else ("all", str(key))
+        facts = facts_of(metric, unit=table.units.get(metric, ""))
+        index = np.asarray(where)
+        told = usual(values[index], slots[index], nodes[index], facts)
+        if told is None or facts.kind == "telemetry":
+            continue
+        units = int(np.isfinite(values[index]).sum())
+        found.append(Usual(klass=klass, metric=metric, median=told[0], spread=told[1], units=units))
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    gpus = rows[rows["gpu"] != NODE_LEVEL].groupby("node", observed=True)["gpu"].nunique()
+    most = int(gpus.mode().iloc[-1]) if not gpus.empty else None
+    return Baseline(source=source, date_utc=now, usual=tuple(found), gpus_per_node=most)
+
+
+def read_baseline(text: str, where: str) -> Baseline:
+    """A baseline that was written.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    try:
+        return Baseline.model_validate_json(text)
+    except ValidationError as error:
+        raise InputError(
+            "is no baseline", where=where, remedy="make one with: groundspeed fleet baseline"
+        ) from error
+
+
+@dataclass(frozen=True)
+class CheckedCase:
+    """A case of a check, in the words of a profile."""
+
+    operation: str
+    regime: Mapping[str, str]
+    case: Mapping[str, float]
+
+
+def _product(dtype: str, size: float) -> CheckedCase:
+    return CheckedCase("matmul", {"dtype": dtype}, {"m": size, "n": size, "k": size})
+
+
+def _stream(mode: str) -> CheckedCase:
+    return CheckedCase("stream", {"mode": mode}, {"bytes": 2.0**30})
+
+
+def _link(direction: str) -> CheckedCase:
+    return CheckedCase("host_link", {"direction": direction}, {"bytes": 2.0**26})
+
+
+GPU_CASES: dict[str, CheckedCase] = {
+    "matmul_bfloat16": _product("bfloat16", 8192.0),
+    "matmul_fp8": _product("fp8", 8192.0),
+    "matmul_float32_vector": _product("float32", 4096.0),
+    "hbm_triad": _stream("triad"),
+    "hbm_read": _stream("read"),
+    "pcie_h2d": _link("h2d"),
+    "pcie_d2h": _link("d2h"),
+}
+"""Metrics of a check that a profile's laws can foretell."""
+
+
+def reference_rates(profile: Profile) -> dict[str, float]:
+    """What a device with this profile should reach, by metric.
+
+    The rates of the profile by their own names, and those of a check through its laws: FLOP/s or
+    bytes/s.
+    """
+    found = {r.quantity.replace(" ", "_"): r.value for r in profile.rates}
+    for metric, wanted in GPU_CASES.items():
+        rate = _rate(profile, wanted)
+        if rate is not None:
+            found[metric] = rate
+    return found
+
+
+SI = {
+    "flop/s": 1.0, "flops": 1.0, "gflops": 1e9, "tflops": 1e12, "pflops": 1e15, "tflop/s": 1e12,
+    "gflop/s": 1e9, "bytes/s": 1.0, "b/s": 1.0, "mb/s": 1e6, "gb/s": 1e9, "tb/s": 1e12,
+    "mib/s": 2.0**20, "gib/s": 2.0**30, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9,
+}  # fmt: skip
+"""Of one unit, in SI."""
+
+
+def in_units_of(reached: Mapping[str, float], units: Mapping[str, str]) -> dict[str, float]:
+    """The rates of a reference in the units of a fleet's table.
+
+    Raises
+    ------
+    InputError
+        If the table does not say a unit that can be converted.
+    """
+    found = {}
+    for metric, value in reached.items():
+        if metric not in units:
+            continue
+        scale = SI.get(units[metric].strip().lower())
+        if scale is None:
+            raise InputError(
+                f"'{units[metric]}' is no unit that a reference can be held against",
+                where=metric,
+                remedy="write TFLOPS, FLOP/s, GB/s, bytes/s, s, ms or us",
+            )
+        found[metric] = value / scale
+    return found
+
+
+def _rate(profile: Profile, wanted: CheckedCase) -> float | None:
+    """FLOP/s or bytes/s of a case: by its law, or as it was measured where there is no law."""
+    if wanted.operation not in OPERATIONS:
+        curve = profile.curve(wanted.operation, **wanted.regime)
+        near = [p for p in curve.points if p.case == dict(wanted.case)] if curve else []
+        return near[0].bytes / near[0].time_s if near else None
+    law = profile.law(wanted.operation, **wanted.regime)
+    if law is None:
+        return None
+    columns = {name: np.array([value]) for name, value in wanted.case.items()}
+    operation = OPERATIONS[wanted.operation]
+    flops = float(operation.flops(columns, law.regime)[0])
+    moved = float(operation.bytes(columns, law.regime)[0])
+    return (flops or moved) / float(law_time(law, columns).time_s[0])

@@ -1,0 +1,69 @@
+"""Take a slow node out of Slurm, and put it back when it is well.
+
+A node is drained with a reason that begins with our name. Only such a node is ever resumed, so what
+a person has drained stays drained.
+"""
+
+import subprocess
+
+from groundspeed.fleet.health.node_health import Health
+from groundspeed.profiles.errors import InputError
+
+PREFIX = "groundspeed:"
+REASON_CHARACTERS = 200
+TIMEOUT_S = 20.0
+
+AWAY = ("DRAIN", "DOWN", "FAIL", "MAINT")
+
+
+def act(health: Health) -> str:
+    """Drain a node that failed, resume one of ours that is well again.
+
+    Returns
+    -------
+    str
+        What was done, or nothing.
+
+    Raises
+    ------
+    InputError
+        If Slurm does not answer or refuses.
+    """
+    state, reason = node_state(health.node)
+    ours = reason.startswith(PREFIX)
+    drained = "DRAIN" in state
+    if health.state == "FAIL" and (ours or not any(word in state for word in AWAY)):
+        why = f"{PREFIX} {health.summary}"[:REASON_CHARACTERS]
+        if drained and reason == why:
+            return ""
+        _scontrol("update", f"NodeName={health.node}", "State=DRAIN", f"Reason={why}")
+        return f"drained {health.node}"
+    if health.state == "OK" and ours and drained:
+        _scontrol("update", f"NodeName={health.node}", "State=RESUME")
+        return f"resumed {health.node}"
+    return ""
+
+
+def node_state(node: str) -> tuple[str, str]:
+    """State and reason of a node, as Slurm has them."""
+    told = _scontrol("--oneliner", "show", "node", node)
+    facts = told.split(" Reason=", 1)
+    state = next((w.removeprefix("State=") for w in told.split() if w.startswith("State=")), "")
+    reason = facts[1].rsplit(" [", 1)[0].strip() if len(facts) == 2 else ""
+    return state, reason
+
+
+def _scontrol(*arguments: str) -> str:
+    try:
+        told = subprocess.run(
+            ["scontrol", *arguments],
+            capture_output=True, text=True, check=False, timeout=TIMEOUT_S,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise InputError("scontrol is not on this machine", remedy="leave out --drain") from error
+    except subprocess.TimeoutExpired as error:
+        raise InputError("scontrol does not answer", remedy="look at slurmctld") from error
+    if told.returncode:
+        why = (told.stderr.strip() or told.stdout.strip()).splitlines() or ["no reason given"]
+        raise InputError(f"scontrol failed ({why[-1]})")
+    return told.stdout

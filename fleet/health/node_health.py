@@ -1,0 +1,197 @@
+"""Is this node healthy? Its own check, judged against what is usual for its kind.
+
+A loss counts if it matters and is unusual, by the same tiers as a screening. What cannot be judged
+(a busy GPU, no baseline, a test that failed) is UNKNOWN, and nothing is ever drained for that.
+"""
+
+import datetime
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from groundspeed.fleet.health.baseline import Baseline
+from groundspeed.fleet.metrics import MetricFacts, facts_of
+from groundspeed.fleet.screen.score import FAIL, FLOOR, WARN, tiers
+from groundspeed.fleet.table import NODE_LEVEL, clean_fleet
+from groundspeed.profiles.record import Record
+
+State = Literal["OK", "WARN", "FAIL", "UNKNOWN"]
+
+EXIT_CODES: dict[State, int] = {"OK": 0, "WARN": 1, "FAIL": 2, "UNKNOWN": 3}
+"""Of Nagios and everything that copies it."""
+
+
+class Judged(Record):
+    """One number of the node."""
+
+    gpu: int | None
+    metric: str
+    unit: str
+    value: float | None
+    expected: float | None = None
+    loss_fraction: float | None = None
+    z: float | None = None
+    warn_at: float | None = None
+    """Value from which it is a warning."""
+    fail_at: float | None = None
+    state: State | None
+    """None for what is not judged: temperature, power, clocks."""
+    note: str = ""
+
+
+class Health(Record):
+    """What a health check says."""
+
+    node: str
+    date_utc: str
+    state: State
+    against: str
+    rows: tuple[Judged, ...]
+    why: str = ""
+    """Of an UNKNOWN that no row explains."""
+
+    @property
+    def summary(self) -> str:
+        """One line: what is wrong, or how much was looked at."""
+        bad = [r for r in self.rows if r.state == self.state and self.state != "OK"]
+        if self.why:
+            return self.why
+        if not bad:
+            fine = sum(r.state == "OK" for r in self.rows)
+            rest = sum(r.state == "UNKNOWN" for r in self.rows)
+            gpus = len({r.gpu for r in self.rows if r.gpu is not None})
+            more = f", {rest} with nothing to compare with" if rest else ""
+            return f"{gpus} devices, {fine} results as usual{more} ({self.against})"
+        worst = max(bad, key=lambda r: (r.loss_fraction or 0.0, r.metric))
+        unit = f"gpu {worst.gpu} " if worst.gpu is not None else ""
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        if worst.loss_fraction is None:
+            return f"{unit}{worst.metric}: {worst.note or 'no result'}{more}"
+        return f"{unit}{worst.metric} {worst.loss_fraction:.1%} slow{more}"
+
+
+def unknown(node: str, why: str, against: str = "") -> Health:
+    """A node of which nothing can be said."""
+    return Health(node=node, date_utc=_now(), state="UNKNOWN", against=against, rows=(), why=why)
+
+
+def judge_node(
+    rows: pd.DataFrame,
+    node: str,
+    *,
+    baseline: Baseline | None = None,
+    reference: Mapping[str, float] | None = None,
+    against: str = "",
+) -> Health:
+    """Judge the rows of one node.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Columns as :data:`groundspeed.fleet.history.store.COLUMNS`.
+    node : str
+    baseline : Baseline, optional
+        Of a measured fleet.
+    reference : mapping of str to float, optional
+        Rates of a profile: less than nine tenths of one is a failure.
+    against : str
+        What it is compared with, to be read by people.
+
+    Returns
+    -------
+    Health
+        FAIL if any number failed, else UNKNOWN if none could be judged or a test failed, else WARN.
+    """
+    table = clean_fleet(rows, node)
+    found = []
+    for gpu, metric, value, klass in zip(
+        table.rows["gpu"], table.rows["metric"], table.rows["value"], table.rows["klass"],
+        strict=True,
+    ):  # fmt: skip
+        note = table.notes.get((node, int(gpu), str(metric)), "")
+        judged = Judged(
+            gpu=None if gpu == NODE_LEVEL else int(gpu),
+            metric=str(metric),
+            unit=table.units.get(str(metric), ""),
+            value=float(value) if np.isfinite(value) else None,
+            state="UNKNOWN",
+            note=note,
+        )
+        facts = facts_of(judged.metric, unit=judged.unit)
+        if facts.kind == "telemetry":
+            judged = judged.model_copy(update={"state": None})
+        elif judged.value is not None:
+            judged = _judged(judged, facts, str(klass), baseline, reference)
+        found.append(judged)
+    if (missing := _devices_missing(found, baseline)) is not None:
+        found.append(missing)
+    states = [r.state for r in found if r.state is not None]
+    known = [s for s in states if s != "UNKNOWN"]
+    failed = any(r.value is None for r in found)
+    state: State
+    if "FAIL" in states:
+        state = "FAIL"
+    elif not known or failed:
+        state = "UNKNOWN"
+    else:
+        state = "WARN" if "WARN" in states else "OK"
+    why = "" if known or failed else f"nothing to compare with: {against or 'no baseline'}"
+    return Health(
+        node=node, date_utc=_now(), state=state, against=against, rows=tuple(found), why=why
+    )
+
+
+def _devices_missing(rows: list[Judged], baseline: Baseline | None) -> Judged | None:
+    """Fewer GPUs than nodes of this fleet have: one has fallen off the bus."""
+    usual = baseline.gpus_per_node if baseline is not None else None
+    here = len({r.gpu for r in rows if r.gpu is not None})
+    if usual is None or here >= usual:
+        return None
+    return Judged(
+        gpu=None, metric="gpus", unit="", value=float(here), expected=float(usual),
+        loss_fraction=1.0 - here / usual, state="FAIL", note=f"{here} of {usual} GPUs",
+    )  # fmt: skip
+
+
+def _judged(
+    row: Judged,
+    facts: MetricFacts,
+    klass: str,
+    baseline: Baseline | None,
+    reference: Mapping[str, float] | None,
+) -> Judged:
+    value = row.value
+    usual = baseline.of(klass, row.metric) if baseline is not None else None
+    if value is None:
+        return row
+    if usual is not None and usual.spread is not None:
+        ratio = value / usual.median if facts.higher_is_better else usual.median / value
+        loss, z = 1.0 - ratio, float(np.log(ratio)) / usual.spread
+        tier = float(tiers(np.array([loss]), np.array([z]), facts)[0])
+        limits = [
+            _limit(usual.median, max(least, 1.0 - float(np.exp(at * usual.spread))), facts)
+            for least, at in ((facts.warn_loss, -3.0), (facts.fail_loss, -4.0))
+        ]
+        state: State = "FAIL" if tier == FAIL else "WARN" if tier == WARN else "OK"
+        return row.model_copy(
+            update={
+                "expected": usual.median, "loss_fraction": loss, "z": z, "state": state,
+                "warn_at": limits[0], "fail_at": limits[1],
+            }
+        )  # fmt: skip
+    reached = (reference or {}).get(row.metric)
+    if reached is None:
+        return row
+    loss = 1.0 - (value / reached if facts.higher_is_better else reached / value)
+    update = {"expected": reached, "loss_fraction": loss, "fail_at": _limit(reached, 0.1, facts)}
+    return row.model_copy(update={**update, "state": "FAIL" if loss > 1.0 - FLOOR else "OK"})
+
+
+def _limit(expected: float, loss: float, facts: MetricFacts) -> float:
+    return expected * (1.0 - loss) if facts.higher_is_better else expected / (1.0 - loss)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,141 @@
+"""A health check in the words of those who ask for it: Nagios, node-problem-detector, Prometheus.
+
+Nagios wants one line, a bar, and performance data; its exit codes are 0, 1, 2, 3. The
+node-problem-detector of Kubernetes knows three (0 fine, 1 a problem, 2 cannot say) and shows eighty
+characters. Prometheus wants gauges, from a file that node_exporter reads or from a port.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from groundspeed.fleet.health.node_health import EXIT_CODES, Health, Judged
+from groundspeed.profiles.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client import CollectorRegistry, Metric
+
+NPD_CODES = {"OK": 0, "WARN": 0, "FAIL": 1, "UNKNOWN": 2}
+"""A warning is not a problem of the node: pods may still be put on it."""
+
+NPD_CHARACTERS = 80
+
+
+def nagios_line(health: Health) -> str:
+    """One line with performance data.
+
+    >>> from groundspeed.fleet.health.node_health import unknown
+    >>> nagios_line(unknown("n1", "the GPU is busy"))
+    'GROUNDSPEED UNKNOWN - the GPU is busy'
+    """
+    head = f"GROUNDSPEED {health.state} - {_plain(health.summary)}"
+    data = " ".join(_performance(row) for row in health.rows if row.value is not None)
+    return f"{head} | {data}" if data else head
+
+
+def _performance(row: Judged) -> str:
+    """``'label'=value;warn;crit``: a range ``x:`` alerts below x."""
+    label = row.metric if row.gpu is None else f"gpu{row.gpu}_{row.metric}"
+    label = "".join(c if c.isalnum() or c in "_.-" else "_" for c in label)
+
+    def limit(at: float | None) -> str:
+        if at is None or row.expected is None:
+            return ""
+        return f"{at:.6g}:" if at < row.expected else f"{at:.6g}"
+
+    unit = "s" if row.unit == "s" else ""
+    return f"'{label}'={row.value:.6g}{unit};{limit(row.warn_at)};{limit(row.fail_at)}"
+
+
+def npd_line(health: Health) -> str:
+    """At most eighty characters."""
+    return f"{health.state}: {_plain(health.summary)}"[:NPD_CHARACTERS]
+
+
+def _plain(text: str) -> str:
+    """Without what ends a line or begins performance data."""
+    return " ".join(text.replace("|", "/").split())
+
+
+def registry_of(health: Health) -> "CollectorRegistry":
+    """The gauges of a check."""
+    from prometheus_client import CollectorRegistry, Gauge
+
+    registry = CollectorRegistry()
+
+    def gauge(name: str, what: str, *labels: str) -> "Gauge":
+        return Gauge(f"groundspeed_{name}", what, labels, registry=registry)
+
+    each = ("node", "gpu", "metric")
+    value = gauge("value", "Measured, in SI units", *each, "unit")
+    expected = gauge("expected", "Usual for its kind, in SI units", *each, "unit")
+    loss = gauge("loss_ratio", "Fraction of the usual rate that is missing", *each)
+    verdict = gauge("verdict", "0 OK, 1 WARN, 2 FAIL, 3 UNKNOWN", *each)
+    for row in health.rows:
+        labels = (health.node, "" if row.gpu is None else str(row.gpu), row.metric)
+        if row.value is not None:
+            value.labels(*labels, row.unit).set(row.value)
+        if row.expected is not None:
+            expected.labels(*labels, row.unit).set(row.expected)
+        if row.loss_fraction is not None:
+            loss.labels(*labels).set(row.loss_fraction)
+        if row.state is not None:
+            verdict.labels(*labels).set(EXIT_CODES[row.state])
+    whole = gauge("node_verdict", "Of the node: 0 OK, 1 WARN, 2 FAIL, 3 UNKNOWN", "node")
+    whole.labels(health.node).set(EXIT_CODES[health.state])
+    date = gauge("check_timestamp_seconds", "When the check ended, in Unix time", "node")
+    date.labels(health.node).set_to_current_time()
+    return registry
+
+
+def write_textfile(health: Health, path: Path) -> None:
+    """For node_exporter's textfile collector, whole or not at all.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    registry = registry_of(health)
+    from prometheus_client import write_to_textfile
+
+    try:
+        write_to_textfile(str(path), registry)
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from error
+
+
+class LatestHealth:
+    """The newest check of this node, for whoever asks the port."""
+
+    def __init__(self) -> None:
+        self._registry: CollectorRegistry | None = None
+
+    def show(self, health: Health) -> None:
+        """From now on this is the newest."""
+        self._registry = registry_of(health)
+
+    def collect(self) -> "Iterator[Metric]":
+        """Called by prometheus-client for every request."""
+        if self._registry is not None:
+            yield from self._registry.collect()
+
+    def serve(self, port: int, address: str) -> None:
+        """Answer on a port, in threads of their own.
+
+        Raises
+        ------
+        InputError
+            If the port is taken.
+        """
+        from prometheus_client import CollectorRegistry, start_http_server
+
+        outer = CollectorRegistry()
+        outer.register(self)
+        try:
+            start_http_server(port, address, outer)
+        except OSError as error:
+            raise InputError(
+                f"cannot listen on {address}:{port} ({error.strerror})", where="--port"
+            ) from error

@@ -1,0 +1,1 @@
+"""Keep the results of runs, and compare each unit with its own past."""

@@ -1,0 +1,239 @@
+r"""A unit against its own past: strikes, drift, and the day it changed.
+
+A GPU that lost 2 % since spring is still within its class and will never be an outlier; against its
+own past it stands out, because a GPU repeats itself far better (0.15 %) than it resembles others
+(0.8 %). What a run does to all units of a class alike (the median of their changes) is taken out of
+each and followed as the class's own. That needs nodes enough: a check that a node makes of itself
+is compared with its past as it stands. Another driver is another class, and begins a new past.
+
+A change point of n runs is the split with the largest
+
+    t = |mean(after) - mean(before)| / (s sqrt(1/n_before + 1/n_after))
+
+where s is the run-to-run spread, from the differences of neighbouring runs (a step is in only one
+of them). A unit's own few runs tell it badly, so it leans on that of all units; but a restless one
+(one GPU in ten repeats itself three times worse) is judged by its own.
+"""
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+import pandas as pd
+
+from groundspeed.fleet.metrics import facts_of
+from groundspeed.fleet.screen.score import FAIL, MAD_TO_SD, WARN, score
+from groundspeed.fleet.table import NODE_LEVEL, FleetTable
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.operations import Array
+from groundspeed.profiles.record import Record
+
+CHANGED_T = 5.0
+"""Of looks at nothing but noise, one in two million is this far out."""
+
+SHARE_OF_FLOOR = 0.5
+"""A change counts from half the loss that a screening would warn of: that is the point of it."""
+
+LEAST_SPREAD = 0.0005
+"""Run-to-run spread that no device beats."""
+
+PRIOR_RUNS = 4.0
+"""Runs that the usual spread counts as, against a unit's own."""
+
+FEWEST_RUNS = 3
+FEWEST_NODES = 3
+"""Measured in one run, for what they have in common to be the run's."""
+
+
+class Change(Record):
+    """One metric of one unit that is not what it was."""
+
+    node: str
+    gpu: int | None
+    metric: str
+    level: str
+    """``gpu``, ``node`` or ``class``."""
+    since_utc: str
+    before: float
+    after: float
+    loss_fraction: float
+    """Positive when worse."""
+    t: float
+    runs: int
+
+
+class Strikes(Record):
+    """How often a unit was flagged."""
+
+    node: str
+    gpu: int | None
+    strikes: int
+    """Runs in which it was WARN or FAIL."""
+    runs: int
+    last_utc: str
+    metrics: tuple[str, ...]
+
+
+class History(Record):
+    """What the runs of a store say together."""
+
+    runs: int
+    first_utc: str
+    last_utc: str
+    strikes: tuple[Strikes, ...]
+    changes: tuple[Change, ...]
+
+
+def read_history(
+    runs: Collection[tuple[str, str, FleetTable]], *, lower_is_better: Collection[str] = ()
+) -> History:
+    """Follow every unit through runs.
+
+    Parameters
+    ----------
+    runs : collection of (name, date, FleetTable)
+        In any order.
+    lower_is_better : collection of str
+
+    Raises
+    ------
+    InputError
+        If there are no runs.
+    """
+    ordered = sorted(runs, key=lambda r: (r[1], r[0]))
+    if not ordered:
+        raise InputError("no run to look back on", remedy="groundspeed fleet run")
+    frames, flags = [], []
+    for position, (_, date, table) in enumerate(ordered):
+        scores = score(table, lower_is_better=lower_is_better)
+        rows = table.rows
+        flagged = (scores.tier == WARN) | (scores.tier == FAIL)
+        part = rows.loc[flagged, ["node", "gpu", "metric"]].astype({"node": str, "metric": str})
+        flags.append(part.assign(run=position, date=date))
+        good = rows[rows["value"].notna()].astype({"node": str, "metric": str, "klass": str})
+        frames.append(good.assign(run=position, date=date))
+    long = pd.concat(frames, ignore_index=True)
+    units = {m: u for _, _, table in ordered for m, u in table.units.items()}
+    return History(
+        runs=len(ordered),
+        first_utc=ordered[0][1],
+        last_utc=ordered[-1][1],
+        strikes=_strikes(pd.concat(flags, ignore_index=True), long),
+        changes=_changes(long, units, lower_is_better),
+    )
+
+
+def _strikes(flags: pd.DataFrame, long: pd.DataFrame) -> tuple[Strikes, ...]:
+    if flags.empty:
+        return ()
+    seen = long.groupby(["node", "gpu"])["run"].nunique()
+    found = []
+    for _, mine in flags.groupby(["node", "gpu"]):
+        node, gpu = _unit(mine)
+        found.append(
+            Strikes(
+                node=node,
+                gpu=None if gpu == NODE_LEVEL else gpu,
+                strikes=int(mine["run"].nunique()),
+                runs=int(seen.get((node, gpu), 0)),
+                last_utc=str(mine["date"].max()),
+                metrics=tuple(mine["metric"].value_counts().sort_index().index.astype(str)),
+            )
+        )
+    return tuple(sorted(found, key=lambda s: (-s.strikes, s.node, s.gpu or -1)))
+
+
+def _changes(
+    long: pd.DataFrame, units: dict[str, str], lower_is_better: Collection[str]
+) -> tuple[Change, ...]:
+    found: list[Change] = []
+    for name, part in long.groupby("metric", sort=True):
+        metric = str(name)
+        facts = facts_of(metric, lower_is_better, units.get(metric, ""))
+        if facts.kind == "telemetry":
+            continue
+        sign = 1.0 if facts.higher_is_better else -1.0
+        log = part["value"].map(np.log) * sign
+        own = log.groupby([part["node"], part["gpu"], part["klass"]]).transform("median")
+        runs_of = [part["klass"], part["run"]]
+        whole = part["node"].groupby(runs_of).transform("nunique") >= FEWEST_NODES
+        effect = (log - own).groupby(runs_of).transform("median").where(whole, 0.0)
+        mine = part.assign(effect=effect, whole=whole, r=log - effect, unit_value=part["value"])
+        least = SHARE_OF_FLOOR * facts.warn_loss
+        series_of = mine.sort_values(["node", "gpu", "klass", "run"])
+        again = series_of.duplicated(["node", "gpu", "klass"])
+        steps = series_of["r"].where(again) - series_of["r"].shift()
+        spread = _run_to_run(steps.dropna().to_numpy())
+        level_of = {True: "node", False: "gpu"}
+        for _, series in series_of.groupby(["node", "gpu", "klass"], sort=True):
+            node, gpu = _unit(series)
+            at_node = gpu == NODE_LEVEL
+            told = _split(series, _own_spread(series, spread), least)
+            if told is not None:
+                found.append(_change(node, gpu, metric, level_of[at_node], series, told))
+        # A class's own median, among runs of the same class (driver and benchmark are part of it).
+        classes = mine[mine["whole"]].sort_values(["klass", "run"])
+        middle = classes.groupby(["klass", "run"])["value"].transform("median")
+        classes = classes.assign(unit_value=middle, r=classes["effect"])
+        classes = classes.drop_duplicates(["klass", "run"])
+        for klass, series in classes.groupby("klass", sort=True):
+            told = _split(series, max(spread, facts.spread), least)
+            if told is not None:
+                found.append(_change(str(klass), NODE_LEVEL, metric, "class", series, told))
+    return tuple(sorted(found, key=lambda c: (-c.loss_fraction, c.node, c.gpu or -1, c.metric)))
+
+
+def _unit(rows: pd.DataFrame) -> tuple[str, int]:
+    return str(rows["node"].iloc[0]), int(rows["gpu"].iloc[0])
+
+
+def _change(
+    node: str, gpu: int, metric: str, level: str, series: pd.DataFrame, told: tuple[int, float]
+) -> Change:
+    at, t = told
+    values, r = series["unit_value"].to_numpy(), series["r"].to_numpy()
+    return Change(
+        node=node,
+        gpu=None if gpu == NODE_LEVEL else gpu,
+        metric=metric,
+        level=level,
+        since_utc=str(series["date"].iloc[at]),
+        before=float(np.median(values[:at])),
+        after=float(np.median(values[at:])),
+        loss_fraction=1.0 - float(np.exp(np.mean(r[at:]) - np.mean(r[:at]))),
+        t=t,
+        runs=len(series),
+    )
+
+
+def _run_to_run(steps: Array) -> float:
+    """Spread of one measurement, from differences of neighbouring runs of the same unit."""
+    if steps.size == 0:
+        return LEAST_SPREAD
+    return max(LEAST_SPREAD, MAD_TO_SD * float(np.median(np.abs(steps))) / math.sqrt(2.0))
+
+
+def _own_spread(series: pd.DataFrame, usual: float) -> float:
+    """A unit's own run-to-run spread, shrunk to the usual one, and never below it."""
+    steps = np.diff(series["r"].to_numpy(dtype=np.float64))
+    n = float(steps.size)
+    own = _run_to_run(steps)
+    return max(usual, math.sqrt((n * own**2 + PRIOR_RUNS * usual**2) / (n + PRIOR_RUNS)))
+
+
+def _split(series: pd.DataFrame, spread: float, least: float) -> tuple[int, float] | None:
+    """First run after the change, and its t; None if there was none."""
+    r: Array = series["r"].to_numpy(dtype=np.float64)
+    n = r.size
+    if n < FEWEST_RUNS:
+        return None
+    after = np.arange(1, n)
+    sums = np.cumsum(r)
+    before_mean = sums[:-1] / after
+    after_mean = (sums[-1] - sums[:-1]) / (n - after)
+    shift = after_mean - before_mean
+    t = np.abs(shift) / (spread * np.sqrt(1.0 / after + 1.0 / (n - after)))
+    best = int(np.argmax(t))
+    if t[best] < CHANGED_T or abs(1.0 - np.exp(shift[best])) < least:
+        return None
+    return best + 1, float(t[best])

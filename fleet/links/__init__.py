@@ -1,0 +1,1 @@
+"""Find the slow node or link from measurements of pairs of nodes."""

@@ -1,0 +1,66 @@
+"""Measure the suspects of a run again, twice, with the best unit as a control.
+
+Only the nodes of suspects and of the control are measured: in a fleet of a thousand that is a
+handful. A unit stays blamed if it fell every time.
+"""
+
+from dataclasses import replace
+
+from groundspeed.fleet.history.store import AGAIN, Store, newest_run
+from groundspeed.fleet.run.launcher import Engine, Event, Tell
+from groundspeed.fleet.run.run_fleet import Asked, run_fleet
+from groundspeed.fleet.run.worker import Work
+from groundspeed.fleet.screen.confirm import (
+    confirm,
+    control,
+    measured_units,
+    replace_rows,
+    suspects,
+)
+from groundspeed.fleet.screen.findings import Screening
+from groundspeed.fleet.screen.screen_table import screen
+from groundspeed.fleet.table import clean_fleet
+from groundspeed.profiles.errors import InputError
+
+RERUNS = 2
+
+
+def confirm_run(engine: Engine, work: Work, tell: Tell) -> Screening:
+    """Screen a run, measure its suspects again, and say who is still slow.
+
+    Parameters
+    ----------
+    engine : Engine
+    work : Work
+        Its ``run`` is the one to confirm; the newest if empty.
+    tell : callable
+
+    Returns
+    -------
+    Screening
+        What did not fall in every run is FLAKY.
+    """
+    store = Store(work.store)
+    run = work.run or newest_run(store)
+    level = next((r.level for r in store.runs() if r.run == run), work.level)
+    first = clean_fleet(store.rows((run,)), store.url)
+    told = screen(first)
+    nodes = [node for node, _ in suspects(told)]
+    if not nodes:
+        return told
+    best = control(first, told)
+    nodes += [best[0]] if best is not None else []
+    there = engine.nodes()
+    wanted = tuple(n for n in dict.fromkeys(nodes) if n in there)
+    for away in sorted(set(nodes) - set(wanted)):
+        tell(Event(away, "lost", "it cannot be measured now"))
+    if not wanted:
+        raise InputError("none of the suspects can be measured now", where=", ".join(nodes))
+    again, measured = [], []
+    for turn in range(1, RERUNS + 1):
+        named = replace(work, run=f"{run}{AGAIN}{turn}", level=level)
+        run_fleet(engine, Asked(named, wanted), tell)
+        rows = clean_fleet(store.rows((named.run,)), store.url)
+        again.append(screen(replace_rows(first, rows)))
+        measured.append(measured_units(rows))
+    return confirm(told, again, measured, best)

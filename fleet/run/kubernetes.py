@@ -1,0 +1,262 @@
+"""Kubernetes: an Indexed Job with one pod a node, or a DaemonSet that checks again and again.
+
+The manifest is printed, for a repository and a review, or applied with ``kubectl``. Pods of one job
+repel each other, so each lands on a node of its own; the node's name comes from the downward API.
+"""
+
+import json
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import yaml
+
+from groundspeed.fleet.history.store import Store
+from groundspeed.fleet.run.launcher import Event, Tell
+from groundspeed.fleet.run.worker import DEVICE_TIMEOUT_S, Work
+from groundspeed.profiles.errors import InputError
+
+LABEL = "groundspeed-run"
+HOSTNAME = "kubernetes.io/hostname"
+MOUNT = "/groundspeed"
+POLL_S = 2.0
+PLACEMENT_S = 900.0
+"""How long a pod may wait for its node, and pull its image."""
+GPU_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
+
+
+@dataclass(frozen=True)
+class PodOptions:
+    """What a pod needs besides the program."""
+
+    image: str
+    gpus: int = 0
+    """Of each node; 0 checks its processor."""
+    vendor: str = "nvidia"
+    namespace: str | None = None
+    claim: str | None = None
+    """PersistentVolumeClaim on which the store is; none for a store with a URL."""
+    selector: tuple[str, ...] = ()
+    """``key=value`` labels that a node must have."""
+    tolerate: bool = False
+    """Run on tainted nodes too: the one that was taken out is the one to look at."""
+
+
+def job_manifest(work: Work, nodes: Sequence[str], count: int, pod: PodOptions) -> dict[str, Any]:
+    """An Indexed Job: one pod a node.
+
+    Parameters
+    ----------
+    work : Work
+    nodes : sequence of str
+        Names of nodes to measure; any ``count`` of them if empty.
+    count : int
+        How many pods.
+    pod : PodOptions
+    """
+    labels = {"app.kubernetes.io/name": "groundspeed", LABEL: work.run}
+    affinity: dict[str, Any] = {
+        "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {"labelSelector": {"matchLabels": {LABEL: work.run}}, "topologyKey": HOSTNAME}
+            ]
+        }
+    }
+    if nodes:
+        affinity["nodeAffinity"] = _one_of(nodes)
+    template = _template(work.command(), labels, pod, store=work.store)
+    template["spec"] |= {"restartPolicy": "Never", "affinity": affinity}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(job_name(work.run), labels, pod),
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": count,
+            "parallelism": count,
+            "backoffLimitPerIndex": 1,
+            "maxFailedIndexes": count,
+            # A pod that finds no place must end too.
+            "activeDeadlineSeconds": int(PLACEMENT_S + 2.0 * DEVICE_TIMEOUT_S[work.level]),
+            "ttlSecondsAfterFinished": 24 * 3600,
+            "template": template,
+        },
+    }
+
+
+def daemonset_manifest(store: str, pod: PodOptions, *, every_s: int) -> dict[str, Any]:
+    """A DaemonSet that checks its node every so often, and lets Prometheus read the result."""
+    labels = {"app.kubernetes.io/name": "groundspeed", LABEL: "healthcheck"}
+    program = ["-P", "-m", "groundspeed", "fleet", "healthcheck", "--store", store]
+    program += ["--every", str(every_s), "--port", str(METRICS_PORT), "--bind", "0.0.0.0"]
+    template = _template(program, labels, replace(pod, gpus=0), store=store)
+    _see_gpus(template["spec"], pod)
+    template["metadata"]["annotations"] = {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(METRICS_PORT),
+    }
+    template["spec"]["containers"][0]["ports"] = [
+        {"name": "metrics", "containerPort": METRICS_PORT}
+    ]
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": _metadata("groundspeed-healthcheck", labels, pod),
+        "spec": {"selector": {"matchLabels": labels}, "template": template},
+    }
+
+
+def _see_gpus(spec: dict[str, Any], pod: PodOptions) -> None:
+    """Let a pod see all GPUs of its node without asking for them.
+
+    One that asked would keep them from everybody else for ever. While others compute, a check says
+    that it cannot tell, and measures nothing.
+    """
+    container = spec["containers"][0]
+    if pod.gpus and pod.vendor == "nvidia":
+        spec["runtimeClassName"] = "nvidia"
+        container["env"] += [
+            {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"},
+            {"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"},
+        ]
+    elif pod.gpus:
+        container["securityContext"] = {"privileged": True}
+        for name, path in (("kfd", "/dev/kfd"), ("dri", "/dev/dri")):
+            spec.setdefault("volumes", []).append({"name": name, "hostPath": {"path": path}})
+            mounts = container.setdefault("volumeMounts", [])
+            mounts.append({"name": name, "mountPath": path})
+
+
+METRICS_PORT = 9418
+"""Where the DaemonSet's pods answer Prometheus."""
+
+
+def job_name(run: str) -> str:
+    """A run's name as Kubernetes allows it: small letters, digits and dashes."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in run.lower())
+    return "groundspeed-" + plain[:40].strip("-")
+
+
+def _one_of(nodes: Sequence[str]) -> dict[str, Any]:
+    # By their own names: the label of the host name may say something else.
+    terms = [
+        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+        for node in nodes
+    ]
+    return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+
+
+def _metadata(name: str, labels: dict[str, str], pod: PodOptions) -> dict[str, Any]:
+    return {
+        "name": name,
+        "labels": labels,
+        **({"namespace": pod.namespace} if pod.namespace else {}),
+    }
+
+
+def _template(
+    program: Sequence[str], labels: dict[str, str], pod: PodOptions, *, store: str
+) -> dict[str, Any]:
+    container: dict[str, Any] = {
+        "name": "groundspeed",
+        "image": pod.image,
+        "command": ["python3", *program],
+        "env": [
+            {
+                "name": "GROUNDSPEED_NODE",
+                "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}},
+            }
+        ],
+    }
+    spec: dict[str, Any] = {"containers": [container]}
+    if pod.gpus:
+        amount = {GPU_RESOURCES[pod.vendor]: pod.gpus}
+        container["resources"] = {"limits": amount}
+    if pod.claim is not None:
+        container["volumeMounts"] = [{"name": "store", "mountPath": MOUNT}]
+        claim = {"claimName": pod.claim}
+        spec["volumes"] = [{"name": "store", "persistentVolumeClaim": claim}]
+    elif "://" not in store:
+        raise InputError(
+            f"pods do not see the folder '{store}'",
+            where="--store",
+            remedy=f"give --claim NAME with --store {MOUNT}/..., or a URL such as s3://bucket/fleet",
+        )
+    if pod.selector:
+        spec["nodeSelector"] = dict(label.split("=", 1) for label in pod.selector)
+    if pod.tolerate:
+        spec["tolerations"] = [{"operator": "Exists"}]
+    return {"metadata": {"labels": labels}, "spec": spec}
+
+
+@dataclass
+class KubernetesEngine:
+    """Applies an Indexed Job and waits for it.
+
+    Parameters
+    ----------
+    pod : PodOptions
+    count : int
+        How many nodes, where they are not named.
+    """
+
+    pod: PodOptions
+    count: int = 0
+    name: str = field(default="kubernetes", init=False)
+
+    def nodes(self) -> tuple[str, ...]:
+        """Nodes that are ready and take pods."""
+        selector = [f"--selector={','.join(self.pod.selector)}"] if self.pod.selector else []
+        found = json.loads(_kubectl("get", "nodes", "--output=json", *selector))
+        names = []
+        for item in found["items"]:
+            conditions = {c["type"]: c["status"] for c in item["status"].get("conditions", [])}
+            if conditions.get("Ready") == "True" and not item["spec"].get("unschedulable"):
+                names.append(str(item["metadata"]["name"]))
+        return tuple(names)
+
+    def run(self, work: Work, nodes: Sequence[str], tell: Tell) -> None:
+        """Apply the job and follow the store until every node is there or its pod has failed."""
+        if not nodes:
+            return
+        manifest = job_manifest(work, nodes, len(nodes), self.pod)
+        where = [f"--namespace={self.pod.namespace}"] if self.pod.namespace else []
+        # A job cannot be changed, and the one of a run that is continued has other nodes.
+        _kubectl("delete", "job", job_name(work.run), "--ignore-not-found", *where)
+        _kubectl("apply", "--filename=-", stdin=json.dumps(manifest))
+        store, waiting = Store(work.store), set(nodes)
+        while waiting:
+            told = json.loads(_kubectl("get", "job", job_name(work.run), "--output=json", *where))
+            ended = {c["type"] for c in told.get("status", {}).get("conditions", [])
+                     if c["status"] == "True"}  # fmt: skip
+            for node in sorted(waiting & set(store.nodes_done(work.run))):
+                waiting.discard(node)
+                tell(Event(node, "done"))
+            if ended & {"Failed", "Complete"}:
+                why = f"its pod failed: kubectl logs job/{job_name(work.run)}"
+                for node in sorted(waiting):
+                    tell(Event(node, "lost", why))
+                return
+            time.sleep(POLL_S)
+
+
+def as_yaml(manifest: dict[str, Any]) -> str:
+    """A manifest as one writes it."""
+    return str(yaml.safe_dump(manifest, sort_keys=False))
+
+
+def _kubectl(*arguments: str, stdin: str | None = None) -> str:
+    command = ["kubectl", *arguments]
+    try:
+        told = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise InputError(
+            "kubectl is not on this machine",
+            remedy="print the manifest with --print and apply it where kubectl is",
+        ) from error
+    if told.returncode:
+        why = told.stderr.strip().splitlines() or ["no reason given"]
+        raise InputError(f"kubectl {arguments[0]} failed ({why[-1]})")
+    return told.stdout

@@ -1,0 +1,215 @@
+"""Ray: a placement group a node, with one worker in it that has all the node's GPUs.
+
+The group keeps the node free of others while it is measured and is pinned to it by Ray's own node
+label, so that a suspect is measured and not its neighbour. The work of a node that dies is done on
+one that nobody has measured, if there is one; the node that died is reported either way.
+"""
+
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from groundspeed.fleet.run.launcher import Event, Tell
+from groundspeed.fleet.run.worker import Work
+from groundspeed.profiles.errors import InputError
+
+PLACEMENT_TIMEOUT_S = 60.0
+"""After which a node that Ray gives no room on counts as busy."""
+NOTICE_TIMEOUT_S = 30.0
+"""How long Ray may need to notice that a node is dead: a few periods of its health check."""
+POLL_S = 1.0
+"""How often a run looks whether a node is through."""
+
+
+@dataclass(frozen=True)
+class _Node:
+    id: str
+    name: str
+    gpus: float
+
+
+@dataclass
+class RayEngine:
+    """Runs on a Ray cluster.
+
+    Parameters
+    ----------
+    address : str
+        Of the cluster; ``auto`` finds the one this machine is part of.
+    """
+
+    address: str = "auto"
+    name: str = field(default="ray", init=False)
+
+    def nodes(self) -> tuple[str, ...]:
+        """Every node that is alive and has a processor to offer."""
+        return tuple(n.name for n in self._alive())
+
+    def run(self, work: Work, nodes: Sequence[str], tell: Tell) -> None:
+        """Place one worker a node and follow them."""
+        if nodes:
+            _Placed(self._alive(), list(nodes), work, tell).run()
+
+    def _alive(self) -> list[_Node]:
+        ray = _connected(self.address)
+        return alive_nodes(ray)
+
+
+def alive_nodes(ray: Any) -> list[_Node]:  # noqa: ANN401  (ray is imported where it is used)
+    """Nodes of the cluster, by the shortest name that tells them apart."""
+    found = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0.0) >= 1.0]
+    for key in ("NodeManagerHostname", "NodeName", "NodeID"):
+        names = [str(n[key]) for n in found]
+        if len(set(names)) == len(names):
+            break
+    nodes = [
+        _Node(str(n["NodeID"]), name, float(n["Resources"].get("GPU", 0.0)))
+        for n, name in zip(found, names, strict=True)
+    ]
+    return sorted(nodes, key=lambda n: n.name)
+
+
+@dataclass
+class _Attempt:
+    """A node with a placement group of its own, and the task in it."""
+
+    node: _Node
+    group: Any
+    task: Any = None
+    placed_by: float = field(default_factory=lambda: time.monotonic() + PLACEMENT_TIMEOUT_S)
+    """On the monotonic clock: after it the node counts as busy."""
+    broke: str = ""
+    """The error that ended the task, if one did."""
+    noticed_by: float = 0.0
+    """After which a node that Ray still counts is alive indeed."""
+
+
+class _Placed:
+    """One run: a placement group a node, given back as soon as that node is through."""
+
+    def __init__(self, alive: list[_Node], wanted: list[str], work: Work, tell: Tell) -> None:
+        import ray
+
+        self.ray: Any = ray
+        self.work, self.tell = work, tell
+        by_name = {n.name: n for n in alive}
+        for name in wanted:
+            if name not in by_name:
+                tell(Event(name, "lost", "Ray does not know it"))
+        self.attempts = [self._attempt(by_name[n]) for n in wanted if n in by_name]
+        self.tried = {a.node.id for a in self.attempts}
+
+    def run(self) -> None:
+        try:
+            while self.attempts:
+                for attempt in [a for a in self.attempts if a.task is None]:
+                    (self._autopsy if attempt.broke else self._start)(attempt)
+                tasks = {a.task: a for a in self.attempts if a.task is not None}
+                if not tasks:
+                    time.sleep(POLL_S / 10)
+                    continue
+                ready, _ = self.ray.wait(list(tasks), num_returns=1, timeout=POLL_S)
+                for task in ready:
+                    self._finish(tasks[task])
+        finally:
+            for attempt in list(self.attempts):
+                self._give_back(attempt)
+
+    def _attempt(self, node: _Node) -> _Attempt:
+        bundle = {"CPU": 1.0, **({"GPU": node.gpus} if node.gpus else {})}
+        group = self.ray.util.placement_group(
+            [bundle],
+            strategy="STRICT_PACK",
+            bundle_label_selector=[{"ray.io/node-id": node.id}],
+        )
+        return _Attempt(node, group)
+
+    def _start(self, attempt: _Attempt) -> None:
+        if attempt.group.wait(POLL_S / 10):
+            strategy = self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+                placement_group=attempt.group
+            )
+            on_node = self.ray.remote(num_cpus=1, num_gpus=attempt.node.gpus, max_retries=0)(
+                _on_node
+            )
+            attempt.task = on_node.options(scheduling_strategy=strategy).remote(
+                self.work, attempt.node.name
+            )
+            self.tell(Event(attempt.node.name, "started"))
+        elif time.monotonic() > attempt.placed_by:
+            self._lose(attempt, f"Ray gave no room on it in {PLACEMENT_TIMEOUT_S:.0f} s")
+
+    def _finish(self, attempt: _Attempt) -> None:
+        try:
+            why = self.ray.get(attempt.task)
+        except self.ray.exceptions.RayError as error:
+            attempt.task = None
+            attempt.broke = type(error).__name__
+            attempt.noticed_by = time.monotonic() + NOTICE_TIMEOUT_S
+            return
+        if why:
+            self._lose(attempt, why)
+            return
+        self._give_back(attempt)
+        self.tell(Event(attempt.node.name, "done"))
+
+    def _lose(self, attempt: _Attempt, why: str) -> None:
+        self._give_back(attempt)
+        self.tell(Event(attempt.node.name, "lost", why))
+
+    def _autopsy(self, attempt: _Attempt) -> None:
+        """Tell a node that died from a worker that did: Ray learns of the first a little later."""
+        alive = alive_nodes(self.ray)
+        if all(n.id != attempt.node.id for n in alive):
+            self._lose(attempt, f"the node died ({attempt.broke})")
+            self._elsewhere(alive)
+        elif time.monotonic() > attempt.noticed_by:
+            self._lose(attempt, f"the worker on it died ({attempt.broke})")
+
+    def _elsewhere(self, alive: list[_Node]) -> None:
+        """Do a dead node's work on one that is alive and that nobody has measured."""
+        for node in alive:
+            if node.id not in self.tried:
+                self.tried.add(node.id)
+                self.attempts.append(self._attempt(node))
+                return
+
+    def _give_back(self, attempt: _Attempt) -> None:
+        self.attempts.remove(attempt)
+        self.ray.util.remove_placement_group(attempt.group)
+
+
+def _on_node(work: Work, node: str) -> str:
+    """Run the node's program where Ray has put us; why it failed, or nothing."""
+    told = subprocess.run(
+        [sys.executable, *work.command(node)], capture_output=True, text=True, check=False
+    )
+    if told.returncode == 0:
+        return ""
+    said = told.stderr.strip().splitlines() or [f"it ended with {told.returncode}"]
+    return said[-1].removeprefix("groundspeed: ")
+
+
+def _connected(address: str) -> Any:  # noqa: ANN401
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("ray is not installed", remedy="pip install 'groundspeed[ray]'") from error
+    if not ray.is_initialized():
+        host, _, port = address.rpartition(":")
+        try:
+            if port.isdigit():  # Ray itself retries for minutes before it gives up
+                socket.create_connection((host, int(port)), timeout=5.0).close()
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"no Ray cluster at '{address}' ({reason})",
+                remedy="start one with: ray start --head, or name it with --address",
+            ) from error
+    return ray

@@ -1,0 +1,117 @@
+"""Measure a fleet: choose the nodes, let an engine run the node's program, keep what came back.
+
+A run has a name. Started again under the same name it does only what is missing, lost nodes too;
+without a name, a run that was killed is continued, or a new one is begun.
+"""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from groundspeed.fleet.history.store import AGAIN, RunRecord, Store, check_run_name
+from groundspeed.fleet.run.launcher import Engine, Event, Tell
+from groundspeed.fleet.run.worker import Work
+from groundspeed.profiles.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run is asked to do."""
+
+    work: Work
+    """Its ``run`` is empty where the run is to be found or named."""
+    nodes: tuple[str, ...] = ()
+    """All that the engine has, if empty."""
+    new: bool = False
+    """Begin a new run although one is unfinished."""
+
+
+def run_fleet(engine: Engine, asked: Asked, tell: Tell) -> RunRecord:
+    """Run, or continue a run.
+
+    Parameters
+    ----------
+    engine : Engine
+    asked : Asked
+    tell : callable
+        Told every event, also of nodes that were done before.
+
+    Returns
+    -------
+    RunRecord
+        With the nodes that were lost, and why.
+
+    Raises
+    ------
+    InputError
+        If the engine does not answer, a node is unknown, or the store cannot be written.
+    """
+    store = Store(asked.work.store)
+    record = find_run(store, engine, asked)
+    store.write_run(record)
+    done = set(store.nodes_done(record.run))
+    for node in sorted(done):
+        tell(Event(node, "done"))
+    lost: dict[str, str] = {}
+
+    def remember(event: Event) -> None:
+        if event.kind == "lost":
+            lost[event.node] = event.why
+        elif event.kind == "done":
+            lost.pop(event.node, None)
+        tell(event)
+
+    missing = [n for n in record.nodes if n not in done]
+    engine.run(replace(asked.work, run=record.run), missing, remember)
+    nodes = tuple(dict.fromkeys((*record.nodes, *store.nodes_done(record.run))))
+    told = record.model_copy(update={"finished": True, "lost": lost, "nodes": nodes})
+    store.write_run(told)
+    return told
+
+
+def find_run(store: Store, engine: Engine, asked: Asked) -> RunRecord:
+    """The run to continue, or a new one."""
+    nodes = chosen_nodes(engine, asked.nodes)
+    name = asked.work.run
+    for known in reversed(store.runs()):
+        open_run = not known.finished and not asked.new and AGAIN not in known.run
+        same = known.run == name if name else open_run
+        if not same or known.level != asked.work.level:
+            if known.run == name:
+                raise InputError(
+                    f"run '{name}' is of level {known.level}", remedy="give it another name"
+                )
+            continue
+        if not name and asked.nodes and set(asked.nodes) != set(known.nodes):
+            continue
+        more = (n for n in nodes if n not in known.nodes) if asked.nodes else ()
+        return known.model_copy(update={"nodes": (*known.nodes, *more), "finished": False})
+    now = datetime.datetime.now(datetime.UTC)
+    return RunRecord(
+        run=check_run_name(name or now.strftime("%Y%m%dT%H%M%SZ")),
+        date_utc=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        level=asked.work.level,
+        engine=engine.name,
+        nodes=nodes,
+    )
+
+
+def chosen_nodes(engine: Engine, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The nodes to measure.
+
+    Raises
+    ------
+    InputError
+        If there are none, or one that is named is not there.
+    """
+    known = engine.nodes()
+    for node in wanted:
+        if node not in known:
+            raise InputError(
+                f"{engine.name} has no node '{node}' that could be measured now",
+                where="--nodes",
+                remedy=did_you_mean(node, list(known)),
+            )
+    if not known:
+        raise InputError(f"{engine.name} has no node that could be measured now")
+    return tuple(dict.fromkeys(wanted)) or known

@@ -1,0 +1,156 @@
+"""Slurm: one job array, one element a node.
+
+The array is submitted on hold, each element is told its node, then all are released: so an element
+of a node that was drained meanwhile waits for it and nobody else's is disturbed. The node's program
+writes to the store, which must be on a file system that nodes and this machine share; Slurm is only
+asked whether an element is still there. Accounting (``sacct``) is not needed.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from groundspeed.fleet.history.store import Store
+from groundspeed.fleet.run.launcher import Event, Tell
+from groundspeed.fleet.run.worker import Work
+from groundspeed.profiles.errors import InputError
+
+POLL_S = 1.0
+GRACE_S = 15.0
+"""A shared file system may show a file later than the job has ended."""
+
+UNAVAILABLE_S = 30.0
+"""An element whose node does not come back in this time is given up."""
+
+GONE = ("down", "drain", "drng", "fail", "maint", "unk", "boot", "not_responding")
+
+
+@dataclass
+class SlurmEngine:
+    """Submits an array and waits for it.
+
+    Parameters
+    ----------
+    options : sequence of str
+        More for ``sbatch``: ``--partition=gpu``, ``--account=ops``.
+    python : str
+        Interpreter on the nodes.
+    """
+
+    options: Sequence[str] = ()
+    python: str = sys.executable
+    name: str = field(default="slurm", init=False)
+
+    def nodes(self) -> tuple[str, ...]:
+        """Nodes that are neither down nor drained."""
+        partition = [o for o in self.options if o.startswith(("--partition=", "-p"))]
+        told = _slurm("sinfo", "--noheader", "--Node", "--format=%N %t", *partition)
+        found = dict.fromkeys(
+            line.split()[0]
+            for line in told.splitlines()
+            if line.split() and not line.split()[1].startswith(GONE)
+        )
+        return tuple(found)
+
+    def run(self, work: Work, nodes: Sequence[str], tell: Tell) -> None:
+        """Submit, follow, and clean up."""
+        if not nodes:
+            return
+        store = Store(work.store)
+        if not store.is_folder:
+            logs = "/dev/null"
+        else:
+            store.write(b"", "logs", work.run, ".slurm")
+            logs = os.path.abspath(f"{work.store}/logs/{work.run}/%a.log")  # noqa: PTH100
+        script = "#!/bin/sh\nexec " + shlex.join([self.python, *work.command()]) + "\n"
+        job = _slurm(
+            "sbatch", "--parsable", "--hold", f"--array=0-{len(nodes) - 1}", "--nodes=1",
+            "--ntasks=1", "--exclusive", "--no-requeue", "--job-name=groundspeed",
+            f"--output={logs}", "--export=ALL", *self.options, stdin=script,
+        ).strip().split(";")[0]  # fmt: skip
+        try:
+            for i, node in enumerate(nodes):
+                _slurm("scontrol", "update", f"JobId={job}_{i}", f"ReqNodeList={node}")
+            _slurm("scontrol", "release", job)
+            self._follow(store, work, job, dict(enumerate(nodes)), tell)
+        finally:
+            subprocess.run(["scancel", "--quiet", job], check=False, capture_output=True)
+
+    def _follow(
+        self, store: Store, work: Work, job: str, waiting: dict[int, str], tell: Tell
+    ) -> None:
+        started: set[int] = set()
+        stuck: dict[int, float] = {}
+        ended: dict[int, float] = {}
+        while waiting:
+            done = set(store.nodes_done(work.run))
+            for i in [i for i, node in waiting.items() if node in done]:
+                tell(Event(waiting.pop(i), "done"))
+            states = _queue(job)
+            if states is None:
+                time.sleep(POLL_S)
+                continue
+            now = time.monotonic()
+            for i in list(waiting):
+                state, reason = states.get(i, ("GONE", ""))
+                if state in ("RUNNING", "COMPLETING"):
+                    stuck.pop(i, None)
+                    if i not in started:
+                        started.add(i)
+                        tell(Event(waiting[i], "started"))
+                elif state == "PENDING" and "NotAvail" in reason:
+                    if now - stuck.setdefault(i, now) > UNAVAILABLE_S:
+                        _slurm("scancel", f"{job}_{i}")
+                        tell(Event(waiting.pop(i), "lost", f"Slurm says {reason}"))
+                elif state != "PENDING" and now - ended.setdefault(i, now) > GRACE_S:
+                    tell(Event(waiting.pop(i), "lost", _why(job, i, store, work)))
+            if waiting:
+                time.sleep(POLL_S)
+
+
+def _queue(job: str) -> dict[int, tuple[str, str]] | None:
+    """State and reason of each element that Slurm still has; None while it does not answer."""
+    told = subprocess.run(
+        ["squeue", "--noheader", "--array", f"--jobs={job}", "--format=%K|%T|%r"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if told.returncode and "Invalid job id" not in told.stderr:  # said of one that is long over
+        return None
+    rows = [line.split("|") for line in told.stdout.splitlines() if line.count("|") == 2]
+    return {int(i): (state, reason) for i, state, reason in rows if i.isdigit()}
+
+
+def _why(job: str, index: int, store: Store, work: Work) -> str:
+    """What is known of an element that ended without a result."""
+    log = (store.read("logs", work.run, f"{index}.log") or b"").decode(errors="replace")
+    said = [line for line in log.splitlines() if line.strip()]
+    if said:
+        return said[-1].removeprefix("groundspeed: ")
+    told = subprocess.run(
+        ["scontrol", "--oneliner", "show", "job", f"{job}_{index}"],
+        capture_output=True, text=True, check=False,
+    ).stdout  # fmt: skip
+    facts = dict(part.split("=", 1) for part in told.split() if "=" in part)
+    state, code = facts.get("JobState", "ended"), facts.get("ExitCode", "")
+    return f"Slurm says {state} {code}".strip()
+
+
+def _slurm(*command: str, stdin: str | None = None) -> str:
+    try:
+        told = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, check=False, timeout=60.0
+        )
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{command[0]} is not on this machine", remedy="run this where Slurm's commands are"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"{command[0]} does not answer", remedy="look at slurmctld") from error
+    if told.returncode:
+        why = (told.stderr.strip() or told.stdout.strip()).splitlines() or ["no reason given"]
+        raise InputError(f"{command[0]} failed ({why[-1]})")
+    return told.stdout

@@ -1,0 +1,257 @@
+"""What runs on a node: measure its devices, keep the journal in the store, write the rows last.
+
+Every engine starts this same program, so a node that was measured under Slurm can be compared with
+one that Ray measured. Each device is a process of its own: one that hangs or crashes leaves the
+others alone, and all devices work at the same time, as they do in production.
+"""
+
+import datetime
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from groundspeed.fleet.node_names import LevelOfWork, file_name
+from groundspeed.profiles.errors import InputError
+
+if TYPE_CHECKING:
+    from groundspeed.fleet.history.store import Store
+
+PROGRAM = (sys.executable, "-P", "-m", "groundspeed")
+
+DEVICE_TIMEOUT_S = {"check": 300.0, "quick": 1800.0, "standard": 7200.0, "full": 14400.0}
+"""After which a device is given up: many times what a healthy one needs."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a node is asked to do."""
+
+    store: str
+    run: str
+    level: LevelOfWork = "check"
+    device: str | None = None
+    """Of ``--device``: all there are if not given."""
+    allow_busy: bool = False
+
+    def command(self, node: str | None = None) -> list[str]:
+        """The program that does it, for an engine to start."""
+        options = ["--store", self.store, "--run", self.run, "--level", self.level]
+        options += ["--device", self.device] if self.device else []
+        options += ["--allow-busy"] if self.allow_busy else []
+        options += ["--node", node] if node is not None else []
+        return ["-P", "-m", "groundspeed", "fleet", "work", *options]
+
+
+def node_name() -> str:
+    """What the scheduler calls this node, or the host's own name."""
+    for variable in ("SLURMD_NODENAME", "GROUNDSPEED_NODE"):
+        if name := os.environ.get(variable):
+            return name
+    return socket.gethostname()
+
+
+def work_here(work: Work, node: str) -> pd.DataFrame:
+    """Measure this node and write its rows; at once if they are there already.
+
+    Returns
+    -------
+    DataFrame
+        Columns as :data:`groundspeed.fleet.history.store.COLUMNS`.
+
+    Raises
+    ------
+    InputError
+        If no device could be measured, or the store cannot be written.
+    """
+    from groundspeed.fleet.history.store import Store
+
+    store = Store(work.store)
+    if node in store.nodes_done(work.run):
+        return store.rows((work.run,)).query("node == @node")
+    where = ("unfinished", work.run, file_name(node))
+    with store.folder(*where) as folder:
+        rows = (
+            check_rows(work, node, folder)
+            if work.level == "check"
+            else _calibrated(work, node, folder, store)
+        )
+    store.write_rows(work.run, node, rows)
+    store.forget(*where)
+    return rows
+
+
+def _devices(asked: str | None) -> list[str]:
+    """Devices of this node: every GPU, or the processor where there is none."""
+    if asked not in (None, "all"):
+        return str(asked).split(",")
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [f"cuda:{i}" for i in range(count)] or ["cpu"]
+
+
+def check_rows(
+    work: Work, node: str, folder: Path, *, timeout_s: float = DEVICE_TIMEOUT_S["check"]
+) -> pd.DataFrame:
+    """Check every device of this node, all at the same time.
+
+    Parameters
+    ----------
+    work : Work
+    node : str
+    folder : Path
+        For the journals.
+    timeout_s : float
+        After which a device is given up.
+
+    Returns
+    -------
+    DataFrame
+        A device that could not be checked has one row without a value that says why.
+
+    Raises
+    ------
+    InputError
+        If no device could be checked.
+    """
+    devices = _devices(work.device)
+    for device in devices:
+        _index(device)
+    journals = [folder / f"{file_name(d)}.jsonl" for d in devices]
+    extra = ["--allow-busy"] if work.allow_busy else []
+    commands = [
+        [*PROGRAM, "fleet", "check-device", "--device", d, "--journal", str(j), *extra]
+        for d, j in zip(devices, journals, strict=True)
+    ]
+    answers = run_all(commands, timeout_s)
+    date = _now()
+    records: list[dict[str, object]] = []
+    whys = []
+    for device, answer in zip(devices, answers, strict=True):
+        index = _index(device)
+        document = answer.document
+        if document is None:
+            whys.append(f"{device}: {answer.why}")
+            failed = {"gpu": index, "metric": "check", "value": None, "unit": ""}
+            records.append({**failed, "note": answer.why})
+            continue
+        about = {
+            "sku": document["sku"],
+            "memory": f"{document['memory_bytes']:.0f}",
+            "power_cap": _text(document["power_cap_w"]),
+            "partition": _text(document["partition"]),
+            "driver": _text(document["driver"]).split(".")[0],
+            "benchmark_version": document["benchmark_version"],
+        }
+        records += [
+            {"gpu": index, **about, **{k: row[k] for k in ("metric", "value", "unit", "note")}}
+            for row in document["rows"]
+        ]
+    if len(whys) == len(devices):
+        raise InputError(f"nothing could be measured ({'; '.join(whys)})", where=node)
+    return _frame(records, work.run, node, date)
+
+
+def _index(device: str) -> int:
+    """Number of a device: 3 of ``cuda:3``."""
+    number = device.partition(":")[2] or "0"
+    if not number.isdigit():
+        raise InputError(f"'{device}' is no device", where="--device", remedy="cpu, cuda:0,cuda:1")
+    return int(number)
+
+
+def _calibrated(work: Work, node: str, folder: Path, store: "Store") -> pd.DataFrame:
+    """Calibrate every device into profiles, and take their rates as rows."""
+    from groundspeed.fleet.table import profile_rows
+    from groundspeed.profiles.store import list_profiles
+
+    devices = _devices(work.device)
+    mode = [] if work.level == "standard" else [f"--{work.level}"]
+    device = "all" if len(devices) > 1 and work.device is None else ",".join(devices)
+    extra = ["--allow-busy"] if work.allow_busy else []
+    options = ["--device", device, *mode, "--profile-dir", str(folder), "--quiet", *extra]
+    command = [*PROGRAM, "calibrate", *options]
+    (answer,) = run_all([command], DEVICE_TIMEOUT_S[work.level])
+    date = _now()
+    records = []
+    for path, profile in list_profiles(folder):
+        if isinstance(profile, InputError):
+            continue
+        where = ("profiles", work.run, file_name(node), path.name)
+        store.write(path.read_bytes(), *where)
+        records += profile_rows(profile)
+    if not records:
+        raise InputError(f"nothing could be measured ({answer.why})", where=node)
+    return _frame(records, work.run, node, date)
+
+
+def _frame(records: Sequence[dict[str, object]], run: str, node: str, date: str) -> pd.DataFrame:
+    frame = pd.DataFrame.from_records(list(records))
+    frame["run"], frame["node"], frame["date_utc"] = run, node, date
+    frame["gpu"] = frame["gpu"].astype("Int64")
+    frame["value"] = frame["value"].astype("float64")
+    return frame
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a program printed, or why it printed nothing."""
+
+    document: dict[str, Any] | None
+    why: str = ""
+
+
+def run_all(commands: Sequence[Sequence[str]], timeout_s: float) -> list[Answer]:
+    """Run programs side by side.
+
+    Returns
+    -------
+    list of Answer
+        The JSON object each printed, or the one line it failed with.
+    """
+    started = [
+        subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for c in commands
+    ]
+    deadline = time.monotonic() + timeout_s
+    try:
+        return [_answer(process, deadline) for process in started]
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.terminate()
+
+
+def _answer(process: subprocess.Popen[str], deadline: float) -> Answer:
+    try:
+        out, err = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return Answer(None, "no answer in time: given up")
+    said = err.strip().splitlines()
+    why = said[-1].removeprefix("groundspeed: ") if said else f"it ended with {process.returncode}"
+    if process.returncode != 0:
+        return Answer(None, why)
+    try:
+        found = json.loads(out)
+    except ValueError:
+        return Answer(None, "it printed no JSON")
+    return Answer(found) if isinstance(found, dict) else Answer(None, "it printed no object")

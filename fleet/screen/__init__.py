@@ -1,0 +1,1 @@
+"""Screen a fleet: score each unit, name the cause, price the loss."""

@@ -1,0 +1,154 @@
+"""Judge a suspect again before it is blamed.
+
+One run in a thousand makes a healthy GPU look slow, and the same GPU hardly does so twice. So only
+the suspects are measured again, twice, with the best unit of their class beside them as a control:
+what falls every time is confirmed, what does not is FLAKY, and a control that falls too says that
+the re-run itself was disturbed.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from groundspeed.fleet.metrics import facts_of
+from groundspeed.fleet.screen.findings import Finding, Screening
+from groundspeed.fleet.table import NODE_LEVEL, FleetTable
+
+Unit = tuple[str, int | None]
+
+
+def suspects(told: Screening) -> tuple[Unit, ...]:
+    """Units to measure again, in the order of their findings; racks and classes are none."""
+    found = [(f.node, f.gpu) for f in told.findings if _is_suspect(f)]
+    return tuple(dict.fromkeys(found))
+
+
+def control(table: FleetTable, told: Screening) -> Unit | None:
+    """The best unit of the fleet that is no suspect, by the mean rank of its metrics."""
+    bad = {(f.node, f.gpu) for f in told.findings}
+    rows = table.rows[(table.rows["gpu"] != NODE_LEVEL) & table.rows["value"].notna()]
+    if rows.empty:
+        return None
+    ranked = []
+    for metric, part in rows.groupby("metric", observed=True):
+        facts = facts_of(str(metric), unit=table.units.get(str(metric), ""))
+        if facts.kind != "telemetry":
+            rank = part["value"].rank(pct=True, ascending=facts.higher_is_better)
+            ranked.append(part[["node", "gpu"]].assign(rank=rank))
+    together = pd.concat(ranked).groupby(["node", "gpu"], observed=True)["rank"].mean()
+    for index in together.sort_values(ascending=False, kind="stable").index:
+        node, gpu = str(index[0]), int(index[1])
+        if (node, gpu) not in bad and (node, None) not in bad:
+            return node, gpu
+    return None
+
+
+def measured_units(again: FleetTable) -> frozenset[tuple[str, int | None, str]]:
+    """Node, GPU and metric of every result of a re-run; failed tests are none."""
+    good = again.rows[again.rows["value"].notna()]
+    return frozenset(
+        (str(node), None if gpu == NODE_LEVEL else int(gpu), str(metric))
+        for node, gpu, metric in zip(good["node"], good["gpu"], good["metric"], strict=True)
+    )
+
+
+def confirm(
+    first: Screening,
+    again: Sequence[Screening],
+    measured: Sequence[Collection[tuple[str, int | None, str]]],
+    beside: Unit | None = None,
+) -> Screening:
+    """The first screening with what did not fall in every other one called FLAKY.
+
+    Parameters
+    ----------
+    first : Screening
+    again : sequence of Screening
+        Of the whole class, with new measurements of the suspects.
+    measured : sequence of collections of (node, gpu, metric)
+        What each re-run really measured. What it did not is INCONCLUSIVE, neither confirmed nor
+        cleared.
+    beside : tuple of (node, gpu), optional
+        The control. A re-run in which it fell too was disturbed, and tells nothing.
+
+    Returns
+    -------
+    Screening
+    """
+    fallen = [
+        {(f.node, f.gpu, m) for f in told.findings if _is_suspect(f) for m in f.metrics}
+        for told in again
+    ]
+    disturbed = [any(unit[:2] == beside for unit in units) for units in fallen]
+    findings = [
+        _after(f, fallen, measured, disturbed) if _is_suspect(f) else f for f in first.findings
+    ]
+    verdicts = [f.verdict for f in findings]
+    return first.model_copy(
+        update={
+            "findings": tuple(findings),
+            "fail": verdicts.count("FAIL"),
+            "warn": verdicts.count("WARN"),
+            "inconclusive": verdicts.count("INCONCLUSIVE"),
+        }
+    )
+
+
+def _is_suspect(f: Finding) -> bool:
+    return f.verdict in ("WARN", "FAIL") and f.level in ("gpu", "node")
+
+
+def _after(
+    f: Finding,
+    fallen: Sequence[Collection[tuple[str, int | None, str]]],
+    measured: Sequence[Collection[tuple[str, int | None, str]]],
+    disturbed: Sequence[bool],
+) -> Finding:
+    """A finding after its re-runs."""
+    runs = len(fallen)
+    missing = sum(not _was_measured(f, done) for done in measured)
+    if missing or any(disturbed):
+        why = f"{missing} of {runs} re-runs have no result of it" if missing else (
+            f"the control fell too in {sum(disturbed)} of {runs} re-runs"
+        )  # fmt: skip
+        note = f"{f.evidence}; {why}"
+        return f.model_copy(update={"verdict": "INCONCLUSIVE", "evidence": note})
+    fell = sum(_fell(f, units) for units in fallen)
+    if fell == runs:
+        return f
+    note = f"{f.evidence}; fell again in {fell} of {runs} re-runs"
+    return f.model_copy(update={"verdict": "FLAKY", "evidence": note})
+
+
+def _fell(f: Finding, units: Collection[tuple[str, int | None, str]]) -> bool:
+    """Whether the unit fell again: a node also through its GPUs, a GPU also with its node."""
+    return any(
+        node == f.node and metric in f.metrics and (f.gpu is None or gpu in (f.gpu, None))
+        for node, gpu, metric in units
+    )
+
+
+def _was_measured(f: Finding, done: Collection[tuple[str, int | None, str]]) -> bool:
+    """Whether a re-run has a result of the unit in one of the metrics that fell."""
+    if f.gpu is not None:
+        return any((f.node, f.gpu, m) in done for m in f.metrics)
+    return any(node == f.node and metric in f.metrics for node, _, metric in done)
+
+
+def replace_rows(table: FleetTable, again: FleetTable) -> FleetTable:
+    """The first table with the measurements of a re-run in place of the old ones."""
+    keys = ["node", "gpu", "metric"]
+    new = again.rows
+    old = table.rows.astype({"node": str, "metric": str})
+    fresh = new.astype({"node": str, "metric": str})
+    index = pd.MultiIndex.from_frame(fresh[keys])
+    kept = old[~pd.MultiIndex.from_frame(old[keys]).isin(index)]
+    fresh = fresh.drop(columns=["klass", "rack"]).merge(
+        old[["node", "gpu", "klass", "rack"]].drop_duplicates(["node", "gpu"]),
+        on=["node", "gpu"], how="inner",
+    )  # fmt: skip
+    rows = pd.concat([kept, fresh], ignore_index=True)
+    rows = rows.astype({"node": "category", "metric": "category", "klass": "category"})
+    rows["rack"] = rows["rack"].astype("category")
+    return replace(table, rows=rows, excluded=(*table.excluded, *again.excluded))

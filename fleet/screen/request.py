@@ -1,0 +1,165 @@
+"""Screening as a user asks for it: sources, a reference, re-runs, and what findings cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from groundspeed.estimator.hardware.find_hardware import find_hardware, find_server
+from groundspeed.profiles.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from groundspeed.fleet.screen.findings import Screening
+    from groundspeed.fleet.table import FleetTable
+
+
+@dataclass(frozen=True)
+class Served:
+    """The deployment that findings are priced in."""
+
+    model: str
+    gpu: str
+    tp: int = 8
+    engine: str = "vllm"
+    prompt_tokens: int = 1024
+    output_tokens: int = 1024
+    concurrency: int = 32
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to screen, and how."""
+
+    sources: Sequence[str]
+    run: str = ""
+    """Of a store; the newest if empty."""
+    lower_is_better: Sequence[str] = ()
+    reference: str | None = None
+    """Profile whose rates, less a tenth, are floors."""
+    confirm: bool = False
+    """Count only what fell again in the re-runs that a store holds."""
+    again: Sequence[str] = ()
+    """Tables with re-runs."""
+    served: Served | None = None
+    profile_dir: Path | None = None
+
+
+def ask(question: Question) -> "tuple[FleetTable, Screening]":
+    """Read and screen.
+
+    Returns
+    -------
+    FleetTable, Screening
+
+    Raises
+    ------
+    InputError
+        If a source cannot be read or a name is unknown.
+    """
+    from groundspeed.fleet.history.sources import open_fleet, open_reruns, screen_again
+    from groundspeed.fleet.screen.screen_table import screen
+
+    table = open_fleet(question.sources, question.run)
+    reached = reference_of(question, table)
+    told = screen(table, lower_is_better=question.lower_is_better, reference=reached)
+    reruns = [open_fleet([path]) for path in question.again]
+    if question.confirm and not reruns:
+        reruns = open_reruns(question.sources[0], question.run)
+        if not reruns:
+            raise InputError(
+                "has not been measured again",
+                where=question.sources[0],
+                remedy=_how_to_confirm(table, told),
+            )
+    if reruns:
+        told = screen_again(
+            table, told, reruns, lower_is_better=question.lower_is_better, reference=reached
+        )
+    if question.served is not None:
+        told = with_costs(told, question.served, question.profile_dir)
+    return table, told
+
+
+def ask_table(frame: "pd.DataFrame", question: Question) -> "Screening":
+    """Screen a table that is in memory: columns as a CSV has them.
+
+    Raises
+    ------
+    InputError
+        If a column is missing or nothing is left to judge.
+    """
+    from groundspeed.fleet.screen.screen_table import screen
+    from groundspeed.fleet.table import NEEDED, clean_fleet
+
+    missing = [c for c in NEEDED if c not in frame.columns]
+    if missing:
+        raise InputError(
+            f"lacks the column {', '.join(missing)}",
+            where="the table",
+            remedy="a fleet table has node,gpu,metric,value,unit",
+        )
+    table = clean_fleet(frame, "the table")
+    told = screen(
+        table,
+        lower_is_better=question.lower_is_better,
+        reference=reference_of(question, table),
+    )
+    if question.served is not None:
+        told = with_costs(told, question.served, question.profile_dir)
+    return told
+
+
+def reference_of(question: Question, table: "FleetTable") -> dict[str, float]:
+    """What the named reference reaches, in the units of a table; nothing if none is named."""
+    if question.reference is None:
+        return {}
+    from groundspeed.fleet.health.baseline import in_units_of, reference_rates
+
+    found = find_hardware(question.reference, profile_dir=question.profile_dir)
+    if found.profile is None:
+        raise InputError(
+            f"'{question.reference}' is a data sheet",
+            where="--reference",
+            remedy="give a profile that was measured",
+        )
+    return in_units_of(reference_rates(found.profile), table.units)
+
+
+def with_costs(told: "Screening", served: Served, profile_dir: Path | None = None) -> "Screening":
+    """The same findings, each with what it does to a deployment."""
+    from groundspeed.estimator.serving.workload import ServingWorkload
+    from groundspeed.fleet.screen.cost import cost_of
+
+    server = find_server(
+        served.model, served.gpu, tp=served.tp, dtype=served.dtype, engine=served.engine,
+        profile_dir=profile_dir,
+    )  # fmt: skip
+    workload = ServingWorkload(served.prompt_tokens, served.output_tokens, served.concurrency)
+    findings = tuple(
+        f
+        if f.verdict == "INCONCLUSIVE"
+        else f.model_copy(update={"cost": cost_of(f, server, workload)})
+        for f in told.findings
+    )
+    return told.model_copy(update={"findings": findings})
+
+
+def _how_to_confirm(table: "FleetTable", told: "Screening") -> str:
+    """Which units to measure again, with which control."""
+    from groundspeed.fleet.screen.confirm import control, suspects
+
+    def text(unit: tuple[str, int | None]) -> str:
+        return unit[0] if unit[1] is None else f"{unit[0]} gpu {unit[1]}"
+
+    again = [text(unit) for unit in suspects(told)]
+    best = control(table, told)
+    beside = f" with {text(best)} as control" if best is not None else ""
+    if not again:
+        return "there are no suspects: leave out --confirm"
+    return (
+        f"measure {', '.join(again)} twice{beside} and give the tables with --again "
+        "(or: groundspeed fleet run --confirm)"
+    )

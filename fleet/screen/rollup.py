@@ -1,0 +1,106 @@
+"""From many units that fell together to the one thing that did: the node, the rack, the class.
+
+Eight GPUs of a node that are slow in the same metric are not eight bad GPUs. Half of the units of a
+level (two or more) in the same metric are one finding of the level above. A class is special: its
+median is what its units are compared with, so only a reference can say that all of it is slow.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from groundspeed.fleet.screen.cause import Loss
+from groundspeed.fleet.screen.findings import Level
+from groundspeed.fleet.screen.score import FAIL, Scores
+from groundspeed.fleet.table import NODE_LEVEL
+from groundspeed.profiles.operations import Array
+
+Key = tuple[str, int | None, Level]
+"""Node (or rack, or class), GPU if it is one, level."""
+
+Losses = dict[str, Loss]
+"""By metric."""
+
+
+def roll_up_nodes(rows: pd.DataFrame, gathered: Mapping[Key, Losses]) -> dict[Key, Losses]:
+    """Half of a node's GPUs (two or more) in the same metric are the node."""
+    gpus = rows[rows["gpu"] != NODE_LEVEL].groupby("node", observed=True)["gpu"].nunique()
+    sizes = {str(node): int(count) for node, count in gpus.items()}
+    slow: dict[tuple[str, str], list[Key]] = {}
+    for key, unit in gathered.items():
+        if key[2] == "gpu":
+            for metric in unit:
+                slow.setdefault((key[0], metric), []).append(key)
+    found = {key: dict(unit) for key, unit in gathered.items()}
+    for (node, metric), keys in sorted(slow.items()):
+        if len(keys) < 2 or len(keys) < sizes.get(node, 0) / 2:
+            continue
+        values = [found[key].pop(metric) for key in keys]
+        middle = np.median(np.array(values), axis=0)
+        whole = found.setdefault((node, None, "node"), {})
+        # The tier of most of them, not of the worst.
+        whole[metric] = _middle(middle, round(float(middle[4])))
+    return {key: unit for key, unit in found.items() if unit}
+
+
+def _middle(middle: Array, tier: float) -> Loss:
+    loss, z, value, expected = (float(x) for x in middle[:4])
+    return Loss(loss, z, value, expected, float(tier))
+
+
+def roll_up_racks(rows: pd.DataFrame, units: dict[Key, Losses]) -> dict[Key, Losses]:
+    """Half of a rack's nodes (two or more) in the same metric are the rack."""
+    if rows["rack"].nunique() < 2:
+        return units
+    rack_of = {
+        str(node): str(rack)
+        for node, rack in rows[["node", "rack"]].drop_duplicates("node").itertuples(index=False)
+    }
+    sizes: dict[str, int] = {}
+    for rack in rack_of.values():
+        sizes[rack] = sizes.get(rack, 0) + 1
+    slow: dict[tuple[str, str], list[Key]] = {}
+    for key, unit in units.items():
+        if key[2] == "node":
+            for metric in unit:
+                slow.setdefault((rack_of[key[0]], metric), []).append(key)
+    found = dict(units)
+    for (rack, metric), keys in sorted(slow.items()):
+        if len(keys) < 2 or len(keys) < sizes[rack] / 2:
+            continue
+        values = [found[key].pop(metric) for key in keys]
+        middle = np.median(np.array(values), axis=0)
+        whole = found.setdefault((rack, None, "rack"), {})
+        whole[metric] = _middle(middle, float(middle[4]))
+    return {key: unit for key, unit in found.items() if unit}
+
+
+def slow_classes(rows: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Loss]:
+    """Class and metric, where half of the units (two or more) are below the reference's floor."""
+    if not scores.below.any():
+        return {}
+    part = rows[["klass", "metric", "value"]].assign(
+        below=scores.below, loss=scores.loss, expected=scores.expected
+    )
+    found = {}
+    for key, mine in part[part["value"].notna()].groupby(["klass", "metric"], observed=True):
+        short = mine[mine["below"]]
+        if len(short) >= 2 and len(short) >= len(mine) / 2:
+            klass, metric = (str(k) for k in key) if isinstance(key, tuple) else (str(key), "")
+            middle = short[["loss", "value", "expected"]].median()
+            found[klass, metric] = Loss(
+                float(middle["loss"]), np.nan, float(middle["value"]), float(middle["expected"]),
+                float(FAIL),
+            )  # fmt: skip
+    return found
+
+
+def class_units(rows: pd.DataFrame, classes: Mapping[tuple[str, str], Loss]) -> dict[Key, Losses]:
+    """What whole classes do; a class that is one node is that node."""
+    found: dict[Key, Losses] = {}
+    for (klass, metric), loss in sorted(classes.items()):
+        nodes = rows.loc[rows["klass"] == klass, "node"].unique()
+        key: Key = (str(nodes[0]), None, "node") if len(nodes) == 1 else (klass, None, "class")
+        found.setdefault(key, {})[metric] = loss
+    return found

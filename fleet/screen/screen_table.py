@@ -1,0 +1,219 @@
+"""Screen a fleet: score, gather by unit, roll up, explain.
+
+A GPU that is slow in three products is one finding. Half of a node's GPUs slow in the same metric
+are not eight bad GPUs: that is the node. Half of a rack is the rack. What fell together says why:
+host link and network down together is a PCIe link of half width; vector units down and tensor
+cores fine is a clock or a build.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from groundspeed.fleet.metrics import facts_of
+from groundspeed.fleet.screen.cause import Loss, Telemetry, Unit, explain
+from groundspeed.fleet.screen.findings import Finding, Level, Screening
+from groundspeed.fleet.screen.rollup import (
+    Key,
+    Losses,
+    class_units,
+    roll_up_nodes,
+    roll_up_racks,
+    slow_classes,
+)
+from groundspeed.fleet.screen.score import FAIL, FEWEST_UNITS, NO_CLASS, WARN, Scores, score
+from groundspeed.fleet.table import NODE_LEVEL, FleetTable
+
+
+def screen(
+    table: FleetTable,
+    *,
+    lower_is_better: Collection[str] = (),
+    reference: Mapping[str, float] | None = None,
+) -> Screening:
+    """Find what is not fine.
+
+    Parameters
+    ----------
+    table : FleetTable
+    lower_is_better : collection of str
+        Metrics for which that is said.
+    reference : mapping of str to float, optional
+        What a device of this kind reaches elsewhere: see
+        :func:`groundspeed.fleet.screen.score.score`.
+
+    Returns
+    -------
+    Screening
+        Findings in a fixed order: worst first, then by name.
+    """
+    scores = score(table, lower_is_better=lower_is_better, reference=reference)
+    rows = table.rows
+    telemetry = _telemetry(table)
+    classes = slow_classes(rows, scores)
+    gathered = _gather(rows, scores, classes)
+    units = {**roll_up_racks(rows, roll_up_nodes(rows, gathered)), **class_units(rows, classes)}
+    findings = [
+        explain(Unit(name, gpu, level, losses), telemetry, table.notes)
+        for (name, gpu, level), found in units.items()
+        for losses in _by_cause(found)
+    ]
+    findings = _join_links(findings)
+    findings += _missing(table, rows)
+    findings += _without_class(table, scores)
+    findings += [
+        _inconclusive(node, ("all",), "missing", f"no result at all: {why}")
+        for node, why in sorted(table.absent.items())
+    ]
+    findings.sort(key=lambda f: (ORDER[f.verdict], -(f.loss_fraction or 0.0), f.node, f.gpu or -1))
+    gpus = rows.loc[rows["gpu"] != NODE_LEVEL, ["node", "gpu"]].drop_duplicates()
+    verdicts = [f.verdict for f in findings]
+    return Screening(
+        findings=tuple(findings),
+        nodes=int(rows["node"].nunique()),
+        gpus=len(gpus),
+        metrics=int(rows["metric"].nunique()),
+        measurements=len(rows),
+        excluded=table.excluded,
+        fail=verdicts.count("FAIL"),
+        warn=verdicts.count("WARN"),
+        inconclusive=verdicts.count("INCONCLUSIVE"),
+        judged=int((np.isfinite(scores.loss) & (scores.tier <= FAIL)).sum()),
+    )
+
+
+ORDER = {"FAIL": 0, "WARN": 1, "FLAKY": 2, "INCONCLUSIVE": 3}
+
+
+def _gather(
+    rows: pd.DataFrame, scores: Scores, classes: Mapping[tuple[str, str], Loss]
+) -> dict[Key, Losses]:
+    """Flagged measurements by GPU (or node, for node metrics), without what whole classes do."""
+    found: dict[Key, Losses] = {}
+    flagged = np.flatnonzero((scores.tier == WARN) | (scores.tier == FAIL))
+    part = rows.iloc[flagged]
+    for position, node, gpu, metric, value, klass in zip(
+        flagged, part["node"], part["gpu"], part["metric"], part["value"], part["klass"],
+        strict=True,
+    ):  # fmt: skip
+        if not np.isfinite(scores.z[position]) and (str(klass), str(metric)) in classes:
+            continue
+        level: Level = "node" if gpu == NODE_LEVEL else "gpu"
+        key = (str(node), None if gpu == NODE_LEVEL else int(gpu), level)
+        found.setdefault(key, {})[str(metric)] = Loss(
+            float(scores.loss[position]),
+            float(scores.z[position]),
+            float(value),
+            float(scores.expected[position]),
+            float(scores.tier[position]),
+        )
+    return found
+
+
+LINKS = ("host_link", "network")
+
+
+def _by_cause(losses: dict[str, Loss]) -> list[dict[str, Loss]]:
+    """What fell together may have one cause; links, launches and arithmetic do not share one."""
+    groups: dict[str, dict[str, Loss]] = {}
+    for metric, found in losses.items():
+        kind = facts_of(metric).kind
+        group = "links" if kind in LINKS else kind if kind in ("nvlink", "launch") else "device"
+        groups.setdefault(group, {})[metric] = found
+    return [groups[name] for name in sorted(groups)]
+
+
+def _telemetry(table: FleetTable) -> Telemetry:
+    """Temperature, power and the like of each GPU, and what is usual."""
+    rows = table.rows
+    names = [str(m) for m in rows["metric"].cat.categories if facts_of(str(m)).kind == "telemetry"]
+    of_unit: dict[tuple[str, int], dict[str, float]] = {}
+    usual: dict[tuple[str, int], dict[str, float]] = {}
+    for name in names:
+        part = rows[(rows["metric"] == name) & rows["value"].notna()]
+        middle = part.groupby("klass", observed=True)["value"].transform("median")
+        for node, gpu, value, median in zip(
+            part["node"], part["gpu"], part["value"], middle, strict=True
+        ):
+            key = str(node), int(gpu)
+            of_unit.setdefault(key, {})[name] = float(value)
+            usual.setdefault(key, {})[name] = float(median)
+    return Telemetry(of_unit, usual)
+
+
+def _join_links(findings: list[Finding]) -> list[Finding]:
+    """A node whose network fell because of the host link of its GPUs has one cause, not two."""
+    narrow = {f.node for f in findings if f.cause == "pcie_width"}
+    network = {
+        f.node: f
+        for f in findings
+        if f.cause == "network" and f.level == "node" and f.node in narrow
+    }
+    joined = []
+    for f in findings:
+        other = network.get(f.node)
+        if f is other:
+            continue
+        if f.cause == "pcie_width" and other is not None:
+            loss = other.loss_fraction or 0.0
+            f = f.model_copy(
+                update={
+                    "metrics": (*f.metrics, *other.metrics),
+                    "evidence": f"{f.evidence}; {other.metric} of its node fell {loss:.0%} with it",
+                }
+            )
+        joined.append(f)
+    return joined
+
+
+def _missing(table: FleetTable, rows: pd.DataFrame) -> list[Finding]:
+    """Tests without a result: inconclusive, never slow. One finding a node."""
+    judged = [m for m in rows["metric"].cat.categories if facts_of(str(m)).kind != "telemetry"]
+    part = rows[rows["metric"].isin(judged)]
+    counts = part.assign(ok=part["value"].notna()).groupby(["node", "metric"], observed=True)["ok"]
+    have = counts.sum().unstack(fill_value=0)
+    results = have.to_numpy()
+    names = [str(m) for m in have.columns]
+    usual = np.array([np.bincount(column).argmax() for column in results.T])
+    failed = (counts.size() - counts.sum()).unstack(fill_value=0).to_numpy()
+    short_of = np.maximum(np.maximum(usual[None, :] - results, 0), failed)
+    found = []
+    for row in np.flatnonzero(short_of.any(axis=1)):
+        node = str(have.index[int(row)])
+        lacking = [names[i] for i in np.flatnonzero(short_of[row])]
+        short = int(short_of[row].sum())
+        shown = ", ".join(lacking[:4]) + (" ..." if len(lacking) > 4 else "")
+        said = dict.fromkeys(
+            note for (name, _, metric), note in sorted(table.notes.items())
+            if name == node and metric in (*lacking, "check")
+        )  # fmt: skip
+        why = "".join(f"; {note}" for note in list(said)[:2])
+        evidence = f"{short} results missing or failed: {shown}{why}"
+        found.append(_inconclusive(node, lacking, "missing", evidence))
+    return found
+
+
+def _inconclusive(node: str, metrics: Sequence[str], cause: str, evidence: str) -> Finding:
+    return Finding(
+        node=node, gpu=None, metric=metrics[0], metrics=tuple(metrics), verdict="INCONCLUSIVE",
+        value=None, expected=None, loss_fraction=None, z=None, level="node", cause=cause,
+        evidence=evidence,
+    )  # fmt: skip
+
+
+def _without_class(table: FleetTable, scores: Scores) -> list[Finding]:
+    """Units with too few of their kind (another power cap, another driver): one finding a node."""
+    part = table.rows[scores.tier == NO_CLASS]
+    if part.empty:
+        return []
+    found = []
+    for node, mine in part.groupby("node", observed=True):
+        metrics = tuple(sorted(str(m) for m in mine["metric"].unique()))
+        kinds = ", ".join(sorted(str(k) for k in mine["klass"].unique()))
+        evidence = (
+            f"fewer than {FEWEST_UNITS} results of its kind ({kinds}): "
+            "nothing to compare with but a reference"
+        )
+        found.append(_inconclusive(str(node), metrics, "no_class", evidence))
+    return found

@@ -1,0 +1,1 @@
+"""Attention: prefill by torch's library, decode over a paged KV cache in Triton."""

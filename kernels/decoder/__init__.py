@@ -1,0 +1,1 @@
+"""A whole decoder with random weights, and the elementwise operations inside it."""

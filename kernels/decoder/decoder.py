@@ -1,0 +1,256 @@
+"""A decoder of a given shape with random weights: what ``groundspeed verify`` really runs.
+
+Speed does not depend on what the weights are, so they are random, drawn on the device: no
+download, no file, any model whose shape is known. The structure is the plain one that estimates
+assume (fused QKV and gate-up products, static KV cache, fused attention, greedy sampling); every
+operation is one of the functions that :mod:`groundspeed.kernels` measures.
+
+Legend: B batch, S prompt length, T cache capacity, H hidden, V vocabulary, D head_dim.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from groundspeed.kernels.attention.attention import attend_decode, attend_prefill
+from groundspeed.kernels.decoder import elementwise
+from groundspeed.kernels.kernel import DTYPES
+
+Probe = Callable[[str], None]
+"""Called after each operation with its group; timing hangs on it, the decoder knows nothing."""
+
+
+def no_probe(group: str) -> None:
+    """Measure nothing between operations."""
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """Everything that decides the speed of a dense decoder."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied_head: bool
+    gated_mlp: bool = True
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    layer_norm: bool = False
+    parallel_block: bool = False
+    dtype: str = "bfloat16"
+
+    @property
+    def qkv_width(self) -> int:
+        """Columns of the fused query, key and value product."""
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+
+@dataclass
+class _Layer:
+    norm: torch.Tensor  # (H,)
+    qkv: torch.Tensor  # (qkv_width, H)
+    qkv_bias: torch.Tensor | None
+    out: torch.Tensor  # (H, heads * D)
+    out_bias: torch.Tensor | None
+    mlp_norm: torch.Tensor | None  # (H,), None in a parallel block
+    up: torch.Tensor  # (2 I or I, H)
+    up_bias: torch.Tensor | None
+    down: torch.Tensor  # (H, I)
+    down_bias: torch.Tensor | None
+    q_norm: torch.Tensor | None  # (D,)
+    k_norm: torch.Tensor | None
+    k_cache: torch.Tensor  # (B, kv_heads, T, D)
+    v_cache: torch.Tensor
+
+
+class Decoder:
+    """A decoder with its weights and a static KV cache.
+
+    Parameters
+    ----------
+    shape : DecoderShape
+    device : torch.device
+    batch : int
+        Sequences the cache holds.
+    capacity : int
+        [tokens] Length of the cache of one sequence.
+    seed : int, default 0
+
+    Raises
+    ------
+    torch.OutOfMemoryError, RuntimeError
+        If the device has no room for it.
+    """
+
+    def __init__(
+        self,
+        shape: DecoderShape,
+        device: torch.device,
+        *,
+        batch: int,
+        capacity: int,
+        seed: int = 0,
+    ) -> None:
+        self.shape = shape
+        self.device = device
+        self.batch = batch
+        self.capacity = capacity
+        self._generator = torch.Generator(device=device).manual_seed(seed)
+        s = shape
+        self.table = self._weight(s.vocabulary, s.hidden)
+        self.head = self.table if s.tied_head else self._weight(s.vocabulary, s.hidden)
+        self.final_norm = self._weight(s.hidden)
+        self.layers = [self._layer() for _ in range(s.layers)]
+        angles = torch.arange(capacity, device=device)[:, None] / 1e4 ** (
+            torch.arange(0, s.head_dim, 2, device=device) / s.head_dim
+        )
+        both = torch.cat((angles, angles), dim=-1)[:, None]  # (T, 1, D)
+        self.cos, self.sin = both.cos().to(DTYPES[s.dtype]), both.sin().to(DTYPES[s.dtype])
+
+    def prefill(self, tokens: torch.Tensor, probe: Probe = no_probe) -> torch.Tensor:
+        """Process a prompt and choose the first token.
+
+        Parameters
+        ----------
+        tokens : (B, S) int64 Tensor
+        probe : callable, optional
+
+        Returns
+        -------
+        (B,) int64 Tensor
+        """
+        return self._forward(tokens, 0, probe)
+
+    def decode(self, tokens: torch.Tensor, position: int, probe: Probe = no_probe) -> torch.Tensor:
+        """Process one token a sequence at a position and choose the next.
+
+        Parameters
+        ----------
+        tokens : (B,) int64 Tensor
+        position : int
+            Tokens already in the cache.
+
+        Returns
+        -------
+        (B,) int64 Tensor
+        """
+        return self._forward(tokens[:, None], position, probe)
+
+    def _forward(self, tokens: torch.Tensor, start: int, probe: Probe) -> torch.Tensor:
+        s = self.shape
+        batch, length = tokens.shape
+        x = elementwise.embed(self.table, tokens.reshape(-1))  # (B * S, H)
+        probe("embed")
+        cos = self.cos[start : start + length].repeat(batch, 1, 1)
+        sin = self.sin[start : start + length].repeat(batch, 1, 1)
+        for layer in self.layers:
+            normed = self._norm(x, layer.norm)
+            probe("norm")
+            attended = self._attention(layer, normed, cos, sin, batch, start, probe)
+            x = x + attended
+            probe("residual")
+            if layer.mlp_norm is not None:  # else attention and MLP see the same input (GPT-J)
+                normed = self._norm(x, layer.mlp_norm)
+                probe("norm")
+            up = F.linear(normed, layer.up, layer.up_bias)
+            probe("mlp")
+            up = elementwise.silu_mul(up) if s.gated_mlp else elementwise.gelu(up)
+            probe("activation")
+            down = F.linear(up, layer.down, layer.down_bias)
+            probe("mlp")
+            x = x + down
+            probe("residual")
+        last = x.view(batch, length, s.hidden)[:, -1]
+        last = self._norm(last, self.final_norm)
+        probe("norm")
+        logits = F.linear(last, self.head)  # (B, V)
+        probe("head")
+        chosen = elementwise.argmax(logits)
+        probe("sampling")
+        return chosen
+
+    def _attention(
+        self,
+        layer: _Layer,
+        normed: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        batch: int,
+        start: int,
+        probe: Probe,
+    ) -> torch.Tensor:
+        s = self.shape
+        rows = normed.shape[0]
+        length = rows // batch
+        qkv = F.linear(normed, layer.qkv, layer.qkv_bias)
+        probe("qkv")
+        heads = qkv.view(rows, s.heads + 2 * s.kv_heads, s.head_dim)
+        turning, v = heads[:, : s.heads + s.kv_heads], heads[:, s.heads + s.kv_heads :]
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = turning[:, : s.heads], turning[:, s.heads :]
+            turning = torch.cat((self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)), dim=1)
+            probe("norm")
+        turning = elementwise.rotary(turning, cos, sin)
+        probe("rotary")
+        q, k = turning[:, : s.heads], turning[:, s.heads :]
+        end = start + length
+        layer.k_cache[:, :, start:end] = k.view(batch, length, -1, s.head_dim).transpose(1, 2)
+        layer.v_cache[:, :, start:end] = v.view(batch, length, -1, s.head_dim).transpose(1, 2)
+        probe("kv_write")
+        q = q.view(batch, length, s.heads, s.head_dim).transpose(1, 2)
+        k, v = layer.k_cache[:, :, :end], layer.v_cache[:, :, :end]
+        attended = attend_decode(q, k, v) if length == 1 else attend_prefill(q, k, v)
+        probe("attention")
+        flat = attended.transpose(1, 2).reshape(rows, s.heads * s.head_dim)
+        result = F.linear(flat, layer.out, layer.out_bias)
+        probe("out")
+        return result
+
+    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if self.shape.layer_norm:
+            return elementwise.layer_norm(x, weight, None)
+        return elementwise.rms_norm(x, weight)
+
+    def _weight(self, *size: int) -> torch.Tensor:
+        """Normal numbers scaled so that activations keep their size through the layers."""
+        weight = torch.empty(size, dtype=DTYPES[self.shape.dtype], device=self.device)
+        if len(size) == 1:
+            return weight.fill_(1.0)
+        return weight.normal_(0.0, size[-1] ** -0.5, generator=self._generator)
+
+    def _layer(self) -> _Layer:
+        s = self.shape
+        cache = (self.batch, s.kv_heads, self.capacity, s.head_dim)
+
+        def zeros(*size: int) -> torch.Tensor:
+            return torch.zeros(size, dtype=DTYPES[s.dtype], device=self.device)
+
+        up_width = 2 * s.intermediate if s.gated_mlp else s.intermediate
+
+        def bias(wanted: bool, width: int) -> torch.Tensor | None:
+            return zeros(width) if wanted else None
+
+        return _Layer(
+            norm=self._weight(s.hidden),
+            qkv=self._weight(s.qkv_width, s.hidden),
+            qkv_bias=bias(s.qkv_bias, s.qkv_width),
+            out=self._weight(s.hidden, s.heads * s.head_dim),
+            out_bias=bias(s.output_bias, s.hidden),
+            mlp_norm=None if s.parallel_block else self._weight(s.hidden),
+            up=self._weight(up_width, s.hidden),
+            up_bias=bias(s.mlp_bias, up_width),
+            down=self._weight(s.hidden, s.intermediate),
+            down_bias=bias(s.mlp_bias, s.hidden),
+            q_norm=self._weight(s.head_dim) if s.qk_norm else None,
+            k_norm=self._weight(s.head_dim) if s.qk_norm else None,
+            k_cache=zeros(*cache),
+            v_cache=zeros(*cache),
+        )

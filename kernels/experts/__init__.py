@@ -1,0 +1,1 @@
+"""The grouped matrix products of a mixture of experts."""

@@ -1,0 +1,1 @@
+"""Links: collectives between devices, symmetric memory, and the link to the host."""

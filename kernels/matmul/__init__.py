@@ -1,0 +1,1 @@
+"""Matrix products: torch's library, narrow data types, and our own kernel in Triton."""

@@ -1,0 +1,295 @@
+"""What ``estimate`` does for a server: concurrency, parallelism, an engine."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from groundspeed.commands.options import deliver
+from groundspeed.profiles.errors import InputError
+
+if TYPE_CHECKING:
+    from groundspeed.estimator import Model
+    from groundspeed.estimator.engines.engine import Engine
+    from groundspeed.estimator.hardware.find_hardware import FoundHardware
+    from groundspeed.estimator.hardware.law_lookup import Hardware
+    from groundspeed.estimator.serving.deployment import Deployment
+    from groundspeed.estimator.serving.pools import Disaggregated
+    from groundspeed.estimator.serving.workload import ServingPrediction, ServingWorkload
+
+Measured = dict[int, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class ServingRequest:
+    """What was asked on the command line."""
+
+    workload: "ServingWorkload"
+    deployment: "Deployment"
+    engine: str
+    engine_version: str
+    token_budget: int | None
+    max_sequences: int | None
+    concurrency: tuple[int, ...]
+    replicas: int
+    simulate: bool
+    slo: tuple[float, float] | None
+    pools: tuple[int, int] | None
+    measured: Path | None
+    plot: Path | None
+    price: float | None = None
+
+
+def parse_concurrency(text: str) -> tuple[int, ...]:
+    """``1,2,4..128``: numbers, and powers of two between two of them.
+
+    >>> parse_concurrency("1,4..32")
+    (1, 4, 8, 16, 32)
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        ends = part.strip().split("..")
+        try:
+            numbers = [int(end) for end in ends]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (1, 2) or any(not 1 <= n <= 1_000_000 for n in numbers):
+            raise InputError(
+                f"'{part}' is no concurrency", where="--concurrency", remedy="write 1,2,4..128"
+            )
+        value = numbers[0]
+        while value < numbers[-1]:
+            found.append(value)
+            value *= 2
+        found.append(numbers[-1])
+    return tuple(dict.fromkeys(found))
+
+
+def parse_slo(text: str | None) -> tuple[float, float] | None:
+    """``ttft=500,tpot=50`` in milliseconds."""
+    if text is None:
+        return None
+    limits = {"ttft": float("inf"), "tpot": float("inf")}
+    for part in text.split(","):
+        name, _, value = part.strip().partition("=")
+        try:
+            limits[name.lower()] = float(value.lower().removesuffix("ms")) * 1e-3
+        except ValueError:
+            name = ""
+        if name.lower() not in ("ttft", "tpot"):
+            raise InputError(f"'{part}' is no objective", where="--slo",
+                             remedy="write ttft=500,tpot=50 (milliseconds)")  # fmt: skip
+    return limits["ttft"], limits["tpot"]
+
+
+def parse_pools(text: str | None) -> tuple[int, int] | None:
+    """``2+6``: replicas that prefill, and replicas that decode."""
+    if text is None:
+        return None
+    first, plus, second = text.partition("+")
+    if not (plus and first.strip().isdigit() and second.strip().isdigit()):
+        raise InputError(
+            f"'{text}' is no pair of pools", where="--prefill-decode", remedy="write 2+6"
+        )
+    return int(first), int(second)
+
+
+def read_trace(path: Path) -> tuple[tuple[float, int, int], ...]:
+    """Arrivals of a trace: seconds, prompt tokens, output tokens.
+
+    Raises
+    ------
+    InputError
+        If a column is missing or a value is no number.
+    """
+    from groundspeed.profiles.csv_rows import read_rows
+
+    found = []
+    for line, row in enumerate(read_rows(path), start=2):
+        try:
+            arrival, isl, osl = float(row["arrival_s"]), int(row["isl"]), int(row["osl"])
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"needs arrival_s, isl and osl, numbers in every row ({error})",
+                where=f"{path}, line {line}",
+            ) from error
+        if not (0.0 <= arrival < 1e9 and isl > 0 and osl > 0):
+            raise InputError("arrival, isl and osl must be positive", where=f"{path}, line {line}")
+        found.append((arrival, isl, osl))
+    if not found:
+        raise InputError("holds no arrival", where=str(path))
+    return tuple(sorted(found))
+
+
+def estimate_serving(
+    model: "Model",
+    found: "list[FoundHardware]",
+    request: ServingRequest,
+    *,
+    as_json: bool,
+    output: Path | None,
+    force: bool,
+) -> None:
+    """Predict every concurrency on every hardware, and show it."""
+    from groundspeed.estimator.hardware.law_lookup import DatasheetHardware, ProfileHardware
+
+    columns: list[tuple[str, list[ServingPrediction]]] = []
+    for hardware in found:
+        engine = _engine(request, hardware)
+        if hardware.spec is not None and (len(found) == 1 or hardware.profile is None):
+            bare = _sheet_engine(engine)
+            name = "data sheet" if len(found) == 1 else f"{hardware.name} (sheet)"
+            sheet = DatasheetHardware(hardware.spec)
+            columns.append((name, _predict(model, request, bare, sheet)))
+        if hardware.profile is not None:
+            name = "calibrated" if len(found) == 1 else hardware.name
+            profile = ProfileHardware(hardware.profile)
+            columns.append((name, _predict(model, request, engine, profile)))
+    measured = read_measured(request.measured) if request.measured else {}
+    pools = _pools(model, request, found[-1]) if request.pools else None
+    if request.plot is not None:
+        from groundspeed.display.plot_serving import plot_serving
+
+        plot_serving(columns, measured, request.plot)
+    if as_json or output is not None:
+        document: dict[str, object] = {
+            "hardware": [{"name": h.name, "chosen": h.why} for h in found],
+            "predictions": [
+                {"column": name, **p.model_dump(mode="json")} for name, ps in columns for p in ps
+            ],
+        }
+        if pools is not None:
+            document["disaggregated"] = pools.model_dump(mode="json")
+        deliver(json.dumps(document, indent=1), output, force=force)
+        return
+    from groundspeed.display.show_serving import (
+        show_costs,
+        show_memory,
+        show_parts,
+        show_percentiles,
+        show_pools,
+        show_serving,
+    )
+    from groundspeed.display.terminal import make_console, plain, safe
+
+    console = make_console()
+    best = columns[-1][1]
+    last = best[-1]
+    w = request.workload
+    console.print(
+        f"[bold]{safe(model.id)}[/bold]  {model.parameters / 1e9:.1f} B parameters, "
+        f"{model.active_parameters / 1e9:.1f} B active; {safe(last.formats)}; "
+        f"{safe(last.engine)} on {last.devices} devices; prompt {w.prompt_tokens}, "
+        f"output {w.output_tokens}"
+    )
+    for hardware in found:
+        console.print(plain(f"{hardware.name}: {hardware.why}"), style="dim")
+    console.print()
+    show_serving(console, columns, measured)
+    if request.simulate:
+        show_percentiles(console, best)
+    if len(found) == 1:
+        show_parts(console, last)
+    show_memory(console, last)
+    show_costs(console, best)
+    console.print(plain(f"TTFT is {last.ttft_explained}"))
+    console.print(plain(f"assumed: {'; '.join(last.assumed)}"), style="dim")
+    for note in dict.fromkeys(note for _, ps in columns for p in ps for note in p.notes):
+        console.print(plain(f"note: {note}"), style="yellow")
+    if pools is not None:
+        console.print()
+        show_pools(console, pools)
+    if request.plot is not None:
+        console.print(plain(f"plot {request.plot}"))
+    console.print(last.tpot_definition, style="dim")
+
+
+def _engine(request: ServingRequest, hardware: "FoundHardware") -> "Engine":
+    from groundspeed.estimator.engines.engine import find_engine
+    from groundspeed.estimator.serving.server import with_budget
+
+    rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
+    engine = find_engine(
+        request.engine, version=request.engine_version, platform="rocm" if rocm else "cuda"
+    )
+    return with_budget(engine, request.token_budget, request.max_sequences)
+
+
+def _sheet_engine(engine: "Engine") -> "Engine":
+    """The same scheduler without any cost of the host: a bound stays a bound."""
+    from groundspeed.estimator.engines.engine import Costs
+
+    nothing = Costs(step_s=0.0, layer_s=0.0, sequence_s=0.0, collective_s=0.0, request_s=0.0)
+    return engine.model_copy(update={"costs": nothing})
+
+
+def _predict(
+    model: "Model", request: ServingRequest, engine: "Engine", hardware: "Hardware"
+) -> "list[ServingPrediction]":
+    from groundspeed.estimator.serving.server import Server
+
+    server = Server(model, request.deployment, engine, hardware)
+    found = []
+    for concurrency in request.concurrency:
+        each = -(-concurrency // request.replicas)
+        workload = replace(request.workload, concurrency=each)
+        told = server.predict(workload, slo=request.slo, price_per_hour=request.price)
+        if request.replicas > 1:
+            told = told.model_copy(
+                update={
+                    "concurrency": concurrency,
+                    "devices": told.devices * request.replicas,
+                    **{
+                        name: getattr(told, name) * request.replicas
+                        for name in ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s")
+                    },
+                }
+            )
+        found.append(told)
+    return found
+
+
+def _pools(model: "Model", request: ServingRequest, hardware: "FoundHardware") -> "Disaggregated":
+    from groundspeed.estimator.serving.pools import Pools, predict_disaggregated
+    from groundspeed.estimator.serving.server import Server
+
+    server = Server(model, request.deployment, _engine(request, hardware), hardware.best)
+    assert request.pools is not None
+    workload = replace(request.workload, concurrency=request.concurrency[-1])
+    link = hardware.spec.scaleup_bandwidth_bytes_per_s if hardware.spec else None
+    if link is None:
+        raise InputError(f"the bandwidth between pools of {hardware.name} is not known")
+    pools = Pools(server, server, request.pools[0], request.pools[1], link.value)
+    return predict_disaggregated(pools, workload)
+
+
+def read_measured(path: Path) -> Measured:
+    """Measured rows by concurrency: a CSV with the columns of ``backtest``.
+
+    Raises
+    ------
+    InputError
+        If it is no such table.
+    """
+    from groundspeed.profiles.csv_rows import read_rows
+
+    found: Measured = {}
+    for row in read_rows(path):
+        try:
+            concurrency = int(float(row.get("batch_or_concurrency") or row["concurrency"]))
+            found[concurrency] = {
+                metric: float(row[column]) * scale
+                for metric, column, scale in (
+                    ("ttft_s", "ttft_ms", 1e-3),
+                    ("tpot_s", "tpot_ms", 1e-3),
+                    ("output_tokens_per_s", "output_tok_s", 1.0),
+                    ("total_tokens_per_s", "total_tok_s", 1.0),
+                )
+                if row.get(column)
+            }
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"a row has no whole 'batch_or_concurrency' or a value is no number ({error})",
+                where=str(path),
+            ) from error
+    return found

@@ -1,0 +1,177 @@
+"""Typed results of the Python API that show themselves in a notebook.
+
+Each is the object that the command line works with, and can do three things more: show its tables
+as HTML, become a DataFrame (``to_pandas``) and draw itself (``plot``).
+
+    profile = groundspeed.load_profile("h200")   # in a notebook: its tables
+    profile.to_pandas()                          # every measured point
+    profile.plot()                               # the roofline
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from groundspeed.estimator import Prediction
+from groundspeed.estimator.serving.workload import ServingPrediction
+from groundspeed.fleet.screen.findings import Finding, Screening
+from groundspeed.profiles.record import Record
+from groundspeed.profiles.schema import Profile
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from rich.console import Console
+
+WIDTH = 110
+"""Characters of a table in a notebook."""
+
+PRE = (
+    '<pre style="font-family:ui-monospace,Menlo,Consolas,monospace;line-height:1.35;'
+    'overflow-x:auto;white-space:pre">{code}</pre>'
+)
+
+
+def _html(show: "Callable[[Console], None]") -> str:
+    """What a terminal would show, as HTML; every name in it is escaped."""
+    import io
+
+    from rich.console import Console
+
+    console = Console(
+        record=True, width=WIDTH, file=io.StringIO(), highlight=False, force_jupyter=False
+    )
+    show(console)
+    return console.export_html(inline_styles=True, code_format=PRE)
+
+
+def _axes(axes: "Axes | None") -> "Axes":
+    if axes is not None:
+        return axes
+    import matplotlib.pyplot as plt
+
+    made: Axes = plt.subplots(figsize=(9.0, 5.6), layout="constrained")[1]
+    return made
+
+
+class MeasuredProfile(Profile):
+    """A profile in a notebook."""
+
+    def _repr_html_(self) -> str:
+        from groundspeed.display.show_profile import show_profile
+
+        return _html(lambda console: show_profile(console, self))
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Every measured point: operation, regime, case, time and its interval, telemetry."""
+        import pandas as pd
+
+        rows = []
+        for curve in self.curves:
+            for p in curve.points:
+                rows.append(
+                    {
+                        "operation": curve.operation, **curve.regime, "backend": curve.backend,
+                        "cache": curve.cache, "origin": curve.origin, **p.case,
+                        "time_us": 1e6 * p.time_s, "low_us": 1e6 * p.low_s,
+                        "high_us": 1e6 * p.high_s, "flops": p.flops, "bytes": p.bytes,
+                        "clock_mhz": p.clock_mhz, "power_w": p.power_w,
+                        "temperature_c": p.temperature_c, "valid": p.valid,
+                        "tags": " ".join(p.tags),
+                    }
+                )  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def plot(self, axes: "Axes | None" = None) -> "Axes":
+        """The roofline with every measured point; for a profile of links, their bandwidth."""
+        from groundspeed.display.plots import draw_profile
+
+        found = _axes(axes)
+        draw_profile(found, self)
+        return found
+
+
+class StaticEstimate(Prediction):
+    """A static batch in a notebook."""
+
+    def _repr_html_(self) -> str:
+        from groundspeed.display.show_profile import show_breakdown, show_predictions
+
+        def show(console: "Console") -> None:
+            show_predictions(console, [(self.hardware, self)])
+            show_breakdown(console, self)
+
+        return _html(show)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row a number: value and interval."""
+        import pandas as pd
+
+        names = ("ttft_s", "tpot_s", "e2e_s", "output_tokens_per_s", "total_tokens_per_s")
+        found = {n: getattr(self, n) for n in names}
+        rows = {n: {"value": e.value, "low": e.low, "high": e.high} for n, e in found.items() if e}
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+    def plot(self, axes: "Axes | None" = None) -> "Axes":
+        """Where the time of a decode step goes (of the prefill, for a single token)."""
+        from groundspeed.display.plots import draw_parts
+
+        found = _axes(axes)
+        draw_parts(found, self)
+        return found
+
+
+class ServerEstimate(Record):
+    """A server over concurrency, in a notebook."""
+
+    predictions: tuple[ServingPrediction, ...]
+
+    def _repr_html_(self) -> str:
+        from groundspeed.display.show_serving import show_serving
+
+        return _html(lambda console: show_serving(console, [self._column()], {}))
+
+    def _column(self) -> tuple[str, tuple[ServingPrediction, ...]]:
+        return self.predictions[0].hardware, self.predictions
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row a concurrency."""
+        import pandas as pd
+
+        keys = (
+            "concurrency", "ttft_s", "ttft_low_s", "ttft_high_s", "tpot_s", "tpot_low_s",
+            "tpot_high_s", "e2e_s", "output_tokens_per_s", "total_tokens_per_s",
+            "requests_per_s", "saturated",
+        )  # fmt: skip
+        return pd.DataFrame([{k: getattr(p, k) for k in keys} for p in self.predictions])
+
+    def plot(self, axes: "Axes | None" = None) -> "Axes":
+        """Throughput over latency, with intervals."""
+        from groundspeed.display.plot_serving import draw_serving
+
+        found = _axes(axes)
+        draw_serving(found, [self._column()], {})
+        return found
+
+
+class FleetScreening(Screening):
+    """A screening in a notebook."""
+
+    def _repr_html_(self) -> str:
+        from groundspeed.display.show_fleet import show_screening
+
+        return _html(lambda console: show_screening(console, self))
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row a finding."""
+        import pandas as pd
+
+        rows = [f.model_dump() for f in self.findings]
+        return pd.DataFrame(rows, columns=list(Finding.model_fields))
+
+    def plot(self, axes: "Axes | None" = None) -> "Axes":
+        """What each unit loses, by verdict."""
+        from groundspeed.display.plots import draw_findings
+
+        found = _axes(axes)
+        draw_findings(found, self)
+        return found

@@ -1,0 +1,32 @@
+"""An audit as a table of what follows from a claim, and what was checked."""
+
+from rich.console import Console
+
+from groundspeed.display.terminal import digits, make_table, plain, safe
+from groundspeed.estimator.decisions.audit import Audit, Fair
+
+MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]note[/yellow]", "wrong": "[red]wrong[/red]"}
+
+
+def show_audit(console: Console, audit: Audit) -> None:
+    """Checks first, then the figures."""
+    console.print(f"[bold]{safe(audit.label)}[/bold]  {safe(audit.model)} on {safe(audit.gpu)}")
+    for check in audit.checks:
+        console.print(f"{MARKS[check.severity]}  {check.name}: {safe(check.text)}")
+    if audit.figures:
+        console.print()
+        table = make_table("what it means", "", "", "how")
+        table.columns[3].justify = "left"
+        for f in audit.figures:
+            table.add_row(plain(f.name), digits(f.value), f.unit, plain(f.how))
+        console.print(table)
+    console.print()
+
+
+def show_fair(console: Console, fair: Fair) -> None:
+    """Two claims on one footing."""
+    table = make_table("", "output token/s a GPU")
+    for name, rate in zip(fair.names, fair.output_per_gpu, strict=True):
+        table.add_row(plain(name), digits(rate) if rate else "not stated")
+    console.print(table)
+    console.print(plain(fair.verdict))

@@ -1,0 +1,40 @@
+"""Options side by side, the winner in front, ties said."""
+
+from rich.console import Console
+
+from groundspeed.display.terminal import digits, make_table, plain
+from groundspeed.estimator.decisions.compare import NAMES, ServingComparison
+
+SCALE = {"ttft_s": 1e3, "tpot_s": 1e3}
+UNITS = {
+    "ttft_s": "ms",
+    "tpot_s": "ms",
+    "tokens_per_s_per_gpu": "token/s",
+    "tokens_per_price": "token",
+}
+
+
+def show_servers(console: Console, told: ServingComparison) -> None:
+    """A table a metric: each option's figure, who is ahead and by how much."""
+    for metric in dict.fromkeys(r.metric for r in told.rows):
+        table = make_table(
+            f"{NAMES[metric]}, {UNITS[metric]}", *told.options, "ahead", "by", "noise"
+        )
+        for row in told.rows:
+            if row.metric != metric:
+                continue
+            values = [
+                digits(v * SCALE.get(metric, 1.0)) if v is not None else "saturated"
+                for v in row.values
+            ]
+            table.add_row(
+                f"concurrency {row.concurrency}",
+                *values,
+                plain(row.winner or "tie"),
+                f"{row.ratio - 1.0:.0%}" if row.ratio else "",
+                f"{row.noise - 1.0:.0%}" if row.noise else "",
+            )
+        console.print(table)
+        console.print()
+    for line in told.summary:
+        console.print(plain(line))

@@ -1,0 +1,270 @@
+"""Tables of the things this program knows: profiles, predictions, verifications."""
+
+from rich.console import Console
+from rich.text import Text
+
+from groundspeed.display.show_links import show_links
+from groundspeed.display.terminal import (
+    bar,
+    digits,
+    make_table,
+    plain,
+    safe,
+    scale_for,
+    shown,
+    shown_interval,
+)
+from groundspeed.estimator.decisions.naive_method import ArticleEstimate
+from groundspeed.estimator.serving.static_batch import Estimate, Phase, Prediction
+from groundspeed.profiles.datasheet import DeviceSpec
+from groundspeed.profiles.difference import ProfileComparison
+from groundspeed.profiles.schema import Device, Profile
+from groundspeed.profiles.utilization import utilization
+from groundspeed.profiles.validation import Violation
+
+
+def show_device_line(console: Console, device: Device, sheet: DeviceSpec | None) -> None:
+    """Say what the device is and what its data sheet claims."""
+    units = "threads" if device.kind == "cpu" else "compute units"
+    facts = [f"{device.compute_units} {units}", f"{device.memory_bytes / 2**30:.0f} GiB"]
+    if device.last_level_cache_bytes:
+        facts.append(f"{device.last_level_cache_bytes / 2**20:.0f} MiB last-level cache")
+    facts += device.instruction_sets
+    console.print(f"[bold]{safe(device.name)}[/bold]  {safe(', '.join(facts))}")
+    if sheet is None:
+        console.print("data sheet: none for this device; rates are shown as achieved, alone")
+        return
+    claims = [f"{name} {shown(q.value, 'FLOP/s')}" for name, q in sheet.peak_flops_per_s.items()]
+    if sheet.memory_bandwidth_bytes_per_s:
+        claims.append(f"memory {shown(sheet.memory_bandwidth_bytes_per_s.value, 'bytes/s')}")
+    console.print(plain(f"data sheet ({sheet.id}): {', '.join(claims)}"))
+
+
+def show_rates(console: Console, profile: Profile) -> None:
+    """Achieved against data sheet, with 90 % intervals."""
+    known = any(r.utilization is not None for r in profile.rates)
+    columns = ["achieved", "rate", "90 % interval"]
+    columns += ["data sheet", "utilization", ""] if known else [""]
+    table = make_table(*columns)
+    for rate in profile.rates:
+        divisor, unit = scale_for(rate.value, rate.unit)
+        interval = f"{digits(rate.low / divisor)} to {digits(rate.high / divisor)}"
+        row: list[Text | str] = [
+            plain(rate.quantity),
+            f"{digits(rate.value / divisor)} {unit}",
+            interval,
+        ]
+        if known:
+            claimed = f"{digits(rate.datasheet / divisor)} {unit}" if rate.datasheet else ""
+            share = f"{rate.utilization:.0%}" if rate.utilization else ""
+            row += [claimed, share, bar(rate.utilization) if rate.utilization else plain(rate.note)]
+        else:
+            row.append(plain(rate.note))
+        table.add_row(*row)
+    console.print(table)
+
+
+def show_utilization(console: Console, profile: Profile) -> None:
+    """What models see of the device: the number that replaces "about 60 %"."""
+    found = utilization(profile)
+    if not found:
+        return
+    shares = any(u.share is not None for u in found)
+    columns = ["a model's", "rows", "achieved"]
+    table = make_table(*columns, *(["of the data sheet", "90 % interval", ""] if shares else [""]))
+    for u in found:
+        unit = "FLOP/s" if u.phase == "prefill" else "bytes/s"
+        row: list[Text | str] = [
+            plain(f"{u.phase} {u.regime}"),
+            f"{u.rows:,}",
+            shown(u.rate, unit),
+        ]
+        if shares:
+            inside = f"{u.low:.0%} to {u.high:.0%}" if u.low and u.high else ""
+            share = f"{u.share:.0%}" if u.share else ""
+            row += [share, inside, bar(u.share, width=12) if u.share else ""]
+        else:
+            row.append("extrapolated" if u.extrapolated else "")
+        table.add_row(*row)
+    console.print(table)
+
+
+def show_laws(console: Console, profile: Profile) -> None:
+    """Each law's coefficients and its error on points it has not seen."""
+    table = make_table("law", "start-up", "compute", "bandwidth", "points", "median error", "P90")
+    for law in profile.laws:
+        if law.knots is not None:
+            continue  # shown as curves
+        values = law.values()
+        compute = values.get("compute_flops_per_s")
+        table.add_row(
+            plain(f"{law.operation} {' '.join(law.regime.values())}"),
+            shown(values["startup_s"], "s"),
+            shown(compute, "FLOP/s") if compute else "",
+            shown(values["bandwidth_bytes_per_s"], "bytes/s"),
+            str(law.points),
+            f"{law.held_out.median_fraction:.1%}",
+            f"{law.held_out.q90_fraction:.1%}",
+        )
+    if table.row_count:
+        console.print(table)
+
+
+def show_profile(console: Console, profile: Profile) -> None:
+    """Everything a profile says, summary first."""
+    environment = profile.environment
+    show_device_line(console, profile.device, profile.datasheet)
+    console.print(
+        plain(
+            f"{profile.id}  {profile.mode}, {environment.date_utc}, "
+            + ", ".join(f"{k} {v}" for k, v in environment.libraries.items())
+            + f", {environment.virtualization}, telemetry: {environment.telemetry}"
+        ),
+        style="dim",
+    )
+    show_warnings(console, profile)
+    console.print()
+    show_utilization(console, profile)
+    console.print()
+    show_rates(console, profile)
+    console.print()
+    show_links(console, profile)
+    show_laws(console, profile)
+    for s in profile.stability:
+        console.print(
+            f"{s.limit} reference: {s.verdict}, spread ±{s.spread_fraction:.1%}, "
+            f"drift {s.drift_fraction:+.1%} over {s.repeats} repeats",
+            style="dim",
+        )
+
+
+def show_warnings(console: Console, profile: Profile) -> None:
+    """What a reader should know before trusting a number."""
+    for warning in profile.warnings:
+        console.print(plain(f"note: {warning}"), style="yellow")
+
+
+def show_violations(console: Console, violations: list[Violation]) -> None:
+    """One line each."""
+    for v in violations:
+        style = "red" if v.severity == "error" else "yellow"
+        console.print(plain(f"{v.severity}: {v.where}: {v.what}"), style=style)
+
+
+def show_predictions(console: Console, columns: list[tuple[str, Prediction]]) -> None:
+    """TTFT, TPOT and throughput, one column a hardware."""
+    table = make_table("", *(safe(name) for name, _ in columns))
+    for title, key, unit in (
+        ("TTFT", "ttft_s", "s"),
+        ("TPOT", "tpot_s", "s"),
+        ("E2E", "e2e_s", "s"),
+        ("output token/s", "output_tokens_per_s", ""),
+        ("total token/s", "total_tokens_per_s", ""),
+    ):
+        cells = [_cell(getattr(p, key), unit, exact=p.origin == "datasheet") for _, p in columns]
+        table.add_row(title, *cells)
+    console.print(table)
+
+
+def _cell(value: Estimate | None, unit: str, *, exact: bool) -> str:
+    if value is None:
+        return ""
+    if exact:
+        return shown(value.value, unit)
+    return shown_interval(value.value, value.low, value.high, unit)
+
+
+def show_breakdown(console: Console, prediction: Prediction) -> None:
+    """Where the time of each phase goes, and which roof binds each part."""
+    phases: list[tuple[str, Phase]] = [("prefill", prediction.prefill)]
+    if prediction.decode is not None:
+        phases.append(("decode step", prediction.decode))
+    for name, phase in phases:
+        table = make_table(name, "time", "share", "", "FLOPs", "bytes", "bound by")
+        for g in phase.groups:
+            if g.share < 0.001:
+                continue
+            table.add_row(
+                g.group,
+                shown(g.time_s, "s"),
+                f"{g.share:.1%}",
+                bar(g.share, width=12),
+                shown(g.flops, "FLOP") if g.flops else "",
+                shown(g.bytes, "bytes"),
+                g.bound + (" (extrapolated)" if g.extrapolated else ""),
+            )
+        console.print()
+        console.print(table)
+
+
+def show_article(console: Console, estimate: ArticleEstimate) -> None:
+    """The article's table as printed, exact values beside, and what it leaves out."""
+    console.print(
+        f"[bold]{safe(estimate.model)}[/bold] on {estimate.hardware}, "
+        f"{shown(estimate.peak_flops_per_s, 'FLOP/s')} {estimate.workload.dtype}, "
+        f"prompt {estimate.workload.prompt_tokens}, output {estimate.workload.output_tokens}, "
+        f"batch {estimate.workload.batch}: the article's method"
+    )
+    table = make_table("quantity", "as printed", "exact", "unit")
+    table.add_column("", justify="left")
+    for row in estimate.rows:
+        table.add_row(
+            row.quantity,
+            f"{row.printed / row.scale:.{row.decimals}f}",
+            f"{row.exact / row.scale:.6g}",
+            row.unit,
+            row.comment,
+        )
+    console.print(table)
+    console.print("\nWhat it leaves out:")
+    for line in estimate.left_out:
+        console.print(plain(f"  - {line}"))
+
+
+def show_datasheet(console: Console, spec: DeviceSpec) -> None:
+    """Each number of a data sheet with its source."""
+    console.print(
+        f"[bold]{safe(spec.name)}[/bold]  {safe(spec.architecture)}, data sheet {safe(spec.id)}"
+    )
+    table = make_table("quantity", "value", "confidence")
+    table.add_column("source", justify="left", overflow="fold")
+    for name, quantity in spec.quantities().items():
+        unit = next((u for end, u in UNIT_OF if name.endswith(end) or end in name), None)
+        value = shown(quantity.value, unit) if unit else f"{quantity.value:g}"
+        if name.endswith("_hz"):
+            value = f"{quantity.value / 1e6:.0f} MHz"
+        source = spec.sources[quantity.source]
+        title = source.title + (f" ({quantity.note})" if quantity.note else "")
+        table.add_row(plain(name), value, source.confidence, plain(title))
+    console.print(table)
+    for note in spec.notes:
+        console.print(plain(f"note: {note}"), style="yellow")
+
+
+UNIT_OF = (
+    ("peak_flops_per_s", "FLOP/s"),
+    ("bytes_per_s", "bytes/s"),
+    ("bytes", "bytes"),
+)
+
+
+def show_comparison(console: Console, comparison: ProfileComparison) -> None:
+    """Two profiles side by side."""
+    console.print(plain(f"{comparison.first} -> {comparison.second}"), style="bold")
+    table = make_table("achieved", "first", "second", "change", "beyond noise")
+    for c in comparison.rates:
+        divisor, unit = scale_for(c.first, c.unit)
+        table.add_row(
+            plain(c.quantity),
+            f"{digits(c.first / divisor)} {unit}",
+            f"{digits(c.second / divisor)} {unit}",
+            f"{c.change_fraction:+.1%}",
+            "yes" if c.beyond_noise else "",
+        )
+    console.print(table)
+    if comparison.median_change_fraction is not None:
+        console.print(f"median change {comparison.median_change_fraction:.1%}")
+    for change in comparison.environment:
+        console.print(plain(f"{change.what}: {change.first} -> {change.second}"), style="dim")
+    if comparison.only_in_one:
+        console.print(plain(f"only in one: {', '.join(comparison.only_in_one)}"), style="yellow")

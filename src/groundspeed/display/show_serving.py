@@ -1,0 +1,201 @@
+"""What is shown of a server: predictions over concurrency, where the time goes, what fits."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from groundspeed.display.terminal import bar, digits, make_table, plain, safe, shown
+from groundspeed.estimator.decisions.adjust import Adjustment
+from groundspeed.estimator.decisions.backtest import RowResult, Summary
+from groundspeed.estimator.serving.pools import Disaggregated
+from groundspeed.estimator.serving.workload import PartTime, ServingPrediction
+
+GIB = 2.0**30
+
+
+def show_serving(
+    console: Console,
+    columns: Sequence[tuple[str, Sequence[ServingPrediction]]],
+    measured: Mapping[int, Mapping[str, float]],
+) -> None:
+    """TTFT, TPOT and throughput over concurrency: data sheet, calibrated, and what was measured."""
+    for metric, title, scale in (
+        ("ttft_s", "TTFT, ms", 1e3),
+        ("tpot_s", "TPOT, ms", 1e3),
+        ("output_tokens_per_s", "output, token/s", 1.0),
+    ):
+        names = [name for name, _ in columns]
+        table = make_table(title, *names, *(["measured", "off by"] if measured else []))
+        for i, first in enumerate(columns[0][1]):
+            row: list[Text | str] = [f"concurrency {first.concurrency}"]
+            for _, predictions in columns:
+                p = predictions[i]
+                value = getattr(p, metric) * scale
+                text = digits(value)
+                if metric != "output_tokens_per_s" and p.origin != "datasheet":
+                    low = getattr(p, metric.replace("_s", "_low_s")) * scale
+                    high = getattr(p, metric.replace("_s", "_high_s")) * scale
+                    text += f" [{digits(low)}, {digits(high)}]"
+                row.append(text + (" saturated" if p.saturated and metric == "ttft_s" else ""))
+            if measured:
+                seen = measured.get(first.concurrency, {}).get(metric)
+                told = getattr(columns[-1][1][i], metric)
+                row.append(digits(seen * scale) if seen else "")
+                row.append(f"{told / seen - 1.0:+.0%}" if seen else "")
+            table.add_row(*row)
+        console.print(table)
+        console.print()
+
+
+def show_parts(console: Console, prediction: ServingPrediction) -> None:
+    """Where the time of a decode step and of one prompt goes."""
+    for title, parts in (
+        (f"one decode step of {prediction.concurrency}", prediction.decode_parts),
+        (f"one prompt of {prediction.prompt_tokens}", prediction.prefill_parts),
+    ):
+        table = make_table(title, "time", "90 % interval", "share", "bound by", "")
+        for part in parts:
+            if part.share >= 0.005:
+                table.add_row(*_part_row(part))
+        console.print(table)
+        console.print()
+
+
+def _part_row(part: PartTime) -> list[Text | str]:
+    divisor = 1e-3 if part.time_s >= 1e-3 else 1e-6
+    unit = "ms" if divisor == 1e-3 else "us"
+    return [
+        plain(part.group + (" (extrapolated)" if part.extrapolated else "")),
+        f"{digits(part.time_s / divisor)} {unit}",
+        f"{digits(part.low_s / divisor)} to {digits(part.high_s / divisor)}",
+        f"{part.share:.0%}",
+        part.bound,
+        bar(part.share, width=12),
+    ]
+
+
+def show_memory(console: Console, prediction: ServingPrediction) -> None:
+    """What a device holds."""
+    console.print(
+        plain(
+            f"each of {prediction.devices} devices: weights "
+            f"{prediction.weight_bytes / GIB:.1f} GiB, cache "
+            f"{prediction.cache_bytes / GIB:.1f} GiB "
+            f"({shown(prediction.cache_bytes_per_sequence, 'bytes')} a request): at most "
+            f"{prediction.most_sequences:,} requests of this length at once"
+        )
+    )
+
+
+def show_costs(console: Console, predictions: Sequence[ServingPrediction]) -> None:
+    """Energy and money, from the first concurrency to the last."""
+    ends = [predictions[0], predictions[-1]] if len(predictions) > 1 else [predictions[0]]
+    if ends[0].output_tokens_per_joule is not None:
+        shown_ends = " to ".join(digits(p.output_tokens_per_joule or 0.0) for p in ends)
+        least = "at least " if ends[0].power_origin == "cap" else ""
+        why = "the cap" if ends[0].power_origin == "cap" else "measured"
+        console.print(
+            plain(f"{least}{shown_ends} output token/J at {ends[0].power_w:.0f} W a device ({why})")
+        )
+    if ends[0].cost_per_million_output_tokens is not None:
+        costs = " to ".join(f"{p.cost_per_million_output_tokens or 0.0:.2f}" for p in ends)
+        console.print(plain(f"{costs} for a million output tokens"))
+
+
+def show_percentiles(console: Console, predictions: Sequence[ServingPrediction]) -> None:
+    """Mean, P50, P90 and P99 of each latency."""
+    table = make_table("latency, ms", "", "mean", "P50", "P90", "P99")
+    for p in predictions:
+        for name in ("ttft", "tpot", "itl", "e2e"):
+            told = getattr(p, name)
+            values = [told.mean, told.p50, told.p90, told.p99]
+            head = f"concurrency {p.concurrency}" if name == "ttft" else ""
+            table.add_row(head, name.upper(), *(digits(v * 1e3) for v in values))
+    console.print(table)
+    goodputs = [p for p in predictions if p.goodput_requests_per_s is not None]
+    for p in goodputs:
+        console.print(
+            plain(
+                f"concurrency {p.concurrency}: {p.goodput_requests_per_s:.3g} of "
+                f"{p.requests_per_s:.3g} requests a second meet the objective"
+            )
+        )
+    console.print()
+
+
+def show_pools(console: Console, pools: Disaggregated) -> None:
+    """Separate prefill and decode."""
+    console.print(
+        plain(
+            f"{pools.prefill_replicas} prefill + {pools.decode_replicas} decode replicas "
+            f"({pools.devices} devices), limited by {pools.limited_by}"
+        )
+    )
+    table = make_table("", "TTFT", "transfer", "TPOT", "output", "prefill busy", "decode batch")
+    table.add_row(
+        "",
+        shown(pools.ttft_s, "s"),
+        shown(pools.transfer_s, "s"),
+        shown(pools.tpot_s, "s"),
+        shown(pools.output_tokens_per_s, "token/s"),
+        f"{pools.prefill_load:.0%}",
+        f"{pools.sequences_per_decode_replica:.0f}",
+    )
+    console.print(table)
+
+
+NAMES = {
+    "ttft_ms": "TTFT",
+    "tpot_ms": "TPOT",
+    "e2e_latency_ms": "E2E",
+    "output_tok_s": "output token/s",
+    "total_tok_s": "total token/s",
+}
+
+
+def show_adjustments(console: Console, adjustments: Sequence[Adjustment]) -> None:
+    """What a few rows taught, and what it did for the others."""
+    table = make_table("learned", "metric", "rows", "factor", "others", "median before", "after")
+    for a in adjustments:
+        table.add_row(
+            plain(a.group),
+            NAMES[a.metric],
+            str(a.used),
+            f"{a.factor:.3f}",
+            str(a.rest),
+            f"{a.before_median_percent:.1f} %" if a.before_median_percent is not None else "",
+            f"{a.after_median_percent:.1f} %" if a.after_median_percent is not None else "",
+        )
+    console.print(table)
+    console.print()
+
+
+def show_summary(
+    console: Console, summaries: Sequence[Summary], results: Sequence[RowResult]
+) -> None:
+    """Errors by group and metric, then what was skipped and why."""
+    table = make_table("group", "metric", "rows", "median", "mean", "P90", "bias", "inside 90 %")
+    for s in summaries:
+        table.add_row(
+            plain(s.group),
+            NAMES[s.metric],
+            str(s.n),
+            f"{s.median_ape_percent:.1f} %",
+            f"{s.mape_percent:.1f} %",
+            f"{s.p90_ape_percent:.1f} %",
+            f"{s.bias_percent:+.1f} %",
+            f"{s.inside_interval_percent:.0f} %",
+        )
+    console.print(table)
+    saturated = sum(r.saturated for r in results)
+    if saturated:
+        console.print(
+            plain(f"{saturated} rows are saturated: their TTFT is a queue's length, not counted")
+        )
+    reasons: dict[str, int] = {}
+    for r in results:
+        if r.skipped_reason:
+            reasons[r.skipped_reason] = reasons.get(r.skipped_reason, 0) + 1
+    for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
+        console.print(f"[yellow]{count} skipped:[/yellow] {safe(reason)}")

@@ -1,0 +1,1 @@
+"""The commands of ``groundspeed fleet``, one a file."""

@@ -1,0 +1,86 @@
+"""``groundspeed fleet history``: each unit against its own past."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from groundspeed.commands.options import Force, Json, Output, deliver
+
+if TYPE_CHECKING:
+    from groundspeed.fleet.history.changes import History
+
+
+def history_command(
+    store: Annotated[str, typer.Argument(help="Folder or URL of runs.")],
+    node: Annotated[str | None, typer.Option(help="Only this node.")] = None,
+    lower_is_better: Annotated[
+        list[str] | None, typer.Option(help="A metric that should be low; repeat.")
+    ] = None,
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Show who was flagged how often, and who is no longer what it was. Exit code 1: somebody.
+
+    Example: groundspeed fleet history /shared/fleet
+    """
+    from groundspeed.fleet.history.changes import read_history
+    from groundspeed.fleet.history.store import AGAIN, Store
+    from groundspeed.fleet.table import clean_fleet
+
+    kept = Store(store)
+    rows = kept.rows()
+    parts = rows[~rows["run"].str.contains(AGAIN, regex=False)].groupby("run", sort=True)
+    told = read_history(
+        [(str(run), str(part["date_utc"].max()), clean_fleet(part, store)) for run, part in parts],
+        lower_is_better=lower_is_better or (),
+    )
+    if node is not None:
+        told = told.model_copy(
+            update={
+                "strikes": tuple(s for s in told.strikes if s.node == node),
+                "changes": tuple(c for c in told.changes if c.node == node),
+            }
+        )
+    if as_json or output is not None:
+        deliver(told.model_dump_json(indent=1), output, force=force)
+    else:
+        _show(told)
+    raise typer.Exit(1 if any(c.loss_fraction > 0 for c in told.changes) else 0)
+
+
+MOST_ROWS = 30
+
+
+def _show(told: "History") -> None:
+    from groundspeed.display.terminal import make_console, make_table, plain, safe
+
+    console = make_console()
+    console.print(plain(f"{told.runs} runs from {told.first_utc} to {told.last_utc}"))
+
+    def unit(name: str, gpu: int | None) -> str:
+        return safe(name if gpu is None else f"{name} gpu {gpu}")
+
+    if told.changes:
+        table = make_table("unit", "metric", "since", "before", "now", "loss", "t")
+        for column in (0, 1, 2):
+            table.columns[column].justify = "left"
+        for c in told.changes[:MOST_ROWS]:
+            name = unit(c.node, c.gpu)
+            table.add_row(
+                f"class {name}" if c.level == "class" else name, safe(c.metric), c.since_utc[:10],
+                f"{c.before:.4g}", f"{c.after:.4g}", f"{c.loss_fraction:+.1%}", f"{c.t:.0f}",
+            )  # fmt: skip
+        console.print(table)
+    else:
+        console.print("everybody is what it was")
+    if told.strikes:
+        table = make_table("unit", "strikes", "of runs", "last", "metrics")
+        for column in (0, 3, 4):
+            table.columns[column].justify = "left"
+        for s in told.strikes[:MOST_ROWS]:
+            table.add_row(
+                unit(s.node, s.gpu), str(s.strikes), str(s.runs), s.last_utc[:10],
+                safe(", ".join(s.metrics[:3])),
+            )  # fmt: skip
+        console.print(table)

@@ -1,0 +1,107 @@
+"""``groundspeed fleet links`` and ``rounds``: from pairs of nodes to the one that is slow."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from groundspeed.commands.options import Force, Json, Output, deliver
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.files import read_text
+
+if TYPE_CHECKING:
+    from groundspeed.fleet.links.pairwise import LinkFinding
+
+
+def links_command(
+    paths: Annotated[
+        list[Path], typer.Argument(help="CSV files: node,partner,value (a bandwidth)[,metric].")
+    ],
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Name the node or link behind slow pairs. Exit code: 0 none, 2 some, 3 too few pairs.
+
+    Example: groundspeed fleet links pairs.csv
+    """
+    from groundspeed.fleet.links.pairwise import FEWEST_PAIRS, judge_pairs, read_pairs
+
+    tests = read_pairs(paths)
+    count = sum(len(pairs.first) for pairs in tests.values())
+    usable = [int((pairs.bandwidth > 0).sum()) for pairs in tests.values()]
+    if max(usable, default=0) < FEWEST_PAIRS:
+        told = (
+            f"{sum(usable)} of {count} pairs have a result: fewer than {FEWEST_PAIRS} say nothing"
+        )
+        typer.echo(f"groundspeed: {told}", err=True)
+        raise typer.Exit(3)
+    found = tuple(
+        f.model_copy(update={"metric": metric})
+        for metric, pairs in tests.items()
+        for f in judge_pairs(pairs)
+    )
+    if as_json or output is not None:
+        document = {
+            "pairs": count,
+            "findings": [f.model_dump() for f in found],
+        }
+        deliver(json.dumps(document, indent=1), output, force=force)
+    else:
+        _show(found, count)
+    raise typer.Exit(2 if found else 0)
+
+
+def _show(found: "tuple[LinkFinding, ...]", pairs: int) -> None:
+    from groundspeed.display.terminal import make_console, make_table, plain, safe
+
+    console = make_console()
+    console.print(plain(f"{pairs} pairs: {len(found)} findings"))
+    if not found:
+        return
+    table = make_table("", "who", "test", "loss", "slow pairs", "evidence")
+    for column in (0, 1, 2, 5):
+        table.columns[column].justify = "left"
+    for f in found:
+        table.add_row(
+            f.level, safe(" - ".join(f.nodes)), safe(f.metric), f"{f.loss_fraction:.0%}",
+            f"{f.slow_pairs} of {f.pairs}", safe(f.evidence),
+        )  # fmt: skip
+    console.print(table)
+
+
+def rounds_command(
+    nodes: Annotated[str, typer.Option(help="Names n1,n2,..., or a file with one a line.")],
+    slow_share: Annotated[
+        float, typer.Option(help="Share of nodes that may be slow: decides how many rounds.")
+    ] = 0.02,
+    seed: Annotated[int, typer.Option(help="Of the shuffle.")] = 0,
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Print rounds of pairs to measure, all nodes at once, as CSV: round,node,partner.
+
+    Example: groundspeed fleet rounds --nodes n1,n2,n3,n4,n5,n6
+    """
+    from groundspeed.fleet.links.pairwise import matchings, rounds_needed
+
+    if Path(nodes).is_file():
+        names = read_text(Path(nodes), "list of nodes").split()
+    else:
+        names = [n.strip() for n in nodes.split(",") if n.strip()]
+    if len(set(names)) != len(names):
+        raise InputError("a node is named twice", where="--nodes")
+    rounds = matchings(names, rounds_needed(len(names), slow_share), seed)
+    if as_json:
+        deliver(json.dumps({"rounds": rounds}, indent=1), output, force=force)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("round", "node", "partner"))
+    for number, pairs in enumerate(rounds):
+        writer.writerows((number, a, b) for a, b in pairs)
+    deliver(text.getvalue(), output, force=force)

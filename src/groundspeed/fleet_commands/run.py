@@ -1,0 +1,288 @@
+"""``groundspeed fleet run`` and the programs it starts on nodes."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from groundspeed.commands.options import Json, Quiet, deliver
+from groundspeed.fleet_commands.screen import exit_code
+from groundspeed.profiles.errors import InputError
+
+if TYPE_CHECKING:
+    from groundspeed.fleet.history.store import RunRecord
+    from groundspeed.fleet.run.kubernetes import PodOptions
+    from groundspeed.fleet.run.launcher import Engine, Event
+    from groundspeed.fleet.run.worker import Work
+    from groundspeed.fleet.screen.findings import Screening
+
+Level = Literal["check", "quick", "standard", "full"]
+StoreOption = Annotated[
+    str, typer.Option("--store", help="Folder that all nodes see, or a URL (s3://bucket/fleet).")
+]
+LevelOption = Annotated[
+    Level, typer.Option(help="check: seconds a GPU; the others are those of calibrate.")
+]
+Busy = Annotated[bool, typer.Option("--allow-busy", help="Measure GPUs that others use.")]
+Devices = Annotated[str | None, typer.Option("--device", help="cpu, cuda:0,...; default all.")]
+Image = Annotated[str | None, typer.Option(help="Kubernetes: container image.")]
+Gpus = Annotated[int, typer.Option(help="Kubernetes: GPUs of a node; 0 for processors.")]
+Vendor = Annotated[Literal["nvidia", "amd"], typer.Option(help="Kubernetes: whose GPUs.")]
+Claim = Annotated[str | None, typer.Option(help="Kubernetes: volume claim that holds the store.")]
+Namespace = Annotated[str | None, typer.Option(help="Kubernetes: where to.")]
+Selector = Annotated[
+    list[str] | None, typer.Option(help="Kubernetes: key=value a node must have; repeat.")
+]
+
+
+def run_command(
+    store: StoreOption,
+    engine: Annotated[
+        Literal["local", "slurm", "ray", "kubernetes"],
+        typer.Option(help="What starts programs on your nodes."),
+    ] = "local",
+    level: LevelOption = "check",
+    nodes: Annotated[str | None, typer.Option(help="Only these: n1,n2.")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Only so many; the others are spare.", min=1)
+    ] = None,
+    run: Annotated[str, typer.Option(help="Name of the run; an old one is continued.")] = "",
+    new: Annotated[bool, typer.Option("--new", help="Do not continue a run.")] = False,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Measure the newest run's suspects and a control.")
+    ] = False,
+    device: Devices = None,
+    allow_busy: Busy = False,
+    option: Annotated[
+        list[str] | None, typer.Option(help="For sbatch: --option=--partition=gpu; repeat.")
+    ] = None,
+    address: Annotated[str, typer.Option(help="Of the Ray cluster.")] = "auto",
+    image: Image = None,
+    gpus: Gpus = 8,
+    vendor: Vendor = "nvidia",
+    claim: Claim = None,
+    namespace: Namespace = None,
+    selector: Selector = None,
+    manifest: Annotated[
+        bool, typer.Option("--print", help="Kubernetes: print the job, apply nothing.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure many nodes through Slurm, Ray or Kubernetes. Exit code 1: a node was lost.
+
+    Example: groundspeed fleet run --engine slurm --store /shared/fleet
+    """
+    from groundspeed.fleet.run.run_fleet import Asked, run_fleet
+    from groundspeed.fleet.run.worker import Work
+
+    work = Work(store, run, level, device, allow_busy)
+    wanted = tuple(n.strip() for n in nodes.split(",")) if nodes else ()
+    if manifest:
+        _print_job(work, wanted, count, _pod(image, gpus, vendor, claim, namespace, selector))
+        return
+    chosen: Engine
+    if engine == "slurm":
+        from groundspeed.fleet.run.slurm import SlurmEngine
+
+        chosen = SlurmEngine(tuple(option or ()))
+    elif engine == "ray":
+        from groundspeed.fleet.run.ray_cluster import RayEngine
+
+        chosen = RayEngine(address)
+    elif engine == "kubernetes":
+        from groundspeed.fleet.run.kubernetes import KubernetesEngine
+
+        chosen = KubernetesEngine(_pod(image, gpus, vendor, claim, namespace, selector))
+    else:
+        from groundspeed.fleet.run.local import LocalEngine
+
+        chosen = LocalEngine()
+    if count is not None and not wanted:
+        wanted = _first(chosen, count)
+    if confirm:
+        from groundspeed.fleet.run.confirm_run import confirm_run
+
+        with _followed(quiet=quiet or as_json) as tell:
+            told = confirm_run(chosen, work, tell)
+        _deliver_screening(told, as_json=as_json)
+    with _followed(quiet=quiet or as_json) as tell:
+        record = run_fleet(chosen, Asked(work, wanted, new), tell)
+    if as_json:
+        deliver(record.model_dump_json(indent=1), None, force=False)
+    else:
+        _show(record, store)
+    raise typer.Exit(1 if record.lost else 0)
+
+
+def _first(engine: "Engine", count: int) -> tuple[str, ...]:
+    known = engine.nodes()
+    if count > len(known):
+        raise InputError(f"{engine.name} has {len(known)} nodes now", where="--count")
+    return known[:count]
+
+
+def _deliver_screening(told: "Screening", *, as_json: bool) -> None:
+    if as_json:
+        deliver(told.model_dump_json(indent=1), None, force=False)
+    else:
+        from groundspeed.display.show_fleet import show_screening
+        from groundspeed.display.terminal import make_console
+
+        show_screening(make_console(), told)
+    raise typer.Exit(exit_code(told))
+
+
+def _show(record: "RunRecord", store: str) -> None:
+    from groundspeed.display.terminal import make_console, plain
+
+    console = make_console()
+    measured = len(record.nodes) - len(record.lost)
+    console.print(plain(f"run {record.run}: {measured} nodes measured, {len(record.lost)} lost"))
+    for node, why in sorted(record.lost.items()):
+        console.print(plain(f"  {node}: {why}"), style="yellow")
+    console.print(plain(f"next: groundspeed fleet screen {store}"))
+
+
+@contextmanager
+def _followed(*, quiet: bool) -> "Iterator[Callable[[Event], None]]":
+    """A progress bar over nodes; yields what events are told to."""
+    from groundspeed.display.terminal import progress_bar
+
+    seen: dict[str, str] = {}
+    with progress_bar("measuring the fleet", quiet=quiet) as progress:
+
+        def tell(event: "Event") -> None:
+            seen[event.node] = event.kind
+            ended = sum(kind != "started" for kind in seen.values())
+            progress(ended, len(seen), f"{event.node} {event.kind}")
+
+        yield tell
+
+
+def _pod(
+    image: str | None,
+    gpus: int,
+    vendor: str,
+    claim: str | None,
+    namespace: str | None,
+    selector: list[str] | None,
+) -> "PodOptions":
+    from groundspeed.fleet.run.kubernetes import PodOptions
+
+    if image is None:
+        raise InputError("a pod needs an image with groundspeed in it", remedy="give --image")
+    for label in selector or ():
+        if "=" not in label:
+            raise InputError(f"'{label}' is not key=value", where="--selector")
+    return PodOptions(image, gpus, vendor, namespace, claim, tuple(selector or ()))
+
+
+def _print_job(work: "Work", nodes: tuple[str, ...], count: int | None, pod: "PodOptions") -> None:
+    from dataclasses import replace
+
+    from groundspeed.fleet.run.kubernetes import as_yaml, job_manifest
+
+    if not nodes and count is None:
+        raise InputError("how many nodes is not said", remedy="give --count N or --nodes n1,n2")
+    named = replace(work, run=work.run or "acceptance")
+    deliver(as_yaml(job_manifest(named, nodes, len(nodes) or count or 1, pod)), None, force=False)
+
+
+def daemonset_command(
+    store: StoreOption,
+    image: Image = None,
+    gpus: Gpus = 8,
+    vendor: Vendor = "nvidia",
+    claim: Claim = None,
+    namespace: Namespace = None,
+    selector: Selector = None,
+    every: Annotated[int, typer.Option(help="Seconds between checks.", min=60)] = 3600,
+    as_json: Json = False,
+) -> None:
+    """Print a Kubernetes DaemonSet that checks every node and answers Prometheus.
+
+    Example: groundspeed fleet daemonset --store s3://bucket/fleet --image you/groundspeed
+    """
+    from groundspeed.fleet.run.kubernetes import as_yaml, daemonset_manifest
+
+    pod = _pod(image, gpus, vendor, claim, namespace, selector)
+    manifest = daemonset_manifest(store, pod, every_s=every)
+    deliver(json.dumps(manifest, indent=1) if as_json else as_yaml(manifest), None, force=False)
+
+
+def work_command(
+    store: StoreOption,
+    run: Annotated[str, typer.Option()],
+    level: LevelOption = "check",
+    node: Annotated[str | None, typer.Option()] = None,
+    device: Devices = None,
+    allow_busy: Busy = False,
+) -> None:
+    """Measure this node for a run: what engines start.
+
+    Example: groundspeed fleet work --store /shared/fleet --run acceptance
+    """
+    from groundspeed.fleet.run.worker import Work, node_name, work_here
+    from groundspeed.measuring.session import require_measuring
+
+    require_measuring()
+    name = node or node_name()
+    rows = work_here(Work(store, run, level, device, allow_busy), name)
+    deliver(json.dumps({"node": name, "run": run, "rows": len(rows)}), None, force=False)
+
+
+def check_device_command(
+    journal: Annotated[Path, typer.Option()], device: Devices = None, allow_busy: Busy = False
+) -> None:
+    """Measure the fixed cases of a check on one device; prints JSON.
+
+    Example: groundspeed fleet check-device --device cuda:0 --journal gpu0.jsonl
+    """
+    from groundspeed.measuring.session import open_running_device
+
+    running = open_running_device(device)
+    from groundspeed.calibrate.run.quick_check import check_device
+
+    told = check_device(running, journal, allow_busy=allow_busy)
+    deliver(told.model_dump_json(), None, force=False)
+
+
+def export_command(
+    store: Annotated[str, typer.Argument(help="Folder or URL.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".csv, .parquet or .json")],
+    run: Annotated[list[str] | None, typer.Option(help="Only this run; repeat.")] = None,
+    sql: Annotated[
+        str | None, typer.Option(help="A question to DuckDB; the table is 'measurements'.")
+    ] = None,
+    as_json: Json = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Write what a store holds, or the answer to a question, as one table.
+
+    Example: groundspeed fleet export /shared/fleet -o fleet.csv
+    """
+    from groundspeed.fleet.history.store import Store
+    from groundspeed.profiles.files import write_whole
+
+    kept = Store(store)
+    if sql is not None and run:
+        raise InputError("--sql and --run exclude each other", remedy="say WHERE run = '...'")
+    rows = kept.query(sql) if sql is not None else kept.rows(tuple(run or ()))
+    kind = output.suffix.lower()
+    if kind == ".csv":
+        data = rows.to_csv(index=False).encode()
+    elif kind == ".parquet":
+        data = rows.to_parquet(None, index=False)
+    elif kind == ".json":
+        data = (rows.to_json(orient="records", indent=1) or "").encode()
+    else:
+        raise InputError(f"'{kind}' is no table", where=str(output), remedy=".csv, .parquet, .json")
+    write_whole(output, data, force=force)
+    if as_json:
+        deliver(json.dumps({"path": str(output), "rows": len(rows)}), None, force=False)
+    else:
+        typer.echo(f"{len(rows)} rows written to {output}")

@@ -1,0 +1,109 @@
+"""``groundspeed fleet screen``: judge every unit against its own kind."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver, require_writable
+
+if TYPE_CHECKING:
+    from groundspeed.fleet.screen.findings import Screening
+    from groundspeed.fleet.screen.request import Served
+
+
+def screen_command(
+    sources: Annotated[
+        list[str], typer.Argument(help="CSV files, folders of profiles, or a store of runs.")
+    ],
+    lower_is_better: Annotated[
+        list[str] | None, typer.Option(help="A metric that should be low; repeat.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Profile whose rates, less a tenth, are floors.")
+    ] = None,
+    run: Annotated[str, typer.Option(help="Of a store; the newest if not given.")] = "",
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Count only what fell again in re-runs of suspects.")
+    ] = False,
+    again: Annotated[
+        list[str] | None, typer.Option(help="Table with a re-run of the suspects; repeat.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Say what findings cost when serving this model.")
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help="The fleet's GPU, for the cost.")] = None,
+    tp: Annotated[int, typer.Option(help="Tensor parallel, for the cost.")] = 8,
+    engine: Annotated[str, typer.Option(help="For the cost.")] = "vllm",
+    isl: Annotated[int, typer.Option(help="Prompt tokens, for the cost.")] = 1024,
+    osl: Annotated[int, typer.Option(help="Output tokens, for the cost.")] = 1024,
+    concurrency: Annotated[int, typer.Option(help="Clients, for the cost.")] = 32,
+    dtype: Annotated[str | None, typer.Option(help="Of the weights, for the cost.")] = None,
+    profile_dir: ProfileDir = None,
+    as_json: Json = False,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Judge every unit against its own kind. Exit code: 0 fine, 1 WARN, 2 FAIL, 3 cannot say.
+
+    Example: groundspeed fleet screen results.csv --model llama-3.3-70b --gpu h200
+    """
+    from groundspeed.fleet.screen.request import Question, ask
+    from groundspeed.profiles.errors import InputError, one_line
+
+    try:
+        served = served_by(model, gpu, tp, engine, isl, osl, concurrency, dtype)
+        question = Question(
+            sources, run, lower_is_better or (), reference, confirm, again or (), served,
+            profile_dir,
+        )  # fmt: skip
+        _, told = ask(question)
+        require_writable(output, force=force)
+    except InputError as error:
+        typer.echo(f"groundspeed: {one_line(str(error))}", err=True)
+        raise typer.Exit(UNKNOWN) from error
+    if as_json or output is not None:
+        deliver(told.model_dump_json(indent=1), output, force=force)
+    else:
+        from groundspeed.display.show_fleet import show_screening
+        from groundspeed.display.terminal import make_console
+
+        show_screening(make_console(), told)
+    raise typer.Exit(exit_code(told))
+
+
+UNKNOWN = 3
+"""Nagios: neither fine nor not."""
+
+
+def exit_code(told: "Screening") -> int:
+    """As Nagios has them: 0 fine, 1 WARN, 2 FAIL, 3 nothing could be judged."""
+    if told.fail or told.warn:
+        return 2 if told.fail else 1
+    return 0 if told.judged else UNKNOWN
+
+
+def served_by(
+    model: str | None,
+    gpu: str | None,
+    tp: int = 8,
+    engine: str = "vllm",
+    isl: int = 1024,
+    osl: int = 1024,
+    concurrency: int = 32,
+    dtype: str | None = None,
+) -> "Served | None":
+    """The deployment that options name, if they name one.
+
+    Raises
+    ------
+    InputError
+        If the model is named and the GPU is not.
+    """
+    from groundspeed.fleet.screen.request import Served
+    from groundspeed.profiles.errors import InputError
+
+    if model is None:
+        return None
+    if gpu is None:
+        raise InputError("the cost of a finding needs the fleet's GPU", remedy="give --gpu h200")
+    return Served(model, gpu, tp, engine, isl, osl, concurrency, dtype)

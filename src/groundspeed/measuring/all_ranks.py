@@ -1,0 +1,148 @@
+"""``groundspeed calibrate --ranks N``, or under a launcher: how fast devices talk."""
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import typer
+
+from groundspeed.calibrate.links.launcher_environment import Place, find_place
+from groundspeed.calibrate.links.rank_main import (
+    LinkRequest,
+    OthersTellError,
+    measure_links,
+    silent,
+)
+from groundspeed.calibrate.run.runner import ProgressBar
+from groundspeed.commands.options import deliver
+from groundspeed.display.terminal import progress_bar
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.schema import Profile
+
+
+@dataclass(frozen=True)
+class LinkOptions:
+    """What a user asks for; defaults are those of ``--device all``."""
+
+    ranks: int | None
+    device: str | None
+    folder: Path
+    timeout_s: float
+    quiet: bool
+    seed: int = 0
+    fresh: bool = False
+    output: Path | None = None
+    force: bool = False
+
+
+def show_links_here(options: LinkOptions, *, as_json: bool) -> None:
+    """Measure the links, save the profile and show it; on other ranks than the first, only help.
+
+    Raises
+    ------
+    InputError
+        If the ranks cannot be started, or one of them is lost.
+    """
+    from groundspeed.display.show_profile import show_profile
+    from groundspeed.display.terminal import make_console, plain
+
+    found = measure_links_here(options)
+    if found is None:
+        return
+    profile, path = found
+    if as_json:
+        deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)
+        return
+    console = make_console()
+    show_profile(console, profile)
+    console.print(plain(f"\nprofile written to {path}"))
+
+
+def measure_links_here(options: LinkOptions) -> tuple[Profile, Path] | None:
+    """Measure the links and save the profile.
+
+    Returns
+    -------
+    (Profile, Path) or None
+        None on other ranks than the first.
+
+    Raises
+    ------
+    InputError
+        If the ranks cannot be started, or one of them is lost.
+    """
+    from groundspeed.measuring.session import keep_samples
+    from groundspeed.profiles.store import save_profile
+
+    place = find_place(os.environ)
+    if place is not None and options.ranks not in (None, place.world_size):
+        raise InputError(
+            f"{place.launcher} started {place.world_size} ranks",
+            where=f"--ranks {options.ranks}",
+            remedy="leave --ranks out: the launcher decides",
+        )
+    kind = _device_kind(options.device)
+    count = place.world_size if place is not None else _count(options.ranks, kind)
+    journal = options.folder / "unfinished" / f"links-{kind}-x{count}.jsonl"
+    if options.fresh:
+        journal.unlink(missing_ok=True)
+    command = "groundspeed " + shlex.join(sys.argv[1:])
+    request = LinkRequest(kind, journal, command, options.seed, options.timeout_s)
+    bar = partial(progress_bar, quiet=options.quiet)
+    profile = _start(count, request, bar) if place is None else _take_part(place, request, bar)
+    if profile is None:
+        return None
+    path = options.output or options.folder / f"{profile.id}.json"
+    save_profile(profile, path, force=options.force)
+    keep_samples(journal, path)
+    return profile, path
+
+
+def _device_kind(device: str | None) -> str:
+    import torch
+
+    if device in (None, "all"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise InputError(
+            f"ranks take their devices in turn, not '{device}'", remedy="use cpu or cuda"
+        )
+    return device
+
+
+def _count(ranks: int | None, kind: str) -> int:
+    """How many ranks to start.
+
+    Raises
+    ------
+    InputError
+        If fewer than two are wanted, or there are fewer GPUs.
+    """
+    import torch
+
+    there = torch.cuda.device_count() if kind == "cuda" else None
+    count = ranks if ranks is not None else there or 2
+    if count < 2:
+        raise InputError(f"{count} rank has nobody to talk to", where="--ranks")
+    if there is not None and count > there:
+        raise InputError(f"{count} ranks, but {there} GPUs here", where="--ranks")
+    return count
+
+
+def _start(count: int, request: LinkRequest, bar: ProgressBar) -> Profile:
+    from groundspeed.calibrate.links.local_ranks import run_ranks
+
+    return run_ranks(count, request, bar)
+
+
+def _take_part(place: Place, request: LinkRequest, bar: ProgressBar) -> Profile | None:
+    try:
+        if place.rank > 0:
+            return measure_links(place, request, silent)
+        with bar(f"links of {place.world_size} ranks") as progress:
+            return measure_links(place, request, progress)
+    except OthersTellError as error:
+        raise typer.Exit(2) from error

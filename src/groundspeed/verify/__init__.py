@@ -1,0 +1,1 @@
+"""Predict a model, seal the prediction, run the model, and compare."""

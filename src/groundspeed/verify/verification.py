@@ -1,0 +1,409 @@
+"""The conscience of the tool: predict a model, seal the prediction, then run it and compare.
+
+All predictions are made and hashed before the decoder exists, from a profile that must hold none
+of the decoder's own shapes (one that does fails). So the predictor cannot have seen what is
+measured. Where it is wrong, the comparison by part says which operator is wrong.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from groundspeed.calibrate.run.device import RunningDevice
+from groundspeed.calibrate.run.reference_cases import ReferenceProbe
+from groundspeed.estimator import (
+    DatasheetHardware,
+    Model,
+    Prediction,
+    ProfileHardware,
+    Workload,
+    predict,
+)
+from groundspeed.estimator.graph.operators import forward_pass
+from groundspeed.estimator.serving.static_batch import Estimate, Phase
+from groundspeed.kernels.decoder.decoder import DecoderShape
+from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.record import Record
+from groundspeed.profiles.schema import Profile
+from groundspeed.verify.decoder_timing import (
+    CaseTiming,
+    DecoderBench,
+    PhaseTiming,
+    decoder_shape,
+    lacking,
+)
+
+INSIDE_SHARE = 0.8
+"""Share of measured values that must lie inside the predicted 90 % interval."""
+
+HEADROOM = 0.9
+"""Share of the device's memory a decoder may take."""
+
+Progress = Callable[[int, int, str], None]
+
+
+class Comparison(Record):
+    """One number: what was predicted, what was measured."""
+
+    datasheet: float | None
+    predicted: Estimate
+    measured: Estimate
+    error_fraction: float
+    """predicted / measured - 1: positive when the prediction is too slow."""
+    error_of_law_fraction: float
+    """The same with the machine's own change since its calibration taken out."""
+    inside: bool
+    """The measured interval meets the predicted one."""
+
+
+class PartComparison(Record):
+    """One part of the model in one phase."""
+
+    phase: str
+    group: str
+    predicted_s: float
+    measured_s: float
+    error_fraction: float
+
+
+class MachineChange(Record):
+    """What a reference product of the calibration takes now."""
+
+    limit: Literal["compute", "memory"]
+    change_fraction: float
+    """Time around this case over time at the calibration, minus one."""
+
+
+class VerifiedCase(Record):
+    """One batch and prompt length."""
+
+    batch: int
+    prompt_tokens: int
+    output_tokens: int
+    ttft_s: Comparison
+    tpot_s: Comparison
+    output_tokens_per_s: Comparison
+    machine: tuple[MachineChange, ...]
+    """Tells a law that is wrong from a machine that has changed since its calibration."""
+    limits: str
+    parts: tuple[PartComparison, ...]
+
+
+class Verification(Record):
+    """Predictions against a real decoder."""
+
+    model: str
+    layers: int
+    profile: str
+    device: str
+    dtype: str
+    predictions: tuple[Prediction, ...]
+    """All of them, made before the decoder was built."""
+    predictions_sha256: str
+    """Of the lines of their JSON, taken before the decoder was built."""
+    shapes_seen: tuple[str, ...]
+    """Shapes of the decoder that the calibration happened to measure: should be empty."""
+    cases: tuple[VerifiedCase, ...]
+    ttft_median_error_fraction: float
+    tpot_median_error_fraction: float
+    ttft_median_error_of_law_fraction: float
+    tpot_median_error_of_law_fraction: float
+    """The same with the machine's own change, told by its reference products, taken out."""
+    inside_share: float
+    passed: bool
+    blame: str
+    """Which part explains most of the error."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """What to verify."""
+
+    model: Model
+    profile: Profile
+    running: RunningDevice
+    cases: Sequence[tuple[int, int]]
+    """(batch, prompt tokens)."""
+    output_tokens: int = 16
+    budget_s: float = 1.0
+    """[s] For each phase of a case."""
+    dtype: str = "bfloat16"
+
+
+def verify(request: VerifyRequest, progress: Progress) -> Verification:
+    """Predict, seal, run, compare.
+
+    Raises
+    ------
+    InputError
+        If the decoder does not fit the device, a case is impossible, or the profile lacks a law.
+    """
+    model, profile = request.model, request.profile
+    _require_runnable(request)
+    predictions = {case: _predict(request, *case) for case in request.cases}
+    sealed = hashlib.sha256(
+        "\n".join(p.model_dump_json() for p, _ in predictions.values()).encode()
+    ).hexdigest()
+    seen = _shapes_seen(request)
+    measured: list[VerifiedCase] = []
+    shape = decoder_shape(model, request.dtype)
+    longest = max(prompt for _, prompt in request.cases) + request.output_tokens
+    probe = ReferenceProbe(request.running, profile)
+    before = probe.changes()
+    with torch.inference_mode():
+        for batch in sorted({batch for batch, _ in request.cases}):
+            bench = _bench(shape, request, batch, longest)
+            for prompt in sorted({p for b, p in request.cases if b == batch}):
+                progress(len(measured), len(request.cases), f"batch {batch}, prompt {prompt}")
+                with memory_trouble(request, batch):
+                    timing = bench.time(prompt, request.output_tokens, budget_s=request.budget_s)
+                predicted, datasheet = predictions[batch, prompt]
+                after = probe.changes()
+                machine = tuple(
+                    MachineChange(limit=k, change_fraction=(before[k] + after[k]) / 2.0)
+                    for k in after
+                )
+                before = after
+                measured.append(_compare(predicted, datasheet, timing, machine))
+            del bench
+    comparisons = [c for case in measured for c in (case.ttft_s, case.tpot_s)]
+    inside = float(np.mean([c.inside for c in comparisons]))
+    notes = sorted({note for p, _ in predictions.values() for note in p.notes})
+    return Verification(
+        model=model.id,
+        layers=model.layers,
+        profile=profile.id,
+        device=request.running.device.name,
+        dtype=request.dtype,
+        predictions=tuple(p for p, _ in predictions.values()),
+        predictions_sha256=sealed,
+        shapes_seen=seen,
+        cases=tuple(measured),
+        ttft_median_error_fraction=_median_error([c.ttft_s for c in measured]),
+        tpot_median_error_fraction=_median_error([c.tpot_s for c in measured]),
+        ttft_median_error_of_law_fraction=_median_error_of_law([c.ttft_s for c in measured]),
+        tpot_median_error_of_law_fraction=_median_error_of_law([c.tpot_s for c in measured]),
+        inside_share=inside,
+        passed=inside >= INSIDE_SHARE and not seen,
+        blame=_blame(measured),
+        notes=tuple(notes),
+    )
+
+
+def _require_runnable(request: VerifyRequest) -> None:
+    longest = max((prompt for _, prompt in request.cases), default=0) + request.output_tokens
+    if (what := lacking(request.model, longest)) is not None:
+        raise InputError(
+            f"{request.model.id} has {what}, and the decoder that verify runs has not",
+            remedy="verify a dense model with full attention, such as qwen2.5-7b",
+        )
+    if request.output_tokens < 2:
+        raise InputError("verify needs at least 2 output tokens: the first is the prefill's")
+    if not request.cases:
+        raise InputError("no case to verify", remedy="name prompts and batches")
+    here = request.running.device
+    there = request.profile.device
+    if (there.name, there.kind, there.compute_units) != (here.name, here.kind, here.compute_units):
+        raise InputError(
+            f"profile {request.profile.id} is of '{there.name}' with {there.compute_units} units, "
+            f"this machine has '{here.name}' with {here.compute_units}",
+            remedy="calibrate here first: groundspeed calibrate",
+        )
+
+
+def _bench(shape: DecoderShape, request: VerifyRequest, batch: int, capacity: int) -> DecoderBench:
+    model, device = request.model, request.running.device
+    item = 4.0 if request.dtype == "float32" else 2.0
+    needed = item * (model.parameters + model.kv_items_per_token * batch * capacity)
+    if needed > HEADROOM * device.memory_bytes:
+        raise InputError(
+            f"{model.id} at batch {batch} needs {needed / 2**30:.1f} GiB, "
+            f"{device.name} has {device.memory_bytes / 2**30:.1f}",
+            remedy="verify fewer layers with --layers N: each layer is the same work",
+        )
+    with memory_trouble(request, batch):
+        return DecoderBench(shape, request.running.torch_device, batch=batch, capacity=capacity)
+
+
+@contextmanager
+def memory_trouble(request: VerifyRequest, batch: int) -> Iterator[None]:
+    """Turn every way of running out of memory into one line.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # A GPU has an exception for it; the CPU's allocator raises a plain RuntimeError.
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+            raise
+        raise InputError(
+            f"{request.model.id} at batch {batch} does not fit the free memory of "
+            f"{request.running.device.name}",
+            remedy="free memory, shorten the prompts, or verify fewer layers with --layers N",
+        ) from error
+
+
+def _predict(
+    request: VerifyRequest, batch: int, prompt: int
+) -> tuple[Prediction, Prediction | None]:
+    workload = Workload(
+        batch=batch,
+        prompt_tokens=prompt,
+        output_tokens=request.output_tokens,
+        dtype=request.dtype,
+    )
+    datasheet = request.profile.datasheet
+    return (
+        predict(request.model, ProfileHardware(request.profile), workload),
+        predict(request.model, DatasheetHardware(datasheet), workload) if datasheet else None,
+    )
+
+
+def _shapes_seen(request: VerifyRequest) -> tuple[str, ...]:
+    """Operators of the decoder whose exact shape stands among the calibration's points."""
+    known = {
+        (curve.operation, tuple(sorted(point.case.items())))
+        for curve in request.profile.curves
+        if curve.operation in ("matmul", "attention_prefill", "attention_decode")
+        for point in curve.points
+    }
+    seen = set()
+    for batch, prompt in request.cases:
+        for phase, lengths in (
+            ("prefill", np.array([float(prompt)])),
+            ("decode", np.arange(prompt + 1.0, prompt + request.output_tokens)),
+        ):
+            for operator in forward_pass(
+                request.model,
+                "prefill" if phase == "prefill" else "decode",
+                batch=batch,
+                length=lengths,
+                dtype=request.dtype,
+            ):
+                columns = {
+                    k: np.broadcast_to(v, lengths.shape) for k, v in operator.columns.items()
+                }
+                for i in range(lengths.size):
+                    case = tuple(sorted((k, float(v[i])) for k, v in columns.items()))
+                    if (operator.operation, case) in known:
+                        shape = " ".join(f"{k}={v:g}" for k, v in case)
+                        seen.add(f"{operator.operation} {shape}")
+    return tuple(sorted(seen))
+
+
+def _compare(
+    predicted: Prediction,
+    datasheet: Prediction | None,
+    timing: CaseTiming,
+    machine: tuple[MachineChange, ...],
+) -> VerifiedCase:
+    workload = predicted.workload
+    tpot, decode = predicted.tpot_s, predicted.decode
+    if tpot is None or decode is None:
+        raise InputError("verify needs at least 2 output tokens")
+    ttft_measured, tpot_measured = _estimate(timing.prefill), _estimate(timing.decode)
+    changed = {m.limit: m.change_fraction for m in machine}
+    compute, memory = changed.get("compute", 0.0), changed.get("memory", 0.0)
+    # A rate falls where a time rises; decode, bound by memory, is most of it.
+    rate_change = 1.0 / (1.0 + memory) - 1.0
+    steps = workload.output_tokens - 1
+    produced = workload.batch * workload.output_tokens
+    rate = Estimate(
+        value=produced / (ttft_measured.value + steps * tpot_measured.value),
+        low=produced / (ttft_measured.high + steps * tpot_measured.high),
+        high=produced / (ttft_measured.low + steps * tpot_measured.low),
+    )
+    return VerifiedCase(
+        batch=workload.batch,
+        prompt_tokens=workload.prompt_tokens,
+        output_tokens=workload.output_tokens,
+        ttft_s=_comparison(
+            datasheet.ttft_s.value if datasheet else None,
+            predicted.ttft_s,
+            ttft_measured,
+            compute,
+        ),
+        tpot_s=_comparison(
+            datasheet.tpot_s.value if datasheet and datasheet.tpot_s else None,
+            tpot,
+            tpot_measured,
+            memory,
+        ),
+        output_tokens_per_s=_comparison(
+            datasheet.output_tokens_per_s.value if datasheet else None,
+            predicted.output_tokens_per_s,
+            rate,
+            rate_change,
+        ),
+        machine=machine,
+        limits=predicted.limits,
+        parts=(
+            *_parts("prefill", predicted.prefill, timing.prefill),
+            *_parts("decode", decode, timing.decode),
+        ),
+    )
+
+
+def _estimate(timing: PhaseTiming) -> Estimate:
+    total = timing.total
+    return Estimate(value=total.median_s, low=total.low_s, high=total.high_s)
+
+
+def _comparison(
+    datasheet: float | None, predicted: Estimate, measured: Estimate, change: float
+) -> Comparison:
+    return Comparison(
+        datasheet=datasheet,
+        predicted=predicted,
+        measured=measured,
+        error_fraction=predicted.value / measured.value - 1.0,
+        error_of_law_fraction=predicted.value * (1.0 + change) / measured.value - 1.0,
+        inside=predicted.low <= measured.high and measured.low <= predicted.high,
+    )
+
+
+def _parts(name: str, phase: Phase, timing: PhaseTiming) -> list[PartComparison]:
+    """Parts scaled so that probes cost nothing: their measured sum is the uninstrumented whole."""
+    scale = timing.total.median_s / sum(timing.groups_s.values())
+    return [
+        PartComparison(
+            phase=name,
+            group=group.group,
+            predicted_s=group.time_s,
+            measured_s=timing.groups_s[group.group] * scale,
+            error_fraction=group.time_s / (timing.groups_s[group.group] * scale) - 1.0,
+        )
+        for group in phase.groups
+        if timing.groups_s.get(group.group, 0.0) > 0.0
+    ]
+
+
+def _median_error(comparisons: list[Comparison]) -> float:
+    return float(np.median([abs(c.error_fraction) for c in comparisons]))
+
+
+def _median_error_of_law(comparisons: list[Comparison]) -> float:
+    return float(np.median([abs(c.error_of_law_fraction) for c in comparisons]))
+
+
+def _blame(cases: list[VerifiedCase]) -> str:
+    """Name the part whose error is the largest share of the whole."""
+    shares: dict[tuple[str, str], list[float]] = {}
+    for case in cases:
+        for part in case.parts:
+            whole = case.ttft_s if part.phase == "prefill" else case.tpot_s
+            off = (part.predicted_s - part.measured_s) / whole.measured.value
+            shares.setdefault((part.phase, part.group), []).append(off)
+    (phase, group), offs = max(shares.items(), key=lambda s: abs(float(np.median(s[1]))))
+    off = float(np.median(offs))
+    way = "too slow" if off > 0 else "too fast"
+    return f"{phase} {group} is predicted {way}, by {abs(off):.1%} of the {phase} time"

@@ -1,0 +1,122 @@
+"""Plans: within the limits of the device, wide enough for real models, the same every time."""
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+from groundspeed.calibrate.design.measurement_plan import (
+    MODES,
+    Limits,
+    PlannedCase,
+    expected_s,
+    make_plan,
+    matmul_kernel,
+    yardsticks,
+)
+from groundspeed.calibrate.design.peak_search import LARGEST, SMALLEST, neighbours
+from groundspeed.calibrate.run.build_profile import WARM
+from groundspeed.profiles import InputError
+from groundspeed.profiles.schema import Device
+
+H200 = Device(
+    name="NVIDIA H200",
+    kind="cuda",
+    vendor="nvidia",
+    architecture="sm_90",
+    compute_units=132,
+    memory_bytes=150e9,
+    last_level_cache_bytes=62914560.0,
+)
+CPU = H200.model_copy(update={"name": "cpu", "kind": "cpu", "compute_units": 2})
+FAST = Limits(
+    0.05,
+    {"bfloat16": 7e14, "float16": 7e14, "float32": 5e13, "tf32": 4e14, "fp8": 1.2e15,
+     "fp8_row": 1.1e15, "int8": 1.2e15},
+    4e14,
+    2.0**32,
+)  # fmt: skip
+SLOW = Limits(0.05, {"bfloat16": 8e11, "float16": 5e10, "float32": 1.8e11}, 1e11, 2.0**29)
+
+
+def plan(device: Device, mode: str) -> list[PlannedCase]:
+    return make_plan(device, MODES[mode], FAST if device.kind == "cuda" else SLOW, seed=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("device", [H200, CPU], ids=lambda d: d.kind)
+def test_same_plan_every_time_and_each_case_once(device: Device, mode: str) -> None:
+    keys = [case.key for case in plan(device, mode)]
+    assert keys == [case.key for case in plan(device, mode)]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("device", [H200, CPU], ids=lambda d: d.kind)
+def test_no_case_is_too_slow_or_too_big(device: Device) -> None:
+    limits = FAST if device.kind == "cuda" else SLOW
+    for case in plan(device, "full"):
+        cost = case.kernel.cost(case.case)
+        dtype = case.kernel.regime.get("dtype", "bfloat16")
+        if case.kernel.operation in ("matmul", "matmul_projections"):
+            assert cost.flops / limits.flops_per_s[dtype] <= limits.seconds, case.key
+        assert max(cost.read_bytes, cost.written_bytes) <= limits.operand_bytes, case.key
+
+
+def test_a_gpu_s_plan_reaches_the_prefill_of_real_models() -> None:
+    """Qwen2.5-7B's gate-up product on 4096 tokens is 1.1 TFLOP; its head streams 1.1 GB."""
+    matmuls = [c for c in plan(H200, "quick") if c.key.startswith("matmul bfloat16 torch")]
+    costs = [c.kernel.cost(c.case) for c in matmuls]
+    assert max(c.flops for c in costs) > 1.2e12
+    assert max(c.bytes for c in costs) > 1.2e9
+    assert sum(c.flops / 7e14 > 50e-6 for c in costs) >= 8
+
+
+def test_memory_rates_stand_on_several_sizes_beyond_the_cache() -> None:
+    beyond = [
+        c
+        for c in plan(H200, "quick")
+        if c.key.startswith("stream copy float32 torch") and c.case["bytes"] > 4 * 62914560
+    ]
+    assert len(beyond) >= 2
+
+
+def test_every_family_is_in_the_standard_plan_of_a_gpu() -> None:
+    operations = {c.kernel.operation for c in plan(H200, "standard")}
+    assert {
+        "matmul", "stream", "attention_prefill", "attention_decode", "glue", "launch", "latency",
+        "host_link", "moe",
+    } <= operations  # fmt: skip
+    full = {c.kernel.operation for c in plan(H200, "full")}
+    assert {"matmul_projections", "matmul_alignment"} <= full
+    assert set(WARM) <= operations
+
+
+def test_a_processor_measures_only_what_it_has() -> None:
+    backends = {c.kernel.backend for c in plan(CPU, "full")}
+    assert backends == {"torch"}
+    assert MODES["full"].dtypes("cpu") == ["bfloat16", "float16", "float32"]
+
+
+def test_references_are_long_enough_to_see_a_clock() -> None:
+    """On an H200 a reference below 100 us would time its own launch."""
+    sticks = yardsticks("cuda")
+    compute = matmul_kernel("bfloat16").cost(sticks.references["compute"])
+    memory = matmul_kernel("bfloat16").cost(sticks.references["memory"])
+    assert compute.flops / 989e12 > 100e-6
+    assert memory.bytes / 4.8e12 > 100e-6
+
+
+def test_quick_is_expected_within_a_minute_on_an_h200() -> None:
+    assert expected_s(plan(H200, "quick"), MODES["quick"], FAST) < 60.0
+
+
+def test_unknown_dtype() -> None:
+    with pytest.raises(InputError, match="did you mean 'bfloat16'"):
+        matmul_kernel("bfloat61")
+
+
+@pytest.mark.parametrize("steps", [0, 4, 12])
+def test_steps_of_the_peak_search_stay_in_bounds(steps: int) -> None:
+    shapes = list(neighbours({"m": 64.0, "n": 32768.0, "k": 1024.0}, steps=steps))
+    assert len(shapes) <= steps
+    assert all(SMALLEST <= v <= LARGEST for s in shapes for v in s.values())
+    assert len({tuple(s.values()) for s in shapes}) == len(shapes)

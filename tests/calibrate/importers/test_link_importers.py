@@ -1,0 +1,178 @@
+"""What other link benchmarks print, read without loss and held against physics."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from groundspeed.calibrate.importers import IMPORTERS, ImportRequest, import_profile
+from groundspeed.profiles import InputError, check_profile
+from groundspeed.profiles.schema import Profile
+from groundspeed.profiles.utilization import utilization
+from program import groundspeed
+from repository import TEST_DATA
+
+DATA = TEST_DATA / "links"
+
+
+def read(tool: str, name: str, text: str | None = None, **more: str) -> Profile:
+    path = DATA / name
+    request = ImportRequest(path, path.read_text() if text is None else text, tool, **more)
+    profile = import_profile(request, IMPORTERS[tool], "a test")
+    assert [v.what for v in check_profile(profile) if v.severity == "error"] == []
+    return profile
+
+
+def rate(profile: Profile, quantity: str) -> float:
+    return next(r.value for r in profile.rates if r.quantity.startswith(quantity))
+
+
+def test_nccl_tests_table() -> None:
+    profile = read("nccl-tests", "all_reduce_h100.txt")
+    (curve,) = profile.curves
+    assert curve.regime == {"op": "all_reduce", "world_size": "2", "mode": "eager"}
+    assert curve.origin == "imported"
+    assert profile.datasheet is not None and profile.datasheet.id == "h100-sxm"
+    assert rate(profile, "all_reduce x2") == pytest.approx(315.08e9, rel=1e-4)
+    law = profile.law("collective", op="all_reduce", world_size="2")
+    assert law is not None and law.origin == "imported"
+
+
+def test_nccl_tests_json_with_a_wrong_result() -> None:
+    profile = read("nccl-tests", "all_gather.json")
+    (curve,) = profile.curves
+    assert curve.regime == {"op": "all_gather", "world_size": "4", "mode": "graph"}
+    assert [p.valid for p in curve.points] == [True, True, True, False]
+    assert profile.interconnect is not None and profile.interconnect.version == "2.29.2"
+    assert rate(profile, "all_gather x4 in a graph") == pytest.approx(197.07e9, rel=1e-3)
+
+
+def test_nvbandwidth() -> None:
+    profile = read("nvbandwidth", "nvbandwidth.json")
+    assert rate(profile, "host link h2d pinned") == pytest.approx(55.4e9)
+    assert rate(profile, "pairs one-way") == pytest.approx(396.1e9)
+    assert profile.warnings == (
+        "nvbandwidth device_to_device_bidirectional_memcpy_write_ce: waived",
+    )
+    assert profile.environment.driver == "560.35.05"
+
+
+def test_rocm_bandwidth_test() -> None:
+    profile = read("rocm-bandwidth-test", "rocm_bandwidth_test.txt")
+    assert profile.device.vendor == "amd"
+    assert rate(profile, "pairs one-way") == pytest.approx(48.11e9)
+    assert rate(profile, "pairs both-ways") == pytest.approx(91.3e9)
+    assert rate(profile, "host link d2h pinned") == pytest.approx(56.12e9)
+
+
+def test_transferbench_needs_to_be_told_the_device() -> None:
+    with pytest.raises(InputError, match="does not say which GPU"):
+        read("transferbench", "transferbench_p2p.txt")
+    profile = read("transferbench", "transferbench_p2p.txt", device="mi300x")
+    assert rate(profile, "pairs one-way") == pytest.approx(47.9e9)
+    assert rate(profile, "host link h2d pinned") == pytest.approx(52.3e9)
+
+
+TABLE = (DATA / "all_reduce_h100.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("tool", "text", "said"),
+    [
+        ("nccl-tests", "", "no table of nccl-tests"),
+        ("nccl-tests", TABLE.replace("# ", "  "), "fewer than two ranks"),
+        ("nccl-tests", TABLE.replace("14.26", "fast"), "line 10: a row of the table"),
+        ("nccl-tests", '{"results": 3}', "not the JSON of nccl-tests"),
+        ("nvbandwidth", "[]", "not the JSON of nvbandwidth"),
+        ("nvbandwidth", "{}", "not the JSON of nvbandwidth"),
+        ("rocm-bandwidth-test", "Device: 0", "no measurement of rocm-bandwidth-test"),
+        ("transferbench", "hello", "no measurement of transferbench"),
+    ],
+)
+def test_what_is_not_the_tool_s_output(tool: str, text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read(tool, "all_reduce_h100.txt", text, device="h100-sxm")
+
+
+def test_a_factor_that_contradicts_the_operation() -> None:
+    with pytest.raises(InputError, match=r"busbw is 1.00 times algbw, that of all_gather .* 0.50"):
+        read("nccl-tests", "all_reduce_h100.txt", op="all_gather")
+
+
+def test_bits_for_bytes_are_caught(tmp_path: Path) -> None:
+    """A table eight times too fast: no switch explains a busbw of five times the wire."""
+    fast = TABLE.replace("1703.90  315.08  315.08", " 212.99 2520.64 2520.64")
+    path = tmp_path / "all_reduce.txt"
+    path.write_text(fast)
+    ran = groundspeed("profile", "import", "nccl-tests", str(path), "--profile-dir", str(tmp_path))
+    assert ran.code == 2
+    assert "above the wire's 450" in ran.err
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    file = str(DATA / "all_reduce_h100.txt")
+    ran = groundspeed("profile", "import", "nccl-tests", file, "--profile-dir", str(tmp_path))
+    assert ran.code == 0, ran.err
+    assert "all_reduce x2" in ran.out and "315 GB/s" in ran.out
+    assert len(list(tmp_path.glob("nccl-tests-h100-sxm-*.json"))) == 1
+    wrong = groundspeed("profile", "import", "ncl-tests", file)
+    assert (wrong.code, "did you mean 'nccl-tests'" in wrong.err) == (2, True)
+
+
+def silicon(reference: Path, name: str, query: str) -> str:
+    frame = pd.read_csv(reference / "silicon" / f"h200_{name}.csv.gz").query(query)
+    return frame.to_csv(index=False)
+
+
+def test_a_table_of_published_products(reference: Path) -> None:
+    """7000 rows become a profile that a person can read, and its law predicts the others."""
+    text = silicon(reference, "matmul", "dtype == 'bfloat16' and library.str.startswith('trtllm')")
+    path = reference / "silicon" / "h200_matmul.csv.gz"
+    request = ImportRequest(path, text, "csv", device="h200-sxm", op="matmul")
+    profile = import_profile(request, IMPORTERS["csv"], "a test")
+    assert [v.what for v in check_profile(profile) if v.severity == "error"] == []
+    assert len(profile.model_dump_json(exclude_none=True)) < 300_000
+    (law,) = profile.laws
+    assert (law.origin, law.form, law.points) == ("imported", "gemm", 192)
+    prefill = [u for u in utilization(profile) if u.phase == "prefill"]
+    assert all(0.5 < (u.share or 0.0) < 0.9 for u in prefill)  # 60 % is at the low end of it
+    assert "6808 of 7000 rows are not among the points" in profile.warnings[0]
+
+
+GOOD = "dtype,m,n,k,time_us\n" + "".join(
+    f"bfloat16,{2**i},4096,4096,{8.0 + 2**i / 20}\n" for i in range(12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "op", "said"),
+    [
+        (GOOD, None, "does not say which operation"),
+        (GOOD, "matmull", "did you mean 'matmul'"),
+        (GOOD.replace("time_us", "time_ms"), "matmul", "lacks the column time_us"),
+        (GOOD.replace("8.05", "fast"), "matmul", "line 2: time_us is 'fast'"),
+        (GOOD.replace("8.05", "-1"), "matmul", "line 2: time_us is '-1"),
+        (GOOD.replace("bfloat16,1,", "bfloat16,,"), "matmul", "line 2: m is 'nan'"),
+        ("", "matmul", "is no table"),
+        (GOOD.replace("bfloat16", "bf16x"), "matmul", "unknown data type 'bf16x'"),
+    ],
+)
+def test_tables_that_cannot_be_used(text: str, op: str | None, said: str) -> None:
+    request = ImportRequest(DATA / "all_reduce_h100.txt", text, "csv", device="h200-sxm", op=op)
+    with pytest.raises(InputError, match=said):
+        import_profile(request, IMPORTERS["csv"], "a test")
+
+
+def test_times_in_the_wrong_unit_are_caught(tmp_path: Path) -> None:
+    """Milliseconds taken as microseconds make a GPU a thousand times faster than its roof."""
+    path = tmp_path / "gemm.csv"
+    path.write_text("dtype,m,n,k,time_us\n" + "".join(
+        f"bfloat16,{2**i},8192,8192,{0.001 * (20 + 2**i / 6)}\n" for i in range(6, 14)
+    ))  # fmt: skip
+    ran = groundspeed(
+        "profile", "import", "csv", str(path), "--op", "matmul", "--device", "h200-sxm",
+        "--profile-dir", str(tmp_path / "profiles"),
+    )  # fmt: skip
+    assert ran.code == 2
+    assert "breaks physics" in ran.err and "roof of h200-sxm" in ran.err
+    assert not list((tmp_path / "profiles").glob("*.json"))

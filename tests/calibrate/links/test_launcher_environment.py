@@ -1,0 +1,77 @@
+"""A process finds its place among ranks, whoever started it."""
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+from groundspeed.calibrate.links.launcher_environment import find_place, first_node
+from groundspeed.profiles import InputError
+
+TORCHRUN = {
+    "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234",
+}  # fmt: skip
+SRUN = {
+    "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_NNODES": "2",
+    "SLURM_NTASKS_PER_NODE": "4(x2)", "SLURM_STEP_NODELIST": "gpu[017-018]",
+}  # fmt: skip
+MPIRUN = {
+    "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "1", "MASTER_ADDR": "head",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variables", "launcher", "rank", "local", "address", "port"),
+    [
+        (TORCHRUN, "torchrun", (3, 8), (1, 2), "10.0.0.1", 1234),
+        (SRUN, "srun", (5, 8), (1, 4), "gpu017", 29500),
+        (MPIRUN, "mpirun", (0, 2), (0, 1), "head", 29500),
+    ],
+)
+def test_launchers(
+    variables: dict[str, str],
+    launcher: str,
+    rank: tuple[int, int],
+    local: tuple[int, int],
+    address: str,
+    port: int,
+) -> None:
+    place = find_place(variables)
+    assert place is not None
+    assert place.launcher == launcher
+    assert (place.rank, place.world_size) == rank
+    assert (place.local_rank, place.local_size) == local
+    assert (place.address, place.port) == (address, port)
+
+
+def test_torchrun_inside_a_slurm_job_counts_as_torchrun() -> None:
+    place = find_place(SRUN | TORCHRUN)
+    assert place is not None and place.launcher == "torchrun"
+
+
+@pytest.mark.parametrize("variables", [{}, {**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}])
+def test_a_process_alone_is_no_rank(variables: dict[str, str]) -> None:
+    assert find_place(variables) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"RANK": "8"}, "rank 8 of 8 does not exist"),
+        ({"RANK": "x"}, "'x' is not a whole number"),
+        ({"MASTER_PORT": ""}, "'' is not a whole number"),
+        ({"MASTER_ADDR": ""}, "does not say on which host rank 0 is"),
+    ],
+)
+def test_variables_that_make_no_sense(change: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        find_place(TORCHRUN | change)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("n1,n2", "n1"), ("n[1-3]", "n1"), ("a[02,07-09]b", "a02b"), ("x,y[1-2]", "x")],
+)
+def test_slurm_s_lists(nodes: str, first: str) -> None:
+    assert first_node(nodes) == first

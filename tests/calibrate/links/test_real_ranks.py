@@ -1,0 +1,267 @@
+"""Links among real processes, and what happens when one is killed, hangs, lags or lies."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+import torch
+
+from groundspeed.calibrate.links.local_ranks import LONGEST_END_S
+from groundspeed.kernels.links.collectives import SMALL_PRIME, value_of
+from groundspeed.profiles import check_profile
+from groundspeed.profiles.schema import Profile
+from program import environment, groundspeed
+from repository import HELPERS
+
+SCRIPT = HELPERS / "tiny_links.py"
+HOST = socket.gethostname()
+
+
+def start(folder: Path, ranks: int, timeout_s: float, **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", str(SCRIPT), str(folder), str(ranks), str(timeout_s)],
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def rank_processes(parent: int, count: int) -> list[int]:
+    """Process ids of the ranks, in their order: the launcher starts them one after the other."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = path.read_text().rsplit(")", 1)[1].split()
+                command = (path.parent / "cmdline").read_text()
+                if int(fields[1]) == parent and "spawn_main" in command:
+                    found.append(int(path.parent.name))
+        if len(found) == count:
+            return sorted(found)
+        time.sleep(0.05)
+    raise AssertionError("the ranks did not start")
+
+
+def journal(folder: Path) -> list[str]:
+    path = folder / "links.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def wait_for_entries(folder: Path, process: subprocess.Popen[str], count: int) -> None:
+    while len(journal(folder)) <= count and process.poll() is None:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_four_ranks_from_the_command_line(tmp_path: Path) -> None:
+    """Groups of two and four, checked data, a law for each that predicts sizes it has not seen."""
+    ran = groundspeed("calibrate", "--ranks", "4", "--device", "cpu", "--json",
+                      "--profile-dir", str(tmp_path))  # fmt: skip
+    assert ran.code == 0, ran.err
+    profile = Profile.model_validate_json(ran.out)
+    assert [v.what for v in check_profile(profile) if v.severity == "error"] == []
+    laws = [law for law in profile.laws if law.operation == "collective"]
+    assert {law.regime["world_size"] for law in laws} == {"2", "4"}
+    errors = sorted(law.held_out.median_fraction for law in laws)
+    assert errors[len(errors) // 2] < 0.25
+    pairs = [p for c in profile.curves if c.operation == "p2p" for p in c.points]
+    assert {(p.case["from"], p.case["to"]) for p in pairs} == {
+        (0, 3), (1, 2), (0, 2), (3, 1), (0, 1), (2, 3),
+    }  # fmt: skip
+    assert profile.interconnect is not None
+    assert (profile.interconnect.backend, profile.interconnect.ranks) == ("gloo", 4)
+    assert all(p.valid for c in profile.curves for p in c.points)
+
+
+def test_a_killed_rank_is_named_and_what_was_measured_is_kept(tmp_path: Path) -> None:
+    process = start(tmp_path, 3, 20)
+    wait_for_entries(tmp_path, process, 6)
+    os.kill(rank_processes(process.pid, 3)[1], signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert f"rank 1 on {HOST} was killed by SIGKILL in " in told
+    assert len(told.strip().splitlines()) == 1, told
+    kept = journal(tmp_path)
+    assert len(kept) > 6
+    again = start(tmp_path, 3, 20)
+    _, told = again.communicate(timeout=240)
+    assert again.returncode == 0, told
+    assert journal(tmp_path)[: len(kept)] == kept
+
+
+def test_a_hung_rank_is_named_after_the_timeout(tmp_path: Path) -> None:
+    process = start(tmp_path, 3, 5)
+    wait_for_entries(tmp_path, process, 3)
+    hung = rank_processes(process.pid, 3)[2]
+    os.kill(hung, signal.SIGSTOP)
+    begin = time.monotonic()
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 5 + LONGEST_END_S
+    assert process.returncode == 2
+    assert f"rank 2 on {HOST} was lost in " in told
+    with pytest.raises(ProcessLookupError):
+        os.kill(hung, 0)
+
+
+def test_a_slow_rank_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
+    """It runs a tenth of the time, as on a node whose other half swaps."""
+    process = start(tmp_path, 2, 60)
+    wait_for_entries(tmp_path, process, 2)
+    slow = rank_processes(process.pid, 2)[1]
+    stop = threading.Event()
+
+    def slow_down() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            while not stop.wait(0.01):
+                os.kill(slow, signal.SIGSTOP)
+                time.sleep(0.09)
+                os.kill(slow, signal.SIGCONT)
+
+    thread = threading.Thread(target=slow_down)
+    thread.start()
+    try:
+        _, told = process.communicate(timeout=240)
+    finally:
+        stop.set()
+        thread.join()
+    assert process.returncode == 0, told
+    profile = Profile.model_validate_json((tmp_path / "profile.json").read_text())
+    assert [w for w in profile.warnings if w.startswith(f"rank 1 on {HOST} is slow")]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return int(s.getsockname()[1])
+
+
+def rank(folder: Path, number: int, port: int, **more: str) -> subprocess.Popen[str]:
+    """One of two ranks, as torchrun would start it."""
+    return start(
+        folder, 0, float(more.pop("timeout_s", "8")), RANK=str(number), WORLD_SIZE="2",
+        MASTER_ADDR="localhost", MASTER_PORT=str(port), **more,
+    )  # fmt: skip
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        process = rank(tmp_path, 0, port)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert told.startswith(f"localhost:{port}: port {port} is in use by another program")
+
+
+def test_nobody_at_the_address(tmp_path: Path) -> None:
+    process = rank(tmp_path, 1, free_port(), timeout_s="3")
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert f"rank 1 on {HOST} finds nobody there within 3 s" in told
+    assert "check MASTER_ADDR" in told
+
+
+def test_a_rank_that_does_not_come(tmp_path: Path) -> None:
+    process = rank(tmp_path, 0, free_port(), timeout_s="3")
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "rank 1 of 2 did not come within 3 s" in told
+
+
+@pytest.fixture
+def other_checkout(tmp_path: Path, root: Path) -> Path:
+    """A copy of the code that a rank can run changed."""
+    copy = tmp_path / "other"
+    for name in ("calibrate", "estimator", "kernels", "profiles"):
+        shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(root / "src", copy / "src", symlinks=True)
+    return copy
+
+
+def change(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def both(folder: Path, checkout: Path) -> tuple[int, str]:
+    """Run two ranks, the second with other code."""
+    port = free_port()
+    first = rank(folder, 0, port, timeout_s="20")
+    second = rank(folder, 1, port, timeout_s="20", PYTHONPATH=f"{checkout / 'src'}:{SCRIPT.parent}")
+    _, told = first.communicate(timeout=120)
+    second.communicate(timeout=60)
+    return first.returncode, told
+
+
+def test_ranks_of_different_versions(tmp_path: Path, other_checkout: Path) -> None:
+    change(other_checkout / "calibrate" / "version.py", "METHOD_VERSION = 1", "METHOD_VERSION = 0")
+    code, told = both(tmp_path, other_checkout)
+    assert code == 2
+    assert f"rank 1 on {HOST} runs method 0, rank 0 on {HOST} 1" in told
+
+
+def test_a_device_that_returns_wrong_data(tmp_path: Path, other_checkout: Path) -> None:
+    """Its rows are kept, marked, and no law is fitted to them."""
+    change(
+        other_checkout / "kernels" / "collectives.py",
+        "    share = items // group.size\n    ranks = range",
+        "    received[-1:] += 1\n    share = items // group.size\n    ranks = range",
+    )
+    code, told = both(tmp_path, other_checkout)
+    assert code == 0, told
+    profile = Profile.model_validate_json((tmp_path / "profile.json").read_text())
+    wrong = [w for w in profile.warnings if w.startswith(f"wrong data on rank 1 ({HOST}) in all_g")]
+    assert wrong
+    fitted = {law.regime["op"] for law in profile.laws}
+    assert fitted == {"all_reduce", "broadcast"}
+
+
+@pytest.mark.parametrize("ranks", [2, 8, 64, 1000])
+def test_sums_are_exact_in_16_bit_however_many_ranks(ranks: int) -> None:
+    like = torch.empty(0, dtype=torch.bfloat16)
+    total = torch.zeros(2100, dtype=torch.bfloat16)
+    for r in range(ranks):
+        total += value_of("all_reduce", r, ranks, 2100, like)
+    assert torch.equal(total, (torch.arange(2100) % SMALL_PRIME + 1).to(torch.bfloat16))
+
+
+def test_a_lost_rank_under_a_launcher_is_named_once(tmp_path: Path) -> None:
+    """Without a starter of ours: those that are left find out by themselves, one speaks."""
+    port = free_port()
+    three = [
+        start(
+            tmp_path, 0, 10.0, RANK=str(number), WORLD_SIZE="3", MASTER_ADDR="localhost",
+            MASTER_PORT=str(port),
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    wait_for_entries(tmp_path, three[0], 4)
+    three[2].send_signal(signal.SIGKILL)
+    told = [process.communicate(timeout=90)[1].strip() for process in three]
+    assert [process.returncode for process in three[:2]] == [2, 2]
+    assert f"rank 2 on {HOST} was lost in " in told[0]
+    assert told[1] == ""
+
+
+def test_the_journal_says_which_ranks_it_is_of(tmp_path: Path) -> None:
+    process = start(tmp_path, 2, 20)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    head = json.loads(journal(tmp_path)[0])
+    assert (head["ranks"], head["hosts"]) == (2, [HOST, HOST])

@@ -1,0 +1,129 @@
+"""A whole calibration on the CPU: real processes, killed and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+from groundspeed.profiles import InputError, check_profile, load_profile
+from repository import HELPERS
+
+SCRIPT = HELPERS / "tiny_campaign.py"
+
+
+def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
+    path = os.pathsep.join(p for p in sys.path if p)
+    return subprocess.Popen(
+        [sys.executable, "-P", str(SCRIPT), str(folder), *flags],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def journal_lines(folder: Path) -> list[str]:
+    path = folder / "journal.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def keys(lines: list[str]) -> list[str]:
+    return [json.loads(line)["key"] for line in lines[1:]]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("campaign")
+    process = start(folder)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder
+
+
+def test_profile_is_complete_and_possible(finished: Path) -> None:
+    profile = load_profile(finished / "profile.json")
+    assert [v for v in check_profile(profile) if v.severity == "error"] == []
+    assert all(p.valid for c in profile.curves for p in c.points)
+    operations = {law.operation for law in profile.laws}
+    assert operations == {"matmul", "stream", "attention_prefill", "attention_decode", "glue"}
+    quantities = {r.quantity for r in profile.rates}
+    assert {"matmul bfloat16", "memory read", "memory copy", "launch eager"} <= quantities
+    assert all(r.low <= r.value <= r.high for r in profile.rates)
+    assert {s.limit for s in profile.stability} == {"compute", "memory"}
+
+
+def test_every_point_is_in_the_journal_with_its_samples(finished: Path) -> None:
+    profile = load_profile(finished / "profile.json")
+    entries = [json.loads(line) for line in journal_lines(finished)[1:]]
+    medians = {entry["point"]["time_s"] for entry in entries}
+    assert {p.time_s for c in profile.curves for p in c.points} <= medians
+    assert all(len(e["samples_s"]) == e["point"]["samples"] for e in entries)
+
+
+def test_killed_at_any_instant_it_continues(tmp_path: Path) -> None:
+    """kill -9 three times; nothing is measured twice, nothing that was on the disk is lost."""
+    kept: list[str] = []
+    for more in (3, 17, 11):
+        process = start(tmp_path, "--slow")
+        while len(journal_lines(tmp_path)) < len(kept) + more and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        lines = journal_lines(tmp_path)
+        assert lines[: len(kept)] == kept
+        complete = (tmp_path / "journal.jsonl").read_text().endswith("\n")
+        kept = lines if complete else lines[:-1]
+        assert not (tmp_path / "profile.json").exists()
+    process = start(tmp_path)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    lines = journal_lines(tmp_path)
+    assert lines[: len(kept)] == kept
+    assert len(set(keys(lines))) == len(keys(lines))
+    profile = load_profile(tmp_path / "profile.json")
+    old = {json.loads(line)["point"]["time_s"] for line in kept[1:]}
+    assert old & {p.time_s for c in profile.curves for p in c.points}
+
+
+def test_half_a_line_at_the_end_is_cut_off(finished: Path, tmp_path: Path) -> None:
+    lines = journal_lines(finished)
+    (tmp_path / "journal.jsonl").write_text("\n".join(lines[:-2]) + "\n" + lines[-2][:40])
+    process = start(tmp_path)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert keys(journal_lines(tmp_path))[: len(lines) - 3] == keys(lines)[:-2]
+
+
+def test_the_journal_of_another_run_is_kept_but_not_continued(tmp_path: Path) -> None:
+    from groundspeed.calibrate.run.journal import Journal
+
+    (tmp_path / "j").write_text('{"journal": 1, "device": "another"}\n')
+    with Journal(tmp_path / "j", {"device": "this"}) as journal:
+        assert not journal.resumed
+    kept = list(tmp_path.glob("j.*.old"))
+    assert [p.read_text() for p in kept] == ['{"journal": 1, "device": "another"}\n']
+
+
+def test_two_runs_do_not_share_a_journal(tmp_path: Path) -> None:
+    from groundspeed.calibrate.run.journal import Journal
+
+    with (
+        Journal(tmp_path / "j", {"run": 1}),
+        pytest.raises(InputError, match="another calibration"),
+    ):
+        Journal(tmp_path / "j", {"run": 1})
+
+
+def test_a_journal_that_cannot_be_written(tmp_path: Path) -> None:
+    from groundspeed.calibrate.run.journal import Journal
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        Journal(tmp_path / "file" / "j", {})

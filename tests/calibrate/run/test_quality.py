@@ -1,0 +1,82 @@
+"""A profile warns about the run it came from: how often, how much, and what to do."""
+
+import pytest
+
+import profile_factory
+from groundspeed.calibrate.run.quality import TAGGED, caveats
+from groundspeed.profiles.schema import Curve, Environment, Stability
+
+PROFILE = profile_factory.profile()
+
+
+def tagged(tag: str, count: int) -> list[Curve]:
+    curve = PROFILE.curves[0]
+    points = tuple(
+        p.model_copy(update={"tags": (tag,)}) if i < count else p
+        for i, p in enumerate(curve.points)
+    )
+    return [curve.model_copy(update={"points": points})]
+
+
+def environment(**changes: object) -> Environment:
+    return PROFILE.environment.model_copy(update=changes)
+
+
+def test_a_clean_run_has_no_caveat() -> None:
+    assert caveats(PROFILE.curves, PROFILE.environment, ()) == []
+
+
+@pytest.mark.parametrize("tag", TAGGED)
+def test_many_tagged_cases_are_counted_and_explained(tag: str) -> None:
+    (text,) = caveats(tagged(tag, 4), PROFILE.environment, ())
+    assert text.startswith("4 of 9 cases ")
+    assert TAGGED[tag] in text
+
+
+def test_what_happens_now_and_then_is_not_worth_a_word() -> None:
+    twenty = PROFILE.curves[0].points * 3
+    points = (twenty[0].model_copy(update={"tags": ("drift",)}), *twenty[1:])
+    curve = PROFILE.curves[0].model_copy(update={"points": points})
+    assert caveats([curve], PROFILE.environment, ()) == []
+
+
+def test_company_partitions_and_noise_are_told() -> None:
+    noisy = Stability(
+        limit="memory", reference="matmul", time_s=1e-3, repeats=24, spread_fraction=0.12,
+        drift_fraction=0.0, verdict="noisy",
+    )  # fmt: skip
+    told = caveats(PROFILE.curves, environment(other_processes=2, partition_mode="MIG"), (noisy,))
+    assert len(told) == 3
+    assert "memory reference varied by 12%" in told[0]
+    assert "2 other processes" in told[1]
+    assert "MIG" in told[2]
+
+
+def test_a_virtual_machine_and_a_rate_above_the_roof_are_told() -> None:
+    rate = PROFILE.rates[0].model_copy(update={"utilization": 1.07})
+    told = caveats(PROFILE.curves, environment(virtualization="virtual machine"), (), (rate,))
+    assert "virtual machine" in told[0]
+    assert f"{rate.quantity} is 107% of the data sheet" in told[1]
+
+
+def test_a_clock_that_moves_is_told_and_a_steady_one_is_not() -> None:
+    curve = PROFILE.curves[0]
+
+    def at(clocks: list[float]) -> list[str]:
+        points = [
+            p.model_copy(update={"clock_mhz": clocks[i % len(clocks)]})
+            for i, p in enumerate(curve.points)
+        ]
+        changed = curve.model_copy(update={"points": tuple(points)})
+        return caveats([changed], PROFILE.environment, ())
+
+    assert at([1980.0, 1965.0]) == []
+    (text,) = at([1980.0, 1410.0])
+    assert "moved between 1410 and 1980 MHz" in text
+
+
+def test_running_out_of_time_is_told() -> None:
+    curve = PROFILE.curves[0]
+    capped = tuple(p.model_copy(update={"stop": "time-cap"}) for p in curve.points)
+    (text,) = caveats([curve.model_copy(update={"points": capped})], PROFILE.environment, ())
+    assert "9 of 9 cases ran out of time" in text

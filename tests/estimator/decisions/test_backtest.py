@@ -1,0 +1,139 @@
+"""Predictions against 592 published measurements, group by group, and tables from strangers."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groundspeed.estimator.decisions.attribute import attribute_errors
+from groundspeed.estimator.decisions.backtest import RowResult, backtest, summarize
+from groundspeed.estimator.hardware.find_hardware import find_hardware
+from groundspeed.estimator.hardware.law_lookup import Hardware
+
+GOOD = {
+    "model": "Llama-3.1-8B-Instruct", "gpu": "NVIDIA H200", "engine": "vLLM", "tp": "1",
+    "isl": "512", "osl": "64", "batch_or_concurrency": "4", "tpot_ms": "6.1", "ttft_ms": "30",
+}  # fmt: skip
+
+
+def find(name: str) -> Hardware:
+    return find_hardware(name).best
+
+
+@pytest.fixture(scope="module")
+def results(reference: Path) -> list[RowResult]:
+    with (reference / "e2e_dev.csv").open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["tier"] != "C"]
+    for row in rows:
+        early = row["model"] == "DeepSeek-R1"
+        row["group"] = " ".join(
+            (row["source_id"], row["engine"].split()[0], row["gpu"][:4] if early else "")
+        ).strip()
+    return backtest(rows, find)
+
+
+@pytest.mark.parametrize(
+    ("group", "metric", "median", "mean"),
+    [
+        # The prototype of the research had, on rows its constants were fitted to, TPOT and TTFT:
+        # vLLM H200 3/4 and 8/9, vLLM H100 1.7/2.2 and 11/15, SGLang 1.5/2 and 7/10,
+        # TensorRT-LLM 3-5/4-5 and 2-8/3-8; the leader on its own rows 14/34 and 45.
+        ("inferencex-aic vLLM", "tpot_ms", 4, 5),
+        ("inferencex-aic vLLM", "ttft_ms", 8, 9),
+        ("nvidia-aic-gap vLLM", "tpot_ms", 4, 8),
+        ("nvidia-aic-gap vLLM", "ttft_ms", 15, 30),
+        ("nvidia-aic-gap SGLang", "tpot_ms", 4, 4),
+        ("nvidia-aic-gap SGLang", "ttft_ms", 9, 10),
+        ("trtllm-0.9.0-dli TensorRT-LLM", "tpot_ms", 5, 5),
+        ("trtllm-0.9.0-dli TensorRT-LLM", "ttft_ms", 11, 11),
+        ("rocm-vllm-devdocker vLLM", "e2e_latency_ms", 3, 4),
+        # One engine profile for each engine, version and platform; 15 % on both GPUs.
+        ("dstack-dsr1-online SGLang H200", "tpot_ms", 15, 20),
+        ("dstack-dsr1-online SGLang MI30", "tpot_ms", 15, 15),
+        ("dstack-dsr1-online vLLM H200", "tpot_ms", 15, 20),
+        ("dstack-dsr1-online vLLM MI30", "tpot_ms", 15, 15),
+        ("dstack-dsr1-online TensorRT-LLM H200", "tpot_ms", 15, 15),
+    ],
+)
+def test_error_of_each_group(
+    results: list[RowResult], group: str, metric: str, median: float, mean: float
+) -> None:
+    found = {(s.group, s.metric): s for s in summarize(results, "group")}
+    told = found[group, metric]
+    assert told.n >= 6
+    assert told.median_ape_percent <= median
+    assert told.mape_percent <= mean
+
+
+def test_nothing_is_skipped_and_intervals_hold(results: list[RowResult]) -> None:
+    assert {r.skipped_reason for r in results} == {""}
+    for told in summarize(results):
+        if told.metric in ("tpot_ms", "ttft_ms"):
+            assert told.inside_interval_percent >= 85
+
+
+def test_a_row_as_people_write_it() -> None:
+    (told,) = backtest([GOOD], find)
+    assert told.skipped_reason == ""
+    assert 2 < told.predicted["tpot_ms"] < 12
+    assert told.low["tpot_ms"] < told.predicted["tpot_ms"] < told.high["tpot_ms"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"gpu": "H9000"}, "unknown GPU 'H9000'"),
+        ({"model": "gpt-17"}, "unknown model"),
+        ({"engine": "llama.cpp"}, "unknown engine"),
+        ({"isl": ""}, "lacks isl"),
+        ({"isl": "many"}, "isl is 'many', not a number"),
+        ({"isl": "12.5"}, "isl is 12.5, not a whole number"),
+        ({"osl": "-3"}, "osl is -3"),
+        ({"tp": "3"}, "does not divide"),
+        ({"isl": "inf"}, "isl is inf"),
+        ({"tpot_ms": "fast"}, "tpot_ms is 'fast'"),
+        ({"load_kind": "hammock"}, "unknown load 'hammock'"),
+        ({"weight_dtype": "int1"}, "unknown data type 'int1'"),
+        ({"gpu": "A100-SXM-80GB", "model": "deepseek-r1", "tp": "8"}, "does not fit"),
+        ({"isl": "nan"}, "lacks isl|must lie between"),
+    ],
+)
+def test_a_row_that_cannot_be_predicted_says_why(change: dict[str, str], reason: str) -> None:
+    told, fine = backtest([GOOD | change, GOOD], find)
+    import re
+
+    assert re.search(reason, told.skipped_reason)
+    assert "\n" not in told.skipped_reason
+    assert fine.skipped_reason == ""
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from([*GOOD, "dp_attn", "ep", "pp", "length_low", "num_prompts", "stat"]),
+        st.one_of(
+            st.text(max_size=6), st.integers(-5, 10**9).map(str), st.sampled_from(["nan", "0.5"])
+        ),
+        max_size=4,
+    )
+)
+def test_any_row_is_predicted_or_refused_in_a_line(change: dict[str, str]) -> None:
+    (told,) = backtest([GOOD | change], find)
+    assert bool(told.skipped_reason) != bool(told.predicted)
+
+
+def test_attribution_names_what_was_put_in() -> None:
+    """Measurements made from predictions of a host that is slower in one respect alone."""
+    rows = [GOOD | {"batch_or_concurrency": str(n)} for n in (1, 2, 8, 32, 64)]
+    told = backtest(rows, find)
+    slower = [
+        r | {
+            "tpot_ms": str(t.predicted["tpot_ms"] + 0.02 * int(r["batch_or_concurrency"])),
+            "ttft_ms": "",
+        }
+        for r, t in zip(rows, told, strict=True)
+    ]  # fmt: skip
+    lines = attribute_errors(slower, backtest(slower, find), find)
+    assert "a cost of each sequence (sequence_s" in lines[1]

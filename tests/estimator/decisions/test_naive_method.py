@@ -1,0 +1,79 @@
+"""The article's table, figure by figure, as printed; and what the memory really allows."""
+
+import pytest
+
+from groundspeed.estimator import DatasheetHardware, Workload, find_model, predict
+from groundspeed.estimator.decisions.naive_method import article_estimate, memory_roof_tokens_per_s
+from groundspeed.profiles import InputError, find_device
+
+MODEL = find_model("qwen2.5-32b")
+H20 = find_device("h20").spec
+WORKLOAD = Workload(batch=1, prompt_tokens=1024, output_tokens=1024)
+ROWS = {row.quantity: row for row in article_estimate(MODEL, H20, WORKLOAD).rows}
+
+
+@pytest.mark.parametrize(
+    ("quantity", "printed"),
+    [
+        ("parameters", "31.98"),
+        ("prefill FLOPs, detailed", "65.28"),
+        ("prefill FLOPs, closed form", "65.28"),
+        ("decode FLOPs a token", "0.06"),
+        ("TTFT", "441"),
+        ("TTFT at 60%", "735"),
+        ("throughput", "2466"),
+        ("quick prefill FLOPs", "64.0"),
+        ("quick TTFT", "432"),
+        ("quick decode FLOPs a step", "0.064"),
+        ("quick throughput", "2312"),
+    ],
+)
+def test_as_printed(quantity: str, printed: str) -> None:
+    row = ROWS[quantity]
+    assert f"{row.printed / row.scale:.{row.decimals}f}" == printed
+
+
+@pytest.mark.parametrize(
+    ("quantity", "exact", "digits"),
+    [
+        ("parameters", 31.984, 3),
+        ("prefill FLOPs, detailed", 65.2835, 4),
+        ("prefill FLOPs, closed form", 65.2835, 4),
+        ("decode FLOPs a token", 0.064425, 6),
+        ("throughput", 2297, 0),
+        ("quick prefill FLOPs", 65.5, 1),
+    ],
+)
+def test_exact_beside_it(quantity: str, exact: float, digits: int) -> None:
+    row = ROWS[quantity]
+    assert round(row.exact / row.scale, digits) == exact
+
+
+def test_what_the_memory_allows() -> None:
+    assert round(memory_roof_tokens_per_s(MODEL, H20, WORKLOAD, with_cache=False), 1) == 62.5
+    assert round(memory_roof_tokens_per_s(MODEL, H20, WORKLOAD, with_cache=True), 1) == 62.1
+    text = " ".join(article_estimate(MODEL, H20, WORKLOAD).left_out)
+    for said in ("memory-bound", "62.5", "62.1", "2.7%", "32.76 B", "64.0 GB", "half of the score"):
+        assert said in text
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tokens_per_s"), [("h20", 62.1), ("h200", 74.5), ("h100-sxm", 52.0), ("mi300x", 82.3)]
+)
+def test_the_default_method_is_bound_by_memory(gpu: str, tokens_per_s: float) -> None:
+    p = predict(MODEL, DatasheetHardware(find_device(gpu).spec), WORKLOAD)
+    assert p.tpot_s is not None and p.decode is not None
+    assert 1 / p.tpot_s.value == pytest.approx(tokens_per_s, abs=0.06)
+    assert p.decode.bound == "memory"
+    assert p.prefill.bound == "compute"
+
+
+def test_no_peak_no_estimate() -> None:
+    with pytest.raises(InputError, match="mi308x gives no bfloat16 peak"):
+        article_estimate(MODEL, find_device("mi308x").spec, WORKLOAD)
+
+
+@pytest.mark.parametrize("utilization", [0.0, -0.1, 1.1, float("nan")])
+def test_utilization_is_a_fraction(utilization: float) -> None:
+    with pytest.raises(InputError, match="utilization"):
+        article_estimate(MODEL, H20, WORKLOAD, utilization=utilization)

@@ -1,0 +1,129 @@
+"""Configurations from strangers: a model or one clear line, never a traceback."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from groundspeed.estimator import Model, find_model
+from groundspeed.estimator.model.architectures import parse_config, read_config
+from groundspeed.estimator.model.catalog import shipped_models
+from groundspeed.profiles import InputError
+
+GOOD: dict[str, Any] = shipped_models()["qwen2.5-7b"]["config"]
+
+
+def parse(config: dict[str, Any]) -> Model:
+    return parse_config(config, name="test", where="config.json")
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "vocab_size", "architectures"])
+def test_missing_key(key: str) -> None:
+    with pytest.raises(InputError, match=f"lacks '{key}'"):
+        parse({k: v for k, v in GOOD.items() if k != key})
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "vocab_size"])
+@pytest.mark.parametrize(
+    "value", [-1, 0, 10**30, 1.5, "4096", True, [], {}, float("nan"), float("inf")]
+)
+def test_impossible_value(key: str, value: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(GOOD | {key: value})
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_heads_that_do_not_divide() -> None:
+    with pytest.raises(InputError, match="do not divide into 5 KV heads"):
+        parse(GOOD | {"num_key_value_heads": 5})
+    with pytest.raises(InputError, match="does not divide into 27 heads"):
+        parse(GOOD | {"num_attention_heads": 27})
+
+
+def test_unknown_architecture_names_the_closest() -> None:
+    with pytest.raises(InputError, match="did you mean 'Qwen3ForCausalLM'"):
+        parse(GOOD | {"architectures": ["Qwen4ForCausalLM"]})
+
+
+def test_what_is_not_modelled_is_refused_not_approximated() -> None:
+    with pytest.raises(InputError, match="no mixture of experts"):
+        parse(GOOD | {"num_experts": 64})
+    with pytest.raises(InputError, match="'hqq' is not modelled: known are fp8"):
+        parse(GOOD | {"quantization_config": {"quant_method": "hqq"}})
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from([*sorted(GOOD), "head_dim", "attention_bias", "num_experts"]),
+        st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.floats(),
+            st.text(max_size=8),
+            st.lists(st.text(max_size=3), max_size=2),
+        ),
+        max_size=6,
+    )
+)
+def test_any_mutation_is_a_model_or_one_line(changes: dict[str, Any]) -> None:
+    try:
+        model = parse(GOOD | changes)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    assert model.parameters > 0
+    assert math.isfinite(model.parameters)
+    assert model.heads % model.kv_heads == 0
+
+
+@given(st.integers(1, 64), st.integers(1, 16), st.integers(1, 8), st.integers(1, 100))
+def test_parameters_grow_with_every_size(
+    layers: int, group: int, kv_heads: int, width: int
+) -> None:
+    config = GOOD | {
+        "num_hidden_layers": layers,
+        "num_attention_heads": group * kv_heads,
+        "num_key_value_heads": kv_heads,
+        "hidden_size": group * kv_heads * 8,
+        "intermediate_size": width,
+    }
+    model = parse(config)
+    assert parse(config | {"num_hidden_layers": layers + 1}).parameters == (
+        model.parameters + model.layer_parameters
+    )
+    assert parse(config | {"intermediate_size": width + 1}).parameters == (
+        model.parameters + layers * 3 * model.hidden
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not json", "is not a model configuration in JSON"),
+        (b"[1]", "holds a JSON list"),
+        (b'{"hidden_size": NaN}', "NaN"),
+        (b"\xff\xfe", "not a text file"),
+        (b"[" * 50_000, "nested too deeply"),
+        (b'{"a": 1, "a": 2}', "stands twice"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        find_model(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_folders(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(GOOD))
+    assert find_model(str(tmp_path)).parameters == find_model("qwen2.5-7b").parameters

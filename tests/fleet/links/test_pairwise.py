@@ -1,0 +1,180 @@
+"""Pairs of nodes: who is to blame, how few pairs are enough, and two honest classes of links."""
+
+import csv
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groundspeed.fleet.links.pairwise import Pairs, judge_pairs, matchings, rounds_needed
+from groundspeed.profiles import InputError
+from program import groundspeed
+
+
+def all_pairs(nodes: int, seed: int, spread: float = 0.004) -> tuple[list[str], Pairs]:
+    names = [f"n{i:03d}" for i in range(nodes)]
+    both = list(itertools.combinations(names, 2))
+    rng = np.random.default_rng(seed)
+    bandwidth = 47e9 * np.exp(spread * rng.standard_normal(len(both)))
+    return names, Pairs(tuple(a for a, _ in both), tuple(b for _, b in both), bandwidth)
+
+
+def test_a_slow_node_is_one_finding() -> None:
+    _, pairs = all_pairs(12, 1)
+    hit = np.array(
+        [a == "n004" or b == "n004" for a, b in zip(pairs.first, pairs.second, strict=True)]
+    )
+    pairs.bandwidth[hit] *= 0.5
+    (found,) = judge_pairs(pairs)
+    assert (found.level, found.nodes) == ("node", ("n004",))
+    assert found.loss_fraction == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_slow_link_blames_no_node() -> None:
+    _, pairs = all_pairs(12, 2)
+    pairs.bandwidth[7] *= 0.07
+    (found,) = judge_pairs(pairs)
+    assert found.level == "link"
+    assert found.nodes == (pairs.first[7], pairs.second[7])
+
+
+def test_healthy_pairs_have_no_finding() -> None:
+    assert judge_pairs(all_pairs(20, 3)[1]) == ()
+
+
+def test_two_switches_are_not_a_hundred_findings() -> None:
+    """Inside a group of nine or eight 23.6 GB/s, across 5 to 7: as seen on seventeen H100 nodes."""
+    names, pairs = all_pairs(17, 4)
+    group = {name: i < 9 for i, name in enumerate(names)}
+    across = np.array(
+        [group[a] != group[b] for a, b in zip(pairs.first, pairs.second, strict=True)]
+    )
+    pairs.bandwidth[across] *= 0.26
+    assert judge_pairs(pairs) == ()
+    broken = int(np.flatnonzero(across)[5])
+    pairs.bandwidth[broken] *= 0.5
+    (found,) = judge_pairs(pairs)
+    assert found.nodes == (pairs.first[broken], pairs.second[broken])
+
+
+@settings(max_examples=60, deadline=None)
+@given(nodes=st.integers(2, 41), rounds=st.integers(1, 6), seed=st.integers(0, 9))
+def test_a_round_has_everybody_once_and_no_pair_comes_twice(
+    nodes: int, rounds: int, seed: int
+) -> None:
+    names = [f"n{i}" for i in range(nodes)]
+    found = matchings(names, rounds, seed)
+    seen: set[frozenset[str]] = set()
+    for matching in found:
+        members = [x for pair in matching for x in pair]
+        assert len(members) == len(set(members)) == nodes - nodes % 2
+        for pair in matching:
+            assert frozenset(pair) not in seen
+            seen.add(frozenset(pair))
+
+
+def test_a_few_rounds_find_the_slow_node() -> None:
+    """Three rounds in place of 63: the two bad nodes are named and nobody else."""
+    hits = 0
+    rounds = rounds_needed(64, 2 / 64)
+    for seed in range(30):
+        names, _ = all_pairs(64, seed)
+        rng = np.random.default_rng(seed)
+        bad = set(rng.choice(names, 2, replace=False).tolist())
+        pairs = [p for m in matchings(names, rounds, seed) for p in m]
+        bandwidth = 47e9 * np.exp(0.004 * rng.standard_normal(len(pairs)))
+        bandwidth[[bool(set(p) & bad) for p in pairs]] *= 0.5
+        found = judge_pairs(
+            Pairs(tuple(a for a, _ in pairs), tuple(b for _, b in pairs), bandwidth)
+        )
+        blamed = {f.nodes[0] for f in found if f.level == "node"}
+        assert blamed <= bad
+        hits += len(blamed & bad)
+    assert rounds < 6
+    assert hits / 60 > 0.95
+
+
+def test_impossible_rounds() -> None:
+    with pytest.raises(InputError):
+        rounds_needed(1, 0.1)
+    with pytest.raises(InputError):
+        rounds_needed(10, 1.0)
+
+
+def test_ten_real_nodes(reference: Path) -> None:
+    """NCCL between all pairs of ten H100 nodes: whole nodes are fine, some edges fell."""
+    rows = pd.read_csv(reference / "fleet" / "h100_10_nodes_pairwise.csv")
+    rows = rows[rows["N"] == 2]
+    for (_, _), part in rows.groupby(["test", "G"]):
+        ends = part["nodes"].str.split(",", expand=True)
+        found = judge_pairs(
+            Pairs(tuple(ends[0]), tuple(ends[1]), part["avg_bus_bw_GBs"].to_numpy() * 1e9)
+        )
+        assert len(found) <= len(part) / 2
+        assert all(0.1 <= f.loss_fraction < 1.0 for f in found)
+
+
+def test_two_tests_in_one_table_are_not_a_hundred_findings(reference: Path) -> None:
+    """With one, two, four and eight GPUs a node: pooled, every link would be slow at times."""
+    rows = pd.read_csv(reference / "fleet" / "h100_10_nodes_pairwise.csv")
+    rows = rows[(rows["N"] == 2) & (rows["test"] == "alltoall_perf")]
+    ends = rows["nodes"].str.split(",", expand=True)
+    (found,) = judge_pairs(Pairs(tuple(ends[0]), tuple(ends[1]), rows["peak_busbw_GBs"].to_numpy()))
+    assert found.level == "class"
+    assert "two tests in one table" in found.evidence
+
+
+def test_a_dead_node_is_found_by_what_it_does_not_answer() -> None:
+    names, pairs = all_pairs(12, 1)
+    hit = [names[4] in pair for pair in zip(pairs.first, pairs.second, strict=True)]
+    pairs.bandwidth[hit] = np.nan
+    (found,) = judge_pairs(pairs)
+    assert (found.level, found.nodes, found.loss_fraction) == ("node", (names[4],), 1.0)
+    assert "11 without a result" in found.evidence
+
+
+# On the command line.
+
+
+def pairs_file(path: Path, slow: str | None, nodes: int = 10) -> Path:
+    names, _ = all_pairs(nodes, 1)
+    rng = np.random.default_rng(2)
+    lines = ["node,partner,value"]
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            lost = 0.5 if slow in (a, b) else 1.0
+            lines.append(f"{a},{b},{47.0 * lost * np.exp(0.004 * rng.standard_normal())}")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_links_on_the_command_line(tmp_path: Path) -> None:
+    names, _ = all_pairs(10, 1)
+    ran = groundspeed("fleet", "links", str(pairs_file(tmp_path / "a.csv", names[3])), "--json")
+    assert ran.code == 2
+    (found,) = json.loads(ran.out)["findings"]
+    assert (found["level"], found["nodes"]) == ("node", [names[3]])
+    assert groundspeed("fleet", "links", str(pairs_file(tmp_path / "b.csv", None))).code == 0
+    few = tmp_path / "few.csv"
+    few.write_text("node,partner,value\na,b,1\na,a,9\n,b,1\nb,c,nan\n")
+    ran = groundspeed("fleet", "links", str(few))
+    assert (ran.code, ran.err.count("\n")) == (3, 1)
+    few.write_text("node,value\na,1\n")
+    ran = groundspeed("fleet", "links", str(few))
+    assert (ran.code, "lacks the column partner" in ran.err) == (2, True)
+
+
+def test_rounds_on_the_command_line() -> None:
+    ran = groundspeed("fleet", "rounds", "--nodes", "a,b,c,=d,e f,g", "--slow-share", "0.1")
+    lines = list(csv.reader(ran.out.splitlines()))
+    assert lines[0] == ["round", "node", "partner"]
+    for number in {line[0] for line in lines[1:]}:
+        busy = [name for line in lines[1:] if line[0] == number for name in line[1:]]
+        assert sorted(busy) == ["=d", "a", "b", "c", "e f", "g"]
+    ran = groundspeed("fleet", "rounds", "--nodes", "a,a")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)

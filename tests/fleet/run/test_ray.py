@@ -1,0 +1,93 @@
+"""A real Ray cluster on this machine: one worker a node, and a node that dies in the middle."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from groundspeed.fleet.history.store import Store
+from groundspeed.fleet.run.launcher import Event
+from groundspeed.fleet.run.ray_cluster import RayEngine
+from groundspeed.fleet.run.run_fleet import Asked, run_fleet
+from groundspeed.fleet.run.worker import Work
+from groundspeed.profiles import InputError
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[tuple[str, list[Any]]]:
+    """The address of a head that offers no processor, and four nodes with one each."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = [made.add_node(num_cpus=1, node_name=f"n{i}") for i in range(4)]
+    made.wait_for_nodes()
+    yield str(made.address), nodes
+    ray.shutdown()
+    made.shutdown()
+
+
+def switch_off(node: Any) -> None:
+    """Kill a node's raylet and everything it has started, as a power failure would."""
+    ((info, *_),) = [node.all_processes["raylet"]]
+    dying = [int(info.process.pid)]
+    for pid in dying:  # grows while it is walked: children of children
+        told = subprocess.run(
+            ["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False
+        )
+        dying += [int(child) for child in told.stdout.split()]
+    for pid in dying:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_no_cluster_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no Ray cluster"):
+        RayEngine("127.0.0.1:1").nodes()
+
+
+def test_a_node_that_ray_does_not_know(cluster: tuple[str, list[Any]], tmp_path: Path) -> None:
+    asked = Asked(Work(str(tmp_path), "", device="cpu"), ("n9",))
+    with pytest.raises(InputError, match="no node 'n9'"):
+        run_fleet(RayEngine(cluster[0]), asked, lambda event: None)
+
+
+def test_a_raylet_is_killed_in_the_middle(cluster: tuple[str, list[Any]], tmp_path: Path) -> None:
+    """Three of four nodes are asked for; the one that dies is reported, the spare does its work."""
+    store = Store(str(tmp_path / "store"))
+    events: list[Event] = []
+    begun = threading.Event()
+
+    def tell(event: Event) -> None:
+        events.append(event)
+        if sum(e.kind == "started" for e in events) == 3:
+            begun.set()
+
+    engine = RayEngine(cluster[0])
+    assert engine.nodes() == ("n0", "n1", "n2", "n3")
+    told: list[Any] = []
+    asked = Asked(Work(store.url, "", device="cpu"), ("n0", "n1", "n2"))
+    runner = threading.Thread(target=lambda: told.append(run_fleet(engine, asked, tell)))
+    runner.start()
+    assert begun.wait(90.0)
+    time.sleep(1.0)
+    switch_off(cluster[1][1])
+    runner.join(240.0)
+    assert not runner.is_alive()
+    (record,) = told
+    assert list(record.lost) == ["n1"]
+    assert "died" in record.lost["n1"]
+    done = set(store.nodes_done(record.run))
+    assert {"n0", "n2", "n3"} <= done
+    rows = store.rows((record.run,))
+    assert rows.loc[rows["node"] == "n3", "value"].gt(0).all()

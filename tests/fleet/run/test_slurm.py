@@ -1,0 +1,173 @@
+"""A real Slurm on this machine: an array over three nodes, and what happens to a lost one."""
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from groundspeed.fleet.health.baseline import Baseline, Usual
+from groundspeed.fleet.history.store import Store
+from groundspeed.fleet.run.launcher import Event
+from groundspeed.fleet.run.run_fleet import Asked, run_fleet
+from groundspeed.fleet.run.slurm import SlurmEngine
+from groundspeed.fleet.run.worker import PROGRAM, Work, work_here
+from groundspeed.fleet.table import clean_fleet
+from groundspeed.profiles import InputError
+from program import environment
+from slurm_cluster import NODES, SlurmCluster, missing
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}"),
+]
+
+
+@contextmanager
+def started(made: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
+    """A cluster that runs, and that this process' commands reach."""
+    try:
+        made.start()
+        for name in ("PATH", "SLURM_CONF"):
+            monkeypatch.setenv(name, made.environment[name])
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
+    with started(SlurmCluster(tmp_path / "slurm"), monkeypatch) as made:
+        yield made
+
+
+def kinds(events: list[Event], node: str) -> list[str]:
+    return [e.kind for e in events if e.node == node]
+
+
+def test_an_array_over_three_nodes(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """One is lost when its job is cancelled; the run, started again, measures that one alone."""
+    store = Store(str(tmp_path / "store"))
+    engine = SlurmEngine()
+    assert engine.nodes() == NODES
+    events: list[Event] = []
+
+    def tell(event: Event) -> None:
+        events.append(event)
+        if event.kind == "started" and event.node == "n3":
+            jobs = slurm.run("squeue", "--noheader", "--nodelist=n3", "--format=%i")
+            slurm.run("scancel", "--signal=KILL", jobs.strip())
+
+    work = Work(store.url, "", device="cpu")
+    record = run_fleet(engine, Asked(work), tell)
+    assert list(record.lost) == ["n3"]
+    assert record.lost["n3"]
+    assert store.nodes_done(record.run) == ["n1", "n2"]
+    assert kinds(events, "n1") == kinds(events, "n2") == ["started", "done"]
+
+    events.clear()
+    again = run_fleet(engine, Asked(Work(store.url, record.run, device="cpu")), events.append)
+    assert again.lost == {}
+    assert kinds(events, "n1") == kinds(events, "n2") == ["done"]
+    assert kinds(events, "n3") == ["started", "done"]
+    rows = store.rows((record.run,))
+    assert set(rows["node"]) == set(NODES)
+    assert rows["value"].gt(0).all()
+
+
+def test_a_drained_node_is_not_asked(slurm: SlurmCluster, tmp_path: Path) -> None:
+    slurm.run("scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=disk")
+    slurm.wait_for(lambda: slurm.state("n2") == "drain", "n2")
+    engine = SlurmEngine()
+    assert engine.nodes() == ("n1", "n3")
+    with pytest.raises(InputError, match="no node 'n2'"):
+        run_fleet(engine, Asked(Work(str(tmp_path), ""), ("n2",)), lambda event: None)
+
+
+def test_a_partition_that_is_not_there(slurm: SlurmCluster, tmp_path: Path) -> None:
+    engine = SlurmEngine(("--account=nobody", "--constraint=nothing"))
+    with pytest.raises(InputError, match="sbatch failed"):
+        run_fleet(engine, Asked(Work(str(tmp_path), ""), ("n1",)), lambda event: None)
+    assert slurm.run("squeue", "--noheader") == ""
+
+
+def test_no_slurm_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="sinfo is not on this machine"):
+        SlurmEngine().nodes()
+
+
+def test_a_killed_run_leaves_no_job(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """The one that asked is killed: what it had begun goes on or ends, and a new start finds it."""
+    url = str(tmp_path / "store")
+    command = [*PROGRAM, "fleet", "run", "--engine", "slurm", "--store", url]
+    process = subprocess.Popen([*command, "--device", "cpu"], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, env=os.environ)  # fmt: skip
+    slurm.wait_for(lambda: "R" in slurm.run("squeue", "--noheader", "--format=%t"), "jobs")
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60.0) != 0
+    slurm.wait_for(lambda: slurm.run("squeue", "--noheader") == "", "an empty queue")
+    (record,) = Store(url).runs()
+    assert not record.finished
+
+
+def test_a_slow_node_is_drained_and_resumed_when_well(slurm_checked: SlurmCluster) -> None:
+    """Slurm itself runs the check; it drains the one node that is slow, and resumes only that."""
+    slurm = slurm_checked
+    slurm.run("scontrol", "update", "NodeName=n3", "State=DRAIN", "Reason=disk")
+    write_baseline(slurm, times=100.0)
+    slurm.wait_for(lambda: slurm.state("n2") == "drain", "n2 drained")
+    assert slurm.reason("n2").startswith("groundspeed: ")
+    assert "slow" in slurm.reason("n2")
+    assert SlurmEngine().nodes() == ("n1",)
+    write_baseline(slurm, times=0.001)
+    slurm.wait_for(lambda: slurm.state("n2") == "idle", "n2 resumed")
+    assert slurm.state("n3") == "drain"
+    assert slurm.reason("n3") == "disk"
+
+
+def write_baseline(slurm: SlurmCluster, times: float) -> None:
+    """What n2 must reach: so many times what any processor does."""
+    kind = read_kind(slurm)
+    usual = [
+        Usual(klass=kind, metric=m, median=1e10 * times, spread=0.05, units=8)
+        for m in ("memory_triad", "memory_read", "matmul_float32")
+    ]
+    text = Baseline(source="a test", date_utc="2026-01-01T00:00:00Z", usual=tuple(usual))
+    path = slurm.folder / "baseline.new"
+    path.write_text(text.model_dump_json())
+    path.rename(slurm.folder / "baseline.json")
+
+
+def read_kind(slurm: SlurmCluster) -> str:
+    """The class of this machine, as a check names it."""
+    store = Store(str(slurm.folder / "store"))
+    if not store.exists():
+        work_here(Work(store.url, "first", device="cpu"), "n2")
+    return str(clean_fleet(store.rows(("first",)), "").rows["klass"].iloc[0])
+
+
+@pytest.fixture
+def slurm_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
+    """A cluster whose nodes check themselves, as ``HealthCheckProgram`` does."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    program = shlex.join([*PROGRAM, "fleet", "healthcheck", "--device", "cpu", "--drain"])
+    script = folder / "check.sh"
+    script.write_text(
+        "#!/bin/sh\n"
+        f'[ "$SLURMD_NODENAME" = n1 ] || [ ! -e {folder}/baseline.json ] && exit 0\n'
+        f"export SLURM_CONF={folder}/slurm.conf PYTHONPATH={environment()['PYTHONPATH']}\n"
+        f"exec {program} --baseline {folder}/baseline.json >> {folder}/check.log 2>&1\n"
+    )
+    script.chmod(0o755)
+    checks = "HealthCheckInterval=15\nHealthCheckNodeState=IDLE"
+    made = SlurmCluster(folder, extra=f"HealthCheckProgram={script}\n{checks}")
+    with started(made, monkeypatch) as running:
+        yield running

@@ -1,0 +1,256 @@
+"""Who is slow: on a real fleet, on simulated ones with known faults, and on hostile tables."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from findings import judged, named
+from groundspeed.estimator import find_model
+from groundspeed.estimator.engines.engine import find_engine
+from groundspeed.estimator.hardware.find_hardware import find_hardware
+from groundspeed.estimator.serving.deployment import Deployment
+from groundspeed.estimator.serving.server import Server
+from groundspeed.estimator.serving.workload import ServingWorkload
+from groundspeed.fleet.screen.baseline_detectors import OTHERS
+from groundspeed.fleet.screen.cost import cost_of
+from groundspeed.fleet.screen.findings import CAUSES, Screening
+from groundspeed.fleet.screen.screen_table import screen
+from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
+from groundspeed.fleet.table import clean_fleet, read_fleet
+from program import groundspeed
+
+
+def csv_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "fleet.csv"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def azure(reference: Path) -> Screening:
+    """One SuperBench run on 153 real nodes with eight A100 each."""
+    return screen(read_fleet([reference / "fleet" / "azure_a100_153_nodes.csv.gz"]))
+
+
+def test_eighteen_nodes_are_eighteen_findings_not_135(azure: Screening) -> None:
+    found = judged(azure, cause="clocks_or_software")
+    assert len(found) == 18
+    assert all(f.level == "node" and f.gpu is None and f.verdict == "FAIL" for f in found)
+    assert all(0.54 < (f.loss_fraction or 0) < 0.58 for f in found)
+    assert all("matmul_fp64_vector" in f.metrics for f in found)
+
+
+def test_half_width_links_carry_their_networks_fall(azure: Screening) -> None:
+    found = judged(azure, cause="pcie_width")
+    assert [(f.node, f.gpu) for f in found] == [("node025", 4), ("node025", 5), ("node088", 7)]
+    assert all("all_reduce_ib_8GiB" in f.metrics and "pcie_h2d" in f.metrics for f in found)
+    # Its own finding would be the same cause twice.
+    assert not judged(azure, cause="network", level="node")
+
+
+def test_missing_tests_are_inconclusive_never_slow(azure: Screening) -> None:
+    missing = [f for f in azure.findings if f.verdict == "INCONCLUSIVE"]
+    assert len(missing) == azure.inconclusive > 50
+    assert all(f.z is None and f.loss_fraction is None and f.cause == "missing" for f in missing)
+
+
+def test_few_enough_to_be_read(azure: Screening) -> None:
+    """1,224 GPUs: SuperBench's own verdict rejected 94 of 153 nodes."""
+    assert len(judged(azure)) < 80
+    assert {f.cause for f in azure.findings} <= CAUSES.keys()
+
+
+def test_the_same_data_gives_the_same_verdicts(azure: Screening, reference: Path) -> None:
+    table = read_fleet([reference / "fleet" / "azure_a100_153_nodes.csv.gz"])
+    mixed = table.rows.sample(frac=1.0, random_state=1).reset_index(drop=True)
+    again = screen(type(table)(mixed, table.units, table.excluded))
+    assert again.model_dump_json() == azure.model_dump_json()
+
+
+# Simulated fleets.
+
+
+@pytest.mark.parametrize("nodes", [1, 4, 32])
+@pytest.mark.parametrize(("loss", "least"), [(0.05, 0.95), (0.03, 0.65)])
+def test_slowed_gpus_are_named_and_healthy_ones_are_not(
+    nodes: int, loss: float, least: float
+) -> None:
+    hits = trials = false = 0
+    for seed in range(40 if nodes < 32 else 20):
+        rng = np.random.default_rng(seed)
+        fault = Fault(int(rng.integers(nodes)), int(rng.integers(8)), loss)
+        fleet = simulate_fleet(nodes, seed=seed, faults=(fault,))
+        found = named(screen(clean_fleet(fleet.table, "simulated")))
+        truth = {(f"n{fault.node:05d}", fault.gpu)}
+        hits += len(found & truth)
+        false += len(found - truth)
+        trials += 1
+    assert hits / trials >= least
+    assert 1000.0 * false / (trials * nodes * 8 * 3) <= 2.0
+
+
+def test_other_rules_miss_what_is_shared_or_small() -> None:
+    """A whole node at half speed hides from a rule inside the node; 5 % hides from 10 %."""
+    node = tuple(Fault(3, g, 0.5) for g in range(8))
+    rows = simulate_fleet(16, seed=2, faults=(*node, Fault(5, 1, 0.05))).table
+    told = named(screen(clean_fleet(rows, "simulated")))
+    assert told == {("n00003", None), ("n00005", 1)}
+    part = rows[rows["metric"] == "matmul_bf16"]
+    missed = {name: set(part[rule(part)]["node"]) for name, rule in OTHERS.items()}
+    assert "n00003" not in missed["gpu-fryer"]
+    assert all("n00005" not in missed[name] for name in ("fixed 10 %", "Megatron", "gpu-fryer"))
+
+
+def test_classes_are_never_pooled() -> None:
+    """GPUs with 80 GB are 6 % faster than those with 40: pooled, one kind would be all outliers."""
+    fleet = simulate_fleet(40, seed=3).table
+    big = fleet["node"] < "n00005"
+    fleet.loc[big, "value"] *= 1.06
+    apart = fleet.assign(sku=np.where(big, "A100-80GB", "A100-40GB"))
+    kept_apart = named(screen(clean_fleet(apart, "simulated")))
+    assert len(kept_apart) <= 4  # of 320, as fleets have them
+    # Pooled, the fast ones would widen the scale until nobody is slow, or all others are.
+    assert named(screen(clean_fleet(fleet, "simulated"))) != kept_apart
+
+
+def test_a_fleet_that_is_slow_as_a_whole() -> None:
+    """Nobody is unusual in it: only a reference can say so, and then it is one finding."""
+    slow = simulate_fleet(5, seed=3).table
+    slow["value"] *= 0.5
+    assert len(judged(screen(clean_fleet(slow, "x")))) <= 1
+    reached = {"matmul_bf16": 780.0}
+    (whole,) = judged(screen(clean_fleet(slow, "x"), reference=reached), cause="below_floor")
+    assert (whole.level, whole.gpu, whole.verdict) == ("class", None, "FAIL")
+    assert whole.expected == 780.0
+    assert 0.4 < (whole.loss_fraction or 0) < 0.6
+    # One node of many is that node, and the others are fine.
+    fleet = simulate_fleet(5, seed=3).table
+    fleet.loc[fleet["node"] == "n00002", "value"] *= 0.5
+    told = screen(clean_fleet(fleet, "x"), reference={"matmul_bf16": 700.0})
+    assert {(f.node, f.level) for f in judged(told, verdict="FAIL")} == {("n00002", "node")}
+
+
+def test_too_few_of_a_kind_to_say() -> None:
+    """One GPU with another power cap is neither fine nor slow: it has no kind."""
+    fleet = simulate_fleet(4, seed=3).table.assign(power_cap="700")
+    odd = (fleet["node"] == "n00001") & (fleet["gpu"] == 2)
+    fleet.loc[odd, "power_cap"] = "500"
+    told = screen(clean_fleet(fleet, "x"))
+    (found,) = [f for f in told.findings if f.cause == "no_class"]
+    assert (found.node, found.verdict, found.z) == ("n00001", "INCONCLUSIVE", None)
+    assert "500" in found.evidence
+    alone = screen(clean_fleet(fleet[odd], "x"))
+    assert alone.judged == 0
+
+
+def test_what_was_noted_is_evidence() -> None:
+    fleet = simulate_fleet(4, seed=3, faults=(Fault(1, 2, 0.2),)).table.assign(note="")
+    fleet.loc[(fleet["node"] == "n00001") & (fleet["gpu"] == 2), "note"] = "windows differ by 30%"
+    failed = {"node": "n00003", "gpu": 5, "metric": "hbm_copy", "value": None, "note": "ECC error"}
+    rows = fleet[~((fleet["node"] == "n00003") & (fleet["gpu"] == 5))]
+    told = screen(clean_fleet(pd.concat([rows, pd.DataFrame([failed])], ignore_index=True), "x"))
+    assert "windows differ by 30%" in judged(told, node="n00001")[0].evidence
+    (missing,) = [f for f in told.findings if f.cause == "missing"]
+    assert "ECC error" in missing.evidence
+
+
+def test_racks() -> None:
+    faults = tuple(Fault(n, g, 0.2) for n in (0, 1, 2) for g in range(8))
+    fleet = simulate_fleet(24, seed=4, faults=faults).table
+    fleet["rack"] = "r" + (fleet["node"].str[1:].astype(int) // 4).astype(str)
+    (found,) = judged(screen(clean_fleet(fleet, "simulated")))
+    assert (found.level, found.node) == ("rack", "r0")
+
+
+def test_telemetry_says_why() -> None:
+    fleet = simulate_fleet(16, seed=5, faults=(Fault(2, 3, 0.17), Fault(7, 0, 0.1))).table
+    gpus = fleet[["node", "gpu"]].drop_duplicates()
+    heat = gpus.assign(metric="temperature", value=62.0, unit="C")
+    power = gpus.assign(metric="power_w", value=690.0, unit="W")
+    cap = gpus.assign(metric="power_limit", value=700.0, unit="W")
+    hot = (gpus["node"] == "n00002") & (gpus["gpu"] == 3)
+    heat.loc[hot, "value"], power.loc[hot, "value"] = 84.0, 570.0
+    low = (gpus["node"] == "n00007") & (gpus["gpu"] == 0)
+    cap.loc[low, "value"] = 500.0
+    told = screen(clean_fleet(pd.concat([fleet, heat, power, cap], ignore_index=True), "x"))
+    assert {(f.node, f.cause) for f in judged(told)} == {
+        ("n00002", "thermal"), ("n00007", "power_cap"),
+    }  # fmt: skip
+
+
+def test_what_a_slow_gpu_costs() -> None:
+    server = Server(
+        find_model("llama-3.1-70b"), Deployment(tp=8), find_engine("vllm"),
+        find_hardware("h200").best,
+    )  # fmt: skip
+    fleet = simulate_fleet(8, seed=7, faults=(Fault(1, 1, 0.2), Fault(2, 2, 0.2, ("hbm_copy",))))
+    told = {f.node: f for f in judged(screen(clean_fleet(fleet.table, "x")))}
+    w = ServingWorkload(4096, 256, 16)
+    tensor, memory = (cost_of(told[n], server, w) for n in ("n00001", "n00002"))
+    assert tensor.ttft_fraction > memory.ttft_fraction  # prefill computes
+    assert memory.tpot_fraction > 0.05  # decode reads
+    assert tensor.tokens_per_s > 0
+    assert 0 < tensor.ttft_fraction < 0.3  # a fifth of the rate is a quarter more time, at most
+
+
+def test_a_quarter_of_the_lanes_is_width_too() -> None:
+    fleet = simulate_fleet(8, seed=3).table
+    link = fleet[fleet["metric"] == "hbm_copy"].assign(metric="pcie_h2d", unit="GB/s")
+    slow = (link["node"] == "n00003") & (link["gpu"] == 3)
+    link["value"] = link["value"].where(~slow, link["value"] * 0.25)
+    told = screen(clean_fleet(pd.concat([fleet, link], ignore_index=True), "x"))
+    assert [f.cause for f in judged(told, node="n00003")] == ["pcie_width"]
+
+
+def test_a_file_that_exists_is_no_failed_gpu(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, simulate_fleet(8, seed=9).table.to_csv(index=False))
+    ran = groundspeed("fleet", "screen", str(path), "--json", "-o", str(path))
+    assert (ran.code, "--force" in ran.err) == (3, True)
+    assert path.read_text().startswith("node,gpu")
+
+
+def test_telemetry_is_compared_within_a_class() -> None:
+    """A 400 W part beside 700 W ones has no low cap."""
+    big, small = (simulate_fleet(6, seed=s).table for s in (3, 4))
+    small["node"] = "a" + small["node"]
+    hurt = (small["node"] == "an00002") & (small["gpu"] == 3) & (small["metric"] != "hbm_copy")
+    small.loc[hurt, "value"] *= 0.8
+    parts = [big.assign(sku="H100"), small.assign(sku="A100")]
+    for part, watts in zip(list(parts), (700.0, 400.0), strict=True):
+        gpus = part[["node", "gpu", "sku"]].drop_duplicates()
+        parts.append(gpus.assign(metric="power_limit", value=watts, unit="W"))
+    told = screen(clean_fleet(pd.concat(parts, ignore_index=True), "x"))
+    assert judged(told, node="an00002")[0].cause == "compute"
+
+
+def test_lower_is_better_when_said_or_known() -> None:
+    fleet = simulate_fleet(8, seed=8).table
+    part = fleet[fleet["metric"] == "hbm_copy"].copy()
+    slow = (part["node"] == "n00003") & (part["gpu"] == 3)
+    part.loc[slow, "value"] *= 1.4
+    for name, said in (("step_duration", ("step_duration",)), ("launch_latency", ())):
+        rows = part.assign(metric=name, unit="" if said else "us")
+        told = screen(clean_fleet(rows, "x"), lower_is_better=said)
+        assert named(told) == {("n00003", 3)}
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    fine = csv_file(tmp_path, simulate_fleet(8, seed=9).table.to_csv(index=False))
+    ran = groundspeed("fleet", "screen", str(fine))
+    assert ran.code in (0, 1)
+    slow = simulate_fleet(8, seed=9, faults=(Fault(1, 2, 0.2),)).table
+    path = csv_file(tmp_path, slow.to_csv(index=False))
+    ran = groundspeed("fleet", "screen", str(path), "--model", "llama-3.1-8b", "--gpu", "h200",
+                      "--tp", "8")  # fmt: skip
+    assert ran.code == 2
+    assert "n00001 gpu 2" in ran.out
+    assert "token/s" in ran.out
+    document = json.loads(groundspeed("fleet", "screen", str(path), "--json").out)
+    assert document["findings"][0]["gpu"] == 2
+    for arguments in (["/nowhere.csv"], [str(path), "--model", "llama-3.1-8b"]):
+        ran = groundspeed("fleet", "screen", *arguments)
+        assert ran.code == 3
+        assert ran.err.count("\n") == 1

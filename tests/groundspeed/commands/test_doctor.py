@@ -1,0 +1,61 @@
+"""What is missing on a machine is said, with the way to get it."""
+
+import json
+import subprocess
+import sys
+
+from groundspeed.extras import EXTRA_OF
+from groundspeed.measuring.machine_check import Diagnosis
+from program import environment, groundspeed
+
+WITHOUT = """
+import sys
+for name in {names!r}:
+    sys.modules[name] = None
+sys.argv = ["groundspeed", *{arguments!r}]
+from groundspeed.cli import main
+main()
+"""
+
+
+def without(names: tuple[str, ...], *arguments: str) -> tuple[int, str, str]:
+    """Run the program where libraries are not installed."""
+    script = WITHOUT.format(names=names, arguments=arguments)
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", script], env=environment(), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    return ran.returncode, ran.stdout, ran.stderr
+
+
+def test_this_machine() -> None:
+    ran = groundspeed("doctor", "--json")
+    told = Diagnosis.model_validate_json(ran.out)
+    assert ran.code == 0
+    assert told.can["estimate"] and told.can["measure"]
+    assert {c.what for c in told.checks} >= set(EXTRA_OF) - {"markupsafe"}
+    assert groundspeed("doctor").code == 0
+
+
+def test_what_is_missing_is_named_with_its_extra() -> None:
+    code, out, _ = without(("scipy", "duckdb"), "doctor", "--json")
+    told = Diagnosis.model_validate(json.loads(out))
+    assert code == 1
+    assert told.can == told.can | {"measure": False, "screen a fleet": False, "estimate": True}
+    remedies = {c.what: c.remedy for c in told.checks if c.state == "missing"}
+    assert remedies["scipy"] == "pip install 'groundspeed[fit]'"
+    assert remedies["duckdb"] == "pip install 'groundspeed[fleet]'"
+
+
+def test_a_command_without_its_library_is_one_line() -> None:
+    for arguments, missing, wanted in (
+        (("fleet", "history", "x"), ("fsspec",), "fleet"),
+        (("report", "h200", "-o", "/tmp/never.html"), ("jinja2",), "report"),
+        (("fleet", "run", "--store", "/tmp/never"), ("fsspec",), "fleet"),
+    ):
+        code, _, error = without(missing, *arguments)
+        assert code in (2, 3)
+        assert error.count("\n") == 1
+        assert f"groundspeed[{wanted}]" in error
+    code, out, _ = without(("fsspec",), "fleet", "healthcheck", "--device", "cpu")
+    assert (code, out.startswith("GROUNDSPEED UNKNOWN")) == (3, True)

@@ -1,0 +1,65 @@
+"""All devices of a node at once: real processes, one of which has no device."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+import torch
+
+from groundspeed.measuring.all_devices import devices_of
+from groundspeed.profiles import InputError, load_profile
+from program import groundspeed
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@no_gpu
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("all", "no GPU here"), ("cpu,cpu", "'cpu' twice"), ("cpu,", "an empty name")],
+)
+def test_lists_that_make_no_sense(name: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        devices_of(name)
+
+
+@no_gpu
+@pytest.mark.slow
+def test_one_device_that_fails_does_not_take_the_others_along(tmp_path: Path) -> None:
+    ran = groundspeed(
+        "calibrate", "--quick", "--device", "cpu,cuda:0", "--dtypes", "float32",
+        "--profile-dir", str(tmp_path), CUDA_VISIBLE_DEVICES="",
+    )  # fmt: skip
+    assert ran.code == 2
+    assert "cuda:0: no GPU here (CUDA_VISIBLE_DEVICES='' leaves none)" in ran.err
+    # On a machine that is never quiet the profile may be rejected; it is kept all the same.
+    (path,) = [*tmp_path.glob("*.json"), *tmp_path.glob("*.rejected")]
+    assert ("1 of 2 devices" if path.suffix == ".json" else "2 of 2 devices") in ran.err
+    profile = load_profile(path, check=False)
+    assert profile.device.kind == "cpu"
+    assert {c.regime["dtype"] for c in profile.curves if c.operation == "matmul"} == {"float32"}
+    plateaus = [r for r in profile.rates if r.quantity.startswith("read plateau")]
+    assert plateaus and all(r.unit == "bytes/s" and "MiB" in r.note for r in plateaus)
+    if path.suffix != ".json":
+        return
+    told = groundspeed("compare-alone", str(path), "--others", "1", "--device", "cpu")
+    assert told.code == 0, told.err
+    notes = json.loads(told.out)
+    assert all("measured together with 1 other devices; alone," in note for note in notes)
+
+
+@no_gpu
+@pytest.mark.parametrize(
+    ("dtypes", "said"),
+    [("bf16", "unknown data type 'bf16'"), ("tf32", "cannot measure tf32"), ("", "unknown data")],
+)
+def test_data_types_that_are_not_there(tmp_path: Path, dtypes: str, said: str) -> None:
+    ran = groundspeed(
+        "calibrate", "--quick", "--device", "cpu", "--dtypes", dtypes,
+        "--profile-dir", str(tmp_path),
+    )  # fmt: skip
+    assert (ran.code, len(ran.err.strip().splitlines()) <= 2) == (2, True)
+    assert said in ran.err

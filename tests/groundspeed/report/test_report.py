@@ -1,0 +1,250 @@
+"""Reports in a real browser: drawn, quiet, filtered, accessible, and safe from hostile names."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+from groundspeed.fleet.screen.score import score
+from groundspeed.fleet.screen.screen_table import screen
+from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
+from groundspeed.fleet.table import clean_fleet
+from groundspeed.report.fleet import fleet_page
+from groundspeed.report.page import Axis, Figure, Section, Table, as_script, numbers, render
+from groundspeed.report.page import Page as Report
+from groundspeed.report.sources import page_of
+from profile_factory import profile as make_profile
+from program import groundspeed
+
+HOSTILE = "</script><script>window.hit=1</script><img src=x onerror=window.hit=1>\"'`${1}"
+
+
+@dataclass
+class Opened:
+    """A report in a browser, and what the browser said about it."""
+
+    page: Page
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+
+def opened(browser: Browser, path: Path, **options: Any) -> Opened:
+    page = browser.new_page(**options)
+    told = Opened(page)
+    page.on("console", lambda m: told.said.append(m.text) if m.type != "log" else None)
+    page.on("pageerror", lambda e: told.said.append(str(e)))
+    page.on("request", lambda r: told.asked.append(r.url))
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+    return told
+
+
+def written(folder: Path, report: Report) -> Path:
+    path = folder / "report.html"
+    path.write_text(render(report), encoding="utf-8")
+    return path
+
+
+def hostile_fleet(nodes: int = 12) -> Report:
+    faults = (Fault(3, 1, 0.2), Fault(5, 2, 0.06), Fault(7, 7, 0.3, ("hbm_copy",)))
+    frame = simulate_fleet(nodes, seed=3, faults=faults).table
+    frame["node"] = frame["node"].replace({"n00003": HOSTILE, "n00004": "../../x", "n00006": "=1"})
+    frame["metric"] = frame["metric"].replace({"matmul_fp8": "matmul_<b>fp8</b>"})
+    table = clean_fleet(frame, "x")
+    return fleet_page(table, score(table), screen(table), f"{HOSTILE}.csv")
+
+
+@pytest.fixture(scope="module")
+def estimate_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("estimate") / "estimate.json"
+    ran = groundspeed("estimate", "llama-3.1-8b", "--gpu", "h200", "--gpu", "mi300x",
+                      "--concurrency", "1,8,32", "--json", "-o", str(path))  # fmt: skip
+    assert ran.code == 0, ran.err
+    return path
+
+
+KINDS = ("profile", "fleet", "estimate", "comparison")
+
+
+@pytest.fixture(params=KINDS)
+def report(request: pytest.FixtureRequest, estimate_json: Path, tmp_path: Path) -> Path:
+    kind = str(request.param)
+    if kind == "profile":
+        return written(tmp_path, page_of(["h200"]))
+    if kind == "fleet":
+        return written(tmp_path, hostile_fleet())
+    if kind == "estimate":
+        return written(tmp_path, page_of([str(estimate_json)]))
+    return written(tmp_path, page_of(["h200", "h100"]))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_report_is_drawn_quiet_and_accessible(
+    browser: Browser, report: Path, scheme: str
+) -> None:
+    told = opened(browser, report, color_scheme=scheme, viewport={"width": 1200, "height": 900})
+    plots = told.page.locator(".plot").count()
+    assert plots > 0
+    assert told.page.locator(".plot[data-drawn=yes]").count() == plots
+    for i in range(plots):
+        plot = told.page.locator(".plot").nth(i)
+        assert plot.locator("svg.main-svg").count() > 0
+        assert plot.locator(".trace, .heatmaplayer image, .points path").count() > 0
+    assert told.said == []
+    assert [u for u in told.asked if not u.startswith(("file:", "data:", "blob:"))] == []
+    found = Axe().run(told.page)
+    serious = [
+        (v["id"], [n["html"][:120] for n in v["nodes"][:3]])
+        for v in found.response["violations"]
+        if v["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+    told.page.close()
+
+
+def test_nothing_of_a_strangers_names_runs(browser: Browser, tmp_path: Path) -> None:
+    told = opened(browser, written(tmp_path, hostile_fleet()))
+    assert told.page.evaluate("() => window.hit") is None
+    assert told.page.locator("img[src=x]").count() == 0
+    assert told.page.get_by_text("</script><script>window.hit=1").count() > 0  # shown as it is
+    told.page.locator("#heat").hover()
+    assert told.page.evaluate("() => window.hit") is None
+    told.page.close()
+
+
+def test_filter_and_tooltip(browser: Browser, tmp_path: Path) -> None:
+    size = {"width": 1200, "height": 900}
+    told = opened(browser, written(tmp_path, hostile_fleet()), viewport=size)
+    page = told.page
+    box = page.locator("[data-filtered]").first
+    rows = box.locator("tbody tr")
+    everybody = rows.count()
+    box.get_by_label("Filter").fill("n00005 gpu")
+    shown = [r for r in rows.all() if r.is_visible()]
+    assert 0 < len(shown) < everybody
+    assert all("n00005" in (r.text_content() or "") for r in shown)
+    assert box.locator(".count").text_content() == f"{len(shown)} of {everybody}"
+    box.get_by_label("Filter").fill("")
+    heat = page.locator("#heat .nsewdrag")
+    heat.scroll_into_view_if_needed()
+    spot = heat.bounding_box()
+    assert spot is not None
+    page.mouse.move(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
+    page.wait_for_selector(".hoverlayer .hovertext")
+    assert "below its class" in (page.locator(".hoverlayer").first.text_content() or "")
+    page.close()
+
+
+def test_a_name_in_the_legend_hides_its_curve(browser: Browser, estimate_json: Path,
+                                              tmp_path: Path) -> None:  # fmt: skip
+    told = opened(browser, written(tmp_path, page_of([str(estimate_json)])))
+    plot = told.page.locator("#latency-throughput")
+    before = plot.locator(".scatterlayer .trace").count()
+    plot.locator(".legendtoggle").first.click()
+    told.page.wait_for_timeout(800)  # plotly waits whether it becomes a double click
+    assert plot.locator(".scatterlayer .trace").count() == before - 1
+    told.page.close()
+
+
+def test_keyboard_and_print(browser: Browser, tmp_path: Path) -> None:
+    told = opened(browser, written(tmp_path, hostile_fleet()))
+    told.page.keyboard.press("Tab")
+    assert told.page.evaluate("() => document.activeElement.className") == "skip"
+    told.page.keyboard.press("Enter")
+    assert told.page.evaluate("() => document.activeElement.id") == "main"
+    told.page.emulate_media(media="print")
+    assert not told.page.locator("nav").is_visible()
+    assert len(told.page.pdf()) > 20_000
+    told.page.close()
+
+
+def test_sizes(tmp_path: Path) -> None:
+    assert len(render(page_of(["h200"])).encode()) < 3_000_000
+    table = clean_fleet(simulate_fleet(1000, seed=1, extra_metrics=27).table, "x")
+    big = render(fleet_page(table, score(table), screen(table), "a thousand nodes"))
+    assert len(big.encode()) < 10_000_000
+
+
+def test_a_thousand_nodes_open(browser: Browser, tmp_path: Path) -> None:
+    table = clean_fleet(simulate_fleet(1000, seed=1, extra_metrics=27).table, "x")
+    report = fleet_page(table, score(table), screen(table), "a thousand nodes")
+    told = opened(browser, written(tmp_path, report))
+    assert told.said == []
+    told.page.close()
+
+
+def test_a_measured_profile(browser: Browser, tmp_path: Path) -> None:
+    profile = make_profile()
+    path = tmp_path / "p.json"
+    path.write_text(profile.model_dump_json())
+    told = opened(browser, written(tmp_path, page_of([str(path)])))
+    assert told.page.locator("h1").text_content() == profile.device.name
+    for warning in profile.warnings:
+        assert told.page.get_by_text(warning).count() == 1
+    told.page.close()
+
+
+def test_a_backtest(reference: Path, browser: Browser, tmp_path: Path) -> None:
+    rows = (reference / "e2e_dev.csv").read_text().splitlines()
+    table = tmp_path / "some.csv"
+    table.write_text("\n".join([rows[0], *rows[300:330]]))
+    result = tmp_path / "backtest.json"
+    ran = groundspeed("backtest", str(table), "--json", "-q", "-o", str(result))
+    assert ran.code == 0, ran.err
+    told = opened(browser, written(tmp_path, page_of([str(result)])))
+    assert told.page.locator("#scatter-tpot_ms .points path").count() > 5
+    assert told.said == []
+    told.page.close()
+
+
+# Without a browser.
+
+
+@pytest.mark.parametrize("text", [HOSTILE, "<!--", "\u2028", "&amp;", "]]>"])
+def test_scripts_hold_any_text(text: str) -> None:
+    told = as_script({text: [text]})
+    assert "<" not in told and ">" not in told
+    assert json.loads(told) == {text: [text]}
+
+
+def test_numbers_are_short_and_finite() -> None:
+    assert numbers(np.array([1.23456789e14, np.nan, np.inf, 0.0])) == [1.235e14, None, None, 0.0]
+
+
+def test_figures_have_names_of_their_own() -> None:
+    figure = Figure("a", "A.", "Nothing.", [], Axis("x"), Axis("y"))
+    page = Report("t", "s", [], [Section("one", figures=[figure, figure])])
+    with pytest.raises(ValueError, match="two figures"):
+        render(page)
+
+
+def test_a_page_without_plots_carries_no_plotly() -> None:
+    text = render(Report("t", "s", [], [Section("one", tables=[Table(("a",), [("b",)])])]))
+    assert len(text) < 20_000
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    ran = groundspeed("report", "h200", "-o", str(tmp_path / "r.html"))
+    assert ran.code == 0
+    assert "r.html" in ran.out
+    ran = groundspeed("report", "h200", "-o", str(tmp_path / "r.html"))
+    assert (ran.code, "--force" in ran.err) == (2, True)
+    broken = tmp_path / "x.json"
+    for text, why in (
+        ("{", "no JSON"),
+        ("[]", "no result"),
+        ("{}", "nothing that has a report"),
+        ('{"predictions":[{"concurrency":1}]}', "no result that can be read"),
+    ):
+        broken.write_text(text)
+        ran = groundspeed("report", str(broken), "-o", str(tmp_path / "y.html"))
+        assert ran.code == 2
+        assert ran.err.count("\n") == 1
+        assert why in ran.err
+    ran = groundspeed("report", "b200", "h100", "h200", "-o", str(tmp_path / "y.html"))
+    assert ran.code == 2

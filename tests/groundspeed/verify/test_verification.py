@@ -1,0 +1,167 @@
+"""Verify: predicted before it is run, from a profile that holds none of its shapes."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+import tiny_campaign  # noqa: E402
+from groundspeed.calibrate.run.device import open_device  # noqa: E402
+from groundspeed.display.plots import save_roofline  # noqa: E402
+from groundspeed.estimator import ProfileHardware, Workload, predict  # noqa: E402
+from groundspeed.estimator.model.architectures import parse_config  # noqa: E402
+from groundspeed.estimator.model.catalog import find_model  # noqa: E402
+from groundspeed.profiles import InputError, Profile, load_profile  # noqa: E402
+from groundspeed.verify.decoder_timing import decoder_shape  # noqa: E402
+from groundspeed.verify.verification import VerifyRequest, verify  # noqa: E402
+
+CONFIG = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 192,
+    "intermediate_size": 384,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "vocab_size": 2000,
+}
+MODEL = parse_config(CONFIG, name="tiny", where="config.json")
+CASES = [(1, 24), (2, 40)]
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Profile]:
+    folder = tmp_path_factory.mktemp("verify")
+    threads = torch.get_num_threads()
+    tiny_campaign.main(folder, slow=False)  # on one thread, and so must be what it is held against
+    yield load_profile(folder / "profile.json")
+    torch.set_num_threads(threads)
+
+
+def request(profile: Profile, **changes: object) -> VerifyRequest:
+    values = {
+        "model": MODEL, "profile": profile, "running": open_device("cpu"), "cases": CASES,
+        "output_tokens": 5, "budget_s": 0.05,
+    }  # fmt: skip
+    return VerifyRequest(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_predictions_are_those_of_the_profile_alone(profile: Profile) -> None:
+    """What verify compares equals a prediction made without any decoder, and its hash is sealed."""
+    result = verify(request(profile), lambda *_: None)
+    told = [
+        predict(
+            MODEL,
+            ProfileHardware(profile),
+            Workload(batch=b, prompt_tokens=p, output_tokens=5),
+        )
+        for b, p in CASES
+    ]
+    sealed = hashlib.sha256("\n".join(t.model_dump_json() for t in told).encode()).hexdigest()
+    assert result.predictions_sha256 == sealed
+    assert [c.ttft_s.predicted for c in result.cases] == [t.ttft_s for t in told]
+    assert result.shapes_seen == ()
+    json.loads(result.model_dump_json())
+
+
+def test_every_part_is_compared_and_the_parts_make_the_whole(profile: Profile) -> None:
+    result = verify(request(profile), lambda *_: None)
+    for case in result.cases:
+        for phase, whole in (("prefill", case.ttft_s), ("decode", case.tpot_s)):
+            parts = [p for p in case.parts if p.phase == phase]
+            assert {"qkv", "attention", "out", "mlp", "head", "norm"} <= {p.group for p in parts}
+            assert sum(p.measured_s for p in parts) == pytest.approx(whole.measured.value)
+            assert sum(p.predicted_s for p in parts) == pytest.approx(whole.predicted.value)
+        assert {m.limit for m in case.machine} == {"compute", "memory"}
+
+
+def test_a_shape_that_was_calibrated_is_confessed(profile: Profile) -> None:
+    curve = profile.curve("matmul", dtype="bfloat16")
+    assert curve is not None
+    seen = curve.points[0].model_copy(update={"case": {"m": 24.0, "n": 320.0, "k": 192.0}})
+    changed = curve.model_copy(update={"points": (seen, *curve.points[1:])})
+    curves = tuple(changed if c is curve else c for c in profile.curves)
+    result = verify(request(profile.model_copy(update={"curves": curves})), lambda *_: None)
+    assert result.shapes_seen == ("matmul k=192 m=24 n=320",)
+
+
+def test_a_wrong_law_is_blamed(profile: Profile) -> None:
+    """Give products a start-up of 20 ms: verify must fail and name one."""
+    laws = []
+    for law in profile.laws:
+        if law.operation == "matmul":
+            slow = {
+                k: c.model_copy(update={"value": 0.02, "high": 0.02}) if k == "startup_s" else c
+                for k, c in law.coefficients.items()
+            }
+            law = law.model_copy(update={"coefficients": slow})
+        laws.append(law)
+    wrong = profile.model_copy(update={"laws": tuple(laws)})
+    result = verify(request(wrong), lambda *_: None)
+    assert not result.passed
+    assert "too slow" in result.blame
+    assert result.blame.split()[1] in ("mlp", "qkv", "out")
+
+
+def test_a_profile_of_another_machine_is_refused(profile: Profile) -> None:
+    other = profile.model_copy(
+        update={"device": profile.device.model_copy(update={"name": "NVIDIA H200"})}
+    )
+    with pytest.raises(InputError, match="this machine has"):
+        verify(request(other), lambda *_: None)
+
+
+def test_what_does_not_fit_is_refused_before_it_is_built(profile: Profile) -> None:
+    huge = MODEL.model_copy(update={"hidden": 192, "layers": 10_000, "intermediate": 9_000_000})
+    with pytest.raises(InputError, match="--layers N"):
+        verify(request(profile, model=huge), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("qwen3-30b-a3b", "experts"),
+        ("deepseek-v2-lite", "latent attention|experts"),
+        ("gpt-oss-20b", "experts|sinks"),
+        ("mistral-7b-v0.1", "a window of 4096 tokens"),
+    ],
+)
+def test_what_the_decoder_is_not_is_refused(profile: Profile, model: str, why: str) -> None:
+    """A dense decoder in the place of a mixture would be compared with another model's times."""
+    cases = [(1, 8192)]
+    with pytest.raises(InputError, match=why):
+        verify(request(profile, model=find_model(model), cases=cases), lambda *_: None)
+
+
+def test_one_output_token_has_no_tpot(profile: Profile) -> None:
+    with pytest.raises(InputError, match="at least 2 output tokens"):
+        verify(request(profile, output_tokens=1), lambda *_: None)
+
+
+def test_the_decoder_has_the_model_s_parameters() -> None:
+    from groundspeed.kernels.decoder.decoder import Decoder
+
+    decoder = Decoder(decoder_shape(MODEL, "bfloat16"), torch.device("cpu"), batch=1, capacity=8)
+    tensors = [decoder.table, decoder.final_norm]
+    if not MODEL.tied_head:
+        tensors.append(decoder.head)
+    for layer in decoder.layers:
+        tensors += [
+            t for name, t in vars(layer).items() if t is not None and not name.endswith("cache")
+        ]
+    assert sum(t.numel() for t in tensors) == MODEL.parameters
+
+
+@pytest.mark.parametrize("name", ["roofline.png", "roofline.svg"])
+def test_roofline_is_drawn(profile: Profile, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    save_roofline(profile, tmp_path / name)
+    head = (tmp_path / name).read_bytes()[:200]
+    assert head.startswith(b"\x89PNG") or b"<?xml" in head
+    with pytest.raises(InputError, match="exists already"):
+        save_roofline(profile, tmp_path / name)
+    with pytest.raises(InputError, match=r"\.png or \.svg"):
+        save_roofline(profile, tmp_path / "roofline.gif")

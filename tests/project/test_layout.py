@@ -1,0 +1,112 @@
+"""The folders at the top are the package: links resolve, nothing leaks, everything ships."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import groundspeed
+
+FOLDERS = ["calibrate", "estimator", "fleet", "kernels", "profiles"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folder_is_subpackage(root: Path, folder: str) -> None:
+    assert (root / "src" / "groundspeed" / folder).resolve() == root / folder
+    assert importlib.util.find_spec(f"groundspeed.{folder}") is not None
+
+
+def test_the_name_kernels_stays_free(root: Path) -> None:
+    """Transformers and vLLM import a PyPI package of that name."""
+    spec = importlib.util.find_spec("kernels")
+    assert spec is None or root not in Path(spec.origin or "").parents
+
+
+def test_every_package_ships(root: Path) -> None:
+    config = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    found = {
+        ".".join(("groundspeed", *init.parent.relative_to(root).parts))
+        for folder in FOLDERS
+        for init in (root / folder).rglob("__init__.py")
+    }
+    own = {f"groundspeed.{name}" for name in face_folders(root)}
+    assert set(config["tool"]["setuptools"]["packages"]) == found | own | {"groundspeed"}
+
+
+def face_folders(root: Path) -> list[str]:
+    """The folders of ``src/groundspeed`` that are not links to the others."""
+    face = root / "src" / "groundspeed"
+    return [p.parent.name for p in face.glob("*/__init__.py") if not p.parent.is_symlink()]
+
+
+def test_folders_are_one_level_deep_and_small(root: Path) -> None:
+    """A newcomer finds a file by its folder: one question a folder, about a dozen files in each."""
+    packages = [root / folder for folder in FOLDERS]
+    packages += [root / "src" / "groundspeed" / name for name in face_folders(root)]
+    for package in packages:
+        modules = [p.relative_to(package) for p in package.rglob("*.py")]
+        assert max(len(m.parts) for m in modules) <= 2, package
+        for folder in {m.parent for m in modules}:
+            named = [m for m in modules if m.parent == folder and m.name != "__init__.py"]
+            assert len(named) <= 14, package / folder
+
+
+def test_nothing_is_loose_beside_the_command_line(root: Path) -> None:
+    loose = {p.name for p in (root / "src" / "groundspeed").glob("*.py")}
+    assert loose == {"__init__.py", "__main__.py", "api.py", "cli.py", "extras.py"}
+
+
+def test_tests_mirror_the_folders(root: Path) -> None:
+    mirrored = {f: root / f for f in FOLDERS} | {"groundspeed": root / "src" / "groundspeed"}
+    for name, source in mirrored.items():
+        for folder in (p for p in (root / "tests" / name).iterdir() if p.is_dir()):
+            if any(folder.glob("test_*.py")):
+                assert (source / folder.name).is_dir(), folder
+
+
+def test_one_version(root: Path) -> None:
+    config = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    assert config["project"]["version"] == groundspeed.__version__
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_data_and_opens_it(root: Path, tmp_path: Path) -> None:
+    """Build the wheel as a release would, and read each kind of data file out of it alone."""
+    pytest.importorskip("build", reason="the package 'build' is not installed")
+    source = tmp_path / "source"  # a copy: building leaves its own folders behind
+    skipped = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(root, source, symlinks=True, ignore=skipped)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(source)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")
+    assert not any(name.startswith(("kernels/", "tests/", "estimator/")) for name in names)
+    assert "groundspeed/py.typed" in names
+    script = (
+        "import json, groundspeed\n"
+        "from groundspeed.estimator.model.catalog import shipped_models\n"
+        "from groundspeed.profiles import load_datasheets\n"
+        "print(json.dumps([groundspeed.__file__, len(shipped_models()), len(load_datasheets())]))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    where, models, sheets = json.loads(run.stdout)
+    assert where.startswith(str(tmp_path))
+    assert models == len(list((root / "estimator" / "models").glob("*.json")))
+    assert sheets == len(list((root / "profiles" / "datasheets").glob("*.toml")))
