@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from groundspeed.kernels import matmul, stream
 from groundspeed.kernels.attention.attention import DecodeAttention, PrefillAttention
 from groundspeed.kernels.decoder.elementwise import ITEMS_READ_WRITTEN, Glue
 from groundspeed.kernels.kernel import UnsupportedCaseError, deviation
 from groundspeed.kernels.launch.launch import Launch
+from groundspeed.kernels.matmul import matmul
 from groundspeed.kernels.matmul.matmul import TorchMatmul, check_product
+from groundspeed.kernels.memory import stream
 from groundspeed.kernels.memory.stream import ARRAYS, TorchStream, check_stream
 from groundspeed.kernels.operands import OperandPool
 
