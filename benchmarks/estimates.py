@@ -51,8 +51,8 @@ def main() -> None:
             rng.uniform(16.0, 4096.0, CHUNK),
             np.floor(rng.uniform(1.0, 512.0, CHUNK)),
         )
-        told = closed_form(steps, engine, loads)
-        assert np.isfinite(told.ttft_s).all()
+        estimates = closed_form(steps, engine, loads)
+        assert np.isfinite(estimates.ttft_s).all()
         points += CHUNK
     closed_s = time.perf_counter() - begin
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -50,9 +50,9 @@ def main() -> None:
         speed(int(wanted[1]))
 
 
-def named(told: Screening) -> Named:
+def named(screening: Screening) -> Named:
     """GPUs that a screening names."""
-    return {(f.node, f.gpu) for f in told.findings if f.verdict in ("WARN", "FAIL")}
+    return {(f.node, f.gpu) for f in screening.findings if f.verdict in ("WARN", "FAIL")}
 
 
 def rules() -> None:
@@ -60,17 +60,17 @@ def rules() -> None:
     print(f"{'nodes':>6} {'slowed':>7}  {'rule':16} {'found':>7} {'false':>7} {'after':>6}")
     for nodes, trials in TRIALS.items():
         for loss in (0.05, 0.03):
-            found: dict[str, list[float]] = {}
+            scores: dict[str, list[float]] = {}
             for seed in range(trials):
-                one_fleet(nodes, loss, seed, found)
-            for rule, (hits, faults, false, after) in found.items():
+                one_fleet(nodes, loss, seed, scores)
+            for rule, (hits, faults, false, after) in scores.items():
                 rate = 1000.0 * false / (nodes * GPUS * trials * len(JUDGED))
                 rest = f"{after:6.0f}" if rule == "groundspeed" else ""
                 share = hits / faults
                 print(f"{nodes:6} {loss:7.0%}  {rule:16} {share:7.1%} {rate:7.2f} {rest:>6}")
 
 
-def one_fleet(nodes: int, loss: float, seed: int, found: dict[str, list[float]]) -> None:
+def one_fleet(nodes: int, loss: float, seed: int, scores: dict[str, list[float]]) -> None:
     """One fleet, three runs of it, every rule."""
     rng = np.random.default_rng(seed)
     count = 1 if nodes < 1000 else 20
@@ -79,24 +79,24 @@ def one_fleet(nodes: int, loss: float, seed: int, found: dict[str, list[float]])
     truth = {(f"n{f.node:05d}", f.gpu) for f in faults}
     runs = [simulate_fleet(nodes, seed=seed, faults=faults, run=r) for r in range(3)]
     tables = [clean_fleet(r.table, "simulated") for r in runs]
-    told = [screen(table) for table in tables]
-    mine = named(told[0])
-    blamed = named(confirm(told[0], told[1:], [measured_units(t) for t in tables[1:]]))
-    add(found, "groundspeed", mine, truth, len([u for u in blamed if healthy(runs[0], u)]))
+    screenings = [screen(table) for table in tables]
+    mine = named(screenings[0])
+    blamed = named(confirm(screenings[0], screenings[1:], [measured_units(t) for t in tables[1:]]))
+    add(scores, "groundspeed", mine, truth, len([u for u in blamed if healthy(runs[0], u)]))
     table = runs[0].table[runs[0].table["metric"].isin(JUDGED)]
     for name, rule in OTHERS.items():
         theirs: Named = set()
         for _, part in table.groupby("metric"):
             flagged = part[rule(part).to_numpy()]
             theirs |= set(zip(flagged["node"], flagged["gpu"], strict=True))
-        add(found, name, theirs, truth, 0)
+        add(scores, name, theirs, truth, 0)
 
 
 def add(
-    found: dict[str, list[float]], rule: str, units: Named, truth: set[tuple[str, int]], after: int
+    scores: dict[str, list[float]], rule: str, units: Named, truth: set[tuple[str, int]], after: int
 ) -> None:
     """Count hits, faults, false names and those left after confirmation."""
-    row = found.setdefault(rule, [0.0, 0.0, 0.0, 0.0])
+    row = scores.setdefault(rule, [0.0, 0.0, 0.0, 0.0])
     row[0] += len(units & truth)
     row[1] += len(truth)
     row[2] += len({u for u in units - truth if u[1] is not None})
@@ -123,10 +123,10 @@ def links(path: Path) -> None:
         node = np.where([first[0] in pair for pair in zip(first, second, strict=True)], 0.7, 1.0)
         for what, share in (("as measured", 1.0), ("one link -40 %", cable),
                             ("one node -30 %", node)):  # fmt: skip
-            found = judge_pairs(Pairs(first, second, bandwidth * share))
+            findings = judge_pairs(Pairs(first, second, bandwidth * share))
             said = "; ".join(
                 f"{f.level} {'-'.join(f.nodes)} {-f.loss_fraction:.0%} "
-                f"({f.slow_pairs} of {f.pairs} slow)" for f in found
+                f"({f.slow_pairs} of {f.pairs} slow)" for f in findings
             )  # fmt: skip
             print(
                 f"{test!s:13} {gpus} GPUs a node {len(mine):3} pairs  {what:15} {said or 'nobody'}"
@@ -144,10 +144,10 @@ def speed(nodes: int) -> None:
             "from groundspeed.fleet.screen.screen_table import screen\n"
             "from groundspeed.fleet.table import read_fleet\n"
             "begin = time.perf_counter()\n"
-            "told = screen(read_fleet([Path(sys.argv[1])]))\n"
+            "screening = screen(read_fleet([Path(sys.argv[1])]))\n"
             "took = time.perf_counter() - begin\n"
             "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
-            "print(f'{told.nodes:6} nodes {told.measurements:10,} rows {took:7.2f} s "
+            "print(f'{screening.nodes:6} nodes {screening.measurements:10,} rows {took:7.2f} s "
             "{peak:5.2f} GiB at most')\n"
         )
         done = subprocess.run(

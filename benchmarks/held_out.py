@@ -49,9 +49,9 @@ def main() -> None:
     for budget in budgets:
         points = seen.dropna()
         points = points.loc[choose_points("matmul", points, budget=budget, seed=0)]
-        told = fit_law("matmul", points, device=running.datasheet).predict(rest)
-        error = told["time_us"] / rest["time_us"] - 1.0
-        inside = rest["time_us"].between(told["low_us"], told["high_us"])
+        prediction = fit_law("matmul", points, device=running.datasheet).predict(rest)
+        error = prediction["time_us"] / rest["time_us"] - 1.0
+        inside = rest["time_us"].between(prediction["low_us"], prediction["high_us"])
         rows.append(
             {
                 "points": budget,

@@ -147,7 +147,7 @@ def naive(operation: str, seen: pd.DataFrame, rest: pd.DataFrame) -> dict[str, t
     other, other_columns = _roofs(operation, rest)
     times = seen["time_us"].to_numpy() * 1e-6
     share = roof.max(axis=0) / times
-    found = {"constant": error(other.max(axis=0) / float(np.median(share)) * 1e6, rest)}
+    errors = {"constant": error(other.max(axis=0) / float(np.median(share)) * 1e6, rest)}
 
     def three(theta: np.ndarray, roofs: np.ndarray) -> np.ndarray:
         start, compute, memory = np.exp(theta)
@@ -159,11 +159,11 @@ def naive(operation: str, seen: pd.DataFrame, rest: pd.DataFrame) -> dict[str, t
         loss="soft_l1",
         f_scale=0.06,
     )
-    found["three constants"] = error(three(fitted.x, other) * 1e6, rest)
+    errors["three constants"] = error(three(fitted.x, other) * 1e6, rest)
     distance = ((other_columns[:, None, :] - log_columns[None, :, :]) ** 2).sum(axis=2)
     nearest = share[np.argmin(distance, axis=1)]
-    found["nearest"] = error(other.max(axis=0) / nearest * 1e6, rest)
-    return found
+    errors["nearest"] = error(other.max(axis=0) / nearest * 1e6, rest)
+    return errors
 
 
 def _roofs(operation: str, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -188,13 +188,15 @@ def main() -> None:
         others: dict[str, list[tuple[float, float]]] = {}
         for seed in seeds if task.operation != "collective" else range(2):
             seen, rest = task.split(seed)
-            told = fit_law(task.operation, seen, device=DEVICE).predict(rest)
-            ratio = told["time_us"] / rest["time_us"]
-            held = (told["low_us"] <= rest["time_us"]) & (rest["time_us"] <= told["high_us"])
-            off = error(told["time_us"].to_numpy(), rest)
+            prediction = fit_law(task.operation, seen, device=DEVICE).predict(rest)
+            ratio = prediction["time_us"] / rest["time_us"]
+            held = (prediction["low_us"] <= rest["time_us"]) & (
+                rest["time_us"] <= prediction["high_us"]
+            )
+            off = error(prediction["time_us"].to_numpy(), rest)
             rows.append((*off, float(ratio.median() - 1.0) * 100.0, float(held.mean()) * 100.0))
-            for name, found in naive(task.operation, seen, rest).items():
-                others.setdefault(name, []).append(found)
+            for name, naive_error in naive(task.operation, seen, rest).items():
+                others.setdefault(name, []).append(naive_error)
         median, q90, bias, inside = np.mean(rows, axis=0)
         cells = [f"{median:.2f} / {q90:.1f}", f"{bias:+.1f}", f"{inside:.0f} %"]
         for name in columns[3:]:

@@ -55,9 +55,9 @@ def main() -> None:
     print()
     print(f"{'':62}{'dense TPOT':>16}{'TTFT':>16}{'R1 TPOT':>16}{'TTFT':>16}")
     for name, change in VARIANTS.items():
-        found = changed(rows, change)
+        without = changed(rows, change)
         parts = [
-            cells([r for r in found if r.labels["family"].startswith(family)])
+            cells([r for r in without if r.labels["family"].startswith(family)])
             for family in ("dense", "DeepSeek")
         ]
         print(f"{name:62}{''.join(parts)}", flush=True)
@@ -70,10 +70,10 @@ def find(name: str) -> Hardware:
 
 def cells(results: Sequence[RowResult]) -> str:
     """Errors of TPOT and TTFT."""
-    found = {s.metric: s for s in summarize(results)}
+    summaries = {s.metric: s for s in summarize(results)}
     text = ""
     for metric in ("tpot_ms", "ttft_ms"):
-        s = found.get(metric)
+        s = summaries.get(metric)
         shown = (
             f"{s.median_ape_percent:.1f}/{s.mape_percent:.1f} {s.bias_percent:+.0f}" if s else "-"
         )

@@ -87,10 +87,10 @@ def facts_of(metric: str, lower_is_better: Collection[str] = (), unit: str = "")
         Of its values: seconds are better when fewer, whatever the name.
     """
     name = metric.lower()
-    found = next((facts for pattern, facts in RULES if re.search(pattern, name)), UNKNOWN)
+    facts_found = next((facts for pattern, facts in RULES if re.search(pattern, name)), UNKNOWN)
     less = is_time(metric, unit)
-    if less is not None and found.kind != "telemetry":
-        found = replace(found, higher_is_better=not less)
+    if less is not None and facts_found.kind != "telemetry":
+        facts_found = replace(facts_found, higher_is_better=not less)
     if metric in lower_is_better:
-        return replace(found, higher_is_better=False)
-    return found
+        return replace(facts_found, higher_is_better=False)
+    return facts_found

@@ -95,10 +95,10 @@ def _csv(path: Path) -> pd.DataFrame:
 def _profiles(folder: Path) -> pd.DataFrame:
     """Rates of each profile of a folder: a row a quantity."""
     records: list[dict[str, object]] = []
-    for path, found in list_profiles(folder):
-        if not isinstance(found, Profile):
-            raise InputError(str(found), where=str(path))
-        records += profile_rows(found)
+    for path, profile in list_profiles(folder):
+        if not isinstance(profile, Profile):
+            raise InputError(str(profile), where=str(path))
+        records += profile_rows(profile)
     if not records:
         raise InputError("holds no profile", where=str(folder))
     return pd.DataFrame.from_records(records)

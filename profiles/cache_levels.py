@@ -55,7 +55,7 @@ def find_plateaus(
     order = np.argsort(size_bytes)
     sizes, rates = size_bytes[order], rate_bytes_per_s[order]
     free = np.ones(sizes.size, dtype=bool)
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     while True:
         best = (0, 0)
         for start in range(sizes.size):
@@ -66,11 +66,11 @@ def find_plateaus(
                     best = (start, end)
         if best[1] - best[0] < FEWEST_SIZES:
             break
-        found.append(best)
+        spans.append(best)
         free[best[0] : best[1]] = False
     return [
         Plateau(float(sizes[a]), float(sizes[b - 1]), float(np.median(rates[a:b])))
-        for a, b in sorted(found)
+        for a, b in sorted(spans)
     ]
 
 

@@ -89,13 +89,13 @@ class DeviceSpec(Record):
 
     def quantities(self) -> dict[str, Quantity]:
         """All numbers by name; peaks as ``peak_flops_per_s.bfloat16``."""
-        found: dict[str, Quantity] = {}
+        quantities: dict[str, Quantity] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, Quantity):
-                found[name] = value
-        found |= {f"peak_flops_per_s.{d}": q for d, q in self.peak_flops_per_s.items()}
-        return found
+                quantities[name] = value
+        quantities |= {f"peak_flops_per_s.{d}": q for d, q in self.peak_flops_per_s.items()}
+        return quantities
 
     def peak(self, dtype: str) -> Quantity | None:
         """Dense peak of a data type, None where the sheet lacks it; scales cost no peak."""

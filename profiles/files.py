@@ -56,12 +56,12 @@ def parse_json_object(text: str, what: str, where: str) -> dict[str, Any]:
         raise ValueError(f"{name} is not a number JSON allows")
 
     def no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        document: dict[str, Any] = {}
         for key, value in pairs:
-            if key in found:
+            if key in document:
                 raise ValueError(f"key '{key}' stands twice")
-            found[key] = value
-        return found
+            document[key] = value
+        return document
 
     try:
         document = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=no_twice)

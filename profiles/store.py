@@ -124,9 +124,9 @@ def list_profiles(
     InputError
         If the folder cannot be listed.
     """
-    found: list[tuple[Path, Profile | InputError]] = []
+    profiles: list[tuple[Path, Profile | InputError]] = []
     if not folder.exists():
-        return found
+        return profiles
     try:
         paths = sorted(folder.glob("*.json"))
     except OSError as error:
@@ -135,11 +135,11 @@ def list_profiles(
         try:
             if naming and not _mentions(path, naming):
                 continue
-            found.append((path, load_profile(path)))
+            profiles.append((path, load_profile(path)))
         except InputError as error:
-            found.append((path, error))
+            profiles.append((path, error))
     return sorted(
-        found, key=lambda f: f[1].environment.date_utc if isinstance(f[1], Profile) else ""
+        profiles, key=lambda f: f[1].environment.date_utc if isinstance(f[1], Profile) else ""
     )
 
 

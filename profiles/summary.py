@@ -120,8 +120,8 @@ def _plain_rate(
         name += f" ({curve.backend})"
     peak = None
     if sheet is not None and unit == "FLOP/s":
-        found = sheet.peak(regime["dtype"])
-        peak = found.value if found else None
+        quantity = sheet.peak(regime["dtype"])
+        peak = quantity.value if quantity else None
     elif sheet is not None and curve.operation == "attention_decode":
         bandwidth = sheet.memory_bandwidth_bytes_per_s
         peak = bandwidth.value if bandwidth else None

@@ -51,10 +51,10 @@ class Utilization:
 
 def model_products() -> list[tuple[float, float]]:
     """Width and depth (n, k) of every product of a layer of each model."""
-    found = []
+    products = []
     for hidden, qkv, attention, mlp in LAYERS.values():
-        found += [(qkv, hidden), (hidden, attention), (2 * mlp, hidden), (hidden, mlp)]
-    return [(float(n), float(k)) for n, k in found]
+        products += [(qkv, hidden), (hidden, attention), (2 * mlp, hidden), (hidden, mlp)]
+    return [(float(n), float(k)) for n, k in products]
 
 
 def utilization(profile: Profile) -> list[Utilization]:
@@ -71,7 +71,7 @@ def utilization(profile: Profile) -> list[Utilization]:
     """
     sheet = profile.datasheet
     n, k = (np.array(v) for v in zip(*model_products(), strict=True))
-    found = []
+    results = []
     for law in profile.laws:
         if law.operation != "matmul":
             continue
@@ -84,13 +84,15 @@ def utilization(profile: Profile) -> list[Utilization]:
         ):
             for rows in counts:
                 columns = {"m": np.full_like(n, float(rows)), "n": n, "k": k}
-                told = law_time(law, columns)
+                prediction = law_time(law, columns)
                 spec = OPERATIONS["matmul"]
                 count = spec.flops if phase == "prefill" else spec.bytes
                 work = float(count(columns, law.regime).sum())
-                times = [float(t.sum()) for t in (told.time_s, told.high_s, told.low_s)]
+                times = [
+                    float(t.sum()) for t in (prediction.time_s, prediction.high_s, prediction.low_s)
+                ]
                 shares = [work / t / roof.value if roof else None for t in times]
-                found.append(
+                results.append(
                     Utilization(
                         dtype=dtype,
                         regime=" ".join(law.regime.values()),
@@ -100,7 +102,7 @@ def utilization(profile: Profile) -> list[Utilization]:
                         share=shares[0],
                         low=shares[1],
                         high=shares[2],
-                        extrapolated=bool(told.extrapolated.any()),
+                        extrapolated=bool(prediction.extrapolated.any()),
                     )
                 )
-    return found
+    return results

@@ -50,32 +50,34 @@ def check_profile(profile: Profile) -> list[Violation]:
     list of Violation
         Errors first; empty for a clean profile.
     """
-    found: list[Violation] = []
+    violations: list[Violation] = []
     for curve in profile.curves:
         where = f"{curve.operation} {' '.join(curve.regime.values())} ({curve.backend})"
-        found += _check_points(curve, where)
-        found += _check_roof(profile, curve, where)
-        found += _check_monotone(profile, curve, where)
-    found += _check_sheet(profile)
-    found += _check_laws(profile)
-    found += _check_summary(profile)
-    return sorted(found, key=lambda v: v.severity)
+        violations += _check_points(curve, where)
+        violations += _check_roof(profile, curve, where)
+        violations += _check_monotone(profile, curve, where)
+    violations += _check_sheet(profile)
+    violations += _check_laws(profile)
+    violations += _check_summary(profile)
+    return sorted(violations, key=lambda v: v.severity)
 
 
 def _check_points(curve: Curve, where: str) -> list[Violation]:
-    found = []
+    violations = []
     operation = OPERATIONS.get(curve.operation)
     for point in curve.points:
         at = f"{where} at {_case(point)}"
         if not point.q10_s <= point.time_s <= point.q90_s:
-            found.append(_error(at, "the median does not lie between the 10 % and 90 % quantiles"))
+            violations.append(
+                _error(at, "the median does not lie between the 10 % and 90 % quantiles")
+            )
         if not point.low_s <= point.time_s <= point.high_s:
-            found.append(_error(at, "the median does not lie inside its own interval"))
+            violations.append(_error(at, "the median does not lie inside its own interval"))
         if operation is None:
             continue
         missing = [c for c in operation.columns if c not in point.case]
         if missing:
-            found.append(_error(at, f"the case lacks {', '.join(missing)}"))
+            violations.append(_error(at, f"the case lacks {', '.join(missing)}"))
             continue
         if not operation.countable:
             continue
@@ -85,17 +87,17 @@ def _check_points(curve: Curve, where: str) -> list[Violation]:
             ("bytes", operation.bytes(columns, curve.regime)[0], point.bytes),
         ):
             if not math.isclose(float(count), stated, rel_tol=1e-6, abs_tol=1e-9):
-                found.append(
+                violations.append(
                     _error(at, f"states {stated:.6g} {name}, the operation has {float(count):.6g}")
                 )
-    return found
+    return violations
 
 
 def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
     sheet = profile.datasheet
     if sheet is None:
         return []
-    found = []
+    violations = []
     dtype = curve.regime.get("dtype", "")
     roof_flops = sheet.roof_flops(dtype) if curve.operation != "stream" else None
     peak = sheet.peak(dtype)
@@ -110,7 +112,7 @@ def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
         at = f"{where} at {_case(point)}"
         rate = point.flops / point.time_s
         if roof_flops is not None and rate > roof_flops * (1.0 + ROOF_TOLERANCE):
-            found.append(
+            violations.append(
                 _error(
                     at,
                     f"{rate / 1e12:.1f} TFLOPS is above {roof_flops / 1e12:.1f}, "
@@ -118,7 +120,7 @@ def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
                 )
             )
         elif roof_flops is None and peak is not None and rate > peak.value:
-            found.append(
+            violations.append(
                 _warning(
                     at,
                     f"{rate / 1e12:.1f} TFLOPS is above the sheet's {peak.value / 1e12:.1f}; "
@@ -133,14 +135,14 @@ def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
         kept = cache / point.bytes if curve.origin == "imported" and beyond_cache else 0.0
         most = bandwidth.value * (1.0 + ROOF_TOLERANCE) / (1.0 - kept) if bandwidth else 0.0
         if bandwidth and beyond_cache and moved > most:
-            found.append(
+            violations.append(
                 _error(
                     at,
                     f"{moved / 1e9:.0f} GB/s is above the memory's {bandwidth.value / 1e9:.0f} "
                     f"although the data are over four times the last-level cache",
                 )
             )
-    return found
+    return violations
 
 
 def _check_wire(profile: Profile, curve: Curve, where: str) -> list[Violation]:
@@ -149,7 +151,7 @@ def _check_wire(profile: Profile, curve: Curve, where: str) -> list[Violation]:
     if wire is None or curve.operation != "collective" or "hosts" in curve.regime:
         return []
     op, ranks = curve.regime["op"], int(curve.regime["world_size"])
-    found = []
+    violations = []
     for point in curve.points:
         rate = busbw(op, ranks, point.bytes, point.time_s)
         if not point.valid or rate <= wire.value * (1.0 + ROOF_TOLERANCE):
@@ -158,10 +160,12 @@ def _check_wire(profile: Profile, curve: Curve, where: str) -> list[Violation]:
         text = f"busbw of {rate / 1e9:.0f} GB/s is above the wire's {wire.value / 1e9:.0f}"
         links = profile.interconnect
         if op not in REDUCED_IN_NETWORK or rate > MOST_REDUCED * wire.value:
-            found.append(_error(at, f"{text}, which no switch explains: check what bytes means"))
+            violations.append(
+                _error(at, f"{text}, which no switch explains: check what bytes means")
+            )
         elif links is None or links.in_network_reduction is not True:
-            found.append(_warning(at, f"{text}: in-network reduction, which is not declared"))
-    return found
+            violations.append(_warning(at, f"{text}: in-network reduction, which is not declared"))
+    return violations
 
 
 MOST_REDUCED = 2.0
@@ -220,12 +224,12 @@ def _check_sheet(profile: Profile) -> list[Violation]:
 
 def _check_laws(profile: Profile) -> list[Violation]:
     """A law must describe the curve that stands beside it: a thousandfold is a slip of units."""
-    found = []
+    violations = []
     for law in profile.laws:
         where = f"law {law.operation} {' '.join(law.regime.values())}"
         for name, c in law.coefficients.items():
             if not c.low <= c.value <= c.high:
-                found.append(_error(where, f"{name} does not lie inside its own interval"))
+                violations.append(_error(where, f"{name} does not lie inside its own interval"))
         curve = profile.curve(law.operation, **law.regime)
         points = [p for p in curve.points if p.valid] if curve else []
         names = OPERATIONS[law.operation].columns
@@ -237,10 +241,10 @@ def _check_laws(profile: Profile) -> list[Violation]:
             factor = max(ratio, 1.0 / ratio)
             if factor > LAW_POOR:
                 say = _error if factor > LAW_OFF else _warning
-                found.append(
+                violations.append(
                     say(where, f"its own points take {ratio:.3g} times as long as it says")
                 )
-    return found
+    return violations
 
 
 def _check_summary(profile: Profile) -> list[Violation]:
@@ -254,9 +258,9 @@ def _check_summary(profile: Profile) -> list[Violation]:
         )
     }
     stated = {r.quantity: r for r in profile.rates}
-    found = []
+    violations = []
     for name in sorted(derived.keys() ^ stated.keys()):
-        found.append(
+        violations.append(
             _error(f"rate {name}", "the summary and the curves do not list the same rates")
         )
     for name in sorted(derived.keys() & stated.keys()):
@@ -265,10 +269,10 @@ def _check_summary(profile: Profile) -> list[Violation]:
             if (follows is None) != (states is None) or (
                 follows is not None and not math.isclose(follows, states, rel_tol=1e-6)
             ):
-                found.append(
+                violations.append(
                     _error(f"rate {name}", f"states {field} {states}, its curve gives {follows}")
                 )
-    return found
+    return violations
 
 
 def _case(point: Point) -> str:

@@ -49,8 +49,8 @@ def main() -> None:
     tables = arguments.tables or systems_folder()
     built: dict[str, Profile] = {}
     with ProcessPoolExecutor() as pool:
-        found = pool.map(imported, SYSTEMS.values(), [tables] * len(SYSTEMS))
-        built |= dict(zip(SYSTEMS.values(), found, strict=True))
+        profiles = pool.map(imported, SYSTEMS.values(), [tables] * len(SYSTEMS))
+        built |= dict(zip(SYSTEMS.values(), profiles, strict=True))
     small = [law for law in built["h200-sxm"].laws if law.operation in ("glue", "stream")]
     for name, profile in built.items():
         if not any(law.operation == "glue" for law in profile.laws):

@@ -124,25 +124,27 @@ def remember_steps() -> None:
 
 def errors(cases: Sequence[Case], constants: Mapping[str, float]) -> list[float]:
     """Log errors over their spreads, softened."""
-    found = []
+    residuals = []
     for server, workload, measured in cases:
         costs = server.engine.costs.model_copy(update=dict(constants))
         engine = server.engine.model_copy(update={"costs": costs})
-        told = Server(server.model, server.deployment, engine, server.hardware).predict(workload)
+        prediction = Server(server.model, server.deployment, engine, server.hardware).predict(
+            workload
+        )
         predicted = {
-            "ttft_ms": told.ttft_s * 1e3,
-            "tpot_ms": told.tpot_s * 1e3,
-            "e2e_latency_ms": told.e2e_s * 1e3,
+            "ttft_ms": prediction.ttft_s * 1e3,
+            "tpot_ms": prediction.tpot_s * 1e3,
+            "e2e_latency_ms": prediction.e2e_s * 1e3,
         }
         for metric, value in measured.items():
             if metric == "e2e_latency_ms" and "tpot_ms" in measured:
                 continue
-            if metric == "ttft_ms" and told.saturated:
+            if metric == "ttft_ms" and prediction.saturated:
                 continue
             spread = TTFT_SPREAD if metric == "ttft_ms" else TPOT_SPREAD
             r = math.log(predicted[metric] / value) / spread
-            found.append(math.copysign(math.sqrt(2.0 * (math.sqrt(1.0 + r * r) - 1.0)), r))
-    return found
+            residuals.append(math.copysign(math.sqrt(2.0 * (math.sqrt(1.0 + r * r) - 1.0)), r))
+    return residuals
 
 
 def fit(group: Group, cases: Sequence[Case], most: int) -> None:
@@ -157,8 +159,8 @@ def fit(group: Group, cases: Sequence[Case], most: int) -> None:
         constants = dict(zip(names, np.exp(theta).tolist(), strict=True))
         return np.concatenate([errors(few, constants), (theta - centre) / width])
 
-    found = least_squares(residuals, centre, diff_step=0.02, max_nfev=12)
-    constants = dict(zip(names, np.exp(found.x).tolist(), strict=True))
+    solution = least_squares(residuals, centre, diff_step=0.02, max_nfev=12)
+    constants = dict(zip(names, np.exp(solution.x).tolist(), strict=True))
     print(f"[{group.name}]  {len(few)} of {len(cases)} rows")
     for name, value in constants.items():
         print(f"{name} = {value:.3g}")

@@ -63,10 +63,10 @@ def run(command: str) -> str:
 def regenerated(text: str, *, kinds: tuple[str, ...]) -> str:
     """A page with the blocks of some kinds replaced by what the program prints now."""
 
-    def replace(found: re.Match[str]) -> str:
-        if found["kind"] not in kinds:
-            return found[0]
-        return found["head"] + run(found["command"]) + found["foot"]
+    def replace(match: re.Match[str]) -> str:
+        if match["kind"] not in kinds:
+            return match[0]
+        return match["head"] + run(match["command"]) + match["foot"]
 
     return MARK.sub(replace, text)
 
@@ -109,9 +109,9 @@ def cli_reference() -> str:
     lines = ["# Commands", "", "Every command, from the program's own help.", ""]
 
     def describe(name: str, command: Any) -> None:  # noqa: ANN401
-        told = (command.help or "").strip().split("\n\n")
+        paragraphs = (command.help or "").strip().split("\n\n")
         lines.extend([f"## {name}", ""])
-        for part in told:
+        for part in paragraphs:
             text = " ".join(part.split())
             if text.startswith("Example: "):
                 lines.extend(["```sh", text.removeprefix("Example: "), "```", ""])

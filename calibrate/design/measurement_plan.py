@@ -361,8 +361,8 @@ def _triton_cases(device: Device, mode: Mode, limits: Limits, seed: int) -> list
         for routing in ("balanced", "zipf"):
             for shape in MOE_SHAPES:
                 experts = GroupedExperts("bfloat16", routing, tuple(shape.items()))
-                found = moe_candidates(shape)
-                cases += [planned(experts, c) for c in found if limits.allows(experts, c)]
+                candidates = moe_candidates(shape)
+                cases += [planned(experts, c) for c in candidates if limits.allows(experts, c)]
     return cases
 
 

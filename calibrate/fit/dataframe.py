@@ -60,11 +60,11 @@ class FittedLaw:
                 continue
             whole = bool(rows.all())
             part = cases if whole else cases.loc[rows]
-            told = law_time(law, {c: part[c].to_numpy(dtype=float) for c in columns})
-            time_us[rows] = told.time_s * 1e6
-            low_us[rows] = told.low_s * 1e6
-            high_us[rows] = told.high_s * 1e6
-            origin[rows] = np.where(told.extrapolated, "extrapolated", law.origin)
+            prediction = law_time(law, {c: part[c].to_numpy(dtype=float) for c in columns})
+            time_us[rows] = prediction.time_s * 1e6
+            low_us[rows] = prediction.low_s * 1e6
+            high_us[rows] = prediction.high_s * 1e6
+            origin[rows] = np.where(prediction.extrapolated, "extrapolated", law.origin)
             done |= rows
         if not done.all():
             row = cases.loc[~done].iloc[0].to_dict()

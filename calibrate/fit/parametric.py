@@ -132,8 +132,8 @@ def _fit_form(
         soft = np.sign(r) * np.sqrt(2.0 * (np.sqrt(1.0 + r * r) - 1.0))
         return np.concatenate([soft, (theta - start) / width])
 
-    found = least_squares(residuals, start)
-    jacobian = np.asarray(found.jac, dtype=np.float64)
+    solution = least_squares(residuals, start)
+    jacobian = np.asarray(solution.jac, dtype=np.float64)
     covariance = np.linalg.inv(jacobian.T @ jacobian)
     sd = np.sqrt(np.diag(covariance))
     coefficients = {
@@ -142,7 +142,7 @@ def _fit_form(
             low=float(np.exp(x - 1.645 * s)),
             high=float(np.exp(x + 1.645 * s)),
         )
-        for n, x, s in zip(free, found.x, sd, strict=True)
+        for n, x, s in zip(free, solution.x, sd, strict=True)
     }
     for n, value in fixed.items():
         coefficients[n] = Coefficient(value=value, low=value, high=value)

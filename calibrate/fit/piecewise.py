@@ -163,9 +163,9 @@ def _between(counts: Array) -> Array:
     """The counts and three places between each two of them."""
     log = np.log(counts)
     places = [np.linspace(a, b, PIECES + 1)[:-1] for a, b in itertools.pairwise(log)]
-    found: Array = np.exp(np.append(np.concatenate(places), log[-1]))
-    found[::PIECES] = counts
-    return found
+    token_counts: Array = np.exp(np.append(np.concatenate(places), log[-1]))
+    token_counts[::PIECES] = counts
+    return token_counts
 
 
 def _monotone_curve(counts: Array, log_times: Array, at: Array) -> Array:
@@ -237,8 +237,8 @@ def _base(sizes: Array, times: Array) -> Array:
     weight = 1.0 / times
     constants = np.zeros(3)
     for _ in range(4):
-        found, _ = nnls(columns / scale * weight[:, None], times * weight)
-        constants = found / scale
+        scaled, _ = nnls(columns / scale * weight[:, None], times * weight)
+        constants = scaled / scale
         residual = np.log(times / np.maximum(columns @ constants, 1e-30))
         weight = 1.0 / times / (1.0 + (residual / ROBUST) ** 2) ** 0.25
     return constants
@@ -261,7 +261,7 @@ def pool_falling(values: Array) -> Array:
 
 def _left_out(sizes: Array, times: Array) -> Array:
     """log(measured / law) of each size, from a chain that has not seen it; ends from outside."""
-    found = np.empty(sizes.size)
+    log_ratio = np.empty(sizes.size)
     for i in range(sizes.size):
         rest = np.arange(sizes.size) != i
         at, smooth = _chain(sizes[rest], times[rest])
@@ -272,8 +272,8 @@ def _left_out(sizes: Array, times: Array) -> Array:
             time_s=tuple(smooth.tolist()),
             log_spread=(0.0,) * at.size,
         )
-        found[i] = np.log(times[i] / knots.evaluate(sizes[i : i + 1])[0])
-    return found
+        log_ratio[i] = np.log(times[i] / knots.evaluate(sizes[i : i + 1])[0])
+    return log_ratio
 
 
 def _local_spread(at: Array, sizes: Array, log_ratio: Array) -> Array:

@@ -82,14 +82,14 @@ def fit_surface(
 
     bounds = [(-FARTHEST, FARTHEST)] * len(start)
     begins = (np.zeros_like(start), np.array([*FAR_BEGIN[:1] * dimensions, *FAR_BEGIN[1:]]))
-    found = min(
+    optimum = min(
         (
             minimize(unlikely, b, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
             for b in begins
         ),
         key=lambda result: float(result.fun),
     )
-    lengths, sd, own = _unpacked(start + width * found.x, dimensions)
+    lengths, sd, own = _unpacked(start + width * optimum.x, dimensions)
     surface = Surface(
         columns=tuple(names),
         octaves=tuple(lengths.tolist()),

@@ -138,11 +138,11 @@ def _fit(data: _Data, start: dict[str, float] | None) -> dict[str, float]:
     best = None
     for guess in guesses:
         inside = np.clip(guess, np.array(low) + 1e-6, np.array(high) - 1e-6)
-        found = least_squares(
+        solution = least_squares(
             residuals, inside, bounds=(low, high), loss="soft_l1", f_scale=ROBUST_SCALE
         )
-        if best is None or found.cost < best.cost:
-            best = found
+        if best is None or solution.cost < best.cost:
+            best = solution
     assert best is not None
     return _named(best.x)
 

@@ -215,15 +215,15 @@ def _find_shifts(laws: Sequence[Law], anchors: pd.DataFrame | None, prior: float
         weights = np.linalg.solve(seen_covariance, gain.T).T
         mean = weights @ np.array(residuals)
         covariance = covariance - weights @ gain.T
-    found = []
+    shifts = []
     for index in range(len(laws)):
         total, left = {}, []
         for i, limit in enumerate(LIMITS):
             parts = [heads[index], heads[index] + 1 + i, own_from + count * index + i]
             total[limit] = float(mean[parts].sum())
             left.append(float(covariance[np.ix_(parts, parts)].sum()))
-        found.append(_Shift(total, float(np.sqrt(np.mean(left)))))
-    return found
+        shifts.append(_Shift(total, float(np.sqrt(np.mean(left)))))
+    return shifts
 
 
 STEP = 0.01

@@ -186,13 +186,13 @@ def systems_folder() -> Path:
     InputError
         If it is not installed.
     """
-    found = importlib.util.find_spec("aiconfigurator_core")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("aiconfigurator_core")
+    if spec is None or not spec.submodule_search_locations:
         raise InputError(
             "aiconfigurator-core is not installed",
             remedy="pip install aiconfigurator-core pyarrow, or give the path of its systems",
         )
-    return Path(found.submodule_search_locations[0]) / "systems" / "data"
+    return Path(spec.submodule_search_locations[0]) / "systems" / "data"
 
 
 def read_aiconfigurator(request: ImportRequest) -> Imported:
@@ -260,7 +260,7 @@ def _curves(
     if table.each_library:
         rows = rows.assign(library=backend.split()[0])
     names = [c for c in ("dtype", "kv_dtype", "library") if c in rows.columns]
-    found = []
+    curves = []
     for values, group in rows.groupby(names, sort=True):
         regime = dict(zip(names, (str(v) for v in values), strict=True))
         if regime["dtype"] not in KNOWN_FORMATS or tuple(regime.values()) in done:
@@ -277,8 +277,8 @@ def _curves(
             )
             continue
         done.add(tuple(regime.values()))
-        found.append(_curve(table, group, regime, backend))
-    return found
+        curves.append(_curve(table, group, regime, backend))
+    return curves
 
 
 MOST_BEYOND = 0.01
@@ -336,14 +336,14 @@ def _collectives(folder: Path) -> list[ImportedCurve]:
     """NCCL's own, and the engines' all-reduce inside a graph."""
     import pandas as pd
 
-    found: list[ImportedCurve] = []
+    curves: list[ImportedCurve] = []
     nccl = _newest_first(folder.glob("comm/nccl/*/nccl_perf.parquet"))
     if nccl:
         rows = pd.read_parquet(nccl[0])
         rows = rows[(rows["nccl_dtype"] == "half") & (rows["latency"] > 0)]
         for (op, ranks), group in rows.groupby(["op_name", "num_gpus"], sort=True):
             regime = {"op": str(op), "world_size": str(int(str(ranks))), "mode": "nccl"}
-            found.append(_sizes(group, regime, f"nccl {nccl[0].parent.name}"))
+            curves.append(_sizes(group, regime, f"nccl {nccl[0].parent.name}"))
     # Of several collections the one on the healthiest links: a machine whose GPUs reach each other
     # through two sockets says nothing of the GPU.
     best: tuple[float, str, pd.DataFrame] | None = None
@@ -360,8 +360,8 @@ def _collectives(folder: Path) -> list[ImportedCurve]:
     if best is not None:
         for ranks, group in best[2].groupby("num_gpus", sort=True):
             regime = {"op": "all_reduce", "world_size": str(int(str(ranks))), "mode": "custom"}
-            found.append(_sizes(group, regime, best[1]))
-    return found
+            curves.append(_sizes(group, regime, best[1]))
+    return curves
 
 
 WORTH_A_CHANGE = 0.5

@@ -47,13 +47,13 @@ def read_babelstream(request: ImportRequest) -> Imported:
     dtype = "float32" if precision and precision[1] == "float" else "float64"
     device = re.search(r"Using (?:\w+ )?device:? (.+)", text)
     curves = []
-    for found in LINE.finditer(text):
-        rate, shortest = float(found[2]), float(found[3])
+    for match in LINE.finditer(text):
+        rate, shortest = float(match[2]), float(match[3])
         if not 0.0 < rate < LARGEST_MB_PER_S or shortest <= 0.0:
-            raise InputError(f"{found[1]} has a rate of {rate:g} MB/s", where=where)
+            raise InputError(f"{match[1]} has a rate of {rate:g} MB/s", where=where)
         moved = rate * MEGA * shortest
         point = imported_point({"bytes": moved}, shortest, moved)
-        mode = MODES[found[1].lower()]
+        mode = MODES[match[1].lower()]
         curves.append(
             ImportedCurve("stream", {"mode": mode, "dtype": dtype}, "babelstream", (point,))
         )

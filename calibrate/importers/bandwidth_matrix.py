@@ -53,7 +53,7 @@ def read_nvbandwidth(request: ImportRequest) -> Imported:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"not the JSON of nvbandwidth -j ({error!r})", where=where) from error
     size = float(root.get("bufferSize", 0.0)) * 2.0**20 or UNSTATED_BYTES
-    curves: dict[tuple[str, str], list[Point]] = {}
+    points_of: dict[tuple[str, str], list[Point]] = {}
     warnings = []
     for case in cases:
         name, status = str(case.get("name")), case.get("status")
@@ -62,26 +62,26 @@ def read_nvbandwidth(request: ImportRequest) -> Imported:
             continue
         for row, column, rate in _cells(case.get("bandwidth_matrix") or [], where):
             if name in PAIRS and row != column:
-                curves.setdefault(("p2p", PAIRS[name]), []).append(
+                points_of.setdefault(("p2p", PAIRS[name]), []).append(
                     _transfer(row, column, rate, size, PAIRS[name])
                 )
             elif name in HOST:
                 point = imported_point({"bytes": size, "device": column}, size / rate / GB, size)
-                curves.setdefault(("host_link", HOST[name]), []).append(point)
-    found = [
+                points_of.setdefault(("host_link", HOST[name]), []).append(point)
+    curves = [
         ImportedCurve(
             operation,
             {"direction": direction} | ({"memory": "pinned"} if operation == "host_link" else {}),
             "nvbandwidth",
             points,
         )
-        for (operation, direction), points in curves.items()
+        for (operation, direction), points in points_of.items()
     ]
     listed = root.get("GPU Device list") or root.get("GPU Device info") or []
     named = re.search(r"(NVIDIA [^:(]+?)\s*(?:\(|:|$)", str(listed[0])) if listed else None
     return Imported(
         device=named[1] if named else None,
-        curves=found,
+        curves=curves,
         driver=root.get("Driver Version"),
         runtime=f"CUDA {root['CUDA Runtime Version']}" if "CUDA Runtime Version" in root else None,
         warnings=tuple(warnings),
@@ -121,14 +121,14 @@ def read_rocm_bandwidth_test(request: ImportRequest) -> Imported:
     """
     gpus: dict[int, str] = {}
     for line in request.text.splitlines():
-        if (found := ROCM_DEVICE.match(line)) and "GPU-" in line:
-            gpus[int(found[1])] = found[2]
+        if (match := ROCM_DEVICE.match(line)) and "GPU-" in line:
+            gpus[int(match[1])] = match[2]
     curves: dict[str, list[Point]] = {}
     hosts: dict[str, list[Point]] = {}
     direction = None
     for number, line in enumerate(request.text.splitlines(), 1):
-        if found := TITLE.search(line):
-            direction = "one-way" if found[1] == "Uni" else "both-ways"
+        if match := TITLE.search(line):
+            direction = "one-way" if match[1] == "Uni" else "both-ways"
             continue
         fields = line.split()
         if direction is None or not fields or not fields[0].isdigit():
@@ -172,28 +172,28 @@ def read_transferbench(request: ImportRequest) -> Imported:
     curves: dict[tuple[str, str], list[Point]] = {}
     direction, columns = None, []
     for number, line in enumerate(request.text.splitlines(), 1):
-        if found := TITLE.search(line):
-            direction = "one-way" if found[1] == "Uni" else "both-ways"
+        if match := TITLE.search(line):
+            direction = "one-way" if match[1] == "Uni" else "both-ways"
             continue
         if direction is not None and "SRC" in line and "DST" in line:
             columns = re.findall(r"(CPU|GPU)\s+(\d+)", line)
             continue
-        found = TRANSFER_ROW.match(line)
-        if found is None or direction is None:
+        match = TRANSFER_ROW.match(line)
+        if match is None or direction is None:
             continue
-        cells = found[3].replace(",", " ").split()
+        cells = match[3].replace(",", " ").split()
         if not cells or len(cells) != len(columns):
             continue  # minima, maxima and deviations of the row above
         for (kind, index), text in zip(columns, cells, strict=True):
-            if text == "N/A" or (found[1], found[2]) == (kind, index):
+            if text == "N/A" or (match[1], match[2]) == (kind, index):
                 continue
             rate = _rate(text, f"{request.path}, line {number}")
-            source, target = int(found[2]), int(index)
-            if found[1] == kind == "GPU":
+            source, target = int(match[2]), int(index)
+            if match[1] == kind == "GPU":
                 point = _transfer(source, target, rate, UNSTATED_BYTES, direction)
                 curves.setdefault(("p2p", direction), []).append(point)
-            elif direction == "one-way" and found[1] != kind:
-                way = "h2d" if found[1] == "CPU" else "d2h"
+            elif direction == "one-way" and match[1] != kind:
+                way = "h2d" if match[1] == "CPU" else "d2h"
                 device = float(target if way == "h2d" else source)
                 case = {"bytes": UNSTATED_BYTES, "device": device}
                 point = imported_point(case, UNSTATED_BYTES / rate / GB, UNSTATED_BYTES)

@@ -41,11 +41,11 @@ def read_csv(request: ImportRequest) -> Imported:
     where = str(request.path)
     operation = request.op
     if operation is None or operation not in OPERATIONS:
-        told = did_you_mean(operation, OPERATIONS) if operation else "name it with --op matmul"
+        remedy = did_you_mean(operation, OPERATIONS) if operation else "name it with --op matmul"
         raise InputError(
             f"a table does not say which operation it is of ({operation or 'none given'})",
             where=where,
-            remedy=told,
+            remedy=remedy,
         )
     spec = OPERATIONS[operation]
     try:

@@ -94,10 +94,10 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
     InputError
         If the file is not that tool's, holds no measurement, or its device is not known.
     """
-    found = read(request)
-    if not any(curve.points for curve in found.curves):
+    imported = read(request)
+    if not any(curve.points for curve in imported.curves):
         raise InputError(f"no measurement of {request.tool} in it", where=str(request.path))
-    name = request.device or found.device
+    name = request.device or imported.device
     if name is None:
         raise InputError(
             f"{request.tool} does not say which GPU this is",
@@ -116,7 +116,7 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
             source=source,
             points=tuple(curve.points),
         )
-        for curve in found.curves
+        for curve in imported.curves
         if curve.points
     )
     laws = tuple(
@@ -124,7 +124,7 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
         for curve in curves
         if (law := law_of_curve(curve, source, sheet=sheet, on_cpu=False)) is not None
     )
-    date = found.date_utc or _modified(request.path)
+    date = imported.date_utc or _modified(request.path)
     return Profile(
         id=f"{request.tool}-{sheet.id}-{date.replace('-', '').replace(':', '').lower()}",
         device=device_of(sheet),
@@ -138,8 +138,8 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
             method_version=METHOD_VERSION,
             command=command,
             libraries={},
-            driver=found.driver,
-            runtime=found.runtime,
+            driver=imported.driver,
+            runtime=imported.runtime,
             telemetry="none (imported)",
         ),
         mode="imported",
@@ -147,8 +147,8 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
         curves=curves,
         laws=laws,
         rates=derive_rates(curves, sheet, (), device_of(sheet).last_level_cache_bytes),
-        interconnect=found.interconnect,
-        warnings=found.warnings,
+        interconnect=imported.interconnect,
+        warnings=imported.warnings,
     )
 
 

@@ -47,12 +47,12 @@ def _read_table(request: ImportRequest) -> Imported:
     reduced = False
     graph = False
     for number, line in enumerate(request.text.splitlines(), 1):
-        if found := RANK.match(line):
-            ranks[int(found[1])] = (found[2], found[3])
-        elif (found := GRAPH.search(line)) and line.startswith("#"):
-            graph = int(found[1]) > 0
-        elif found := ROW.match(line):
-            fields = found[4].split()
+        if match := RANK.match(line):
+            ranks[int(match[1])] = (match[2], match[3])
+        elif (match := GRAPH.search(line)) and line.startswith("#"):
+            graph = int(match[1]) > 0
+        elif match := ROW.match(line):
+            fields = match[4].split()
             numbers = fields[2:] if len(fields) >= 10 else fields[-8:]
             reduced = reduced or any(f in ("sum", "prod", "min", "max", "avg") for f in fields[:2])
             try:
@@ -63,8 +63,8 @@ def _read_table(request: ImportRequest) -> Imported:
                     "a row of the table cannot be read", where=f"{where}, line {number}"
                 ) from error
             clean = wrong == "N/A" or float(wrong) < 1e-3
-            if time_us > 0.0 and float(found[1]) > 0.0:
-                rows.append((float(found[1]), time_us * 1e-6, algbw, busbw, clean))
+            if time_us > 0.0 and float(match[1]) > 0.0:
+                rows.append((float(match[1]), time_us * 1e-6, algbw, busbw, clean))
     if not rows or len(ranks) < 2:
         raise InputError(
             "no table of nccl-tests in it" if not rows else "it lists fewer than two ranks",
@@ -89,11 +89,11 @@ def _read_json(request: ImportRequest) -> Imported:
         graph = bool(document.get("config", {}).get("graph"))
         rows = []
         for row in results:
-            told = row.get("out_of_place") or row.get("in_place")
-            if told and told.get("time") and row["size"]:
-                wrong = told.get("nwrong") or 0.0
+            result = row.get("out_of_place") or row.get("in_place")
+            if result and result.get("time") and row["size"]:
+                wrong = result.get("nwrong") or 0.0
                 rows.append(
-                    (float(row["size"]), told["time"] * 1e-6, told["alg_bw"], told["bus_bw"],
+                    (float(row["size"]), result["time"] * 1e-6, result["alg_bw"], result["bus_bw"],
                      float(wrong) == 0.0)
                 )  # fmt: skip
         hosts = tuple(dict.fromkeys(str(d["hostname"]) for d in devices))
@@ -108,22 +108,22 @@ def _read_json(request: ImportRequest) -> Imported:
     op = op or _told_by_factor(rows, len(devices), reduced, where)
     _require_factor(op, rows, len(devices), where)
     points = [imported_point({"bytes": r[0]}, r[1], r[0], valid=r[4]) for r in rows]
-    found = _imported(op, points, hosts, len(devices), gpu, graph=graph)
+    imported = _imported(op, points, hosts, len(devices), gpu, graph=graph)
     version = document.get("nccl_version")
-    links = found.interconnect
+    links = imported.interconnect
     if links is not None and isinstance(version, int):
         text = f"{version // 10000}.{version // 100 % 100}.{version % 100}"
         links = links.model_copy(update={"version": text})
-    return Imported(found.device, found.curves, links)
+    return Imported(imported.device, imported.curves, links)
 
 
 def _named(request: ImportRequest) -> str | None:
     """The collective, if the output or the file's name says it."""
-    found = PROGRAM.search(request.text) or PROGRAM.search(request.path.name)
-    if found is None:
-        found = re.search("|".join(TRAFFIC), request.path.name)
-        return found[0] if found else None
-    return found[1]
+    match = PROGRAM.search(request.text) or PROGRAM.search(request.path.name)
+    if match is None:
+        match = re.search("|".join(TRAFFIC), request.path.name)
+        return match[0] if match else None
+    return match[1]
 
 
 def _told_by_factor(

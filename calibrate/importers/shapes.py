@@ -50,12 +50,12 @@ def read_mamf(request: ImportRequest) -> Imported:
     # The log redraws its line with carriage returns.
     text = request.text.replace("\r", "\n").replace("\033[K", "")
     rates: dict[tuple[int, int, int], float] = {}
-    for found in LINES[0].finditer(text):
-        rates[_shape(found.groups()[2:5])] = float(found[2])
-    for found in LINES[1].finditer(text):
-        rates[_shape(found.groups()[:3])] = float(found[5])
-    for found in LINES[2].finditer(text):
-        rates.setdefault(_shape(found.groups()[2:5]), float(found[2]))
+    for match in LINES[0].finditer(text):
+        rates[_shape(match.groups()[2:5])] = float(match[2])
+    for match in LINES[1].finditer(text):
+        rates[_shape(match.groups()[:3])] = float(match[5])
+    for match in LINES[2].finditer(text):
+        rates.setdefault(_shape(match.groups()[2:5]), float(match[2]))
     if not rates:
         raise InputError("holds no shape with its TFLOPS", where=where)
     name = {"float8_e4m3fn": "fp8", "float8_e4m3fnuz": "fp8"}.get(dtype[1], dtype[1])
@@ -73,8 +73,8 @@ def _shape(texts: Iterable[str]) -> tuple[int, int, int]:
 
 
 def _started(text: str) -> str | None:
-    found = re.search(r"Benchmark started on (\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)", text)
-    return f"{found[1]}T{found[2]}Z" if found else None
+    match = re.search(r"Benchmark started on (\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)", text)
+    return f"{match[1]}T{match[2]}Z" if match else None
 
 
 CUBLASLT = re.compile(r"^cublaslt-gemm(?::[^/]*)?/(\w+?)_(\d+)_(\d+)_(\d+)_(\d+)_flops(?::\d+)?$")
@@ -113,13 +113,13 @@ def read_superbench(request: ImportRequest) -> Imported:
         for metric, value in document.items():
             if not isinstance(value, int | float) or not value > 0:
                 continue
-            if (found := CUBLASLT.match(metric) or HIPBLASLT.match(metric)) is not None:
-                dtype = FORMATS.get(found[1])
-                if dtype is not None and int(found[2]) in (0, 1):  # no batch
-                    key = (dtype, int(found[3]), int(found[4]), int(found[5]))
+            if (match := CUBLASLT.match(metric) or HIPBLASLT.match(metric)) is not None:
+                dtype = FORMATS.get(match[1])
+                if dtype is not None and int(match[2]) in (0, 1):  # no batch
+                    key = (dtype, int(match[3]), int(match[4]), int(match[5]))
                     values.setdefault(key, []).append(float(value) * TERA)
-            elif (found := HOST_LINK.match(metric)) is not None:
-                links.setdefault(found[1].lower(), []).append(float(value) * 1e9)
+            elif (match := HOST_LINK.match(metric)) is not None:
+                links.setdefault(match[1].lower(), []).append(float(value) * 1e9)
     if not values and not links:
         raise InputError(
             "holds no cublaslt-gemm, hipblaslt-gemm or mem-bw result",

@@ -68,8 +68,8 @@ def new_group(
     members: list[int] | None, patience: timedelta, backend: str | None = None
 ) -> dist.ProcessGroup | None:
     """Form a group; every rank calls it, and those outside get None."""
-    found = dist.new_group(members, timeout=patience, backend=backend)
-    return found if isinstance(found, dist.ProcessGroup) else None
+    group = dist.new_group(members, timeout=patience, backend=backend)
+    return group if isinstance(group, dist.ProcessGroup) else None
 
 
 def in_pass(turn: int, key: str) -> str:
@@ -83,11 +83,11 @@ def message_sizes(smallest: int, largest: int) -> tuple[int, ...]:
     >>> [s // 1024 for s in message_sizes(1024, 2**18)]
     [1, 4, 16, 64, 128, 256]
     """
-    found, size = [], smallest
+    sizes, size = [], smallest
     while size <= largest:
-        found.append(size)
+        sizes.append(size)
         size *= 2 if 2**16 <= size < 2**24 else 4
-    return tuple(found)
+    return tuple(sizes)
 
 
 GPU_SETTINGS = Settings(message_sizes(2**10, 2**30), 2**26, 2, 12, 4e-4, 0.5)
@@ -173,14 +173,14 @@ class LinkRun:
         points = {}
         entries = self.journal.entries if self.journal else {}
         for case in cases:
-            found = [
+            of_case = [
                 entries[key]
                 for turn in range(self.settings.passes)
                 if (key := in_pass(turn, case.key)) in entries
             ]
-            if found:
-                samples = np.array([s for entry in found for s in entry.samples_s])
-                valid = all(entry.point.valid for entry in found)
+            if of_case:
+                samples = np.array([s for entry in of_case for s in entry.samples_s])
+                valid = all(entry.point.valid for entry in of_case)
                 points[case.key] = link_point(
                     {"bytes": float(case.bytes)}, samples, case.bytes, valid=valid
                 )
@@ -212,7 +212,7 @@ class LinkRun:
         mine = list(METHODS) if group is None else list(offered(group, self.dtype, self.device))
         everybody: list[list[str]] = [[] for _ in range(self.world)]
         dist.all_gather_object(everybody, mine, group=self.control)
-        return [m for m in METHODS if all(m in found for found in everybody)]
+        return [m for m in METHODS if all(m in methods for methods in everybody)]
 
     def _memberships(self) -> list[list[int]]:
         powers = [2**i for i in range(1, self.world.bit_length()) if 2**i < self.world]

@@ -110,5 +110,7 @@ def _explained(error: ChildFailedError, folder: Path) -> InputError:
                 remedy=remedy,
             )
     reports = sorted(folder.glob("failure*.txt"))
-    told = reports[0].read_text() if reports else f"a rank ended without a word ({error.name})"
-    return InputError(told, remedy=remedy)
+    explanation = (
+        reports[0].read_text() if reports else f"a rank ended without a word ({error.name})"
+    )
+    return InputError(explanation, remedy=remedy)

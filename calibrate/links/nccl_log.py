@@ -39,11 +39,11 @@ def parse_nccl_log(text: str) -> NcclLog:
     switched = None
     algorithms = {}
     for line in text.splitlines():
-        if found := CHANNELS.search(line):
-            switched = bool(switched) or int(found[2]) > 0
-        elif found := CHOICE.search(line):
-            name = f"{found[1] or 'collective'} {found[2]}"
-            algorithms[name] = f"{_named(found[3], ALGORITHMS)} {_named(found[4], PROTOCOLS)}"
+        if match := CHANNELS.search(line):
+            switched = bool(switched) or int(match[2]) > 0
+        elif match := CHOICE.search(line):
+            name = f"{match[1] or 'collective'} {match[2]}"
+            algorithms[name] = f"{_named(match[3], ALGORITHMS)} {_named(match[4], PROTOCOLS)}"
     return NcclLog(switched, algorithms)
 
 

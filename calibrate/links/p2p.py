@@ -30,7 +30,7 @@ def measure_pairs(run: LinkRun) -> list[tuple[str, Point]]:
         Direction (``one-way``, ``both-ways``, ``all-at-once``) and the measurement, whose case
         says which ranks; on rank 0, empty elsewhere.
     """
-    found: list[tuple[str, Point]] = []
+    points: list[tuple[str, Point]] = []
     size = run.settings.pair_bytes
     buffers = [torch.ones(size // run.dtype.itemsize, dtype=run.dtype, device=run.device)]
     buffers.append(torch.empty_like(buffers[0]))
@@ -40,8 +40,8 @@ def measure_pairs(run: LinkRun) -> list[tuple[str, Point]]:
         for turn in rounds(run.world):
             together = [turn] if direction == "all-at-once" else [[pair] for pair in turn]
             for pairs in together:
-                found += _time_pairs(run, direction, pairs, buffers)
-    return found if run.rank == 0 else []
+                points += _time_pairs(run, direction, pairs, buffers)
+    return points if run.rank == 0 else []
 
 
 def rounds(ranks: int) -> list[list[tuple[int, int]]]:
@@ -51,13 +51,13 @@ def rounds(ranks: int) -> list[list[tuple[int, int]]]:
     [[(0, 3), (1, 2)], [(0, 2), (3, 1)], [(0, 1), (2, 3)]]
     """
     seats = list(range(ranks)) + ([-1] if ranks % 2 else [])
-    found = []
+    schedule = []
     for _ in range(len(seats) - 1):
         half = len(seats) // 2
         pairs = zip(seats[:half], reversed(seats[half:]), strict=True)
-        found.append([(a, b) for a, b in pairs if -1 not in (a, b)])
+        schedule.append([(a, b) for a, b in pairs if -1 not in (a, b)])
         seats = [seats[0], seats[-1], *seats[1:-1]]
-    return found
+    return schedule
 
 
 def _time_pairs(

@@ -198,13 +198,13 @@ def _topology(backend: str) -> tuple[str, ...]:
         return (f"processes of {socket.gethostname()}, {nodes or 1} NUMA node(s)",)
     for command in TOPOLOGY_TOOLS:
         try:
-            told = subprocess.run(
+            finished = subprocess.run(
                 command, capture_output=True, text=True, timeout=20.0, check=False
             )
         except (OSError, subprocess.TimeoutExpired):
             continue
-        if told.returncode == 0 and told.stdout.strip():
-            return tuple(line.rstrip() for line in told.stdout.splitlines() if line.strip())
+        if finished.returncode == 0 and finished.stdout.strip():
+            return tuple(line.rstrip() for line in finished.stdout.splitlines() if line.strip())
     return ("no tool here shows the topology",)
 
 

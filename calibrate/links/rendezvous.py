@@ -175,9 +175,9 @@ class Meeting:
         InputError
             Names rank, host and operation.
         """
-        told = str(error).split("\n")[0][:160]
+        message = str(error).split("\n")[0][:160]
         try:
-            self.store.set(f"failed/{self.place.rank}", told)
+            self.store.set(f"failed/{self.place.rank}", message)
             gone = self._absent("failed", GRACE_S)
         except (dist.DistError, RuntimeError):
             gone = [0]  # rank 0 holds the store: without it nobody answers
@@ -185,7 +185,7 @@ class Meeting:
             time.sleep(GRACE_S)  # the others still ask
         left_over = [r for r in range(self.place.world_size) if r not in gone]
         self.speaker = min(left_over, default=self.place.rank)
-        who = ", ".join(f"rank {r} on {hosts[r]}" for r in gone) or f"an unknown rank ({told})"
+        who = ", ".join(f"rank {r} on {hosts[r]}" for r in gone) or f"an unknown rank ({message})"
         return InputError(
             f"{who} was lost in {self.doing}",
             remedy="what was measured is kept; look at that rank, then run the same command again",

@@ -106,7 +106,7 @@ def _curves(measured: list[tuple[PlannedCase, Entry]], source: str) -> list[Curv
 
 
 def _stability(material: Material) -> tuple[Stability, ...]:
-    found = []
+    stability = []
     for limit, entries in material.references.items():
         if len(entries) < 3:
             continue
@@ -114,7 +114,7 @@ def _stability(material: Material) -> tuple[Stability, ...]:
         q05, q50, q95 = np.quantile(times, (0.05, 0.5, 0.95))
         third = max(1, times.size // 3)
         spread = float((q95 - q05) / 2.0 / q50)
-        found.append(
+        stability.append(
             Stability(
                 limit=limit,
                 reference=entries[0].key.split(": ", 1)[1],
@@ -126,7 +126,7 @@ def _stability(material: Material) -> tuple[Stability, ...]:
                 verdict="noisy" if spread > NOISY_SPREAD else "steady",
             )
         )
-    return tuple(found)
+    return tuple(stability)
 
 
 def _which(running: RunningDevice) -> str:

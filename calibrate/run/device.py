@@ -79,8 +79,11 @@ def open_device(name: str | None = None) -> RunningDevice:
     rocm = torch.version.hip is not None
     spec, note = None, f"no data sheet is known for '{properties.name}'"
     try:
-        found = find_device(properties.name)
-        spec, note = found.spec, found.note or f"data sheet {found.spec.id}"
+        match_in_datasheets = find_device(properties.name)
+        spec, note = (
+            match_in_datasheets.spec,
+            match_in_datasheets.note or f"data sheet {match_in_datasheets.spec.id}",
+        )
         if properties.multi_processor_count < WHOLE_DEVICE * _units(spec):
             spec, note = None, f"a part of {properties.name}: the sheet is of the whole"
     except InputError:
@@ -118,8 +121,8 @@ VISIBILITY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVIC
 
 def _hidden() -> str:
     """The variable that may be why no GPU is seen; empty if none is set."""
-    found = [f"{v}='{os.environ[v]}' leaves none" for v in VISIBILITY if v in os.environ]
-    return ", ".join(found)
+    settings = [f"{v}='{os.environ[v]}' leaves none" for v in VISIBILITY if v in os.environ]
+    return ", ".join(settings)
 
 
 @functools.cache
@@ -158,7 +161,7 @@ def _last_level_cache_bytes() -> float | None:
 
     A server has one for each group of cores; operands must leave all of them to be cold.
     """
-    found: dict[tuple[int, str], float] = {}
+    sizes: dict[tuple[int, str], float] = {}
     for core in sorted(os.sched_getaffinity(0)):
         for index in Path(f"/sys/devices/system/cpu/cpu{core}/cache").glob("index*"):
             try:
@@ -169,9 +172,9 @@ def _last_level_cache_bytes() -> float | None:
                 continue
             unit = {"K": 1024.0, "M": 1024.0**2}.get(text[-1:], 0.0)
             if unit and text[:-1].isdigit():
-                found[level, shared] = float(text[:-1]) * unit
-    last = max((level for level, _ in found), default=0)
-    return sum(size for (level, _), size in found.items() if level == last) or None
+                sizes[level, shared] = float(text[:-1]) * unit
+    last = max((level for level, _ in sizes), default=0)
+    return sum(size for (level, _), size in sizes.items() if level == last) or None
 
 
 def _memory_bytes() -> float:
@@ -248,7 +251,7 @@ def _driver_version() -> str | None:
             text = path.read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        found = re.search(r"\d+\.\d+(\.\d+)?", text)
-        if found:
-            return found.group(0)
+        version = re.search(r"\d+\.\d+(\.\d+)?", text)
+        if version:
+            return version.group(0)
     return None

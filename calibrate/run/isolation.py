@@ -40,7 +40,7 @@ def compare_alone(request: Request, profile: Profile, others: int) -> list[str]:
     list of str
         One sentence for each rate that differs by more than 3 % and more than both intervals.
     """
-    found = []
+    notes = []
     running = request.running
     telemetry = open_telemetry(running.device.kind, running.torch_device.index or 0)
     with torch.inference_mode(), telemetry:
@@ -49,16 +49,16 @@ def compare_alone(request: Request, profile: Profile, others: int) -> list[str]:
             try:
                 alone = measure(kernel, case, bench).point
             except (MemoryError, RuntimeError, UnsupportedCaseError) as error:
-                found.append(f"what company changes in {name} is not known ({error})")
+                notes.append(f"what company changes in {name} is not known ({error})")
                 continue
             change = together.time_s / alone.time_s - 1.0
             apart = together.low_s > alone.high_s or together.high_s < alone.low_s
             if abs(change) > NOTABLE and apart:
-                found.append(
+                notes.append(
                     f"measured together with {others} other devices; alone, {name} is "
                     f"{change:+.0%} (on device {request.running.torch_device.index or 0})"
                 )
-    return found
+    return notes
 
 
 def best_cases(profile: Profile) -> Iterator[tuple[str, Kernel, Case, Point]]:

@@ -56,10 +56,10 @@ def caveats(
         Each with how often or how much, and what to do.
     """
     points: list[Point] = [p for curve in curves for p in curve.points]
-    found = []
+    warnings = []
     for steadiness in stability:
         if steadiness.verdict == "noisy":
-            found.append(
+            warnings.append(
                 f"noisy machine: the {steadiness.limit} reference varied by "
                 f"{steadiness.spread_fraction:.0%} during the run (other programs, a shared host, "
                 "or a clock that moves)"
@@ -67,10 +67,10 @@ def caveats(
     for tag, meaning in TAGGED.items():
         count = sum(tag in p.tags for p in points)
         if points and count / len(points) > FEW_SHARE:
-            found.append(f"{count} of {len(points)} cases {meaning}")
+            warnings.append(f"{count} of {len(points)} cases {meaning}")
     capped = sum(p.stop == "time-cap" and "sustained" not in p.tags for p in points)
     if points and capped / len(points) > 2.0 * FEW_SHARE:
-        found.append(
+        warnings.append(
             f"{capped} of {len(points)} cases ran out of time before they were precise: their "
             "intervals say how far"
         )
@@ -78,22 +78,22 @@ def caveats(
     if clocks:
         low, high = (clocks[round(q * (len(clocks) - 1))] for q in (0.1, 0.9))
         if high > CLOCK_MOVED * low:
-            found.append(
+            warnings.append(
                 f"the clock moved between {low:.0f} and {high:.0f} MHz (10 % and 90 % of cases): "
                 "rates of different cases are of different clocks"
             )
     if environment.other_processes:
-        found.append(f"{environment.other_processes} other processes used the device meanwhile")
+        warnings.append(f"{environment.other_processes} other processes used the device meanwhile")
     if environment.partition_mode == "MIG":
-        found.append("the device is in MIG mode: this is one slice of it")
+        warnings.append("the device is in MIG mode: this is one slice of it")
     if environment.virtualization == "virtual machine":
-        found.append(
+        warnings.append(
             "a virtual machine: its neighbours and the host's clock cannot be seen from inside"
         )
     for rate in rates:
         if rate.utilization is not None and rate.utilization > ABOVE_ROOF:
-            found.append(
+            warnings.append(
                 f"{rate.quantity} is {rate.utilization:.0%} of the data sheet: another clock than "
                 "the sheet's, a cache that was not left, or the wrong sheet"
             )
-    return found
+    return warnings

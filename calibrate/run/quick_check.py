@@ -146,23 +146,23 @@ def check_device(
                 remedy="stop them, or insist with --allow-busy",
             )
         run = Run(kept, make_bench(request, telemetry), lambda *_: None)
-        found = _windows(run, tests, seed)
-        return _summed_up(running, telemetry, tests, found, run.skipped)
+        entries = _windows(run, tests, seed)
+        return _summed_up(running, telemetry, tests, entries, run.skipped)
 
 
 def _windows(run: Run, tests: tuple[Test, ...], seed: int) -> dict[str, list[Entry]]:
     """Every test in every window, each window in another order."""
     order = np.random.default_rng(seed)
-    found: dict[str, list[Entry]] = {test.metric: [] for test in tests}
+    entries: dict[str, list[Entry]] = {test.metric: [] for test in tests}
     for window in range(WINDOWS):
         for index in order.permutation(len(tests)):
             test = tests[int(index)]
-            if window and not found[test.metric]:
+            if window and not entries[test.metric]:
                 continue  # it failed before, and would again
             entry = run.entry(_planned(test, window), keep=False)
             if entry is not None:
-                found[test.metric].append(entry)
-    return found
+                entries[test.metric].append(entry)
+    return entries
 
 
 def _planned(test: Test, window: int) -> PlannedCase:
@@ -173,11 +173,11 @@ def _summed_up(
     running: RunningDevice,
     telemetry: Telemetry,
     tests: tuple[Test, ...],
-    found: Mapping[str, list[Entry]],
+    entries: Mapping[str, list[Entry]],
     skipped: list[str],
 ) -> DeviceCheck:
-    rows = [_row(test, found[test.metric], skipped) for test in tests]
-    work = [e for t in tests if t.metric.startswith("matmul") for e in found[t.metric]]
+    rows = [_row(test, entries[test.metric], skipped) for test in tests]
+    work = [e for t in tests if t.metric.startswith("matmul") for e in entries[t.metric]]
     for metric, unit, name in TELEMETRY:
         values = [v for e in work if (v := getattr(e.point, name)) is not None]
         if values:

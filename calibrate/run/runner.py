@@ -99,8 +99,8 @@ class Run:
 
         With ``keep`` it becomes a point of the profile; probes, references and repetitions do not.
         """
-        found = self.journal.entries.get(case.key)
-        if found is None:
+        entry = self.journal.entries.get(case.key)
+        if entry is None:
             self.progress(len(self.journal.entries), self.total, case.key)
             try:
                 measured = measure(case.kernel, case.case, bench or self.bench, tags=tags)
@@ -108,14 +108,14 @@ class Run:
                 raise
             except Exception as error:  # whatever one kernel cannot do must not end the others
                 self._require_device(case, error)
-                told = f"{case.key}: {type(error).__name__}: {error}"
-                self.skipped.append(told.split("\n")[0])
+                reason = f"{case.key}: {type(error).__name__}: {error}"
+                self.skipped.append(reason.split("\n")[0])
                 return None
-            found = Entry(key=case.key, point=measured.point, samples_s=measured.samples_s)
-            self.journal.append(found)
+            entry = Entry(key=case.key, point=measured.point, samples_s=measured.samples_s)
+            self.journal.append(entry)
         if keep:
-            self.done.append((case, found))
-        return found
+            self.done.append((case, entry))
+        return entry
 
     def _require_device(self, case: PlannedCase, error: Exception) -> None:
         """Tell a case that failed from a device that is lost.
@@ -150,8 +150,8 @@ class Run:
                 self.entry(planned(best.kernel, shape, prefix="tuned: "), tags=(tile_name(best),))
 
     def _trial(self, case: PlannedCase, bench: Bench) -> float | None:
-        found = self.entry(case, keep=False, bench=bench)
-        return found.point.time_s if found is not None and found.point.valid else None
+        entry = self.entry(case, keep=False, bench=bench)
+        return entry.point.time_s if entry is not None and entry.point.valid else None
 
     def kernel_names(self) -> dict[str, str]:
         """Which kernel the library chose for each product and attention."""
@@ -161,12 +161,12 @@ class Run:
         for i, case in enumerate(cases):
             self.progress(i, len(cases), f"naming {case.key}")
             try:
-                found = kernel_name(case.kernel.prepare(case.case, pool), pool.device)
+                name = kernel_name(case.kernel.prepare(case.case, pool), pool.device)
             except Exception as error:  # a profiler that is absent must not cost a measurement
                 self.skipped.append(f"names of kernels: {type(error).__name__}: {error}")
                 break
-            if found is not None:
-                names[case.key] = found
+            if name is not None:
+                names[case.key] = name
         return names
 
     def limits(self, request: Request) -> Limits:
@@ -285,8 +285,8 @@ class Run:
 
 
 def _reference_dtypes(plan: list[PlannedCase]) -> list[str]:
-    found = [p.kernel.regime["dtype"] for p in plan if p.kernel.operation == "matmul"]
-    return sorted(set(found), key=found.count, reverse=True)
+    dtypes = [p.kernel.regime["dtype"] for p in plan if p.kernel.operation == "matmul"]
+    return sorted(set(dtypes), key=dtypes.count, reverse=True)
 
 
 def _flops_rate(entry: Entry) -> float:

@@ -119,8 +119,8 @@ class Telemetry:
     def busy_elsewhere(self) -> float | None:
         """Mean share of the processor that others took during the whole run."""
         known = [r.busy_elsewhere_fraction for r in self._readings]
-        found = [b for b in known if b is not None]
-        return statistics.fmean(found) if found else None
+        shares = [b for b in known if b is not None]
+        return statistics.fmean(shares) if shares else None
 
 
 def _median(values: list[float | None]) -> float | None:
@@ -199,23 +199,23 @@ def _nvml(index: int) -> Telemetry:
     # Reasons are bits; idle and the application's own clock setting are not trouble.
     reasons = {0x4: "power-cap", 0x8: "hardware", 0x20: "thermal", 0x40: "thermal", 0x80: "power"}
 
-    def asked(question: Callable[[], float]) -> float | None:
+    def query_or_none(query: Callable[[], float]) -> float | None:
         try:
-            return float(question())
+            return float(query())
         except pynvml.NVMLError:  # not every part answers every question
             return None
 
-    cap_mw = asked(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle))
-    ecc = asked(lambda: pynvml.nvmlDeviceGetEccMode(handle)[0])
-    mig = asked(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0])
-    processes = asked(
+    cap_mw = query_or_none(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+    ecc = query_or_none(lambda: pynvml.nvmlDeviceGetEccMode(handle)[0])
+    mig = query_or_none(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0])
+    processes = query_or_none(
         lambda: sum(
             p.pid != os.getpid() for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
         )
     )
-    persistence = asked(lambda: pynvml.nvmlDeviceGetPersistenceMode(handle))
-    generation = asked(lambda: pynvml.nvmlDeviceGetCurrPcieLinkGeneration(handle))
-    width = asked(lambda: pynvml.nvmlDeviceGetCurrPcieLinkWidth(handle))
+    persistence = query_or_none(lambda: pynvml.nvmlDeviceGetPersistenceMode(handle))
+    generation = query_or_none(lambda: pynvml.nvmlDeviceGetCurrPcieLinkGeneration(handle))
+    width = query_or_none(lambda: pynvml.nvmlDeviceGetCurrPcieLinkWidth(handle))
     state = State(
         persistence=None if persistence is None else bool(persistence),
         host_link=f"PCIe gen {generation:.0f} x{width:.0f}" if generation and width else None,
@@ -292,9 +292,9 @@ def _amdsmi(index: int) -> Telemetry:
 def _amd_state(amdsmi: ModuleType, handle: object) -> State:
     """What an AMD device tells about itself; each question may go unanswered."""
 
-    def asked(question: Callable[[], Answer]) -> Answer | None:
+    def query_or_none(query: Callable[[], Answer]) -> Answer | None:
         try:
-            return question()
+            return query()
         except (amdsmi.AmdSmiException, AttributeError, KeyError, TypeError):
             return None
 
@@ -309,12 +309,12 @@ def _amd_state(amdsmi: ModuleType, handle: object) -> State:
     def others() -> int:
         return sum(p["pid"] != os.getpid() for p in amdsmi.amdsmi_get_gpu_process_list(handle))
 
-    cap = asked(lambda: float(amdsmi.amdsmi_get_power_cap_info(handle)["power_cap"]))
+    cap = query_or_none(lambda: float(amdsmi.amdsmi_get_power_cap_info(handle)["power_cap"]))
     return State(
         # Microwatts in some releases and watts in others: no GPU has a tenth of a megawatt.
         power_cap_w=cap / 1e6 if cap and cap > 1e5 else cap or None,
-        ecc=asked(lambda: amdsmi.amdsmi_get_gpu_total_ecc_count(handle) is not None),
-        partition_mode=asked(partition),
-        host_link=asked(link),
-        other_processes=asked(others),
+        ecc=query_or_none(lambda: amdsmi.amdsmi_get_gpu_total_ecc_count(handle) is not None),
+        partition_mode=query_or_none(partition),
+        host_link=query_or_none(link),
+        other_processes=query_or_none(others),
     )

@@ -63,16 +63,16 @@ def attribute_errors(
     residual = np.array(errors)
     whole = float((residual**2).sum())
     resolver = Resolver(find)
-    found = []
+    explanations = []
     for name, (field, more) in CANDIDATES.items():
         changed = [_changed(row, resolver, field, more) for row, _ in usable]
         pattern = np.array([np.log(changed[i][m] / usable[i][1].predicted[m]) for i, m in places])
         power = float((pattern**2).sum())
         size = float(pattern @ residual) / power if power > 0 else 0.0
         left = float(((residual - size * pattern) ** 2).sum())
-        found.append((1.0 - left / whole if whole > 0 else 0.0, name, field, size * more))
+        explanations.append((1.0 - left / whole if whole > 0 else 0.0, name, field, size * more))
     lines = [f"error of {len(places)} figures; each candidate alone could explain:"]
-    for share, name, field, change in sorted(found, reverse=True):
+    for share, name, field, change in sorted(explanations, reverse=True):
         how = f"{change:+.3g}" if "factor" in field else f"{change * 1e6:+.3g} us"
         lines.append(f"  {share:4.0%} of the squared error: {name} ({field} {how})")
     return lines
@@ -85,7 +85,9 @@ def _changed(row: Row, resolver: Resolver, field: str, more: float) -> dict[str,
     turned = costs.model_copy(update={field: getattr(costs, field) + more})
     engine = server.engine.model_copy(update={"costs": turned})
     try:
-        told = Server(server.model, server.deployment, engine, server.hardware).predict(workload)
+        prediction = Server(server.model, server.deployment, engine, server.hardware).predict(
+            workload
+        )
     except InputError:
         return {"ttft_ms": 1.0, "tpot_ms": 1.0}
-    return {"ttft_ms": told.ttft_s * 1e3, "tpot_ms": told.tpot_s * 1e3}
+    return {"ttft_ms": prediction.ttft_s * 1e3, "tpot_ms": prediction.tpot_s * 1e3}

@@ -166,8 +166,8 @@ def _figures(claim: Claim, counts: Counts, hardware: Hardware, engine: Engine) -
     isl, osl, clients = claim.isl or 1, claim.osl or 1, claim.concurrency or 1
     time = request_time_s(claim, counts)
     as_decode = osl / time
-    told = _server(claim, hardware, engine).predict(_workload(claim))
-    prefill = min(told.ttft_s, 0.95 * time)
+    prediction = _server(claim, hardware, engine).predict(_workload(claim))
+    prefill = min(prediction.ttft_s, 0.95 * time)
     decode = (osl - 1) / (time - prefill) if osl > 1 else as_decode
     swapped = isl / as_decode
     honest = prefill * osl / isl + (isl - 1) / decode
@@ -202,8 +202,8 @@ def _roof(claim: Claim, sheet: DeviceSpec, engine: Engine) -> Check:
         update={"costs": nothing, "overhead_bytes": 0.0, "memory_fraction": 1.0}
     )
     server = _server(claim, DatasheetHardware(sheet), bare)
-    told = server.predict(_workload(claim))
-    roof = told.total_tokens_per_s if claim.counts != "output" else told.output_tokens_per_s
+    bound = server.predict(_workload(claim))
+    roof = bound.total_tokens_per_s if claim.counts != "output" else bound.output_tokens_per_s
     share = claim.tokens_per_s / roof
     if share > 1.0:
         return Check(
@@ -220,10 +220,17 @@ def _roof(claim: Claim, sheet: DeviceSpec, engine: Engine) -> Check:
 
 
 def _against_prediction(claim: Claim, hardware: Hardware, engine: Engine) -> Check:
-    told = _server(claim, hardware, engine).predict(_workload(claim))
-    rate = told.total_tokens_per_s if claim.counts != "output" else told.output_tokens_per_s
+    prediction = _server(claim, hardware, engine).predict(_workload(claim))
+    rate = (
+        prediction.total_tokens_per_s
+        if claim.counts != "output"
+        else prediction.output_tokens_per_s
+    )
     ratio = claim.tokens_per_s / rate
-    low, high = told.tpot_s / told.tpot_high_s, told.tpot_s / told.tpot_low_s
+    low, high = (
+        prediction.tpot_s / prediction.tpot_high_s,
+        prediction.tpot_s / prediction.tpot_low_s,
+    )
     text = (
         f"{ratio:.2f} times the prediction of {rate:,.0f} tokens/s "
         f"[{rate * low:,.0f}, {rate * high:,.0f}] ({hardware.id}, {engine.title} "
@@ -252,11 +259,11 @@ def _range_of_truths(claim: Claim, hardware: Hardware, engine: Engine) -> Check:
         for osl in osls:
             for n in clients:
                 try:
-                    told = server.predict(ServingWorkload(isl, osl, n))
+                    prediction = server.predict(ServingWorkload(isl, osl, n))
                 except InputError:
                     continue
                 for counts, rate in (
-                    ("total", told.total_tokens_per_s), ("output", told.output_tokens_per_s),
+                    ("total", prediction.total_tokens_per_s), ("output", prediction.output_tokens_per_s),
                 ):  # fmt: skip
                     if claim.counts in (None, counts):
                         rates.append((rate, f"{isl}/{osl}, {n} clients, {counts}"))

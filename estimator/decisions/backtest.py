@@ -169,12 +169,12 @@ def backtest(
         In the order of the rows.
     """
     resolver = Resolver(find)
-    found = []
+    results = []
     for index, row in enumerate(rows):
-        found.append(_result(index, row, resolver))
+        results.append(_result(index, row, resolver))
         if progress is not None:
             progress()
-    return found
+    return results
 
 
 def _result(index: int, row: Row, resolver: Resolver) -> RowResult:
@@ -182,22 +182,22 @@ def _result(index: int, row: Row, resolver: Resolver) -> RowResult:
     labels = {k: str(v) for k, v in row.items() if k is not None and k not in METRICS and v}
     try:
         measured = {m: v for m in METRICS if (v := _number(row, m)) is not None}
-        told = predict_row(row, resolver)
+        prediction = predict_row(row, resolver)
     except InputError as error:
         return RowResult(
             row=name, labels=labels, predicted={}, low={}, high={}, measured={},
             saturated=False, skipped_reason=str(error),
         )  # fmt: skip
     predicted = {
-        "ttft_ms": told.ttft_s * 1e3,
-        "tpot_ms": told.tpot_s * 1e3,
-        "e2e_latency_ms": told.e2e_s * 1e3,
-        "output_tok_s": told.output_tokens_per_s,
-        "total_tok_s": told.total_tokens_per_s,
+        "ttft_ms": prediction.ttft_s * 1e3,
+        "tpot_ms": prediction.tpot_s * 1e3,
+        "e2e_latency_ms": prediction.e2e_s * 1e3,
+        "output_tok_s": prediction.output_tokens_per_s,
+        "total_tok_s": prediction.total_tokens_per_s,
     }
     factors = {
-        "ttft_ms": told.ttft_high_s / told.ttft_s,
-        "tpot_ms": told.tpot_high_s / told.tpot_s,
+        "ttft_ms": prediction.ttft_high_s / prediction.ttft_s,
+        "tpot_ms": prediction.tpot_high_s / prediction.tpot_s,
     }
     factors["e2e_latency_ms"] = max(factors.values())
     factors["output_tok_s"] = factors["total_tok_s"] = factors["tpot_ms"]
@@ -208,7 +208,7 @@ def _result(index: int, row: Row, resolver: Resolver) -> RowResult:
         low={m: v / factors[m] for m, v in predicted.items()},
         high={m: v * factors[m] for m, v in predicted.items()},
         measured=measured,
-        saturated=told.saturated,
+        saturated=prediction.saturated,
     )
 
 
@@ -228,21 +228,24 @@ def summarize(results: Iterable[RowResult], by: str | None = None) -> list[Summa
             ratio = result.predicted[metric] / measured
             inside = result.low[metric] <= measured <= result.high[metric]
             errors.setdefault((group, metric), []).append((ratio, inside))
-    return [_summary(group, metric, found) for (group, metric), found in sorted(errors.items())]
+    return [
+        _summary(group, metric, group_errors)
+        for (group, metric), group_errors in sorted(errors.items())
+    ]
 
 
-def _summary(group: str, metric: str, found: list[tuple[float, bool]]) -> Summary:
-    ratios = sorted(r for r, _ in found)
+def _summary(group: str, metric: str, errors: list[tuple[float, bool]]) -> Summary:
+    ratios = sorted(r for r, _ in errors)
     apes = sorted(100.0 * abs(r - 1.0) for r in ratios)
     return Summary(
         group=group,
         metric=metric,
-        n=len(found),
+        n=len(errors),
         mape_percent=sum(apes) / len(apes),
         median_ape_percent=_quantile(apes, 0.5),
         p90_ape_percent=_quantile(apes, 0.9),
         bias_percent=100.0 * (_quantile(ratios, 0.5) - 1.0),
-        inside_interval_percent=100.0 * sum(i for _, i in found) / len(found),
+        inside_interval_percent=100.0 * sum(i for _, i in errors) / len(errors),
     )
 
 

@@ -66,11 +66,11 @@ def compare_servers(
     metrics = (*METRICS, "tokens_per_price") if _priced(options) else METRICS
     rows: list[Winner] = []
     for n in concurrency:
-        told: list[ServingPrediction | None] = []
+        predictions: list[ServingPrediction | None] = []
         for option in options:
             prediction = option.server.predict(replace(workload, concurrency=n))
-            told.append(None if prediction.saturated else prediction)
-        rows += [_winner(metric, n, options, told) for metric in metrics]
+            predictions.append(None if prediction.saturated else prediction)
+        rows += [_winner(metric, n, options, predictions) for metric in metrics]
     summary = tuple(_summary(metric, [r for r in rows if r.metric == metric]) for metric in metrics)
     return ServingComparison(
         options=tuple(o.name for o in options), rows=tuple(rows), summary=summary
@@ -101,11 +101,12 @@ def _spread(metric: str, option: Option, p: ServingPrediction, *, shared: bool) 
 
 
 def _winner(
-    metric: str, n: int, options: Sequence[Option], told: Sequence[ServingPrediction | None]
+    metric: str, n: int, options: Sequence[Option], predictions: Sequence[ServingPrediction | None]
 ) -> Winner:
     up = metric in HIGHER_IS_BETTER
     values = tuple(
-        _value(metric, o, p) if p is not None else None for o, p in zip(options, told, strict=True)
+        _value(metric, o, p) if p is not None else None
+        for o, p in zip(options, predictions, strict=True)
     )
     order = sorted(
         (i for i, v in enumerate(values) if v is not None),
@@ -127,7 +128,7 @@ def _winner(
     spreads = [
         _spread(metric, options[i], p, shared=len(engines) == 1)
         for i in (first, second)
-        if (p := told[i]) is not None
+        if (p := predictions[i]) is not None
     ]
     noise = math.exp(math.hypot(*spreads))
     return Winner(

@@ -89,8 +89,8 @@ def _guidellm(d: Mapping[str, Any]) -> Iterator[Row]:
     for run in d["benchmarks"]:
         metrics = run.get("metrics", {})
 
-        def mean(name: str, found: Mapping[str, Any] = metrics) -> float | None:
-            value = found.get(name, {}).get("successful", {}).get("mean")
+        def mean(name: str, values: Mapping[str, Any] = metrics) -> float | None:
+            value = values.get(name, {}).get("successful", {}).get("mean")
             return float(value) if isinstance(value, int | float) else None
 
         strategy = run.get("args", run.get("config", {})).get("strategy", {})
@@ -117,10 +117,10 @@ def _aiperf(d: Mapping[str, Any]) -> Row:
         value = value.get("avg") if isinstance(value, dict) else value
         return float(value) if isinstance(value, int | float) else None
 
-    asked = d.get("input_config", {})
-    endpoint = asked.get("endpoint", {}) if isinstance(asked, dict) else {}
-    names = endpoint.get("model_names") or asked.get("model_names") or asked.get("model") or [""]
-    load = asked.get("loadgen", asked.get("perf_analyzer", {}).get("stimulus", {}))
+    config = d.get("input_config", {})
+    endpoint = config.get("endpoint", {}) if isinstance(config, dict) else {}
+    names = endpoint.get("model_names") or config.get("model_names") or config.get("model") or [""]
+    load = config.get("loadgen", config.get("perf_analyzer", {}).get("stimulus", {}))
     return _texts(
         {
             "model": names[0] if isinstance(names, list) else names,

@@ -116,7 +116,7 @@ def make_plan(
     for name, value in (("TTFT", ttft_limit_s), ("TPOT", tpot_limit_s)):
         if value is not None and not value > 0:
             raise InputError(f"a limit of {value} s on {name} is none")
-    found: list[tuple[PlanPoint, Server, ServingWorkload]] = []
+    candidates_tried: list[tuple[PlanPoint, Server, ServingWorkload]] = []
     refused = ""
     for candidate in candidates:
         if candidate.price_per_hour is not None and not 0 < candidate.price_per_hour < 10_000:
@@ -127,13 +127,15 @@ def make_plan(
             )
         for deployment in _placements(model, candidate.gpus, dtype, kv_dtype):
             try:
-                found += _points(model, candidate, deployment, workload, ttft_limit_s, tpot_limit_s)
+                candidates_tried += _points(
+                    model, candidate, deployment, workload, ttft_limit_s, tpot_limit_s
+                )
             except InputError as error:
                 refused = refused or str(error)
-    if not found:
+    if not candidates_tried:
         raise InputError(f"nothing can be planned: {refused or 'no placement fits'}")
-    front = _front([p for p, _, _ in found])
-    order = sorted(found, key=lambda f: _rank(f[0]))
+    front = _front([p for p, _, _ in candidates_tried])
+    order = sorted(candidates_tried, key=lambda f: _rank(f[0]))
     simulated = [_simulated(f, ttft_limit_s, tpot_limit_s) for f in order[:SIMULATED]]
     meeting = [p for p in simulated if p.meets]
     best = min(meeting, key=_rank) if meeting else None
@@ -149,9 +151,9 @@ def make_plan(
         tpot_limit_s=tpot_limit_s,
         points=points,
         best=best,
-        tried=len(found),
+        tried=len(candidates_tried),
         launch=launch_command(model, best, dtype, workload) if best else None,
-        advice=_advice(best, [p for p, _, _ in found], ttft_limit_s, tpot_limit_s),
+        advice=_advice(best, [p for p, _, _ in candidates_tried], ttft_limit_s, tpot_limit_s),
     )
 
 
@@ -161,7 +163,7 @@ def _placements(
     """Every placement of one replica on up to so many GPUs."""
     if gpus < 1:
         raise InputError(f"--gpus must be at least 1, not {gpus}")
-    found = []
+    placements = []
     tp = 1
     while tp <= gpus:
         ways = [(tp, 1, 1)]
@@ -173,9 +175,9 @@ def _placements(
                 require_valid(model, trial)
             except InputError:
                 continue
-            found.append(trial)
+            placements.append(trial)
         tp *= 2
-    return found
+    return placements
 
 
 def _points(
@@ -210,21 +212,21 @@ def _points(
         clients,
         fixed=workload.length_low == workload.length_high,
     )
-    told = closed_form(steps, engine, loads)
+    estimates = closed_form(steps, engine, loads)
     server = Server(model, deployment, engine, hardware)
     groups = deployment.dp * replicas
-    found = []
+    points = []
     for i, each in enumerate(clients):
-        ttft, tpot = float(told.ttft_s[i]), float(told.tpot_s[i])
-        output = float(told.requests_per_s[i]) * groups * mean * workload.output_tokens
+        ttft, tpot = float(estimates.ttft_s[i]), float(estimates.tpot_s[i])
+        output = float(estimates.requests_per_s[i]) * groups * mean * workload.output_tokens
         gpus = replicas * deployment.devices
         point = _point(
             candidate, deployment, replicas, int(each) * groups, ttft, tpot, output, gpus,
             (ttft * engine.interval_ttft, tpot * engine.interval_tpot),
             (ttft_limit_s, tpot_limit_s), simulated=False,
         )  # fmt: skip
-        found.append((point, server, replace(workload, concurrency=int(each) * deployment.dp)))
-    return found
+        points.append((point, server, replace(workload, concurrency=int(each) * deployment.dp)))
+    return points
 
 
 def _point(
@@ -271,30 +273,32 @@ def _meets(times: tuple[float, float], limits: tuple[float | None, float | None]
 
 
 def _simulated(
-    found: tuple[PlanPoint, Server, ServingWorkload],
+    entry: tuple[PlanPoint, Server, ServingWorkload],
     ttft_limit_s: float | None,
     tpot_limit_s: float | None,
 ) -> PlanPoint:
     """A point with the simulation's figures in place of the formulas'."""
-    point, server, workload = found
-    told: ServingPrediction = server.predict(workload)
-    output = told.output_tokens_per_s * point.replicas
+    point, server, workload = entry
+    prediction: ServingPrediction = server.predict(workload)
+    output = prediction.output_tokens_per_s * point.replicas
     limits = (ttft_limit_s, tpot_limit_s)
     cost = point.cost_per_million_output_tokens
     return point.model_copy(
         update={
-            "ttft_s": told.ttft_s,
-            "tpot_s": told.tpot_s,
-            "ttft_high_s": told.ttft_high_s,
-            "tpot_high_s": told.tpot_high_s,
+            "ttft_s": prediction.ttft_s,
+            "tpot_s": prediction.tpot_s,
+            "ttft_high_s": prediction.ttft_high_s,
+            "tpot_high_s": prediction.tpot_high_s,
             "output_tokens_per_s": output,
             "tokens_per_s_per_gpu": output / point.gpus,
-            "tokens_per_s_per_user": 1.0 / told.tpot_s,
+            "tokens_per_s_per_user": 1.0 / prediction.tpot_s,
             "cost_per_million_output_tokens": cost * point.output_tokens_per_s / output
             if cost is not None
             else None,
-            "meets": _meets((told.ttft_s, told.tpot_s), limits) and not told.saturated,
-            "surely": _meets((told.ttft_high_s, told.tpot_high_s), limits) and not told.saturated,
+            "meets": _meets((prediction.ttft_s, prediction.tpot_s), limits)
+            and not prediction.saturated,
+            "surely": _meets((prediction.ttft_high_s, prediction.tpot_high_s), limits)
+            and not prediction.saturated,
             "simulated": True,
         }
     )
@@ -312,13 +316,13 @@ def _key(p: PlanPoint) -> tuple[object, ...]:
 
 def _front(points: Sequence[PlanPoint]) -> list[PlanPoint]:
     """Points that no other beats in tokens a GPU and in tokens a user."""
-    found: list[PlanPoint] = []
+    front: list[PlanPoint] = []
     best = 0.0
     for p in sorted(points, key=lambda p: (-p.tokens_per_s_per_user, -p.tokens_per_s_per_gpu)):
         if p.tokens_per_s_per_gpu > best:
-            found.append(p)
+            front.append(p)
             best = p.tokens_per_s_per_gpu
-    return found
+    return front
 
 
 def _advice(

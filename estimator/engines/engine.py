@@ -102,7 +102,7 @@ def load_engines() -> tuple[Engine, ...]:
     InputError
         If a file is malformed.
     """
-    found: list[Engine] = []
+    engines: list[Engine] = []
     folder = resources.files("groundspeed.estimator") / "engines"
     for entry in sorted(folder.iterdir(), key=lambda e: e.name):
         if not entry.name.endswith(".toml"):
@@ -111,10 +111,10 @@ def load_engines() -> tuple[Engine, ...]:
         common = {k: v for k, v in document.items() if k != "version"}
         for version in document["version"]:
             try:
-                found.append(Engine.model_validate(common | version))
+                engines.append(Engine.model_validate(common | version))
             except ValidationError as error:
                 raise InputError(describe(error), where=f"engine {entry.name}") from error
-    return tuple(sorted(found, key=lambda e: _numbers(e.from_version), reverse=True))
+    return tuple(sorted(engines, key=lambda e: _numbers(e.from_version), reverse=True))
 
 
 def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engine:
@@ -172,10 +172,10 @@ ENGINE_NAMES = {
 
 def _numbers(version: str) -> tuple[int, ...]:
     """``0.7.3.dev138+g21f`` as (0, 7, 3)."""
-    found = []
+    parts = []
     for part in version.lstrip("v").split("+")[0].split("."):
         match = re.match(r"\d+", part)
         if match is None:
             break
-        found.append(int(match.group()))
-    return tuple(found)
+        parts.append(int(match.group()))
+    return tuple(parts)

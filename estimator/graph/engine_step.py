@@ -98,15 +98,15 @@ class Layers:
             ]  # fmt: skip
             return parts
         whole = model.attention_layers - model.windowed_layers
-        found = []
+        operators = []
         if whole:
-            found.append(self._attention("attention_decode", sequences, context, whole, f))
+            operators.append(self._attention("attention_decode", sequences, context, whole, f))
         if model.windowed_layers and model.sliding_window:
             seen = np.minimum(context, float(model.sliding_window))
-            found.append(
+            operators.append(
                 self._attention("attention_decode", sequences, seen, model.windowed_layers, f)
             )
-        return found
+        return operators
 
     def prefill_attention(self, prompts: Array, length: Array) -> list[Operator]:
         """Causal attention of whole prompts; both (N,). A chunk is a difference of two."""
@@ -117,20 +117,20 @@ class Layers:
             regime = {"dtype": f.activations, "kv_dtype": f.cache}
             return [Operator("attention", "mla_prefill", regime, columns, model.attention_layers)]
         whole = model.attention_layers - model.windowed_layers
-        found = []
+        operators = []
         if whole:
-            found.append(self._attention("attention_prefill", prompts, length, whole, f))
+            operators.append(self._attention("attention_prefill", prompts, length, whole, f))
         if model.windowed_layers and model.sliding_window:
             window = float(model.sliding_window)
             # As many prompts of the window's length as hold the same pairs of tokens.
             inside = np.minimum(length, window)
             pairs = np.where(length > window, (length - window / 2.0) / (window / 2.0), 1.0)
-            found.append(
+            operators.append(
                 self._attention(
                     "attention_prefill", prompts * pairs, inside, model.windowed_layers, f
                 )
             )
-        return found
+        return operators
 
     def _attention(
         self, operation: str, batch: Array, length: Array, count: int, f: Formats

@@ -55,7 +55,7 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> FoundHardwar
         profile = load_profile(Path(name).expanduser())
         return FoundHardware(name, profile, profile.datasheet, f"profile {profile.id}")
     try:
-        found = find_device(name)
+        match = find_device(name)
     except InputError as error:
         own = measured_profiles(profile_dir)
         named = [p for p in own if p.id == name]
@@ -64,19 +64,19 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> FoundHardwar
             raise InputError(f"unknown GPU '{name}'", remedy=did_you_mean(name, known)) from error
         profile = named[-1]
         return FoundHardware(name, profile, profile.datasheet, f"profile {profile.id}")
-    own = measured_profiles(profile_dir, naming=(found.spec.id,))
-    note = f"{found.note}; " if found.note else ""
-    same = [p for p in own if p.datasheet is not None and p.datasheet.id == found.spec.id]
+    own = measured_profiles(profile_dir, naming=(match.spec.id,))
+    note = f"{match.note}; " if match.note else ""
+    same = [p for p in own if p.datasheet is not None and p.datasheet.id == match.spec.id]
     if same:
         why = f"{note}measured profile {same[-1].id}, the newest of this device"
-        return FoundHardware(name, same[-1], found.spec, why)
-    shipped = shipped_profile(found.spec.id)
+        return FoundHardware(name, same[-1], match.spec, why)
+    shipped = shipped_profile(match.spec.id)
     if shipped is not None:
         how = "published timings" if shipped.mode == "imported" else "laws of a relative, scaled"
         why = f"{note}profile {shipped.id} ({how}); none of yours is of this device"
-        return FoundHardware(name, shipped, found.spec, why)
-    why = f"{note}data sheet {found.spec.id}; no profile of it"
-    return FoundHardware(name, None, found.spec, why)
+        return FoundHardware(name, shipped, match.spec, why)
+    why = f"{note}data sheet {match.spec.id}; no profile of it"
+    return FoundHardware(name, None, match.spec, why)
 
 
 def shipped_profile(spec_id: str) -> Profile | None:

@@ -232,23 +232,25 @@ class ProfileHardware:
             If the profile has no law for this operation and data type.
         """
         law = self._law(operator.operation, dict(operator.regime))
-        told = law_time(law, operator.columns)
+        prediction = law_time(law, operator.columns)
         count = operator.count
         if law.knots is not None:
-            times = [count * t for t in (told.time_s, told.low_s, told.high_s)]
+            times = [count * t for t in (prediction.time_s, prediction.low_s, prediction.high_s)]
             bound: Bound = "link" if law.operation == "collective" else "memory"
-            return OperatorTime(times[0], times[1], times[2], bound, bool(told.extrapolated.any()))
+            return OperatorTime(
+                times[0], times[1], times[2], bound, bool(prediction.extrapolated.any())
+            )
         values = law.values()
         parts: dict[Bound, float] = {
-            "start-up": count * values["startup_s"] * told.time_s.size,
+            "start-up": count * values["startup_s"] * prediction.time_s.size,
             "memory": float(operator.bytes.sum()) / values["bandwidth_bytes_per_s"],
         }
         if "compute_flops_per_s" in values:
             parts["compute"] = float(operator.flops.sum()) / values["compute_flops_per_s"]
         return OperatorTime(
-            count * told.time_s,
-            count * told.low_s,
-            count * told.high_s,
+            count * prediction.time_s,
+            count * prediction.low_s,
+            count * prediction.high_s,
             max(parts, key=lambda p: parts[p]),
-            bool(told.extrapolated.any()),
+            bool(prediction.extrapolated.any()),
         )

@@ -58,12 +58,12 @@ def weight_format(name: str) -> str:
         If the name is not known.
     """
     lowered = name.strip().lower()
-    found = NAMES.get(lowered, lowered)
-    if found not in STORED_BYTES:
+    name_of_format = NAMES.get(lowered, lowered)
+    if name_of_format not in STORED_BYTES:
         raise InputError(
             f"unknown data type '{name}'", remedy=did_you_mean(name, [*NAMES, *STORED_BYTES])
         )
-    return found
+    return name_of_format
 
 
 BLOCK_SCALED = ("Qwen3", "Deepseek", "Kimi", "MiniMax", "GlmMoeDsa")

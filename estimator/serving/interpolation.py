@@ -41,8 +41,8 @@ class Curve1:
         place = (np.log(x) - self._low) * self._per
         i = np.clip(place.astype(np.intp), 0, self._last)
         log = np.array(self._log)
-        found: Array = np.exp(log[i] + (place - i) * (log[i + 1] - log[i]))
-        return found
+        values: Array = np.exp(log[i] + (place - i) * (log[i + 1] - log[i]))
+        return values
 
 
 @dataclass(frozen=True)
@@ -92,5 +92,5 @@ class Curve2:
         log = np.array(self._log)
         a = log[i, j] + v * (log[i, j + 1] - log[i, j])
         b = log[i + 1, j] + v * (log[i + 1, j + 1] - log[i + 1, j])
-        found: Array = np.exp(a + u * (b - a))
-        return found
+        values: Array = np.exp(a + u * (b - a))
+        return values

@@ -99,16 +99,16 @@ class Server:
         else:
             outcome = simulate(steps, engine, load, held)
         saturated = each > fit or outcome.queued > 0.02 * len(outcome.first_s)
-        told = self._prediction(workload, steps, outcome, each, fit, saturated, slo, load)
-        return self._with_costs(told, price_per_hour)
+        prediction = self._prediction(workload, steps, outcome, each, fit, saturated, slo, load)
+        return self._with_costs(prediction, price_per_hour)
 
     def _with_costs(
-        self, told: ServingPrediction, price_per_hour: float | None
+        self, prediction: ServingPrediction, price_per_hour: float | None
     ) -> ServingPrediction:
         """Energy and money of the same prediction."""
         update: dict[str, object] = {}
         power = self.hardware.power
-        rate, devices = told.output_tokens_per_s, told.devices
+        rate, devices = prediction.output_tokens_per_s, prediction.devices
         if power is not None:
             update = {"power_w": power[0], "power_origin": power[1]}
             update["output_tokens_per_joule"] = rate / (power[0] * devices)
@@ -121,7 +121,7 @@ class Server:
                 )
             hourly = price_per_hour * devices
             update["cost_per_million_output_tokens"] = hourly / (rate * 3600.0) * 1e6
-        return told.model_copy(update=update)
+        return prediction.model_copy(update=update)
 
     def _prediction(
         self,
@@ -153,13 +153,13 @@ class Server:
         if slo is not None:
             met = (ttft <= slo[0]) & (tpot <= slo[1])
             good = per_s * float(np.average(met, weights=weights))
-        told = {
+        latencies = {
             name: _latency(values, weights)
             for name, values in (("ttft", ttft), ("tpot", tpot), ("e2e", e2e))
         }
         itl = _latency(outcome.gap_s[:, 0], outcome.gap_s[:, 1]) if len(outcome.gap_s) else None
         pick = "p50" if workload.statistic == "median" else "mean"
-        ttft_s, tpot_s = getattr(told["ttft"], pick), getattr(told["tpot"], pick)
+        ttft_s, tpot_s = getattr(latencies["ttft"], pick), getattr(latencies["tpot"], pick)
         decode, prefill = self._parts(steps, workload, each)
         spread_t = _spread(decode, engine.interval_tpot, engine, self)
         spread_f = _spread(prefill, engine.interval_ttft, engine, self)
@@ -181,15 +181,15 @@ class Server:
             output_tokens=workload.output_tokens,
             ttft_s=ttft_s,
             tpot_s=tpot_s,
-            e2e_s=getattr(told["e2e"], pick),
+            e2e_s=getattr(latencies["e2e"], pick),
             ttft_low_s=ttft_s / spread_f,
             ttft_high_s=ttft_s * spread_f,
             tpot_low_s=tpot_s / spread_t,
             tpot_high_s=tpot_s * spread_t,
-            ttft=told["ttft"],
-            tpot=told["tpot"],
-            itl=itl or told["tpot"],
-            e2e=told["e2e"],
+            ttft=latencies["ttft"],
+            tpot=latencies["tpot"],
+            itl=itl or latencies["tpot"],
+            e2e=latencies["e2e"],
             output_tokens_per_s=per_s * outputs,
             total_tokens_per_s=per_s * (prompts + outputs),
             requests_per_s=per_s,
@@ -227,7 +227,7 @@ class Server:
                 *layers.latent_prefill_rows(prompt),
             ]
         )
-        found = []
+        shown_parts = []
         for parts, total in (
             (decode, steps.decode_s(each, context)),
             (prefill, steps.step_s(0, 0.0, float(prompt[0]), 1.0, 0.0)),
@@ -246,8 +246,8 @@ class Server:
                 PartTime(group="engine", time_s=host, low_s=0.5 * host, high_s=2.0 * host,
                          share=host / total, bound="host")
             )  # fmt: skip
-            found.append(tuple(sorted(shown, key=lambda p: -p.time_s)))
-        return found[0], found[1]
+            shown_parts.append(tuple(sorted(shown, key=lambda p: -p.time_s)))
+        return shown_parts[0], shown_parts[1]
 
 
 def _in_engine(part: Part, costs: Costs, *, latent: bool, decode: bool) -> Part:
@@ -277,8 +277,8 @@ def _load(w: ServingWorkload, each: int, groups: int) -> Load:
             columns[1], columns[2], arrival_s=columns[0], cached_share=w.cached_share,
             tokens_per_step=1.0 + w.accepted_tokens,
         )  # fmt: skip
-    asked = w.num_prompts or PROMPTS_A_CLIENT * w.concurrency
-    prompts = max(each, math.ceil(asked / groups))
+    requested = w.num_prompts or PROMPTS_A_CLIENT * w.concurrency
+    prompts = max(each, math.ceil(requested / groups))
     if w.kind == "offline":
         prompts = each
     if w.kind == "closed":
@@ -346,9 +346,11 @@ def _weights(w: ServingWorkload, outcome: Outcome, each: int) -> Array:
     """What each simulated request counts: of a long loop only a few rounds are simulated."""
     count = len(outcome.first_s)
     weights = np.ones(count)
-    asked = math.ceil((w.num_prompts or PROMPTS_A_CLIENT * w.concurrency) * each / w.concurrency)
-    if w.kind == "closed" and asked > count > each:
-        weights[each:] = (asked - each) / (count - each)
+    requested = math.ceil(
+        (w.num_prompts or PROMPTS_A_CLIENT * w.concurrency) * each / w.concurrency
+    )
+    if w.kind == "closed" and requested > count > each:
+        weights[each:] = (requested - each) / (count - each)
     return weights
 
 

@@ -208,15 +208,15 @@ def _phase(hardware: Hardware, operators: list[Operator]) -> Phase:
     by_bound: dict[Bound, float] = {}
     extrapolated_s = 0.0
     for operator in operators:
-        told = hardware.time(operator)
+        times = hardware.time(operator)
         group = sums.setdefault(operator.group, _Sum())
-        group.add(told.time_s, told.low_s, told.high_s, operator)
-        group.extrapolated |= told.extrapolated
-        mean = float(told.time_s.mean())
-        extrapolated_s += mean if told.extrapolated else 0.0
-        by_bound[told.bound] = by_bound.get(told.bound, 0.0) + mean
+        group.add(times.time_s, times.low_s, times.high_s, operator)
+        group.extrapolated |= times.extrapolated
+        mean = float(times.time_s.mean())
+        extrapolated_s += mean if times.extrapolated else 0.0
+        by_bound[times.bound] = by_bound.get(times.bound, 0.0) + mean
         bounds = weight.setdefault(operator.group, {})
-        bounds[told.bound] = bounds.get(told.bound, 0.0) + mean
+        bounds[times.bound] = bounds.get(times.bound, 0.0) + mean
     time = sum(s.time_s for s in sums.values())
     spread_s = sum(hardware.spread_fraction(bound) * t for bound, t in by_bound.items())
     below = float(np.sqrt(sum(s.below_squared for s in sums.values()) + spread_s**2))

@@ -82,14 +82,14 @@ class StepTimes:
         self._head = Curve1(sequences.low, sequences.high, heads)
         contexts = Axis(16.0, max(self.longest, 64.0), 20)
         b, c = _pairs(sequences, contexts)
-        told = self.total(self.layers.decode_attention(b, c))
-        told = told + self.total(self.layers.state(b))
-        self._decode = Curve2(sequences, contexts, told.reshape(sequences.count, contexts.count))
+        times_s = self.total(self.layers.decode_attention(b, c))
+        times_s = times_s + self.total(self.layers.state(b))
+        self._decode = Curve2(sequences, contexts, times_s.reshape(sequences.count, contexts.count))
         prompts, lengths = Axis(1.0, 1024.0, 11), Axis(8.0, max(self.longest, 64.0), 20)
         n, length = _pairs(prompts, lengths)
-        told = self.total(self.layers.prefill_attention(n, length))
-        told = told + self.total(self.layers.latent_prefill_rows(n * length))
-        self._prefill = Curve2(prompts, lengths, told.reshape(prompts.count, lengths.count))
+        times_s = self.total(self.layers.prefill_attention(n, length))
+        times_s = times_s + self.total(self.layers.latent_prefill_rows(n * length))
+        self._prefill = Curve2(prompts, lengths, times_s.reshape(prompts.count, lengths.count))
         self._collectives = self.layers.collectives
 
     def total(self, operators: list[Operator]) -> Array:
@@ -108,16 +108,16 @@ class StepTimes:
 
     def ways(self, operator: Operator) -> list[Operator]:
         """The kernels among which an engine chooses for a collective."""
-        found = []
+        alternatives = []
         for mode in (*OWN_KERNELS, "nccl", "graph", "eager"):
             if mode in OWN_KERNELS and not self.layers.custom_all_reduce:
                 continue
             regime = dict(operator.regime) | {"mode": mode}
             if self.hardware.has("collective", **regime):
-                found.append(
+                alternatives.append(
                     Operator(operator.group, "collective", regime, operator.columns, operator.count)
                 )
-        return found or [operator]
+        return alternatives or [operator]
 
     def rows_s(self, tokens: float) -> float:
         """Products, small operations and collectives of a step of so many tokens."""
@@ -213,8 +213,8 @@ class StepTimes:
         fixed = costs.step_s + model.layers * costs.layer_s
         fixed += self._collectives * costs.collective_s
         floor = np.maximum(kernels, model.layers * eager)
-        found: Array = floor + fixed + sequences * costs.sequence_s
-        return found
+        times_s: Array = floor + fixed + sequences * costs.sequence_s
+        return times_s
 
     def _rows_many(self, tokens: Array) -> Array:
         if self._experts is None:
@@ -228,17 +228,19 @@ class StepTimes:
         groups: dict[str, list[Part]] = {}
         for operator in operators:
             choices = self.ways(operator) if operator.operation == "collective" else [operator]
-            told = min((self.hardware.time(o) for o in choices), key=lambda t: float(t.time_s[0]))
+            fastest = min(
+                (self.hardware.time(o) for o in choices), key=lambda t: float(t.time_s[0])
+            )
             groups.setdefault(operator.group, []).append(
                 Part(
                     operator.group,
-                    float(told.time_s[0]),
-                    float(told.low_s[0]),
-                    float(told.high_s[0]),
-                    told.bound,
+                    float(fastest.time_s[0]),
+                    float(fastest.low_s[0]),
+                    float(fastest.high_s[0]),
+                    fastest.bound,
                     float(operator.flops[0]) if operator.operation != "collective" else 0.0,
                     float(operator.bytes[0]),
-                    told.extrapolated,
+                    fastest.extrapolated,
                 )
             )
         return [_joined(name, parts) for name, parts in groups.items()]

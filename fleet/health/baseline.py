@@ -60,20 +60,24 @@ def baseline_of(table: FleetTable, source: str) -> Baseline:
     values = rows["value"].to_numpy()
     slots = rows["gpu"].to_numpy(dtype=np.float64)
     nodes = np.array(rows["node"].cat.codes, dtype=np.float64)
-    found = []
+    healthy = []
     for key, where in rows.groupby(["klass", "metric"], observed=True, sort=True).indices.items():
         klass, metric = (str(k) for k in key) if isinstance(key, tuple) else ("all", str(key))
         facts = facts_of(metric, unit=table.units.get(metric, ""))
         index = np.asarray(where)
-        told = usual(values[index], slots[index], nodes[index], facts)
-        if told is None or facts.kind == "telemetry":
+        statistics = usual(values[index], slots[index], nodes[index], facts)
+        if statistics is None or facts.kind == "telemetry":
             continue
         units = int(np.isfinite(values[index]).sum())
-        found.append(Usual(klass=klass, metric=metric, median=told[0], spread=told[1], units=units))
+        healthy.append(
+            Usual(
+                klass=klass, metric=metric, median=statistics[0], spread=statistics[1], units=units
+            )
+        )
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     gpus = rows[rows["gpu"] != NODE_LEVEL].groupby("node", observed=True)["gpu"].nunique()
     most = int(gpus.mode().iloc[-1]) if not gpus.empty else None
-    return Baseline(source=source, date_utc=now, usual=tuple(found), gpus_per_node=most)
+    return Baseline(source=source, date_utc=now, usual=tuple(healthy), gpus_per_node=most)
 
 
 def read_baseline(text: str, where: str) -> Baseline:
@@ -131,12 +135,12 @@ def reference_rates(profile: Profile) -> dict[str, float]:
     The rates of the profile by their own names, and those of a check through its laws: FLOP/s or
     bytes/s.
     """
-    found = {r.quantity.replace(" ", "_"): r.value for r in profile.rates}
+    rates = {r.quantity.replace(" ", "_"): r.value for r in profile.rates}
     for metric, wanted in GPU_CASES.items():
         rate = _rate(profile, wanted)
         if rate is not None:
-            found[metric] = rate
-    return found
+            rates[metric] = rate
+    return rates
 
 
 SI = {
@@ -155,7 +159,7 @@ def in_units_of(reached: Mapping[str, float], units: Mapping[str, str]) -> dict[
     InputError
         If the table does not say a unit that can be converted.
     """
-    found = {}
+    converted = {}
     for metric, value in reached.items():
         if metric not in units:
             continue
@@ -166,8 +170,8 @@ def in_units_of(reached: Mapping[str, float], units: Mapping[str, str]) -> dict[
                 where=metric,
                 remedy="write TFLOPS, FLOP/s, GB/s, bytes/s, s, ms or us",
             )
-        found[metric] = value / scale
-    return found
+        converted[metric] = value / scale
+    return converted
 
 
 def _rate(profile: Profile, wanted: CheckedCase) -> float | None:

@@ -46,16 +46,16 @@ def act(health: Health) -> str:
 
 def node_state(node: str) -> tuple[str, str]:
     """State and reason of a node, as Slurm has them."""
-    told = _scontrol("--oneliner", "show", "node", node)
-    facts = told.split(" Reason=", 1)
-    state = next((w.removeprefix("State=") for w in told.split() if w.startswith("State=")), "")
+    output = _scontrol("--oneliner", "show", "node", node)
+    facts = output.split(" Reason=", 1)
+    state = next((w.removeprefix("State=") for w in output.split() if w.startswith("State=")), "")
     reason = facts[1].rsplit(" [", 1)[0].strip() if len(facts) == 2 else ""
     return state, reason
 
 
 def _scontrol(*arguments: str) -> str:
     try:
-        told = subprocess.run(
+        finished = subprocess.run(
             ["scontrol", *arguments],
             capture_output=True, text=True, check=False, timeout=TIMEOUT_S,
         )  # fmt: skip
@@ -63,7 +63,9 @@ def _scontrol(*arguments: str) -> str:
         raise InputError("scontrol is not on this machine", remedy="leave out --drain") from error
     except subprocess.TimeoutExpired as error:
         raise InputError("scontrol does not answer", remedy="look at slurmctld") from error
-    if told.returncode:
-        why = (told.stderr.strip() or told.stdout.strip()).splitlines() or ["no reason given"]
+    if finished.returncode:
+        why = (finished.stderr.strip() or finished.stdout.strip()).splitlines() or [
+            "no reason given"
+        ]
         raise InputError(f"scontrol failed ({why[-1]})")
-    return told.stdout
+    return finished.stdout

@@ -105,7 +105,7 @@ def judge_node(
         FAIL if any number failed, else UNKNOWN if none could be judged or a test failed, else WARN.
     """
     table = clean_fleet(rows, node)
-    found = []
+    rows_judged: list[Judged] = []
     for gpu, metric, value, klass in zip(
         table.rows["gpu"], table.rows["metric"], table.rows["value"], table.rows["klass"],
         strict=True,
@@ -124,12 +124,12 @@ def judge_node(
             judged = judged.model_copy(update={"state": None})
         elif judged.value is not None:
             judged = _judged(judged, facts, str(klass), baseline, reference)
-        found.append(judged)
-    if (missing := _devices_missing(found, baseline)) is not None:
-        found.append(missing)
-    states = [r.state for r in found if r.state is not None]
+        rows_judged.append(judged)
+    if (missing := _devices_missing(rows_judged, baseline)) is not None:
+        rows_judged.append(missing)
+    states = [r.state for r in rows_judged if r.state is not None]
     known = [s for s in states if s != "UNKNOWN"]
-    failed = any(r.value is None for r in found)
+    failed = any(r.value is None for r in rows_judged)
     state: State
     if "FAIL" in states:
         state = "FAIL"
@@ -139,7 +139,7 @@ def judge_node(
         state = "WARN" if "WARN" in states else "OK"
     why = "" if known or failed else f"nothing to compare with: {against or 'no baseline'}"
     return Health(
-        node=node, date_utc=_now(), state=state, against=against, rows=tuple(found), why=why
+        node=node, date_utc=_now(), state=state, against=against, rows=tuple(rows_judged), why=why
     )
 
 

@@ -127,10 +127,10 @@ def _strikes(flags: pd.DataFrame, long: pd.DataFrame) -> tuple[Strikes, ...]:
     if flags.empty:
         return ()
     seen = long.groupby(["node", "gpu"])["run"].nunique()
-    found = []
+    strikes = []
     for _, mine in flags.groupby(["node", "gpu"]):
         node, gpu = _unit(mine)
-        found.append(
+        strikes.append(
             Strikes(
                 node=node,
                 gpu=None if gpu == NODE_LEVEL else gpu,
@@ -140,13 +140,13 @@ def _strikes(flags: pd.DataFrame, long: pd.DataFrame) -> tuple[Strikes, ...]:
                 metrics=tuple(mine["metric"].value_counts().sort_index().index.astype(str)),
             )
         )
-    return tuple(sorted(found, key=lambda s: (-s.strikes, s.node, s.gpu or -1)))
+    return tuple(sorted(strikes, key=lambda s: (-s.strikes, s.node, s.gpu or -1)))
 
 
 def _changes(
     long: pd.DataFrame, units: dict[str, str], lower_is_better: Collection[str]
 ) -> tuple[Change, ...]:
-    found: list[Change] = []
+    changes: list[Change] = []
     for name, part in long.groupby("metric", sort=True):
         metric = str(name)
         facts = facts_of(metric, lower_is_better, units.get(metric, ""))
@@ -168,19 +168,19 @@ def _changes(
         for _, series in series_of.groupby(["node", "gpu", "klass"], sort=True):
             node, gpu = _unit(series)
             at_node = gpu == NODE_LEVEL
-            told = _split(series, _own_spread(series, spread), least)
-            if told is not None:
-                found.append(_change(node, gpu, metric, level_of[at_node], series, told))
+            split = _split(series, _own_spread(series, spread), least)
+            if split is not None:
+                changes.append(_change(node, gpu, metric, level_of[at_node], series, split))
         # A class's own median, among runs of the same class (driver and benchmark are part of it).
         classes = mine[mine["whole"]].sort_values(["klass", "run"])
         middle = classes.groupby(["klass", "run"])["value"].transform("median")
         classes = classes.assign(unit_value=middle, r=classes["effect"])
         classes = classes.drop_duplicates(["klass", "run"])
         for klass, series in classes.groupby("klass", sort=True):
-            told = _split(series, max(spread, facts.spread), least)
-            if told is not None:
-                found.append(_change(str(klass), NODE_LEVEL, metric, "class", series, told))
-    return tuple(sorted(found, key=lambda c: (-c.loss_fraction, c.node, c.gpu or -1, c.metric)))
+            split = _split(series, max(spread, facts.spread), least)
+            if split is not None:
+                changes.append(_change(str(klass), NODE_LEVEL, metric, "class", series, split))
+    return tuple(sorted(changes, key=lambda c: (-c.loss_fraction, c.node, c.gpu or -1, c.metric)))
 
 
 def _unit(rows: pd.DataFrame) -> tuple[str, int]:
@@ -188,9 +188,9 @@ def _unit(rows: pd.DataFrame) -> tuple[str, int]:
 
 
 def _change(
-    node: str, gpu: int, metric: str, level: str, series: pd.DataFrame, told: tuple[int, float]
+    node: str, gpu: int, metric: str, level: str, series: pd.DataFrame, split: tuple[int, float]
 ) -> Change:
-    at, t = told
+    at, t = split
     values, r = series["unit_value"].to_numpy(), series["r"].to_numpy()
     return Change(
         node=node,

@@ -75,7 +75,7 @@ def open_reruns(source: str, run: str = "") -> list[FleetTable]:
 
 def screen_again(
     first: FleetTable,
-    told: Screening,
+    screening: Screening,
     reruns: Sequence[FleetTable],
     *,
     lower_is_better: Collection[str] = (),
@@ -87,4 +87,4 @@ def screen_again(
         for table in reruns
     ]
     measured = [measured_units(table) for table in reruns]
-    return confirm(told, again, measured, control(first, told))
+    return confirm(screening, again, measured, control(first, screening))

@@ -140,10 +140,10 @@ class Store:
         """Names of what lies in a folder of the store, sorted."""
         try:
             self._fs.invalidate_cache()
-            found = self._fs.ls(self._path(*parts), detail=False)
+            paths = self._fs.ls(self._path(*parts), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(PurePosixPath(p).name for p in found)
+        return sorted(PurePosixPath(p).name for p in paths)
 
     @contextlib.contextmanager
     def folder(self, *parts: str) -> Iterator[Path]:
@@ -190,8 +190,8 @@ class Store:
 
     def nodes_done(self, run: str) -> list[str]:
         """Nodes whose numbers are there."""
-        found = self.names("rows", run)
-        return [urllib.parse.unquote(n.removesuffix(".parquet")) for n in found
+        names = self.names("rows", run)
+        return [urllib.parse.unquote(n.removesuffix(".parquet")) for n in names
                 if n.endswith(".parquet")]  # fmt: skip
 
     def write_run(self, record: RunRecord) -> None:
@@ -200,17 +200,17 @@ class Store:
 
     def runs(self) -> list[RunRecord]:
         """All runs, the oldest first."""
-        found = []
+        records = []
         for name in self.names("runs"):
             data = self.read("runs", name)
             if data is not None and name.endswith(".json"):
                 try:
-                    found.append(RunRecord.model_validate_json(data))
+                    records.append(RunRecord.model_validate_json(data))
                 except ValueError as error:
                     raise InputError(
                         "is not the record of a run", where=self._path("runs", name)
                     ) from error
-        return sorted(found, key=lambda r: (r.date_utc, r.run))
+        return sorted(records, key=lambda r: (r.date_utc, r.run))
 
     def query(self, sql: str) -> pd.DataFrame:
         """Ask the store: ``measurements`` is the table of all rows of all runs.
@@ -239,8 +239,8 @@ class Store:
                 answer = connection.sql(sql) if sql.strip() else None
                 if answer is None:
                     raise InputError("that asks for nothing", where="--sql", remedy="SELECT ...")
-                found: pd.DataFrame = answer.df()
-                return found
+                frame: pd.DataFrame = answer.df()
+                return frame
             except duckdb.Error as error:
                 reason = str(error).split("\n")[0]
                 raise InputError(f"cannot be asked that ({reason})", where=self.url) from error

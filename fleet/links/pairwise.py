@@ -90,12 +90,12 @@ def matchings(nodes: Sequence[str], rounds: int, seed: int) -> list[list[tuple[s
     if len(order) % 2:
         order.append("")
     half = len(order) // 2
-    found = []
+    rounds_of_pairs = []
     for _ in range(min(rounds, len(order) - 1)):
         pairs = zip(order[:half], reversed(order[half:]), strict=True)
-        found.append([(a, b) for a, b in pairs if a and b])
+        rounds_of_pairs.append([(a, b) for a, b in pairs if a and b])
         order = [order[0], order[-1], *order[1:-1]]  # the circle method: all but one move on
-    return found
+    return rounds_of_pairs
 
 
 def judge_pairs(pairs: Pairs) -> tuple[LinkFinding, ...]:
@@ -116,8 +116,8 @@ def judge_pairs(pairs: Pairs) -> tuple[LinkFinding, ...]:
     measured["loss"] = 1.0 - np.exp(np.log(measured["bandwidth"]) - _expected_log(measured))
     frame = pd.concat([measured, whole.loc[~good].assign(loss=1.0)], ignore_index=True)
     frame["slow"] = frame["loss"] >= SLOW
-    found = _blame_nodes(frame)
-    bad = {name for f in found for name in f.nodes}
+    findings = _blame_nodes(frame)
+    bad = {name for f in findings for name in f.nodes}
     rest = frame[~frame["a"].isin(bad) & ~frame["b"].isin(bad)]
     both = rest.groupby(["a", "b"])["slow"].any()
     if both.sum() >= FEWEST_PAIRS and both.mean() > MOST_LINKS:
@@ -125,20 +125,20 @@ def judge_pairs(pairs: Pairs) -> tuple[LinkFinding, ...]:
             f"{int(both.sum())} of {both.size} links are slow at times, and no node explains it: "
             "two tests in one table, or a topology"
         )
-        return (*found, _finding("class", (), rest, evidence))
+        return (*findings, _finding("class", (), rest, evidence))
     for (a, b), mine in rest.groupby(["a", "b"], sort=True):
         slow = mine["slow"]
         if not slow.any():
             continue
         again = "" if slow.mean() >= 0.5 else "; not in every measurement: measure again"
         evidence = f"both ends are fine with others{again}"
-        found.append(_finding("link", (str(a), str(b)), mine, evidence))
-    return tuple(sorted(found, key=lambda f: (f.level == "link", -f.loss_fraction, f.nodes)))
+        findings.append(_finding("link", (str(a), str(b)), mine, evidence))
+    return tuple(sorted(findings, key=lambda f: (f.level == "link", -f.loss_fraction, f.nodes)))
 
 
 def _blame_nodes(frame: pd.DataFrame) -> list[LinkFinding]:
     """The node that explains most slow pairs first; what it explains blames nobody else."""
-    found: list[LinkFinding] = []
+    findings: list[LinkFinding] = []
     left = frame
     while True:
         ends = pd.concat(
@@ -154,7 +154,7 @@ def _blame_nodes(frame: pd.DataFrame) -> list[LinkFinding]:
         suspect = pd.DataFrame({"partners": partners, "clear": clear, "share": share})
         suspect = suspect[(partners >= 2) & (share >= 0.5)].reset_index()
         if suspect.empty:
-            return found
+            return findings
         order = suspect.sort_values(
             ["partners", "clear", "share", "node"], ascending=[False, False, False, True]
         )
@@ -162,7 +162,7 @@ def _blame_nodes(frame: pd.DataFrame) -> list[LinkFinding]:
         mine = left[(left["a"] == node) | (left["b"] == node)]
         many = int(partners[node])
         count = f"in {int(mine['slow'].sum())} of {len(mine)} measurements"
-        found.append(_finding("node", (node,), mine, f"slow with {many} partners, {count}"))
+        findings.append(_finding("node", (node,), mine, f"slow with {many} partners, {count}"))
         left = left.drop(mine.index)
 
 
@@ -240,9 +240,9 @@ def read_pairs(paths: Sequence[Path]) -> dict[str, Pairs]:
             )
         metric = frame["metric"].fillna("").astype(str) if "metric" in frame else ""
         frames.append(frame[["node", "partner", "value"]].assign(metric=metric))
-    found = pd.concat(frames, ignore_index=True).dropna(subset=["node", "partner"])
-    found = found[found["node"] != found["partner"]]
-    return {str(metric): _pairs(mine) for metric, mine in found.groupby("metric", sort=True)}
+    table = pd.concat(frames, ignore_index=True).dropna(subset=["node", "partner"])
+    table = table[table["node"] != table["partner"]]
+    return {str(metric): _pairs(mine) for metric, mine in table.groupby("metric", sort=True)}
 
 
 def _pairs(rows: pd.DataFrame) -> Pairs:

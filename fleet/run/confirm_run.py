@@ -44,11 +44,11 @@ def confirm_run(engine: Engine, work: Work, tell: Tell) -> Screening:
     run = work.run or newest_run(store)
     level = next((r.level for r in store.runs() if r.run == run), work.level)
     first = clean_fleet(store.rows((run,)), store.url)
-    told = screen(first)
-    nodes = [node for node, _ in suspects(told)]
+    screening = screen(first)
+    nodes = [node for node, _ in suspects(screening)]
     if not nodes:
-        return told
-    best = control(first, told)
+        return screening
+    best = control(first, screening)
     nodes += [best[0]] if best is not None else []
     there = engine.nodes()
     wanted = tuple(n for n in dict.fromkeys(nodes) if n in there)
@@ -63,4 +63,4 @@ def confirm_run(engine: Engine, work: Work, tell: Tell) -> Screening:
         rows = clean_fleet(store.rows((named.run,)), store.url)
         again.append(screen(replace_rows(first, rows)))
         measured.append(measured_units(rows))
-    return confirm(told, again, measured, best)
+    return confirm(screening, again, measured, best)

@@ -209,9 +209,9 @@ class KubernetesEngine:
     def nodes(self) -> tuple[str, ...]:
         """Nodes that are ready and take pods."""
         selector = [f"--selector={','.join(self.pod.selector)}"] if self.pod.selector else []
-        found = json.loads(_kubectl("get", "nodes", "--output=json", *selector))
+        listing = json.loads(_kubectl("get", "nodes", "--output=json", *selector))
         names = []
-        for item in found["items"]:
+        for item in listing["items"]:
             conditions = {c["type"]: c["status"] for c in item["status"].get("conditions", [])}
             if conditions.get("Ready") == "True" and not item["spec"].get("unschedulable"):
                 names.append(str(item["metadata"]["name"]))
@@ -228,8 +228,8 @@ class KubernetesEngine:
         _kubectl("apply", "--filename=-", stdin=json.dumps(manifest))
         store, waiting = Store(work.store), set(nodes)
         while waiting:
-            told = json.loads(_kubectl("get", "job", job_name(work.run), "--output=json", *where))
-            ended = {c["type"] for c in told.get("status", {}).get("conditions", [])
+            job = json.loads(_kubectl("get", "job", job_name(work.run), "--output=json", *where))
+            ended = {c["type"] for c in job.get("status", {}).get("conditions", [])
                      if c["status"] == "True"}  # fmt: skip
             for node in sorted(waiting & set(store.nodes_done(work.run))):
                 waiting.discard(node)
@@ -250,13 +250,13 @@ def as_yaml(manifest: dict[str, Any]) -> str:
 def _kubectl(*arguments: str, stdin: str | None = None) -> str:
     command = ["kubectl", *arguments]
     try:
-        told = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        finished = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise InputError(
             "kubectl is not on this machine",
             remedy="print the manifest with --print and apply it where kubectl is",
         ) from error
-    if told.returncode:
-        why = told.stderr.strip().splitlines() or ["no reason given"]
+    if finished.returncode:
+        why = finished.stderr.strip().splitlines() or ["no reason given"]
         raise InputError(f"kubectl {arguments[0]} failed ({why[-1]})")
-    return told.stdout
+    return finished.stdout

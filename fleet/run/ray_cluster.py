@@ -62,14 +62,14 @@ class RayEngine:
 
 def alive_nodes(ray: Any) -> list[_Node]:  # noqa: ANN401  (ray is imported where it is used)
     """Nodes of the cluster, by the shortest name that tells them apart."""
-    found = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0.0) >= 1.0]
+    alive = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0.0) >= 1.0]
     for key in ("NodeManagerHostname", "NodeName", "NodeID"):
-        names = [str(n[key]) for n in found]
+        names = [str(n[key]) for n in alive]
         if len(set(names)) == len(names):
             break
     nodes = [
         _Node(str(n["NodeID"]), name, float(n["Resources"].get("GPU", 0.0)))
-        for n, name in zip(found, names, strict=True)
+        for n, name in zip(alive, names, strict=True)
     ]
     return sorted(nodes, key=lambda n: n.name)
 
@@ -186,12 +186,12 @@ class _Placed:
 
 def _on_node(work: Work, node: str) -> str:
     """Run the node's program where Ray has put us; why it failed, or nothing."""
-    told = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, *work.command(node)], capture_output=True, text=True, check=False
     )
-    if told.returncode == 0:
+    if finished.returncode == 0:
         return ""
-    said = told.stderr.strip().splitlines() or [f"it ended with {told.returncode}"]
+    said = finished.stderr.strip().splitlines() or [f"it ended with {finished.returncode}"]
     return said[-1].removeprefix("groundspeed: ")
 
 

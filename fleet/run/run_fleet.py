@@ -26,7 +26,7 @@ class Asked:
     """Begin a new run although one is unfinished."""
 
 
-def run_fleet(engine: Engine, asked: Asked, tell: Tell) -> RunRecord:
+def run_fleet(engine: Engine, request: Asked, tell: Tell) -> RunRecord:
     """Run, or continue a run.
 
     Parameters
@@ -46,8 +46,8 @@ def run_fleet(engine: Engine, asked: Asked, tell: Tell) -> RunRecord:
     InputError
         If the engine does not answer, a node is unknown, or the store cannot be written.
     """
-    store = Store(asked.work.store)
-    record = find_run(store, engine, asked)
+    store = Store(request.work.store)
+    record = find_run(store, engine, request)
     store.write_run(record)
     done = set(store.nodes_done(record.run))
     for node in sorted(done):
@@ -62,35 +62,35 @@ def run_fleet(engine: Engine, asked: Asked, tell: Tell) -> RunRecord:
         tell(event)
 
     missing = [n for n in record.nodes if n not in done]
-    engine.run(replace(asked.work, run=record.run), missing, remember)
+    engine.run(replace(request.work, run=record.run), missing, remember)
     nodes = tuple(dict.fromkeys((*record.nodes, *store.nodes_done(record.run))))
-    told = record.model_copy(update={"finished": True, "lost": lost, "nodes": nodes})
-    store.write_run(told)
-    return told
+    finished_run = record.model_copy(update={"finished": True, "lost": lost, "nodes": nodes})
+    store.write_run(finished_run)
+    return finished_run
 
 
-def find_run(store: Store, engine: Engine, asked: Asked) -> RunRecord:
+def find_run(store: Store, engine: Engine, request: Asked) -> RunRecord:
     """The run to continue, or a new one."""
-    nodes = chosen_nodes(engine, asked.nodes)
-    name = asked.work.run
+    nodes = chosen_nodes(engine, request.nodes)
+    name = request.work.run
     for known in reversed(store.runs()):
-        open_run = not known.finished and not asked.new and AGAIN not in known.run
+        open_run = not known.finished and not request.new and AGAIN not in known.run
         same = known.run == name if name else open_run
-        if not same or known.level != asked.work.level:
+        if not same or known.level != request.work.level:
             if known.run == name:
                 raise InputError(
                     f"run '{name}' is of level {known.level}", remedy="give it another name"
                 )
             continue
-        if not name and asked.nodes and set(asked.nodes) != set(known.nodes):
+        if not name and request.nodes and set(request.nodes) != set(known.nodes):
             continue
-        more = (n for n in nodes if n not in known.nodes) if asked.nodes else ()
+        more = (n for n in nodes if n not in known.nodes) if request.nodes else ()
         return known.model_copy(update={"nodes": (*known.nodes, *more), "finished": False})
     now = datetime.datetime.now(datetime.UTC)
     return RunRecord(
         run=check_run_name(name or now.strftime("%Y%m%dT%H%M%SZ")),
         date_utc=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        level=asked.work.level,
+        level=request.work.level,
         engine=engine.name,
         nodes=nodes,
     )

@@ -48,13 +48,13 @@ class SlurmEngine:
     def nodes(self) -> tuple[str, ...]:
         """Nodes that are neither down nor drained."""
         partition = [o for o in self.options if o.startswith(("--partition=", "-p"))]
-        told = _slurm("sinfo", "--noheader", "--Node", "--format=%N %t", *partition)
-        found = dict.fromkeys(
+        output = _slurm("sinfo", "--noheader", "--Node", "--format=%N %t", *partition)
+        names = dict.fromkeys(
             line.split()[0]
-            for line in told.splitlines()
+            for line in output.splitlines()
             if line.split() and not line.split()[1].startswith(GONE)
         )
-        return tuple(found)
+        return tuple(names)
 
     def run(self, work: Work, nodes: Sequence[str], tell: Tell) -> None:
         """Submit, follow, and clean up."""
@@ -114,13 +114,15 @@ class SlurmEngine:
 
 def _queue(job: str) -> dict[int, tuple[str, str]] | None:
     """State and reason of each element that Slurm still has; None while it does not answer."""
-    told = subprocess.run(
+    finished = subprocess.run(
         ["squeue", "--noheader", "--array", f"--jobs={job}", "--format=%K|%T|%r"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if told.returncode and "Invalid job id" not in told.stderr:  # said of one that is long over
+    if (
+        finished.returncode and "Invalid job id" not in finished.stderr
+    ):  # said of one that is long over
         return None
-    rows = [line.split("|") for line in told.stdout.splitlines() if line.count("|") == 2]
+    rows = [line.split("|") for line in finished.stdout.splitlines() if line.count("|") == 2]
     return {int(i): (state, reason) for i, state, reason in rows if i.isdigit()}
 
 
@@ -130,18 +132,18 @@ def _why(job: str, index: int, store: Store, work: Work) -> str:
     said = [line for line in log.splitlines() if line.strip()]
     if said:
         return said[-1].removeprefix("groundspeed: ")
-    told = subprocess.run(
+    output = subprocess.run(
         ["scontrol", "--oneliner", "show", "job", f"{job}_{index}"],
         capture_output=True, text=True, check=False,
     ).stdout  # fmt: skip
-    facts = dict(part.split("=", 1) for part in told.split() if "=" in part)
+    facts = dict(part.split("=", 1) for part in output.split() if "=" in part)
     state, code = facts.get("JobState", "ended"), facts.get("ExitCode", "")
     return f"Slurm says {state} {code}".strip()
 
 
 def _slurm(*command: str, stdin: str | None = None) -> str:
     try:
-        told = subprocess.run(
+        finished = subprocess.run(
             command, input=stdin, capture_output=True, text=True, check=False, timeout=60.0
         )
     except FileNotFoundError as error:
@@ -150,7 +152,9 @@ def _slurm(*command: str, stdin: str | None = None) -> str:
         ) from error
     except subprocess.TimeoutExpired as error:
         raise InputError(f"{command[0]} does not answer", remedy="look at slurmctld") from error
-    if told.returncode:
-        why = (told.stderr.strip() or told.stdout.strip()).splitlines() or ["no reason given"]
+    if finished.returncode:
+        why = (finished.stderr.strip() or finished.stdout.strip()).splitlines() or [
+            "no reason given"
+        ]
         raise InputError(f"{command[0]} failed ({why[-1]})")
-    return told.stdout
+    return finished.stdout

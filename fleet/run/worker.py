@@ -89,10 +89,10 @@ def work_here(work: Work, node: str) -> pd.DataFrame:
     return rows
 
 
-def _devices(asked: str | None) -> list[str]:
+def _devices(requested: str | None) -> list[str]:
     """Devices of this node: every GPU, or the processor where there is none."""
-    if asked not in (None, "all"):
-        return str(asked).split(",")
+    if requested not in (None, "all"):
+        return str(requested).split(",")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -251,7 +251,7 @@ def _answer(process: subprocess.Popen[str], deadline: float) -> Answer:
     if process.returncode != 0:
         return Answer(None, why)
     try:
-        found = json.loads(out)
+        document = json.loads(out)
     except ValueError:
         return Answer(None, "it printed no JSON")
-    return Answer(found) if isinstance(found, dict) else Answer(None, "it printed no object")
+    return Answer(document) if isinstance(document, dict) else Answer(None, "it printed no object")

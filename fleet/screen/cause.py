@@ -82,17 +82,17 @@ FAIL = 2
 
 def _cause(unit: Unit, telemetry: Telemetry) -> tuple[str, str]:
     kinds: dict[Kind, float] = {}
-    for metric, found in unit.losses.items():
+    for metric, loss in unit.losses.items():
         kind = facts_of(metric).kind
-        kinds[kind] = max(kinds.get(kind, 0.0), found.loss)
+        kinds[kind] = max(kinds.get(kind, 0.0), loss.loss)
     down = ", ".join(f"{m} {v.loss:.0%}" for m, v in sorted(unit.losses.items())[:4])
     if all(not np.isfinite(v.z) for v in unit.losses.values()):
         return "below_floor", f"down: {down} against the reference, whatever its class does"
     if kinds.get("host_link", 0.0) >= HALF_WIDTH:
         return "pcie_width", f"down: {down}: what half the lanes lose, or more"
-    told = _telemetry_says(unit, telemetry)
-    if "tensor" in kinds and told is not None:
-        return told[0], f"down: {down}; {told[1]}"
+    telemetry_cause = _telemetry_says(unit, telemetry)
+    if "tensor" in kinds and telemetry_cause is not None:
+        return telemetry_cause[0], f"down: {down}; {telemetry_cause[1]}"
     if "vector" in kinds and "tensor" not in kinds:
         return "clocks_or_software", f"down: {down}; tensor cores are not"
     single: tuple[tuple[Kind, str], ...] = (
@@ -113,9 +113,9 @@ def _telemetry_says(unit: Unit, telemetry: Telemetry) -> tuple[str, str] | None:
 
     def value(pattern: str) -> tuple[float, float] | None:
         """Of this GPU, and what is usual."""
-        for name, found in sorted(mine.items()):
+        for name, reading in sorted(mine.items()):
             if pattern in name.lower():
-                return found, usual[name]
+                return reading, usual[name]
         return None
 
     cap, heat, power = value("power_limit") or value("power_cap"), value("temp"), value("power_w")

@@ -18,15 +18,15 @@ from groundspeed.fleet.table import NODE_LEVEL, FleetTable
 Unit = tuple[str, int | None]
 
 
-def suspects(told: Screening) -> tuple[Unit, ...]:
+def suspects(screening: Screening) -> tuple[Unit, ...]:
     """Units to measure again, in the order of their findings; racks and classes are none."""
-    found = [(f.node, f.gpu) for f in told.findings if _is_suspect(f)]
-    return tuple(dict.fromkeys(found))
+    units = [(f.node, f.gpu) for f in screening.findings if _is_suspect(f)]
+    return tuple(dict.fromkeys(units))
 
 
-def control(table: FleetTable, told: Screening) -> Unit | None:
+def control(table: FleetTable, screening: Screening) -> Unit | None:
     """The best unit of the fleet that is no suspect, by the mean rank of its metrics."""
-    bad = {(f.node, f.gpu) for f in told.findings}
+    bad = {(f.node, f.gpu) for f in screening.findings}
     rows = table.rows[(table.rows["gpu"] != NODE_LEVEL) & table.rows["value"].notna()]
     if rows.empty:
         return None
@@ -77,8 +77,8 @@ def confirm(
     Screening
     """
     fallen = [
-        {(f.node, f.gpu, m) for f in told.findings if _is_suspect(f) for m in f.metrics}
-        for told in again
+        {(f.node, f.gpu, m) for f in screening.findings if _is_suspect(f) for m in f.metrics}
+        for screening in again
     ]
     disturbed = [any(unit[:2] == beside for unit in units) for units in fallen]
     findings = [

@@ -64,7 +64,7 @@ def ask(question: Question) -> "tuple[FleetTable, Screening]":
 
     table = open_fleet(question.sources, question.run)
     reached = reference_of(question, table)
-    told = screen(table, lower_is_better=question.lower_is_better, reference=reached)
+    screening = screen(table, lower_is_better=question.lower_is_better, reference=reached)
     reruns = [open_fleet([path]) for path in question.again]
     if question.confirm and not reruns:
         reruns = open_reruns(question.sources[0], question.run)
@@ -72,15 +72,15 @@ def ask(question: Question) -> "tuple[FleetTable, Screening]":
             raise InputError(
                 "has not been measured again",
                 where=question.sources[0],
-                remedy=_how_to_confirm(table, told),
+                remedy=_how_to_confirm(table, screening),
             )
     if reruns:
-        told = screen_again(
-            table, told, reruns, lower_is_better=question.lower_is_better, reference=reached
+        screening = screen_again(
+            table, screening, reruns, lower_is_better=question.lower_is_better, reference=reached
         )
     if question.served is not None:
-        told = with_costs(told, question.served, question.profile_dir)
-    return table, told
+        screening = with_costs(screening, question.served, question.profile_dir)
+    return table, screening
 
 
 def ask_table(frame: "pd.DataFrame", question: Question) -> "Screening":
@@ -102,14 +102,14 @@ def ask_table(frame: "pd.DataFrame", question: Question) -> "Screening":
             remedy="a fleet table has node,gpu,metric,value,unit",
         )
     table = clean_fleet(frame, "the table")
-    told = screen(
+    screening = screen(
         table,
         lower_is_better=question.lower_is_better,
         reference=reference_of(question, table),
     )
     if question.served is not None:
-        told = with_costs(told, question.served, question.profile_dir)
-    return told
+        screening = with_costs(screening, question.served, question.profile_dir)
+    return screening
 
 
 def reference_of(question: Question, table: "FleetTable") -> dict[str, float]:
@@ -118,17 +118,19 @@ def reference_of(question: Question, table: "FleetTable") -> dict[str, float]:
         return {}
     from groundspeed.fleet.health.baseline import in_units_of, reference_rates
 
-    found = find_hardware(question.reference, profile_dir=question.profile_dir)
-    if found.profile is None:
+    hardware = find_hardware(question.reference, profile_dir=question.profile_dir)
+    if hardware.profile is None:
         raise InputError(
             f"'{question.reference}' is a data sheet",
             where="--reference",
             remedy="give a profile that was measured",
         )
-    return in_units_of(reference_rates(found.profile), table.units)
+    return in_units_of(reference_rates(hardware.profile), table.units)
 
 
-def with_costs(told: "Screening", served: Served, profile_dir: Path | None = None) -> "Screening":
+def with_costs(
+    screening: "Screening", served: Served, profile_dir: Path | None = None
+) -> "Screening":
     """The same findings, each with what it does to a deployment."""
     from groundspeed.estimator.serving.workload import ServingWorkload
     from groundspeed.fleet.screen.cost import cost_of
@@ -142,20 +144,20 @@ def with_costs(told: "Screening", served: Served, profile_dir: Path | None = Non
         f
         if f.verdict == "INCONCLUSIVE"
         else f.model_copy(update={"cost": cost_of(f, server, workload)})
-        for f in told.findings
+        for f in screening.findings
     )
-    return told.model_copy(update={"findings": findings})
+    return screening.model_copy(update={"findings": findings})
 
 
-def _how_to_confirm(table: "FleetTable", told: "Screening") -> str:
+def _how_to_confirm(table: "FleetTable", screening: "Screening") -> str:
     """Which units to measure again, with which control."""
     from groundspeed.fleet.screen.confirm import control, suspects
 
     def text(unit: tuple[str, int | None]) -> str:
         return unit[0] if unit[1] is None else f"{unit[0]} gpu {unit[1]}"
 
-    again = [text(unit) for unit in suspects(told)]
-    best = control(table, told)
+    again = [text(unit) for unit in suspects(screening)]
+    best = control(table, screening)
     beside = f" with {text(best)} as control" if best is not None else ""
     if not again:
         return "there are no suspects: leave out --confirm"

@@ -32,16 +32,16 @@ def roll_up_nodes(rows: pd.DataFrame, gathered: Mapping[Key, Losses]) -> dict[Ke
         if key[2] == "gpu":
             for metric in unit:
                 slow.setdefault((key[0], metric), []).append(key)
-    found = {key: dict(unit) for key, unit in gathered.items()}
+    losses = {key: dict(unit) for key, unit in gathered.items()}
     for (node, metric), keys in sorted(slow.items()):
         if len(keys) < 2 or len(keys) < sizes.get(node, 0) / 2:
             continue
-        values = [found[key].pop(metric) for key in keys]
+        values = [losses[key].pop(metric) for key in keys]
         middle = np.median(np.array(values), axis=0)
-        whole = found.setdefault((node, None, "node"), {})
+        whole = losses.setdefault((node, None, "node"), {})
         # The tier of most of them, not of the worst.
         whole[metric] = _middle(middle, round(float(middle[4])))
-    return {key: unit for key, unit in found.items() if unit}
+    return {key: unit for key, unit in losses.items() if unit}
 
 
 def _middle(middle: Array, tier: float) -> Loss:
@@ -65,15 +65,15 @@ def roll_up_racks(rows: pd.DataFrame, units: dict[Key, Losses]) -> dict[Key, Los
         if key[2] == "node":
             for metric in unit:
                 slow.setdefault((rack_of[key[0]], metric), []).append(key)
-    found = dict(units)
+    losses = dict(units)
     for (rack, metric), keys in sorted(slow.items()):
         if len(keys) < 2 or len(keys) < sizes[rack] / 2:
             continue
-        values = [found[key].pop(metric) for key in keys]
+        values = [losses[key].pop(metric) for key in keys]
         middle = np.median(np.array(values), axis=0)
-        whole = found.setdefault((rack, None, "rack"), {})
+        whole = losses.setdefault((rack, None, "rack"), {})
         whole[metric] = _middle(middle, float(middle[4]))
-    return {key: unit for key, unit in found.items() if unit}
+    return {key: unit for key, unit in losses.items() if unit}
 
 
 def slow_classes(rows: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Loss]:
@@ -83,24 +83,24 @@ def slow_classes(rows: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Lo
     part = rows[["klass", "metric", "value"]].assign(
         below=scores.below, loss=scores.loss, expected=scores.expected
     )
-    found = {}
+    slow = {}
     for key, mine in part[part["value"].notna()].groupby(["klass", "metric"], observed=True):
         short = mine[mine["below"]]
         if len(short) >= 2 and len(short) >= len(mine) / 2:
             klass, metric = (str(k) for k in key) if isinstance(key, tuple) else (str(key), "")
             middle = short[["loss", "value", "expected"]].median()
-            found[klass, metric] = Loss(
+            slow[klass, metric] = Loss(
                 float(middle["loss"]), np.nan, float(middle["value"]), float(middle["expected"]),
                 float(FAIL),
             )  # fmt: skip
-    return found
+    return slow
 
 
 def class_units(rows: pd.DataFrame, classes: Mapping[tuple[str, str], Loss]) -> dict[Key, Losses]:
     """What whole classes do; a class that is one node is that node."""
-    found: dict[Key, Losses] = {}
+    class_losses: dict[Key, Losses] = {}
     for (klass, metric), loss in sorted(classes.items()):
         nodes = rows.loc[rows["klass"] == klass, "node"].unique()
         key: Key = (str(nodes[0]), None, "node") if len(nodes) == 1 else (klass, None, "class")
-        found.setdefault(key, {})[metric] = loss
-    return found
+        class_losses.setdefault(key, {})[metric] = loss
+    return class_losses

@@ -89,23 +89,23 @@ def score(
         index = np.asarray(where)
         part = _score_group(values[index], slots[index], nodes[index], facts)
         expected[index], loss[index], z[index] = part
-        found = tiers(part[1], part[2], facts)
+        verdict_tiers = tiers(part[1], part[2], facts)
         finite = np.isfinite(values[index])
         reached = (reference or {}).get(metric)
         if reached is not None:
             missing = _loss(values[index], reached, facts)
             with np.errstate(invalid="ignore"):
                 short = missing > 1.0 - FLOOR
-            alone = short & (found == FINE)
+            alone = short & (verdict_tiers == FINE)
             expected[index[alone]] = reached
             loss[index[alone]] = missing[alone]
             z[index[alone]] = np.nan
-            found[short] = FAIL
+            verdict_tiers[short] = FAIL
             below[index] = short
         elif finite.sum() < FEWEST_UNITS:
-            found[:] = NO_CLASS
-        found[~finite] = NO_RESULT
-        tier[index] = found
+            verdict_tiers[:] = NO_CLASS
+        verdict_tiers[~finite] = NO_RESULT
+        tier[index] = verdict_tiers
     return Scores(expected, loss, z, tier, below)
 
 
@@ -118,11 +118,11 @@ def _loss(y: Array, expected: float, facts: MetricFacts) -> Array:
 def _score_group(
     y: Array, slots: Array, nodes: Array, facts: MetricFacts
 ) -> tuple[Array, Array, Array]:
-    found = usual(y, slots, nodes, facts)
+    center = usual(y, slots, nodes, facts)
     nothing = np.full(y.shape, np.nan)
-    if found is None:
+    if center is None:
         return nothing, nothing, nothing
-    median, spread, centred = found
+    median, spread, centred = center
     expected, loss = np.full(y.shape, median), _loss(y, median, facts)
     return expected, loss, nothing if spread is None else centred / spread
 
@@ -177,8 +177,8 @@ def _resolution(y: Array) -> float:
 
 def tiers(loss: Array, z: Array, facts: MetricFacts) -> Array:
     """FINE, WARN or FAIL: a loss counts if it matters and is unusual."""
-    found = np.zeros(loss.shape)
+    tier = np.zeros(loss.shape)
     with np.errstate(invalid="ignore"):
-        found[(loss >= facts.warn_loss) & (z <= WARN_Z)] = WARN
-        found[(loss >= facts.fail_loss) & (z <= FAIL_Z)] = FAIL
-    return found
+        tier[(loss >= facts.warn_loss) & (z <= WARN_Z)] = WARN
+        tier[(loss >= facts.fail_loss) & (z <= FAIL_Z)] = FAIL
+    return tier

@@ -56,8 +56,8 @@ def screen(
     units = {**roll_up_racks(rows, roll_up_nodes(rows, gathered)), **class_units(rows, classes)}
     findings = [
         explain(Unit(name, gpu, level, losses), telemetry, table.notes)
-        for (name, gpu, level), found in units.items()
-        for losses in _by_cause(found)
+        for (name, gpu, level), unit_losses in units.items()
+        for losses in _by_cause(unit_losses)
     ]
     findings = _join_links(findings)
     findings += _missing(table, rows)
@@ -90,7 +90,7 @@ def _gather(
     rows: pd.DataFrame, scores: Scores, classes: Mapping[tuple[str, str], Loss]
 ) -> dict[Key, Losses]:
     """Flagged measurements by GPU (or node, for node metrics), without what whole classes do."""
-    found: dict[Key, Losses] = {}
+    losses: dict[Key, Losses] = {}
     flagged = np.flatnonzero((scores.tier == WARN) | (scores.tier == FAIL))
     part = rows.iloc[flagged]
     for position, node, gpu, metric, value, klass in zip(
@@ -101,14 +101,14 @@ def _gather(
             continue
         level: Level = "node" if gpu == NODE_LEVEL else "gpu"
         key = (str(node), None if gpu == NODE_LEVEL else int(gpu), level)
-        found.setdefault(key, {})[str(metric)] = Loss(
+        losses.setdefault(key, {})[str(metric)] = Loss(
             float(scores.loss[position]),
             float(scores.z[position]),
             float(value),
             float(scores.expected[position]),
             float(scores.tier[position]),
         )
-    return found
+    return losses
 
 
 LINKS = ("host_link", "network")
@@ -117,10 +117,10 @@ LINKS = ("host_link", "network")
 def _by_cause(losses: dict[str, Loss]) -> list[dict[str, Loss]]:
     """What fell together may have one cause; links, launches and arithmetic do not share one."""
     groups: dict[str, dict[str, Loss]] = {}
-    for metric, found in losses.items():
+    for metric, loss in losses.items():
         kind = facts_of(metric).kind
         group = "links" if kind in LINKS else kind if kind in ("nvlink", "launch") else "device"
-        groups.setdefault(group, {})[metric] = found
+        groups.setdefault(group, {})[metric] = loss
     return [groups[name] for name in sorted(groups)]
 
 
@@ -178,7 +178,7 @@ def _missing(table: FleetTable, rows: pd.DataFrame) -> list[Finding]:
     usual = np.array([np.bincount(column).argmax() for column in results.T])
     failed = (counts.size() - counts.sum()).unstack(fill_value=0).to_numpy()
     short_of = np.maximum(np.maximum(usual[None, :] - results, 0), failed)
-    found = []
+    findings = []
     for row in np.flatnonzero(short_of.any(axis=1)):
         node = str(have.index[int(row)])
         lacking = [names[i] for i in np.flatnonzero(short_of[row])]
@@ -190,8 +190,8 @@ def _missing(table: FleetTable, rows: pd.DataFrame) -> list[Finding]:
         )  # fmt: skip
         why = "".join(f"; {note}" for note in list(said)[:2])
         evidence = f"{short} results missing or failed: {shown}{why}"
-        found.append(_inconclusive(node, lacking, "missing", evidence))
-    return found
+        findings.append(_inconclusive(node, lacking, "missing", evidence))
+    return findings
 
 
 def _inconclusive(node: str, metrics: Sequence[str], cause: str, evidence: str) -> Finding:
@@ -207,7 +207,7 @@ def _without_class(table: FleetTable, scores: Scores) -> list[Finding]:
     part = table.rows[scores.tier == NO_CLASS]
     if part.empty:
         return []
-    found = []
+    findings = []
     for node, mine in part.groupby("node", observed=True):
         metrics = tuple(sorted(str(m) for m in mine["metric"].unique()))
         kinds = ", ".join(sorted(str(k) for k in mine["klass"].unique()))
@@ -215,5 +215,5 @@ def _without_class(table: FleetTable, scores: Scores) -> list[Finding]:
             f"fewer than {FEWEST_UNITS} results of its kind ({kinds}): "
             "nothing to compare with but a reference"
         )
-        found.append(_inconclusive(str(node), metrics, "no_class", evidence))
-    return found
+        findings.append(_inconclusive(str(node), metrics, "no_class", evidence))
+    return findings

@@ -91,12 +91,12 @@ def offered(group: Group, dtype: torch.dtype, device: torch.device) -> tuple[str
     """
     if device.type != "cuda":
         return ()
-    found = []
+    methods = []
     for method in METHODS:
         try:
             buffers = make_symmetric(TRIAL_ITEMS, group, dtype, device)
             if symmetric_is_right(method, TRIAL_ITEMS, group, buffers):
-                found.append(method)
+                methods.append(method)
         except (UnsupportedCaseError, RuntimeError, AttributeError):
             continue  # this driver, switch or torch lacks it: the others are tried
-    return tuple(found)
+    return tuple(methods)

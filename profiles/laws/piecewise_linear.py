@@ -69,10 +69,10 @@ class Knots(Record):
 
         A flat piece has no finite bandwidth; it is infinite.
         """
-        found = []
+        pieces = []
         for i in range(len(self.at) - 1):
             rise = self.time_s[i + 1] - self.time_s[i]
             run = self.at[i + 1] - self.at[i]
             beta = run / rise if rise > 0 else float("inf")
-            found.append((self.time_s[i] - self.at[i] / beta, beta))
-        return found
+            pieces.append((self.time_s[i] - self.at[i] / beta, beta))
+        return pieces

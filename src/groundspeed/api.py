@@ -48,10 +48,10 @@ def load_profile(name: str | Path) -> MeasuredProfile:
     InputError
         If there is none.
     """
-    found = find_hardware(str(name))
-    if found.profile is None:
+    hardware = find_hardware(str(name))
+    if hardware.profile is None:
         raise InputError(f"'{name}' is a data sheet: nothing was measured")
-    return MeasuredProfile.model_construct(**dict(found.profile))
+    return MeasuredProfile.model_construct(**dict(hardware.profile))
 
 
 def run_calibration(
@@ -197,7 +197,7 @@ def screen(
     else:
         question = Question((), lower_is_better=lower_is_better, reference=reference, served=served)
         return FleetScreening.model_construct(**dict(ask_table(source, question)))
-    _, told = ask(
+    _, screening = ask(
         Question(sources, lower_is_better=lower_is_better, reference=reference, served=served)
     )
-    return FleetScreening.model_construct(**dict(told))
+    return FleetScreening.model_construct(**dict(screening))

@@ -80,9 +80,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except ModuleNotFoundError as error:
-        if (told := missing_library(error)) is None:
+        if (remedy := missing_library(error)) is None:
             raise
-        _fail(told)
+        _fail(remedy)
     except MemoryError as error:
         _fail(f"out of memory ({error or 'the operating system gave no more'})")
     except OSError as error:

@@ -37,14 +37,14 @@ def test_strange_rows_are_counted_and_explained(tmp_path: Path) -> None:
         "n5,3,hbm_copy,inf,GB/s\n"
         "n5,2,hbm_copy,-3,GB/s\n"
     )
-    told = screen(read_fleet([table(tmp_path, HEAD + good + bad)]))
-    said = " | ".join(told.excluded)
+    screening = screen(read_fleet([table(tmp_path, HEAD + good + bad)]))
+    said = " | ".join(screening.excluded)
     assert "1 rows without a node" in said
     assert "1 values that are no numbers ('=1+1')" in said
     assert "1 rows of matmul_bf16 in 'PFLOPS', where others are in 'TFLOPS'" in said
     assert "repeated measurements" in said
-    assert not judged(told)
-    json.loads(told.model_dump_json())
+    assert not judged(screening)
+    json.loads(screening.model_dump_json())
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_no_table(tmp_path: Path, text: str, message: str) -> None:
 def test_any_table_is_judged(rows: list[tuple[str, int, str, float]]) -> None:
     frame = pd.DataFrame(rows, columns=["node", "gpu", "metric", "value"]).assign(unit="x")
     try:
-        told = screen(clean_fleet(frame, "any"))
+        screening = screen(clean_fleet(frame, "any"))
     except InputError as error:
         assert "holds no measurement" in str(error)
         return
-    assert told.measurements <= len(rows)
-    json.loads(told.model_dump_json())
+    assert screening.measurements <= len(rows)
+    json.loads(screening.model_dump_json())
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_which_way_is_better(metric: str, unit: str, *, higher: bool) -> None:
 @pytest.mark.parametrize("name", ["gpu{}", "cuda:{}", "GPU {}", "{}", "{}.0"])
 def test_gpus_by_other_names(name: str) -> None:
     fleet = simulate_fleet(6, seed=3, faults=(Fault(1, 2, 0.2),)).table
-    told = screen(clean_fleet(fleet.assign(gpu=[name.format(g) for g in fleet["gpu"]]), "x"))
-    assert ("n00001", 2) in named(told)
+    screening = screen(clean_fleet(fleet.assign(gpu=[name.format(g) for g in fleet["gpu"]]), "x"))
+    assert ("n00001", 2) in named(screening)
 
 
 def test_gpus_without_a_number_are_counted_out() -> None:
@@ -120,8 +120,8 @@ def test_failed_tests_are_always_told() -> None:
         fleet = simulate_fleet(4, seed=3).table
         failed = (fleet["gpu"] == 0) & (fleet["node"] < f"n{count:05d}")
         fleet.loc[failed & (fleet["metric"] == "hbm_copy"), "value"] = np.nan
-        told = screen(clean_fleet(fleet, "x"))
-        assert sum(f.cause == "missing" for f in told.findings) == count
+        screening = screen(clean_fleet(fleet, "x"))
+        assert sum(f.cause == "missing" for f in screening.findings) == count
 
 
 def test_a_reference_is_held_against_the_units_of_the_table() -> None:

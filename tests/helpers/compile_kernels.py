@@ -148,13 +148,13 @@ def spills(binary: Any, target: GPUTarget) -> int:
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(binary.asm["ptx"])
         file.flush()
-        told = subprocess.run(
+        listing = subprocess.run(
             [tool, "-v", f"--gpu-name={architecture}", file.name, "-o", "/dev/null"],
             capture_output=True,
             text=True,
             check=True,
         ).stderr
-    return sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", told))
+    return sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", listing))
 
 
 def main() -> None:

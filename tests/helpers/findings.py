@@ -3,15 +3,15 @@
 from groundspeed.fleet.screen.findings import Finding, Screening
 
 
-def judged(told: Screening, **wanted: object) -> list[Finding]:
+def judged(screening: Screening, **wanted: object) -> list[Finding]:
     """Findings that were judged, and whose fields are as wanted."""
     return [
         f
-        for f in told.findings
+        for f in screening.findings
         if f.verdict != "INCONCLUSIVE" and all(getattr(f, k) == v for k, v in wanted.items())
     ]
 
 
-def named(told: Screening) -> set[tuple[str, int | None]]:
+def named(screening: Screening) -> set[tuple[str, int | None]]:
     """Units that are WARN or FAIL."""
-    return {(f.node, f.gpu) for f in judged(told) if f.verdict in ("WARN", "FAIL")}
+    return {(f.node, f.gpu) for f in judged(screening) if f.verdict in ("WARN", "FAIL")}

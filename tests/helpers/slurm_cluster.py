@@ -145,15 +145,15 @@ class SlurmCluster:
 
     def run(self, *command: str, check: bool = True) -> str:
         """What a command of Slurm's prints."""
-        told = subprocess.run(
+        finished = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, check=check
         )
-        return told.stdout
+        return finished.stdout
 
     def state(self, node: str) -> str:
         """A node's state in short, without Slurm's marks."""
-        told = self.run("sinfo", "--noheader", "--Node", f"--nodes={node}", "--format=%t")
-        return told.strip().rstrip("*~#!%$@^-+")
+        output = self.run("sinfo", "--noheader", "--Node", f"--nodes={node}", "--format=%t")
+        return output.strip().rstrip("*~#!%$@^-+")
 
     def reason(self, node: str) -> str:
         """Why a node is drained."""

@@ -40,8 +40,8 @@ def test_one_cache_in_front_of_a_memory(cache: float, fall: float, seed: int) ->
 def test_two_caches_as_on_an_mi300x() -> None:
     """4 MB of L2 a die, 256 MB of Infinity Cache: three levels, in order."""
     rates = 1.0 / read_time([2.0**22, 2.0**28], [20e12, 9e12, 4e12])
-    found = find_plateaus(SIZES, rates)
-    assert [round(p.rate_bytes_per_s / 1e12) for p in found] == [20, 9, 4]
+    levels = find_plateaus(SIZES, rates)
+    assert [round(p.rate_bytes_per_s / 1e12) for p in levels] == [20, 9, 4]
 
 
 def test_one_disturbed_size_does_not_split_a_plateau() -> None:

@@ -85,9 +85,9 @@ def test_equal_to_the_published_table(reference: Path) -> None:
     ],
 )
 def test_names_resolve(name: str, device: str, said: bool) -> None:
-    found = find_device(name)
-    assert found.spec.id == device
-    assert (found.note is not None) == said
+    match = find_device(name)
+    assert match.spec.id == device
+    assert (match.note is not None) == said
 
 
 @pytest.mark.parametrize("name", ["h2000", "", "L4S", "A1000", "MI300", "H200 NVL", "4090 Laptop"])

@@ -17,8 +17,8 @@ Document = dict[str, Any]
 
 
 def law(d: Document) -> Document:
-    found: Document = d["laws"][0]
-    return found
+    document: Document = d["laws"][0]
+    return document
 
 
 HOSTILE: dict[str, Callable[[Document], object]] = {

@@ -143,6 +143,6 @@ def test_no_space_left(tmp_path: Path) -> None:
 def test_a_broken_profile_in_the_folder_does_not_hide_the_others(tmp_path: Path) -> None:
     save_profile(profile_factory.profile(), tmp_path / "good.json")
     (tmp_path / "bad.json").write_text("{")
-    found = dict(list_profiles(tmp_path))
-    assert isinstance(found[tmp_path / "bad.json"], InputError)
-    assert not isinstance(found[tmp_path / "good.json"], InputError)
+    profiles = dict(list_profiles(tmp_path))
+    assert isinstance(profiles[tmp_path / "bad.json"], InputError)
+    assert not isinstance(profiles[tmp_path / "good.json"], InputError)

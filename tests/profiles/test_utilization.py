@@ -17,12 +17,12 @@ def test_products_are_those_of_real_layers() -> None:
 
 
 def test_shares_are_rates_over_the_sheet_and_rise_with_rows() -> None:
-    found = [u for u in utilization(PROFILE) if u.dtype == "bfloat16"]
-    assert len(found) == len(PREFILL_ROWS) + len(DECODE_ROWS)
+    utilizations = [u for u in utilization(PROFILE) if u.dtype == "bfloat16"]
+    assert len(utilizations) == len(PREFILL_ROWS) + len(DECODE_ROWS)
     assert PROFILE.datasheet is not None
     peak = PROFILE.datasheet.peak("bfloat16")
     assert peak is not None
-    prefill = [u for u in found if u.phase == "prefill"]
+    prefill = [u for u in utilizations if u.phase == "prefill"]
     for u in prefill:
         assert u.share is not None and u.low is not None and u.high is not None
         assert u.share == pytest.approx(u.rate / peak.value)
@@ -33,5 +33,5 @@ def test_shares_are_rates_over_the_sheet_and_rise_with_rows() -> None:
 
 
 def test_without_a_sheet_there_are_rates_alone() -> None:
-    found = utilization(PROFILE.model_copy(update={"datasheet": None}))
-    assert found and all(u.share is None and u.rate > 0 for u in found)
+    utilizations = utilization(PROFILE.model_copy(update={"datasheet": None}))
+    assert utilizations and all(u.share is None and u.rate > 0 for u in utilizations)

@@ -12,8 +12,8 @@ from groundspeed.profiles import Profile, check_profile
 
 
 def errors(document: dict[str, Any]) -> list[str]:
-    found = check_profile(Profile.model_validate(document))
-    return [f"{v.where}: {v.what}" for v in found if v.severity == "error"]
+    violations = check_profile(Profile.model_validate(document))
+    return [f"{v.where}: {v.what}" for v in violations if v.severity == "error"]
 
 
 def scale_times(document: dict[str, Any], curve: int, factor: float) -> None:

@@ -41,5 +41,5 @@ def test_schemas_are_published(root: Path, regenerate: ModuleType) -> None:
 
 
 def test_the_reference_of_commands_is_current(root: Path, regenerate: ModuleType) -> None:
-    told = (root / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
-    assert told == regenerate.cli_reference(), "run: make docs"
+    published = (root / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    assert published == regenerate.cli_reference(), "run: make docs"

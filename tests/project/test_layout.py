@@ -30,13 +30,13 @@ def test_the_name_kernels_stays_free(root: Path) -> None:
 
 def test_every_package_ships(root: Path) -> None:
     config = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    found = {
+    packages = {
         ".".join(("groundspeed", *init.parent.relative_to(root).parts))
         for folder in FOLDERS
         for init in (root / folder).rglob("__init__.py")
     }
     own = {f"groundspeed.{name}" for name in face_folders(root)}
-    assert set(config["tool"]["setuptools"]["packages"]) == found | own | {"groundspeed"}
+    assert set(config["tool"]["setuptools"]["packages"]) == packages | own | {"groundspeed"}
 
 
 def face_folders(root: Path) -> list[str]:

@@ -61,10 +61,10 @@ def test_the_source_archive_is_whole(built: Path, root: Path) -> None:
     assert {"README.md", "LICENSE", "pyproject.toml", "profiles/schema.py"} <= names
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as inside:
-        told = set(inside.namelist())
+        names_inside = set(inside.namelist())
     for kind in ("report/page.html.j2", "report/page.css", "report/plotly-cartesian.min.js"):
-        assert f"groundspeed/{kind}" in told
-    assert not any(n.startswith("groundspeed/tests") for n in told)
+        assert f"groundspeed/{kind}" in names_inside
+    assert not any(n.startswith("groundspeed/tests") for n in names_inside)
     assert (root / "docker").is_dir()
 
 

@@ -27,14 +27,16 @@ def pages(root: Path) -> list[Path]:
 
 def shown_commands(text: str) -> list[str]:
     """Lines that begin with our name in blocks of shell, and what is marked to be run."""
-    found = re.findall(r"<!-- (?:output|measured): (groundspeed [^\n]+?) -->", text)
+    commands = re.findall(r"<!-- (?:output|measured): (groundspeed [^\n]+?) -->", text)
     for block in BLOCK.finditer(text):
         if block["kind"] in ("sh", "text"):
             body = block["body"].replace("\\\n", " ")
             lines = [line.strip().removeprefix("exec ") for line in body.splitlines()]
-            found += [line for line in lines if line.startswith("groundspeed ") and line[-1] != ","]
-    found += [c for c in INLINE.findall(text) if not any(word in c for word in ELIDED)]
-    return found
+            commands += [
+                line for line in lines if line.startswith("groundspeed ") and line[-1] != ","
+            ]
+    commands += [c for c in INLINE.findall(text) if not any(word in c for word in ELIDED)]
+    return commands
 
 
 class NoSuchCommand(Exception):
@@ -134,15 +136,15 @@ def test_the_site_in_a_browser(site: Path, browser: Browser) -> None:
     """Every page opens without an error and asks nobody else for anything."""
     page = browser.new_page()
     said: list[str] = []
-    asked: list[str] = []
+    requested: list[str] = []
     page.on("pageerror", lambda e: said.append(str(e)))
-    page.on("request", lambda r: asked.append(r.url))
+    page.on("request", lambda r: requested.append(r.url))
     for name in ("index", "tutorial/index", "reference/api/index", "zh/tutorial/index"):
         page.goto((site / f"{name}.html").as_uri())
         assert page.locator("h1").count() == 1
         assert not re.search(r"\$\{|\{\{", page.locator("article").inner_text())
     assert said == []
-    assert [u for u in asked if not u.startswith(("file:", "data:"))] == []
+    assert [u for u in requested if not u.startswith(("file:", "data:"))] == []
     page.goto((site / "reference/api/index.html").as_uri())
     assert "estimate_server" in page.locator("article").inner_text()
     page.close()

@@ -63,10 +63,10 @@ def audit_command(
     claims = [_claim(d, i) for i, d in enumerate(documents, start=1)]
     audits = []
     for claim in claims:
-        found = find_hardware(claim.gpu, profile_dir=profile_dir)
-        rocm = found.spec is not None and found.spec.vendor == "amd"
+        hardware = find_hardware(claim.gpu, profile_dir=profile_dir)
+        rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
         chosen = find_engine(engine, version=engine_version, platform="rocm" if rocm else "cuda")
-        audits.append(audit_claim(claim, found.best, found.spec, chosen))
+        audits.append(audit_claim(claim, hardware.best, hardware.spec, chosen))
     fair = compare_claims(claims[0], claims[1]) if len(claims) == 2 else None
     if as_json or output is not None:
         document: dict[str, Any] = {"claims": [a.model_dump(mode="json") for a in audits]}
@@ -97,10 +97,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
     except yaml.YAMLError as error:
         reason = str(error).strip().replace("\n", " ")[:120]
         raise InputError(f"is no YAML ({reason})", where=str(path)) from error
-    found = document if isinstance(document, list) else [document]
-    if not found or len(found) > 2 or not all(isinstance(d, dict) for d in found):
+    claims = document if isinstance(document, list) else [document]
+    if not claims or len(claims) > 2 or not all(isinstance(d, dict) for d in claims):
         raise InputError("holds no claim, nor two", where=str(path))
-    return [{str(k): v for k, v in d.items()} for d in found]
+    return [{str(k): v for k, v in d.items()} for d in claims]
 
 
 def _claim(document: dict[str, Any], number: int) -> "Claim":

@@ -143,8 +143,8 @@ def _calibrate_devices(
         links = LinkOptions(
             len(devices), "cuda", folder, timeout_s, quiet or as_json, fresh="--fresh" in options
         )
-        found = measure_links_here(links)
-        profiles += [found[0]] if found is not None else []
+        link_result = measure_links_here(links)
+        profiles += [link_result[0]] if link_result is not None else []
     if as_json:
         documents = [p.model_dump(mode="json", exclude_none=True) for p in profiles]
         deliver(json.dumps(documents, indent=1), None, force=False)
@@ -202,11 +202,11 @@ def _show_plan(
         seed,
         dtypes=dtypes,
     )
-    told = preview(request)
+    planned = preview(request)
     if as_json:
-        document = {"mode": mode, "expected_s": told.expected_s, "cases": list(told.cases)}
+        document = {"mode": mode, "expected_s": planned.expected_s, "cases": list(planned.cases)}
         deliver(json.dumps(document, indent=1), None, force=False)
         return
-    for case in told.cases:
+    for case in planned.cases:
         typer.echo(case)
-    typer.echo(f"{told.summary()}; then peaks and repeats")
+    typer.echo(f"{planned.summary()}; then peaks and repeats")

@@ -44,14 +44,14 @@ def compare_command(
         raise InputError("two options are the same", where="--option",
                          remedy="tell them apart with name=…")  # fmt: skip
     workload = ServingWorkload(isl, osl, length_low=length_low, length_high=length_high)
-    told = compare_servers(options, workload, parse_concurrency(concurrency))
+    comparison = compare_servers(options, workload, parse_concurrency(concurrency))
     if as_json or output is not None:
-        deliver(told.model_dump_json(indent=1), output, force=force)
+        deliver(comparison.model_dump_json(indent=1), output, force=force)
         return
     from groundspeed.display.show_comparison import show_servers
     from groundspeed.display.terminal import make_console
 
-    show_servers(make_console(), told)
+    show_servers(make_console(), comparison)
 
 
 def _option(text: str, model: str, profile_dir: "Path | None") -> "Option":
@@ -89,8 +89,8 @@ def _option(text: str, model: str, profile_dir: "Path | None") -> "Option":
             raise InputError(f"price is '{values['price']}', not a number") from error
         if not 0 < price < 10_000:
             raise InputError(f"{price:g} is no price of a GPU for an hour", where="--option")
-    found = find_hardware(values["gpu"], profile_dir=profile_dir)
-    rocm = found.spec is not None and found.spec.vendor == "amd"
+    hardware = find_hardware(values["gpu"], profile_dir=profile_dir)
+    rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
     engine = find_engine(
         values.get("engine", "vllm"),
         version=values.get("version", ""),
@@ -102,4 +102,4 @@ def _option(text: str, model: str, profile_dir: "Path | None") -> "Option":
     )  # fmt: skip
     shown = [f"{deployment.devices} x {values['gpu']}", engine.name]
     name = values.get("name") or " ".join(shown)
-    return Option(name, Server(find_model(model), deployment, engine, found.best), price)
+    return Option(name, Server(find_model(model), deployment, engine, hardware.best), price)

@@ -12,10 +12,10 @@ def doctor_command(as_json: Json = False) -> None:
     """
     from groundspeed.measuring.machine_check import diagnose
 
-    told = diagnose()
+    diagnosis = diagnose()
     if as_json:
-        deliver(told.model_dump_json(indent=1), None, force=False)
-        raise typer.Exit(0 if told.can["measure"] else 1)
+        deliver(diagnosis.model_dump_json(indent=1), None, force=False)
+        raise typer.Exit(0 if diagnosis.can["measure"] else 1)
     from groundspeed.display.terminal import make_console, make_table, plain, safe
 
     console = make_console()
@@ -23,14 +23,14 @@ def doctor_command(as_json: Json = False) -> None:
     table = make_table("", "", "")
     table.show_header = False
     table.columns[1].justify = table.columns[2].justify = "left"
-    for c in told.checks:
+    for c in diagnosis.checks:
         colour = colours[c.state]
         needed = f" ([dim]for {safe(c.for_what)}[/dim])" if c.state != "ok" and c.for_what else ""
         remedy = f"\n{safe(c.remedy)}" if c.remedy else ""
-        found = f"{safe(c.found)}{needed}{remedy}"
-        table.add_row(safe(c.what), f"[{colour}]{c.state}[/{colour}]", found)
+        description = f"{safe(c.found)}{needed}{remedy}"
+        table.add_row(safe(c.what), f"[{colour}]{c.state}[/{colour}]", description)
     console.print(table)
     console.print()
-    for what, can in told.can.items():
+    for what, can in diagnosis.can.items():
         console.print(plain(f"{'can' if can else 'cannot'} {what}"), style="" if can else "yellow")
-    raise typer.Exit(0 if told.can["measure"] else 1)
+    raise typer.Exit(0 if diagnosis.can["measure"] else 1)

@@ -93,7 +93,7 @@ def estimate_command(
             f"unknown method '{method}'", where="--method", remedy="use operators or article"
         )
     shape = find_model(model, assume=assume)
-    found = [find_hardware(name, profile_dir=profile_dir) for name in gpu]
+    choices = [find_hardware(name, profile_dir=profile_dir) for name in gpu]
     served = (concurrency, engine, rate, trace, prefill_decode, measured, plot, slo, price)
     many = max(tp, pp, ep, dp, replicas) > 1
     if any(option is not None for option in served) or many or simulate or shape.weights:
@@ -139,27 +139,27 @@ def estimate_command(
             plot=plot,
             price=price,
         )
-        estimate_serving(shape, found, request, as_json=as_json, output=output, force=force)
+        estimate_serving(shape, choices, request, as_json=as_json, output=output, force=force)
         return
     workload = Workload(
         batch=batch, prompt_tokens=isl, output_tokens=osl, dtype=dtype or shape.dtype
     )
     if method == "article":
-        _article(shape, found, workload, utilization, as_json, output, force)
+        _article(shape, choices, workload, utilization, as_json, output, force)
         return
     from groundspeed.estimator import DatasheetHardware, ProfileHardware, predict
 
     columns = []
-    for hardware in found:
-        if hardware.spec is not None and (len(found) == 1 or hardware.profile is None):
-            name = hardware.spec.id if len(found) > 1 else f"data sheet {hardware.spec.id}"
+    for hardware in choices:
+        if hardware.spec is not None and (len(choices) == 1 or hardware.profile is None):
+            name = hardware.spec.id if len(choices) > 1 else f"data sheet {hardware.spec.id}"
             columns.append((name, predict(shape, DatasheetHardware(hardware.spec), workload)))
         if hardware.profile is not None:
-            name = hardware.name if len(found) > 1 else "calibrated"
+            name = hardware.name if len(choices) > 1 else "calibrated"
             columns.append((name, predict(shape, ProfileHardware(hardware.profile), workload)))
     if as_json or output is not None:
         document = {
-            "hardware": [{"name": h.name, "chosen": h.why} for h in found],
+            "hardware": [{"name": h.name, "chosen": h.why} for h in choices],
             "predictions": [p.model_dump(mode="json") for _, p in columns],
         }
         deliver(json.dumps(document, indent=1), output, force=force)
@@ -173,15 +173,15 @@ def estimate_command(
         f"[bold]{safe(shape.id)}[/bold]  {shape.parameters / 1e9:.2f} B parameters, "
         f"prompt {isl}, output {osl}, batch {batch}, {workload.dtype}"
     )
-    for hardware in found:
+    for hardware in choices:
         console.print(plain(f"{hardware.name}: {hardware.why}"), style="dim")
     console.print()
     show_predictions(console, columns)
-    if len(columns) <= 2 and len(found) == 1:
+    if len(columns) <= 2 and len(choices) == 1:
         show_breakdown(console, best)
     console.print()
-    for name, prediction in columns if len(found) > 1 else columns[-1:]:
-        prefix = f"{name}: " if len(found) > 1 else ""
+    for name, prediction in columns if len(choices) > 1 else columns[-1:]:
+        prefix = f"{name}: " if len(choices) > 1 else ""
         console.print(plain(f"{prefix}{prediction.limits}"))
     for note in sorted({note for _, p in columns for note in p.notes}):
         console.print(plain(f"note: {note}"), style="yellow")
@@ -190,7 +190,7 @@ def estimate_command(
 
 def _article(
     shape: "Model",
-    found: "list[FoundHardware]",
+    choices: "list[FoundHardware]",
     workload: "Workload",
     utilization: float,
     as_json: bool,
@@ -200,7 +200,7 @@ def _article(
     from groundspeed.estimator.decisions.naive_method import article_estimate
 
     estimates = []
-    for hardware in found:
+    for hardware in choices:
         if hardware.spec is None:
             raise InputError(
                 f"the article's method needs a data sheet, '{hardware.name}' has none",

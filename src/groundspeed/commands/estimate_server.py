@@ -46,7 +46,7 @@ def parse_concurrency(text: str) -> tuple[int, ...]:
     >>> parse_concurrency("1,4..32")
     (1, 4, 8, 16, 32)
     """
-    found: list[int] = []
+    values: list[int] = []
     for part in text.split(","):
         ends = part.strip().split("..")
         try:
@@ -59,10 +59,10 @@ def parse_concurrency(text: str) -> tuple[int, ...]:
             )
         value = numbers[0]
         while value < numbers[-1]:
-            found.append(value)
+            values.append(value)
             value *= 2
-        found.append(numbers[-1])
-    return tuple(dict.fromkeys(found))
+        values.append(numbers[-1])
+    return tuple(dict.fromkeys(values))
 
 
 def parse_slo(text: str | None) -> tuple[float, float] | None:
@@ -104,7 +104,7 @@ def read_trace(path: Path) -> tuple[tuple[float, int, int], ...]:
     """
     from groundspeed.profiles.csv_rows import read_rows
 
-    found = []
+    arrivals = []
     for line, row in enumerate(read_rows(path), start=2):
         try:
             arrival, isl, osl = float(row["arrival_s"]), int(row["isl"]), int(row["osl"])
@@ -115,15 +115,15 @@ def read_trace(path: Path) -> tuple[tuple[float, int, int], ...]:
             ) from error
         if not (0.0 <= arrival < 1e9 and isl > 0 and osl > 0):
             raise InputError("arrival, isl and osl must be positive", where=f"{path}, line {line}")
-        found.append((arrival, isl, osl))
-    if not found:
+        arrivals.append((arrival, isl, osl))
+    if not arrivals:
         raise InputError("holds no arrival", where=str(path))
-    return tuple(sorted(found))
+    return tuple(sorted(arrivals))
 
 
 def estimate_serving(
     model: "Model",
-    found: "list[FoundHardware]",
+    choices: "list[FoundHardware]",
     request: ServingRequest,
     *,
     as_json: bool,
@@ -134,26 +134,26 @@ def estimate_serving(
     from groundspeed.estimator.hardware.law_lookup import DatasheetHardware, ProfileHardware
 
     columns: list[tuple[str, list[ServingPrediction]]] = []
-    for hardware in found:
+    for hardware in choices:
         engine = _engine(request, hardware)
-        if hardware.spec is not None and (len(found) == 1 or hardware.profile is None):
+        if hardware.spec is not None and (len(choices) == 1 or hardware.profile is None):
             bare = _sheet_engine(engine)
-            name = "data sheet" if len(found) == 1 else f"{hardware.name} (sheet)"
+            name = "data sheet" if len(choices) == 1 else f"{hardware.name} (sheet)"
             sheet = DatasheetHardware(hardware.spec)
             columns.append((name, _predict(model, request, bare, sheet)))
         if hardware.profile is not None:
-            name = "calibrated" if len(found) == 1 else hardware.name
+            name = "calibrated" if len(choices) == 1 else hardware.name
             profile = ProfileHardware(hardware.profile)
             columns.append((name, _predict(model, request, engine, profile)))
     measured = read_measured(request.measured) if request.measured else {}
-    pools = _pools(model, request, found[-1]) if request.pools else None
+    pools = _pools(model, request, choices[-1]) if request.pools else None
     if request.plot is not None:
         from groundspeed.display.plot_serving import plot_serving
 
         plot_serving(columns, measured, request.plot)
     if as_json or output is not None:
         document: dict[str, object] = {
-            "hardware": [{"name": h.name, "chosen": h.why} for h in found],
+            "hardware": [{"name": h.name, "chosen": h.why} for h in choices],
             "predictions": [
                 {"column": name, **p.model_dump(mode="json")} for name, ps in columns for p in ps
             ],
@@ -182,13 +182,13 @@ def estimate_serving(
         f"{safe(last.engine)} on {last.devices} devices; prompt {w.prompt_tokens}, "
         f"output {w.output_tokens}"
     )
-    for hardware in found:
+    for hardware in choices:
         console.print(plain(f"{hardware.name}: {hardware.why}"), style="dim")
     console.print()
     show_serving(console, columns, measured)
     if request.simulate:
         show_percentiles(console, best)
-    if len(found) == 1:
+    if len(choices) == 1:
         show_parts(console, last)
     show_memory(console, last)
     show_costs(console, best)
@@ -229,24 +229,24 @@ def _predict(
     from groundspeed.estimator.serving.server import Server
 
     server = Server(model, request.deployment, engine, hardware)
-    found = []
+    predictions = []
     for concurrency in request.concurrency:
         each = -(-concurrency // request.replicas)
         workload = replace(request.workload, concurrency=each)
-        told = server.predict(workload, slo=request.slo, price_per_hour=request.price)
+        prediction = server.predict(workload, slo=request.slo, price_per_hour=request.price)
         if request.replicas > 1:
-            told = told.model_copy(
+            prediction = prediction.model_copy(
                 update={
                     "concurrency": concurrency,
-                    "devices": told.devices * request.replicas,
+                    "devices": prediction.devices * request.replicas,
                     **{
-                        name: getattr(told, name) * request.replicas
+                        name: getattr(prediction, name) * request.replicas
                         for name in ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s")
                     },
                 }
             )
-        found.append(told)
-    return found
+        predictions.append(prediction)
+    return predictions
 
 
 def _pools(model: "Model", request: ServingRequest, hardware: "FoundHardware") -> "Disaggregated":
@@ -273,11 +273,11 @@ def read_measured(path: Path) -> Measured:
     """
     from groundspeed.profiles.csv_rows import read_rows
 
-    found: Measured = {}
+    rows: Measured = {}
     for row in read_rows(path):
         try:
             concurrency = int(float(row.get("batch_or_concurrency") or row["concurrency"]))
-            found[concurrency] = {
+            rows[concurrency] = {
                 metric: float(row[column]) * scale
                 for metric, column, scale in (
                     ("ttft_s", "ttft_ms", 1e-3),
@@ -292,4 +292,4 @@ def read_measured(path: Path) -> Measured:
                 f"a row has no whole 'batch_or_concurrency' or a value is no number ({error})",
                 where=str(path),
             ) from error
-    return found
+    return rows

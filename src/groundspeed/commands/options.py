@@ -71,7 +71,7 @@ def numbers(text: str, option: str) -> list[int]:
     InputError
         If a part is not a positive whole number.
     """
-    found = []
+    values = []
     for part in text.split(","):
         if not part.strip().isdigit() or int(part) < 1:
             raise InputError(
@@ -79,5 +79,5 @@ def numbers(text: str, option: str) -> list[int]:
                 where=option,
                 remedy="give numbers like 64,128,256",
             )
-        found.append(int(part))
-    return found
+        values.append(int(part))
+    return values

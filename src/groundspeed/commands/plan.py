@@ -48,10 +48,10 @@ def plan_command(
                          remedy="give one for each --gpu, in the same order")  # fmt: skip
     candidates = []
     for name, each in zip(gpu, prices, strict=True):
-        found = find_hardware(name, profile_dir=profile_dir)
-        rocm = found.spec is not None and found.spec.vendor == "amd"
+        hardware = find_hardware(name, profile_dir=profile_dir)
+        rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
         chosen = find_engine(engine, version=engine_version, platform="rocm" if rocm else "cuda")
-        candidates.append(Candidate(name, found.best, chosen, gpus, each))
+        candidates.append(Candidate(name, hardware.best, chosen, gpus, each))
     limits = parse_slo(slo)
     finite = [x if x != float("inf") else None for x in limits] if limits else [None, None]
     plan = make_plan(

@@ -34,7 +34,7 @@ def list_command(
     from groundspeed.profiles.schema import Profile
     from groundspeed.profiles.store import list_profiles
 
-    found = list_profiles(folder_of(profile_dir))
+    profiles = list_profiles(folder_of(profile_dir))
     sheets = load_datasheets()
     if as_json or output is not None:
         document = {
@@ -47,7 +47,7 @@ def list_command(
                 }
                 if isinstance(p, Profile)
                 else {"path": str(path), "error": str(p)}
-                for path, p in found
+                for path, p in profiles
             ],
             "datasheets": [
                 {
@@ -68,12 +68,12 @@ def list_command(
 
     console = make_console()
     table = make_table("measured profile", "device", "mode", "date")
-    for path, p in found:
+    for path, p in profiles:
         if isinstance(p, InputError):
             table.add_row(plain(path.name), plain(p.what), "unusable", "")
         else:
             table.add_row(p.id, plain(p.device.name), p.mode, p.environment.date_utc)
-    if found:
+    if profiles:
         console.print(table)
     else:
         console.print("no measured profile yet: groundspeed calibrate --quick")
@@ -113,23 +113,23 @@ def show_command(
     """
     from groundspeed.estimator.hardware.find_hardware import find_hardware
 
-    found = find_hardware(name, profile_dir=profile_dir)
+    hardware = find_hardware(name, profile_dir=profile_dir)
     if sheet:
         from groundspeed.profiles.errors import InputError
 
-        if found.spec is None:
+        if hardware.spec is None:
             raise InputError(f"there is no data sheet of '{name}'")
-        found = replace(found, profile=None, why=f"data sheet {found.spec.id}")
-    record = found.profile or found.spec
+        hardware = replace(hardware, profile=None, why=f"data sheet {hardware.spec.id}")
+    record = hardware.profile or hardware.spec
     if record is None:
         raise AssertionError("a name stands for a profile or a data sheet")
     if plot is not None:
         from groundspeed.display.plots import save_roofline
         from groundspeed.profiles.errors import InputError
 
-        if found.profile is None:
+        if hardware.profile is None:
             raise InputError(f"'{name}' is a data sheet, there is no point to draw")
-        save_roofline(found.profile, plot, force=force)
+        save_roofline(hardware.profile, plot, force=force)
     if as_json or output is not None:
         deliver(record.model_dump_json(indent=1, exclude_none=True), output, force=force)
         return
@@ -137,11 +137,11 @@ def show_command(
     from groundspeed.display.terminal import make_console, plain
 
     console = make_console()
-    console.print(plain(found.why), style="dim")
-    if found.profile is not None:
-        show_profile(console, found.profile)
-    elif found.spec is not None:
-        show_datasheet(console, found.spec)
+    console.print(plain(hardware.why), style="dim")
+    if hardware.profile is not None:
+        show_profile(console, hardware.profile)
+    elif hardware.spec is not None:
+        show_datasheet(console, hardware.spec)
     if plot is not None:
         console.print(plain(f"roofline drawn to {plot}"))
 
@@ -264,10 +264,10 @@ def diff_command(
 
     profiles = []
     for name in (first, second):
-        found = find_hardware(name, profile_dir=profile_dir)
-        if found.profile is None:
+        hardware = find_hardware(name, profile_dir=profile_dir)
+        if hardware.profile is None:
             raise InputError(f"'{name}' is a data sheet; diff compares measured profiles")
-        profiles.append(found.profile)
+        profiles.append(hardware.profile)
     comparison = compare_profiles(*profiles)
     if as_json or output is not None:
         deliver(comparison.model_dump_json(indent=1), output, force=force)

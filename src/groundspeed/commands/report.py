@@ -51,7 +51,7 @@ def report_command(
     deliver(text, output, force=force)
     size = len(text.encode())
     if as_json:
-        told = {"title": page.title, "path": str(output), "size_bytes": size}
-        deliver(json.dumps(told), None, force=False)
+        document = {"title": page.title, "path": str(output), "size_bytes": size}
+        deliver(json.dumps(document), None, force=False)
     else:
         typer.echo(f"{page.title}: {output} ({size / 1e6:.1f} MB)")

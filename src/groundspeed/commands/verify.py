@@ -81,13 +81,13 @@ def _profile(name: str | None, running: "RunningDevice", profile_dir: "Path | No
     from groundspeed.estimator.hardware.find_hardware import find_hardware, measured_profiles
 
     if name is not None:
-        found = find_hardware(name, profile_dir=profile_dir).profile
-        if found is None:
+        profile = find_hardware(name, profile_dir=profile_dir).profile
+        if profile is None:
             raise InputError(
                 f"'{name}' is a data sheet, verify needs a measured profile",
                 remedy="groundspeed calibrate",
             )
-        return found
+        return profile
     here = (running.device.name, running.device.compute_units)
     own = [
         p for p in measured_profiles(profile_dir) if (p.device.name, p.device.compute_units) == here

@@ -85,9 +85,9 @@ class MeasuredProfile(Profile):
         """The roofline with every measured point; for a profile of links, their bandwidth."""
         from groundspeed.display.plots import draw_profile
 
-        found = _axes(axes)
-        draw_profile(found, self)
-        return found
+        drawn = _axes(axes)
+        draw_profile(drawn, self)
+        return drawn
 
 
 class StaticEstimate(Prediction):
@@ -107,17 +107,19 @@ class StaticEstimate(Prediction):
         import pandas as pd
 
         names = ("ttft_s", "tpot_s", "e2e_s", "output_tokens_per_s", "total_tokens_per_s")
-        found = {n: getattr(self, n) for n in names}
-        rows = {n: {"value": e.value, "low": e.low, "high": e.high} for n, e in found.items() if e}
+        estimates = {n: getattr(self, n) for n in names}
+        rows = {
+            n: {"value": e.value, "low": e.low, "high": e.high} for n, e in estimates.items() if e
+        }
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
         """Where the time of a decode step goes (of the prefill, for a single token)."""
         from groundspeed.display.plots import draw_parts
 
-        found = _axes(axes)
-        draw_parts(found, self)
-        return found
+        drawn = _axes(axes)
+        draw_parts(drawn, self)
+        return drawn
 
 
 class ServerEstimate(Record):
@@ -148,9 +150,9 @@ class ServerEstimate(Record):
         """Throughput over latency, with intervals."""
         from groundspeed.display.plot_serving import draw_serving
 
-        found = _axes(axes)
-        draw_serving(found, [self._column()], {})
-        return found
+        drawn = _axes(axes)
+        draw_serving(drawn, [self._column()], {})
+        return drawn
 
 
 class FleetScreening(Screening):
@@ -172,6 +174,6 @@ class FleetScreening(Screening):
         """What each unit loses, by verdict."""
         from groundspeed.display.plots import draw_findings
 
-        found = _axes(axes)
-        draw_findings(found, self)
-        return found
+        drawn = _axes(axes)
+        draw_findings(drawn, self)
+        return drawn

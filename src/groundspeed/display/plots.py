@@ -63,9 +63,9 @@ def draw_parts(axes: "Axes", prediction: "Prediction") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_findings(axes: "Axes", told: "Screening") -> None:
+def draw_findings(axes: "Axes", screening: "Screening") -> None:
     """What each unit loses in its worst metric, the worst on top."""
-    judged = [f for f in told.findings if f.loss_fraction is not None][:MOST_FINDINGS]
+    judged = [f for f in screening.findings if f.loss_fraction is not None][:MOST_FINDINGS]
     colours = {"FAIL": "#b3261e", "WARN": "#d9922e", "FLAKY": "#85898f"}
     names = [f.node if f.gpu is None else f"{f.node} gpu {f.gpu}" for f in judged]
     places = list(range(len(judged), 0, -1))
@@ -75,7 +75,9 @@ def draw_findings(axes: "Axes", told: "Screening") -> None:
     labels = [f"{n}  {f.metric}" for n, f in zip(names, judged, strict=True)]
     axes.set_yticks(places, [label.replace("$", r"\$") for label in labels], fontsize=8)
     axes.set_xlabel("loss against its class [%]")
-    axes.set_title(f"{told.fail} FAIL, {told.warn} WARN in {told.gpus:,} GPUs", color=INK)
+    axes.set_title(
+        f"{screening.fail} FAIL, {screening.warn} WARN in {screening.gpus:,} GPUs", color=INK
+    )
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -126,9 +128,9 @@ def _draw_busbw(axes: "Axes", profile: Profile) -> None:
         law = profile.law("collective", **curve.regime)
         if law is not None:
             fine = np.geomspace(sizes[0], sizes[-1], 200)
-            told = law_time(law, {"bytes": fine})
+            prediction = law_time(law, {"bytes": fine})
             fitted = np.array(
-                [busbw(op, ranks, b, t) for b, t in zip(fine, told.time_s, strict=True)]
+                [busbw(op, ranks, b, t) for b, t in zip(fine, prediction.time_s, strict=True)]
             )
             axes.plot(fine, fitted, style, color=colour, linewidth=1.2, label=curve_name(curve))
     wire = profile.datasheet.scaleup_bandwidth_bytes_per_s if profile.datasheet else None

@@ -14,13 +14,13 @@ UNITS = {
 }
 
 
-def show_servers(console: Console, told: ServingComparison) -> None:
+def show_servers(console: Console, comparison: ServingComparison) -> None:
     """A table a metric: each option's figure, who is ahead and by how much."""
-    for metric in dict.fromkeys(r.metric for r in told.rows):
+    for metric in dict.fromkeys(r.metric for r in comparison.rows):
         table = make_table(
-            f"{NAMES[metric]}, {UNITS[metric]}", *told.options, "ahead", "by", "noise"
+            f"{NAMES[metric]}, {UNITS[metric]}", *comparison.options, "ahead", "by", "noise"
         )
-        for row in told.rows:
+        for row in comparison.rows:
             if row.metric != metric:
                 continue
             values = [
@@ -36,5 +36,5 @@ def show_servers(console: Console, told: ServingComparison) -> None:
             )
         console.print(table)
         console.print()
-    for line in told.summary:
+    for line in comparison.summary:
         console.print(plain(line))

@@ -9,18 +9,18 @@ COLOURS = {"FAIL": "red", "WARN": "yellow", "FLAKY": "yellow", "INCONCLUSIVE": "
 MOST_ROWS = 40
 
 
-def show_screening(console: Console, told: Screening) -> None:
+def show_screening(console: Console, screening: Screening) -> None:
     """Findings, worst first; tests without a result last, counted."""
     console.print(
         plain(
-            f"{told.nodes} nodes, {told.gpus} GPUs, {told.metrics} metrics, "
-            f"{told.measurements:,} measurements: {told.fail} FAIL, {told.warn} WARN, "
-            f"{told.inconclusive} INCONCLUSIVE"
+            f"{screening.nodes} nodes, {screening.gpus} GPUs, {screening.metrics} metrics, "
+            f"{screening.measurements:,} measurements: {screening.fail} FAIL, {screening.warn} WARN, "
+            f"{screening.inconclusive} INCONCLUSIVE"
         )
     )
-    for line in told.excluded:
+    for line in screening.excluded:
         console.print(plain(f"left out: {line}"), style="yellow")
-    judged = [f for f in told.findings if f.verdict != "INCONCLUSIVE"]
+    judged = [f for f in screening.findings if f.verdict != "INCONCLUSIVE"]
     costs = any(f.cost for f in judged)
     if judged:
         console.print()
@@ -36,7 +36,7 @@ def show_screening(console: Console, told: Screening) -> None:
         console.print()
         for cause in dict.fromkeys(f.cause for f in judged):
             console.print(f"[bold]{cause}[/bold]: {safe(CAUSES[cause])}")
-    missing = [f for f in told.findings if f.verdict == "INCONCLUSIVE"]
+    missing = [f for f in screening.findings if f.verdict == "INCONCLUSIVE"]
     if missing:
         nodes = ", ".join(f.node for f in missing[:6]) + (" ..." if len(missing) > 6 else "")
         console.print()

@@ -66,13 +66,13 @@ def show_rates(console: Console, profile: Profile) -> None:
 
 def show_utilization(console: Console, profile: Profile) -> None:
     """What models see of the device: the number that replaces "about 60 %"."""
-    found = utilization(profile)
-    if not found:
+    utilizations = utilization(profile)
+    if not utilizations:
         return
-    shares = any(u.share is not None for u in found)
+    shares = any(u.share is not None for u in utilizations)
     columns = ["a model's", "rows", "achieved"]
     table = make_table(*columns, *(["of the data sheet", "90 % interval", ""] if shares else [""]))
-    for u in found:
+    for u in utilizations:
         unit = "FLOP/s" if u.phase == "prefill" else "bytes/s"
         row: list[Text | str] = [
             plain(f"{u.phase} {u.regime}"),

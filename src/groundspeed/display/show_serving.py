@@ -40,9 +40,9 @@ def show_serving(
                 row.append(text + (" saturated" if p.saturated and metric == "ttft_s" else ""))
             if measured:
                 seen = measured.get(first.concurrency, {}).get(metric)
-                told = getattr(columns[-1][1][i], metric)
+                predicted = getattr(columns[-1][1][i], metric)
                 row.append(digits(seen * scale) if seen else "")
-                row.append(f"{told / seen - 1.0:+.0%}" if seen else "")
+                row.append(f"{predicted / seen - 1.0:+.0%}" if seen else "")
             table.add_row(*row)
         console.print(table)
         console.print()
@@ -108,8 +108,8 @@ def show_percentiles(console: Console, predictions: Sequence[ServingPrediction])
     table = make_table("latency, ms", "", "mean", "P50", "P90", "P99")
     for p in predictions:
         for name in ("ttft", "tpot", "itl", "e2e"):
-            told = getattr(p, name)
-            values = [told.mean, told.p50, told.p90, told.p99]
+            latency = getattr(p, name)
+            values = [latency.mean, latency.p50, latency.p90, latency.p99]
             head = f"concurrency {p.concurrency}" if name == "ttft" else ""
             table.add_row(head, name.upper(), *(digits(v * 1e3) for v in values))
     console.print(table)

@@ -94,11 +94,11 @@ def machine_remark(result: Verification) -> str:
             changes.setdefault(change.limit, []).append(change.change_fraction)
     if not changes:
         return ""
-    told = ", ".join(
+    listed = ", ".join(
         f"{limit} {np.median(c):+.0%} ({min(c):+.0%} to {max(c):+.0%})"
         for limit, c in changes.items()
     )
-    remark = f"reference products now against the calibration: {told}"
+    remark = f"reference products now against the calibration: {listed}"
     if any(abs(x) > MACHINE_CHANGED for c in changes.values() for x in c):
         remark += (
             "; the machine itself changed, which no law can foresee. With that taken out the "

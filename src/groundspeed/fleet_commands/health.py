@@ -84,10 +84,10 @@ def healthcheck_command(
             err=True,
         )
         raise typer.Exit(EXIT_CODES["UNKNOWN"])
-    asked = _Asked(baseline, store, device, allow_busy, timeout_s, profile_dir)
+    request = _Asked(baseline, store, device, allow_busy, timeout_s, profile_dir)
 
     def check() -> "Health":
-        health = _check(asked)
+        health = _check(request)
         if drain:
             _act(health)
         if textfile is not None:
@@ -124,7 +124,7 @@ def _write(health: "Health", textfile: Path) -> None:
         typer.echo(f"groundspeed: {one_line(str(error))}", err=True)
 
 
-def _check(asked: _Asked) -> "Health":
+def _check(request: _Asked) -> "Health":
     """One check; whatever goes wrong is UNKNOWN, with the reason."""
     from groundspeed.fleet.health.node_health import judge_node, unknown
 
@@ -134,10 +134,10 @@ def _check(asked: _Asked) -> "Health":
         from groundspeed.fleet.run.worker import node_name
 
         node = node_name()
-        named = _named(asked)
+        named = _named(request)
         with only_one(node):
-            rows = _measure(asked, node)
-        kept, reference, against = named or _of_device(asked, rows)
+            rows = _measure(request, node)
+        kept, reference, against = named or _of_device(request, rows)
         return judge_node(rows, node, baseline=kept, reference=reference, against=against)
     except InputError as error:
         return unknown(node, one_line(str(error)))
@@ -147,7 +147,7 @@ def _check(asked: _Asked) -> "Health":
         return unknown(node, f"{type(error).__name__}: {error}")
 
 
-def _measure(asked: _Asked, node: str) -> "pd.DataFrame":
+def _measure(request: _Asked, node: str) -> "pd.DataFrame":
     import datetime
     import tempfile
 
@@ -155,31 +155,31 @@ def _measure(asked: _Asked, node: str) -> "pd.DataFrame":
     from groundspeed.measuring.session import require_measuring
 
     require_measuring()
-    work = Work(asked.store or "", "", "check", asked.device, asked.allow_busy)
+    work = Work(request.store or "", "", "check", request.device, request.allow_busy)
     with tempfile.TemporaryDirectory() as folder:
-        rows = check_rows(work, node, Path(folder), timeout_s=asked.timeout_s)
-    if asked.store is not None:
+        rows = check_rows(work, node, Path(folder), timeout_s=request.timeout_s)
+    if request.store is not None:
         from groundspeed.fleet.history.store import HEALTH, Store
 
         now = datetime.datetime.now(datetime.UTC)
         run = f"{HEALTH}{now:%Y%m%dT%H%M%SZ}"
-        Store(asked.store).write_rows(run, node, rows.assign(run=run))
+        Store(request.store).write_rows(run, node, rows.assign(run=run))
     return rows
 
 
-def _named(asked: _Asked) -> "tuple[Baseline | None, dict[str, float] | None, str] | None":
+def _named(request: _Asked) -> "tuple[Baseline | None, dict[str, float] | None, str] | None":
     """What was named to compare with, before anything is measured."""
     from groundspeed.fleet.health.baseline import baseline_of, read_baseline, reference_rates
     from groundspeed.fleet.history.sources import is_store, open_fleet
 
-    named = asked.baseline
-    if named is None and asked.store is not None:
+    named = request.baseline
+    if named is None and request.store is not None:
         from groundspeed.fleet.history.store import BASELINE, Store
 
-        data = Store(asked.store).read(BASELINE)
+        data = Store(request.store).read(BASELINE)
         if data is not None:
-            found = read_baseline(data.decode(), asked.store)
-            return found, None, found.source
+            stored = read_baseline(data.decode(), request.store)
+            return stored, None, stored.source
     if named is None:
         return None
     if is_store(named) or named.endswith(".csv"):
@@ -189,11 +189,11 @@ def _named(asked: _Asked) -> "tuple[Baseline | None, dict[str, float] | None, st
 
         text = read_text(Path(named).expanduser(), "baseline or profile")
         if '"usual"' in text[:2000]:
-            found = read_baseline(text, named)
-            return found, None, found.source
+            stored = read_baseline(text, named)
+            return stored, None, stored.source
     from groundspeed.estimator.hardware.find_hardware import find_hardware
 
-    profile = find_hardware(named, profile_dir=asked.profile_dir).profile
+    profile = find_hardware(named, profile_dir=request.profile_dir).profile
     if profile is None:
         raise InputError(f"'{named}' is a data sheet", where="--baseline",
                          remedy="give a profile that was measured")  # fmt: skip
@@ -201,7 +201,7 @@ def _named(asked: _Asked) -> "tuple[Baseline | None, dict[str, float] | None, st
 
 
 def _of_device(
-    asked: _Asked, rows: "pd.DataFrame"
+    request: _Asked, rows: "pd.DataFrame"
 ) -> "tuple[Baseline | None, dict[str, float] | None, str]":
     """Where nothing was named: the profile of this GPU, if there is one."""
     from groundspeed.estimator.hardware.find_hardware import find_hardware
@@ -209,7 +209,7 @@ def _of_device(
 
     device = str(rows["sku"].dropna().iloc[0])
     try:
-        profile = find_hardware(device, profile_dir=asked.profile_dir).profile
+        profile = find_hardware(device, profile_dir=request.profile_dir).profile
     except InputError:
         profile = None
     if profile is None:
@@ -249,18 +249,18 @@ def baseline_command(
     from groundspeed.fleet.health.baseline import baseline_of
     from groundspeed.fleet.history.sources import is_store, open_fleet
 
-    told = baseline_of(open_fleet(sources, run), ", ".join(sources))
+    baseline = baseline_of(open_fleet(sources, run), ", ".join(sources))
     if keep:
         if not is_store(sources[0]) or output is not None:
             raise InputError("only a store keeps a baseline", where="--keep", remedy="give -o FILE")
         from groundspeed.fleet.history.store import BASELINE, Store
 
-        Store(sources[0]).write(told.model_dump_json(indent=1).encode(), BASELINE)
-        kept = {"store": sources[0], "medians": len(told.usual)}
-        say = f"{len(told.usual)} medians kept in {sources[0]}"
+        Store(sources[0]).write(baseline.model_dump_json(indent=1).encode(), BASELINE)
+        kept = {"store": sources[0], "medians": len(baseline.usual)}
+        say = f"{len(baseline.usual)} medians kept in {sources[0]}"
         deliver(json.dumps(kept) if as_json else say, None, force=False)
         return
-    deliver(told.model_dump_json(indent=1), output, force=force)
+    deliver(baseline.model_dump_json(indent=1), output, force=force)
 
 
 def dashboard_command(

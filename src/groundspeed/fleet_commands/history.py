@@ -31,41 +31,41 @@ def history_command(
     kept = Store(store)
     rows = kept.rows()
     parts = rows[~rows["run"].str.contains(AGAIN, regex=False)].groupby("run", sort=True)
-    told = read_history(
+    history = read_history(
         [(str(run), str(part["date_utc"].max()), clean_fleet(part, store)) for run, part in parts],
         lower_is_better=lower_is_better or (),
     )
     if node is not None:
-        told = told.model_copy(
+        history = history.model_copy(
             update={
-                "strikes": tuple(s for s in told.strikes if s.node == node),
-                "changes": tuple(c for c in told.changes if c.node == node),
+                "strikes": tuple(s for s in history.strikes if s.node == node),
+                "changes": tuple(c for c in history.changes if c.node == node),
             }
         )
     if as_json or output is not None:
-        deliver(told.model_dump_json(indent=1), output, force=force)
+        deliver(history.model_dump_json(indent=1), output, force=force)
     else:
-        _show(told)
-    raise typer.Exit(1 if any(c.loss_fraction > 0 for c in told.changes) else 0)
+        _show(history)
+    raise typer.Exit(1 if any(c.loss_fraction > 0 for c in history.changes) else 0)
 
 
 MOST_ROWS = 30
 
 
-def _show(told: "History") -> None:
+def _show(history: "History") -> None:
     from groundspeed.display.terminal import make_console, make_table, plain, safe
 
     console = make_console()
-    console.print(plain(f"{told.runs} runs from {told.first_utc} to {told.last_utc}"))
+    console.print(plain(f"{history.runs} runs from {history.first_utc} to {history.last_utc}"))
 
     def unit(name: str, gpu: int | None) -> str:
         return safe(name if gpu is None else f"{name} gpu {gpu}")
 
-    if told.changes:
+    if history.changes:
         table = make_table("unit", "metric", "since", "before", "now", "loss", "t")
         for column in (0, 1, 2):
             table.columns[column].justify = "left"
-        for c in told.changes[:MOST_ROWS]:
+        for c in history.changes[:MOST_ROWS]:
             name = unit(c.node, c.gpu)
             table.add_row(
                 f"class {name}" if c.level == "class" else name, safe(c.metric), c.since_utc[:10],
@@ -74,11 +74,11 @@ def _show(told: "History") -> None:
         console.print(table)
     else:
         console.print("everybody is what it was")
-    if told.strikes:
+    if history.strikes:
         table = make_table("unit", "strikes", "of runs", "last", "metrics")
         for column in (0, 3, 4):
             table.columns[column].justify = "left"
-        for s in told.strikes[:MOST_ROWS]:
+        for s in history.strikes[:MOST_ROWS]:
             table.add_row(
                 unit(s.node, s.gpu), str(s.strikes), str(s.runs), s.last_utc[:10],
                 safe(", ".join(s.metrics[:3])),

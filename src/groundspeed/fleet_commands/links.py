@@ -34,12 +34,12 @@ def links_command(
     count = sum(len(pairs.first) for pairs in tests.values())
     usable = [int((pairs.bandwidth > 0).sum()) for pairs in tests.values()]
     if max(usable, default=0) < FEWEST_PAIRS:
-        told = (
+        message = (
             f"{sum(usable)} of {count} pairs have a result: fewer than {FEWEST_PAIRS} say nothing"
         )
-        typer.echo(f"groundspeed: {told}", err=True)
+        typer.echo(f"groundspeed: {message}", err=True)
         raise typer.Exit(3)
-    found = tuple(
+    findings = tuple(
         f.model_copy(update={"metric": metric})
         for metric, pairs in tests.items()
         for f in judge_pairs(pairs)
@@ -47,25 +47,25 @@ def links_command(
     if as_json or output is not None:
         document = {
             "pairs": count,
-            "findings": [f.model_dump() for f in found],
+            "findings": [f.model_dump() for f in findings],
         }
         deliver(json.dumps(document, indent=1), output, force=force)
     else:
-        _show(found, count)
-    raise typer.Exit(2 if found else 0)
+        _show(findings, count)
+    raise typer.Exit(2 if findings else 0)
 
 
-def _show(found: "tuple[LinkFinding, ...]", pairs: int) -> None:
+def _show(findings: "tuple[LinkFinding, ...]", pairs: int) -> None:
     from groundspeed.display.terminal import make_console, make_table, plain, safe
 
     console = make_console()
-    console.print(plain(f"{pairs} pairs: {len(found)} findings"))
-    if not found:
+    console.print(plain(f"{pairs} pairs: {len(findings)} findings"))
+    if not findings:
         return
     table = make_table("", "who", "test", "loss", "slow pairs", "evidence")
     for column in (0, 1, 2, 5):
         table.columns[column].justify = "left"
-    for f in found:
+    for f in findings:
         table.add_row(
             f.level, safe(" - ".join(f.nodes)), safe(f.metric), f"{f.loss_fraction:.0%}",
             f"{f.slow_pairs} of {f.pairs}", safe(f.evidence),

@@ -107,8 +107,8 @@ def run_command(
         from groundspeed.fleet.run.confirm_run import confirm_run
 
         with _followed(quiet=quiet or as_json) as tell:
-            told = confirm_run(chosen, work, tell)
-        _deliver_screening(told, as_json=as_json)
+            screening = confirm_run(chosen, work, tell)
+        _deliver_screening(screening, as_json=as_json)
     with _followed(quiet=quiet or as_json) as tell:
         record = run_fleet(chosen, Asked(work, wanted, new), tell)
     if as_json:
@@ -125,15 +125,15 @@ def _first(engine: "Engine", count: int) -> tuple[str, ...]:
     return known[:count]
 
 
-def _deliver_screening(told: "Screening", *, as_json: bool) -> None:
+def _deliver_screening(screening: "Screening", *, as_json: bool) -> None:
     if as_json:
-        deliver(told.model_dump_json(indent=1), None, force=False)
+        deliver(screening.model_dump_json(indent=1), None, force=False)
     else:
         from groundspeed.display.show_fleet import show_screening
         from groundspeed.display.terminal import make_console
 
-        show_screening(make_console(), told)
-    raise typer.Exit(exit_code(told))
+        show_screening(make_console(), screening)
+    raise typer.Exit(exit_code(screening))
 
 
 def _show(record: "RunRecord", store: str) -> None:
@@ -247,8 +247,8 @@ def check_device_command(
     running = open_running_device(device)
     from groundspeed.calibrate.run.quick_check import check_device
 
-    told = check_device(running, journal, allow_busy=allow_busy)
-    deliver(told.model_dump_json(), None, force=False)
+    check = check_device(running, journal, allow_busy=allow_busy)
+    deliver(check.model_dump_json(), None, force=False)
 
 
 def export_command(

@@ -56,30 +56,30 @@ def screen_command(
             sources, run, lower_is_better or (), reference, confirm, again or (), served,
             profile_dir,
         )  # fmt: skip
-        _, told = ask(question)
+        _, screening = ask(question)
         require_writable(output, force=force)
     except InputError as error:
         typer.echo(f"groundspeed: {one_line(str(error))}", err=True)
         raise typer.Exit(UNKNOWN) from error
     if as_json or output is not None:
-        deliver(told.model_dump_json(indent=1), output, force=force)
+        deliver(screening.model_dump_json(indent=1), output, force=force)
     else:
         from groundspeed.display.show_fleet import show_screening
         from groundspeed.display.terminal import make_console
 
-        show_screening(make_console(), told)
-    raise typer.Exit(exit_code(told))
+        show_screening(make_console(), screening)
+    raise typer.Exit(exit_code(screening))
 
 
 UNKNOWN = 3
 """Nagios: neither fine nor not."""
 
 
-def exit_code(told: "Screening") -> int:
+def exit_code(screening: "Screening") -> int:
     """As Nagios has them: 0 fine, 1 WARN, 2 FAIL, 3 nothing could be judged."""
-    if told.fail or told.warn:
-        return 2 if told.fail else 1
-    return 0 if told.judged else UNKNOWN
+    if screening.fail or screening.warn:
+        return 2 if screening.fail else 1
+    return 0 if screening.judged else UNKNOWN
 
 
 def served_by(

@@ -107,10 +107,10 @@ def calibrate_together(
     if len(finished) > 1:
         _note_what_company_changed(*finished[0], [path for _, path in finished])
     if failed:
-        told = "; ".join(f"{w.device}: {w.why_it_failed}" for w in failed)
+        reasons = "; ".join(f"{w.device}: {w.why_it_failed}" for w in failed)
         kept = ", ".join(path.name for _, path in finished) or "none"
         raise InputError(
-            f"{len(failed)} of {len(workers)} devices could not be measured ({told})",
+            f"{len(failed)} of {len(workers)} devices could not be measured ({reasons})",
             where=str(folder),
             remedy=f"profiles written: {kept}",
         )
@@ -124,11 +124,11 @@ def _listen(workers: list[Worker], bars: "ManyBars") -> None:
         if worker.process.stdout is None:
             raise AssertionError("workers are started with a pipe")
         for line in worker.process.stdout:
-            told: dict[str, Any] = json.loads(line)
-            if "profile" in told:
-                worker.profile = Path(told["profile"])
+            event: dict[str, Any] = json.loads(line)
+            if "profile" in event:
+                worker.profile = Path(event["profile"])
             else:
-                bars(worker.device, told["done"], told["total"], told["case"])
+                bars(worker.device, event["done"], event["total"], event["case"])
 
     def remember(worker: Worker) -> None:
         if worker.process.stderr is None:
@@ -156,11 +156,11 @@ def _note_what_company_changed(device: str, first: Path, paths: list[Path]) -> N
 
     command = [*PROGRAM, "compare-alone", str(first), "--device", device]
     command += ["--others", str(len(paths) - 1)]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
     notes = (
-        json.loads(told.stdout)
-        if told.returncode == 0
-        else [f"what measuring together changed is not known: {told.stderr.strip()}"]
+        json.loads(finished.stdout)
+        if finished.returncode == 0
+        else [f"what measuring together changed is not known: {finished.stderr.strip()}"]
     )
     for path in paths:
         profile = load_profile(path)

@@ -49,10 +49,10 @@ def show_links_here(options: LinkOptions, *, as_json: bool) -> None:
     from groundspeed.display.show_profile import show_profile
     from groundspeed.display.terminal import make_console, plain
 
-    found = measure_links_here(options)
-    if found is None:
+    result = measure_links_here(options)
+    if result is None:
         return
-    profile, path = found
+    profile, path = result
     if as_json:
         deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)
         return

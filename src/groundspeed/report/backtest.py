@@ -25,8 +25,8 @@ def read_row(flat: Mapping[str, object]) -> RowResult:
     """
 
     def known(prefix: str) -> dict[str, float]:
-        found = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
-        return {k: float(str(v)) for k, v in found.items() if v not in (None, "")}
+        values = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
+        return {k: float(str(v)) for k, v in values.items() if v not in (None, "")}
 
     predicted = known("pred_")
     measured = {m: float(str(flat[m])) for m in predicted if flat.get(m) not in (None, "")}
@@ -122,8 +122,8 @@ def _metric(metric: str, rows: Sequence[RowResult]) -> Section:
 
 
 def _group(r: RowResult) -> str:
-    told = [r.labels[k] for k in ("gpu", "engine") if r.labels.get(k)]
-    return " ".join(told) or "rows"
+    words = [r.labels[k] for k in ("gpu", "engine") if r.labels.get(k)]
+    return " ".join(words) or "rows"
 
 
 def _label(r: RowResult) -> str:
@@ -131,13 +131,13 @@ def _label(r: RowResult) -> str:
 
 
 def _all(rows: Sequence[RowResult], metrics: Sequence[str]) -> Section:
-    told = []
+    rows_of_cells = []
     for r in rows:
         cells = [_label(r)]
         for m in metrics:
             known = m in r.measured and m in r.predicted and r.measured[m] > 0
             off = r.predicted[m] / r.measured[m] - 1.0 if known else math.nan
             cells.append(f"{off:+.1%}" if known else "")
-        told.append(cells)
-    table = Table(("row", *metrics), told, "Error of every row", filtered=True)
+        rows_of_cells.append(cells)
+    table = Table(("row", *metrics), rows_of_cells, "Error of every row", filtered=True)
     return Section("Every row", tables=[table])

@@ -7,16 +7,16 @@ from groundspeed.profiles.difference import ProfileComparison
 from groundspeed.report.page import Axis, Figure, Page, Section, Table, numbers
 
 
-def comparison_page(told: ProfileComparison) -> Page:
+def comparison_page(comparison: ProfileComparison) -> Page:
     """The report of a comparison."""
-    beyond = [r for r in told.rates if r.beyond_noise]
-    middle = told.median_change_fraction
+    beyond = [r for r in comparison.rates if r.beyond_noise]
+    middle = comparison.median_change_fraction
     facts = [
-        ("rates compared", str(len(told.rates))),
+        ("rates compared", str(len(comparison.rates))),
         ("beyond their intervals", str(len(beyond))),
         ("median size of a change", f"{middle:.1%}" if middle is not None else "no common rate"),
     ]
-    order = sorted(told.rates, key=lambda r: r.change_fraction)
+    order = sorted(comparison.rates, key=lambda r: r.change_fraction)
     trace = {
         "type": "bar", "orientation": "h", "name": "change",
         "x": numbers(np.array([r.change_fraction for r in order])),
@@ -38,20 +38,26 @@ def comparison_page(told: ProfileComparison) -> Page:
             f"{r.change_fraction:+.1%}",
             "yes" if r.beyond_noise else "",
         )
-        for r in told.rates
+        for r in comparison.rates
     ]
-    around = [(e.what, e.first, e.second) for e in told.environment]
+    around = [(e.what, e.first, e.second) for e in comparison.environment]
     sections = [
         Section(
             "Rates",
             figures=[figure] if order else [],
-            tables=[Table(("rate", told.first, told.second, "change", "beyond noise"), rows)],
+            tables=[
+                Table(("rate", comparison.first, comparison.second, "change", "beyond noise"), rows)
+            ],
         ),
         Section(
             "What else is not the same",
             "" if around else "Nothing that was recorded.",
-            tables=[Table(("what", told.first, told.second), around, words=(1, 2))][: len(around)],
-            lines=[f"only in one: {name}" for name in told.only_in_one],
+            tables=[Table(("what", comparison.first, comparison.second), around, words=(1, 2))][
+                : len(around)
+            ],
+            lines=[f"only in one: {name}" for name in comparison.only_in_one],
         ),
     ]
-    return Page(f"{told.first} and {told.second}", "Two profiles side by side", facts, sections)
+    return Page(
+        f"{comparison.first} and {comparison.second}", "Two profiles side by side", facts, sections
+    )

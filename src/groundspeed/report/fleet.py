@@ -21,7 +21,7 @@ MOST_SEVERE = 2.0
 """At which the heat map's colour ends: what is worse is as red."""
 
 
-def fleet_page(table: FleetTable, scores: Scores, told: Screening, source: str) -> Page:
+def fleet_page(table: FleetTable, scores: Scores, screening: Screening, source: str) -> Page:
     """The report of a screening.
 
     Parameters
@@ -33,29 +33,29 @@ def fleet_page(table: FleetTable, scores: Scores, told: Screening, source: str) 
     source : str
         Where the table was read from.
     """
-    judged = [f for f in told.findings if f.verdict != "INCONCLUSIVE"]
+    judged = [f for f in screening.findings if f.verdict != "INCONCLUSIVE"]
     rows = table.rows.assign(loss=scores.loss, z=scores.z, tier=scores.tier)
     names = [str(m) for m in rows["metric"].cat.categories if facts_of(str(m)).kind != "telemetry"]
     lost = sum(f.cost.tokens_per_s for f in judged if f.cost is not None)
     facts = [
-        ("nodes", f"{told.nodes:,}"),
-        ("GPUs", f"{told.gpus:,}"),
-        ("FAIL", f"{told.fail}"),
-        ("WARN", f"{told.warn}"),
-        ("inconclusive", f"{told.inconclusive}"),
+        ("nodes", f"{screening.nodes:,}"),
+        ("GPUs", f"{screening.gpus:,}"),
+        ("FAIL", f"{screening.fail}"),
+        ("WARN", f"{screening.warn}"),
+        ("inconclusive", f"{screening.inconclusive}"),
     ]
     if lost:
         facts.append(("draining gives back", f"{lost:,.0f} token/s"))
     return Page(
         title="Which GPU is slow",
-        subtitle=f"{source}: {told.measurements:,} measurements of {told.metrics} metrics",
+        subtitle=f"{source}: {screening.measurements:,} measurements of {screening.metrics} metrics",
         facts=facts,
-        warnings=[f"left out: {line}" for line in told.excluded],
+        warnings=[f"left out: {line}" for line in screening.excluded],
         sections=[
             _findings(judged),
-            _heat(rows, told, names),
+            _heat(rows, screening, names),
             _distributions(rows, judged, names),
-            _missing(told),
+            _missing(screening),
         ],
     )
 
@@ -109,7 +109,7 @@ def _severity(rows: pd.DataFrame) -> pd.Series:
     return both.min(axis=1).clip(lower=0.0)
 
 
-def _heat(rows: pd.DataFrame, told: Screening, names: list[str]) -> Section:
+def _heat(rows: pd.DataFrame, screening: Screening, names: list[str]) -> Section:
     part = rows[rows["metric"].isin(names)].copy()
     part["severity"] = _severity(part)
     order = part.sort_values("severity").drop_duplicates(["node", "metric"], keep="last")
@@ -118,7 +118,7 @@ def _heat(rows: pd.DataFrame, told: Screening, names: list[str]) -> Section:
         for v in ("severity", "loss")
     )
     if len(worst) > MOST_NODES:
-        named = {f.node for f in told.findings}
+        named = {f.node for f in screening.findings}
         chosen = [n for n in worst.index if n in named][:MOST_NODES]
         others = [n for n in worst.index if n not in named]
         worst = worst.loc[sorted([*chosen, *others[: MOST_NODES - len(chosen)]])]
@@ -194,8 +194,8 @@ def _spread_out(count: int, seed: int) -> np.ndarray:
     return np.round(np.random.default_rng(seed).random(count), 3)
 
 
-def _missing(told: Screening) -> Section:
-    missing = [f for f in told.findings if f.verdict == "INCONCLUSIVE"]
+def _missing(screening: Screening) -> Section:
+    missing = [f for f in screening.findings if f.verdict == "INCONCLUSIVE"]
     rows = [(f.node, f.cause, f.evidence) for f in missing]
     table = Table(("node", "cause", "evidence"), rows, "Inconclusive, which is not slow",
                   filtered=len(rows) > 12, words=(1, 2))  # fmt: skip

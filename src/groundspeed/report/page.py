@@ -110,10 +110,10 @@ class Page:
 
 def numbers(values: Array) -> list[float | None]:
     """Numbers for a plot: four digits, None where there is none."""
-    found = []
+    rounded = []
     for value in np.asarray(values, dtype=np.float64):
-        found.append(float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None)
-    return found
+        rounded.append(float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None)
+    return rounded
 
 
 def render(page: Page) -> str:
@@ -172,24 +172,24 @@ def _drawn(figure: Figure) -> dict[str, Any]:
 
 
 def _axis(axis: Axis, values: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    told: dict[str, Any] = {"title": {"text": axis.title}, "type": "log" if axis.log else "-"}
+    layout: dict[str, Any] = {"title": {"text": axis.title}, "type": "log" if axis.log else "-"}
     if axis.share:
-        told["tickformat"] = ".3~%"
+        layout["tickformat"] = ".3~%"
     elif axis.unit:
-        told |= {"tickformat": "~s", "ticksuffix": axis.unit, "exponentformat": "SI"}
+        layout |= {"tickformat": "~s", "ticksuffix": axis.unit, "exponentformat": "SI"}
     if axis.log:
         known = [v for part in values for v in part if isinstance(v, int | float) and v > 0]
         decades = np.log10(max(known) / min(known)) if known else 0.0
         if decades > MANY_DECADES:
-            told["dtick"] = 1  # a line a decade
+            layout["dtick"] = 1  # a line a decade
     if axis.names:
-        told["type"] = "category"
+        layout["type"] = "category"
         every = list(dict.fromkeys(v for part in values for v in part))
         if any(len(name) > LONG_NAME for name in every):
             chosen = every[:: -(-len(every) // MOST_NAMES)]
-            told["tickvals"] = [_escaped(name) for name in chosen]
-            told["ticktext"] = [_escaped(_short(name)) for name in chosen]
-    return told
+            layout["tickvals"] = [_escaped(name) for name in chosen]
+            layout["ticktext"] = [_escaped(_short(name)) for name in chosen]
+    return layout
 
 
 def _short(name: str) -> str:

@@ -89,7 +89,7 @@ def _summary(profile: Profile) -> Section:
     ]
     shares = utilization(profile)
     if shares:
-        told = [
+        seen_by_models = [
             (
                 f"{u.phase} {u.regime}",
                 f"{u.rows:,}",
@@ -101,7 +101,9 @@ def _summary(profile: Profile) -> Section:
             for u in shares
         ]
         columns = ("a model's", "rows", "achieved", "of the data sheet", "90 % interval", "")
-        tables.append(Table(columns, told, "What models see: the number that replaces “60 %”"))
+        tables.append(
+            Table(columns, seen_by_models, "What models see: the number that replaces “60 %”")
+        )
     return Section("What it delivers", tables=tables)
 
 
@@ -163,8 +165,8 @@ def _line(name: str, x: np.ndarray, y: np.ndarray, dash: str, **more: object) ->
 
 
 def _case(p: Point) -> str:
-    told = ", ".join(f"{name} {value:,.0f}" for name, value in p.case.items())
-    return f"{told}: {shown(p.time_s, 's')}"
+    columns = ", ".join(f"{name} {value:,.0f}" for name, value in p.case.items())
+    return f"{columns}: {shown(p.time_s, 's')}"
 
 
 def _efficiency(profile: Profile) -> Section | None:
@@ -175,13 +177,13 @@ def _efficiency(profile: Profile) -> Section | None:
         curve = profile.curve("matmul", **law.regime)
         for n, k in SHAPES:
             columns = {"m": ROWS, "n": np.full(ROWS.size, n), "k": np.full(ROWS.size, k)}
-            told = law_time(law, columns)
+            prediction = law_time(law, columns)
             flops = 2.0 * ROWS * n * k
-            inside = ~told.extrapolated
+            inside = ~prediction.extrapolated
             if inside.sum() < 10:
                 continue
             name = f"n {n:,.0f}, k {k:,.0f}"
-            x, low, high = ROWS[inside], told.low_s[inside], told.high_s[inside]
+            x, low, high = ROWS[inside], prediction.low_s[inside], prediction.high_s[inside]
             colour = COLOURS[len(traces) // 2 % len(COLOURS)]
             band = np.concatenate([flops[inside] / high, (flops[inside] / low)[::-1]])
             traces.append(
@@ -191,7 +193,9 @@ def _efficiency(profile: Profile) -> Section | None:
                     "opacity": 0.25, "hoverinfo": "skip", "showlegend": False, "legendgroup": name,
                 }
             )  # fmt: skip
-            line = _line(name, x, flops[inside] / told.time_s[inside], "solid", legendgroup=name)
+            line = _line(
+                name, x, flops[inside] / prediction.time_s[inside], "solid", legendgroup=name
+            )
             traces.append({**line, "line": {"color": colour, "width": 2}})
         traces += _near(curve)
         if traces:
@@ -273,8 +277,10 @@ def _links(profile: Profile) -> Section | None:
         op, ranks = law.regime["op"], int(law.regime["world_size"])
         low, high = law.box["bytes"]
         size = np.geomspace(low, high, 80)
-        told = law_time(law, {"bytes": size})
-        rate = np.array([busbw(op, ranks, b, t) for b, t in zip(size, told.time_s, strict=True)])
+        prediction = law_time(law, {"bytes": size})
+        rate = np.array(
+            [busbw(op, ranks, b, t) for b, t in zip(size, prediction.time_s, strict=True)]
+        )
         name = f"{ranks} ranks" + (f" {law.regime['mode']}" if "mode" in law.regime else "")
         by_op[op].append(_line(name, size, rate, "solid"))
         curve = regimes.get(tuple(sorted(law.regime.items())))

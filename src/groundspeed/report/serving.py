@@ -130,10 +130,15 @@ def _parts(predictions: Sequence[ServingPrediction]) -> Section:
     figures = []
     for phase in ("decode", "prefill"):
         parts = [getattr(p, f"{phase}_parts") for p in predictions]
-        names = list(dict.fromkeys(part.group for found in parts for part in found))
+        names = list(
+            dict.fromkeys(part.group for prediction_parts in parts for part in prediction_parts)
+        )
         traces: list[Trace] = []
         for name in names:
-            value = [sum(part.time_s for part in found if part.group == name) for found in parts]
+            value = [
+                sum(part.time_s for part in prediction_parts if part.group == name)
+                for prediction_parts in parts
+            ]
             traces.append(
                 {
                     "type": "bar", "name": name, "x": [str(p.concurrency) for p in predictions],

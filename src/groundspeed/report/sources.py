@@ -63,10 +63,10 @@ def page_of(
     from groundspeed.estimator.hardware.find_hardware import find_hardware
     from groundspeed.report.profile import profile_page
 
-    found = find_hardware(first, profile_dir=profile_dir)
-    if found.profile is None:
+    hardware = find_hardware(first, profile_dir=profile_dir)
+    if hardware.profile is None:
         raise InputError(f"'{first}' is a data sheet", remedy="nothing was measured to report")
-    return profile_page(found.profile)
+    return profile_page(hardware.profile)
 
 
 def _only_profile(folder: Path) -> Page | None:
@@ -74,8 +74,8 @@ def _only_profile(folder: Path) -> Page | None:
     from groundspeed.profiles.store import list_profiles
     from groundspeed.report.profile import profile_page
 
-    found = [p for _, p in list_profiles(folder) if isinstance(p, Profile)]
-    return profile_page(found[0]) if len(found) == 1 else None
+    profiles = [p for _, p in list_profiles(folder) if isinstance(p, Profile)]
+    return profile_page(profiles[0]) if len(profiles) == 1 else None
 
 
 def _fleet(
@@ -90,10 +90,10 @@ def _fleet(
     from groundspeed.report.fleet import fleet_page
 
     question = Question(sources, run, reference=reference, served=served, profile_dir=profile_dir)
-    table, told = ask(question)
+    table, screening = ask(question)
     scores = score(table, reference=reference_of(question, table))
     names = ", ".join(Path(s).name or s for s in sources)
-    return fleet_page(table, scores, told, names)
+    return fleet_page(table, scores, screening, names)
 
 
 def _two(sources: Sequence[str], profile_dir: Path | None) -> Page:
@@ -103,10 +103,10 @@ def _two(sources: Sequence[str], profile_dir: Path | None) -> Page:
 
     profiles = []
     for name in sources:
-        found = find_hardware(name, profile_dir=profile_dir).profile
-        if found is None:
+        profile = find_hardware(name, profile_dir=profile_dir).profile
+        if profile is None:
             raise InputError(f"'{name}' is a data sheet", remedy="give two profiles")
-        profiles.append(found)
+        profiles.append(profile)
     return comparison_page(compare_profiles(profiles[0], profiles[1]))
 
 
@@ -134,10 +134,10 @@ def _document(document: dict[str, Any], where: str) -> Page:
             return backtest_page(
                 rows, [Summary.model_validate(s) for s in document["summary"]], Path(where).name
             )
-        found = document.get("predictions")
-        if found and "concurrency" in found[0]:
+        predictions = document.get("predictions")
+        if predictions and "concurrency" in predictions[0]:
             columns: dict[str, list[ServingPrediction]] = {}
-            for one in found:
+            for one in predictions:
                 name = f"{one.get('hardware', '')}, {one.get('column', one.get('origin', ''))}"
                 known = {k: v for k, v in one.items() if k in ServingPrediction.model_fields}
                 columns.setdefault(name, []).append(ServingPrediction.model_validate(known))

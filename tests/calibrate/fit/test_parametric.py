@@ -31,11 +31,13 @@ def matmul(reference: Path, dtype: str, library: str) -> pd.DataFrame:
     return frame[(frame["dtype"] == dtype) & frame["library"].str.startswith(library)]
 
 
-def score(told: pd.DataFrame, measured: pd.DataFrame) -> tuple[float, float, float, float]:
+def score(predicted: pd.DataFrame, measured: pd.DataFrame) -> tuple[float, float, float, float]:
     """Median and P90 of the error, bias, and the share of rows inside the interval."""
-    ratio = told["time_us"] / measured["time_us"]
+    ratio = predicted["time_us"] / measured["time_us"]
     error = (ratio - 1.0).abs()
-    inside = (told["low_us"] <= measured["time_us"]) & (measured["time_us"] <= told["high_us"])
+    inside = (predicted["low_us"] <= measured["time_us"]) & (
+        measured["time_us"] <= predicted["high_us"]
+    )
     return (
         float(error.median()),
         float(error.quantile(0.9)),
@@ -62,11 +64,11 @@ def test_products(
     chosen = choose_points("matmul", frame, budget=points, seed=0)
     law = fit_law("matmul", frame.loc[chosen], device="h200-sxm")
     rest = frame.drop(chosen)
-    found = score(law.predict(rest), rest)
-    assert found[0] <= median
-    assert found[1] <= q90
-    assert abs(found[2]) <= 0.02
-    assert 0.80 <= found[3] <= 0.97
+    result = score(law.predict(rest), rest)
+    assert result[0] <= median
+    assert result[1] <= q90
+    assert abs(result[2]) <= 0.02
+    assert 0.80 <= result[3] <= 0.97
 
 
 def test_rows_that_fill_no_whole_tile_are_a_regime_of_their_own(reference: Path) -> None:
@@ -81,10 +83,10 @@ def test_rows_that_fill_no_whole_tile_are_a_regime_of_their_own(reference: Path)
     some = odd.loc[choose_points("matmul", odd, budget=24, seed=0)]
     rest = odd.drop(some.index)
     without = score(fit_law("matmul", seen, device="h200-sxm").predict(rest), rest)
-    told = fit_law("matmul", pd.concat([seen, some]), device="h200-sxm").predict(rest)
-    found = score(told, rest)
-    assert found[0] < 0.08 < without[0]
-    assert found[1] < 0.21 < without[1]
+    predicted = fit_law("matmul", pd.concat([seen, some]), device="h200-sxm").predict(rest)
+    result = score(predicted, rest)
+    assert result[0] < 0.08 < without[0]
+    assert result[1] < 0.21 < without[1]
     assert without[3] > 0.8  # and it says that it does not know
 
 
@@ -96,10 +98,10 @@ def test_outside_the_box_a_law_says_so_and_holds_on(reference: Path) -> None:
     )
     giant = frame[((frame["n"] > 16384) | (frame["k"] > 16384)) & aligned(frame)]
     giant = giant[(giant["n"] >= 512) & (giant["k"] >= 512) & (giant["m"] <= 16384)]
-    told = law.predict(giant)
-    found = score(told, giant)
-    assert found[0] <= 0.065 and found[1] <= 0.14
-    assert (told["origin"] == "extrapolated").mean() > 0.9
+    predicted = law.predict(giant)
+    result = score(predicted, giant)
+    assert result[0] <= 0.065 and result[1] <= 0.14
+    assert (predicted["origin"] == "extrapolated").mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -117,18 +119,18 @@ def test_attention(
     frame = frame[frame["kv_dtype"] == "bfloat16"]
     chosen = choose_points(operation, frame, budget=points, seed=0)
     rest = frame.drop(chosen)
-    found = score(fit_law(operation, frame.loc[chosen], device="h200-sxm").predict(rest), rest)
-    assert found[0] <= median
-    assert found[1] <= q90
+    result = score(fit_law(operation, frame.loc[chosen], device="h200-sxm").predict(rest), rest)
+    assert result[0] <= median
+    assert result[1] <= q90
 
 
 def test_experts_from_seven_token_counts(reference: Path) -> None:
     frame = pd.read_csv(reference / "silicon" / "h200_moe.csv.gz")
     chosen = choose_points("moe", frame, budget=7, seed=0)
     rest = frame.drop(chosen)
-    found = score(fit_law("moe", frame.loc[chosen], device="h200-sxm").predict(rest), rest)
-    assert found[0] <= 0.042 and found[1] <= 0.17
-    assert 0.8 <= found[3] <= 0.95
+    result = score(fit_law("moe", frame.loc[chosen], device="h200-sxm").predict(rest), rest)
+    assert result[0] <= 0.042 and result[1] <= 0.17
+    assert 0.8 <= result[3] <= 0.95
 
 
 def test_latent_attention(reference: Path) -> None:
@@ -138,8 +140,8 @@ def test_latent_attention(reference: Path) -> None:
     rest = frame.drop(chosen)
     law = fit_law("mla_decode", frame.loc[chosen], device="h200-sxm")
     assert len(law.laws) == 4
-    found = score(law.predict(rest), rest)
-    assert found[0] <= 0.05 and found[1] <= 0.15
+    result = score(law.predict(rest), rest)
+    assert result[0] <= 0.05 and result[1] <= 0.15
 
 
 def truth(m: Array, n: Array, k: Array) -> Array:
@@ -149,9 +151,9 @@ def truth(m: Array, n: Array, k: Array) -> Array:
 def shapes(count: int, seed: int) -> dict[str, Array]:
     generator = np.random.default_rng(seed)
     powers = {"m": (0, 13), "n": (9, 14), "k": (9, 14)}
-    found = {c: np.rint(2.0 ** generator.uniform(a, b, count)) for c, (a, b) in powers.items()}
-    found["m"] = np.where(found["m"] > 16, np.ceil(found["m"] / 16) * 16, found["m"])
-    return found
+    columns = {c: np.rint(2.0 ** generator.uniform(a, b, count)) for c, (a, b) in powers.items()}
+    columns["m"] = np.where(columns["m"] > 16, np.ceil(columns["m"] / 16) * 16, columns["m"])
+    return columns
 
 
 def fitted(count: int = 96, noise: float = 0.0) -> Law:
@@ -162,16 +164,16 @@ def fitted(count: int = 96, noise: float = 0.0) -> Law:
 
 def test_known_truth_comes_back() -> None:
     new = shapes(2000, 3)
-    told = law_time(fitted(), new)
-    assert np.quantile(np.abs(told.time_s / truth(**new) - 1.0), 0.9) < 0.05
+    predicted = law_time(fitted(), new)
+    assert np.quantile(np.abs(predicted.time_s / truth(**new) - 1.0), 0.9) < 0.05
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.1])
 def test_the_interval_holds_nine_in_ten_new_measurements(noise: float) -> None:
     new = shapes(3000, 4)
     times = truth(**new) * np.exp(np.random.default_rng(5).normal(0.0, noise, 3000))
-    told = law_time(fitted(noise=noise), new)
-    inside = float(np.mean((told.low_s <= times) & (times <= told.high_s)))
+    predicted = law_time(fitted(noise=noise), new)
+    inside = float(np.mean((predicted.low_s <= times) & (times <= predicted.high_s)))
     assert 0.83 <= inside <= 0.97
 
 

@@ -37,9 +37,11 @@ def test_never_falls_however_noisy(seed: int, noise: float) -> None:
     times = truth(SIZES) * np.exp(np.random.default_rng(seed).normal(0.0, noise, SIZES.size))
     law = fit_chain("collective", REGIME, SIZES, times, origin="measured", source="noise")
     fine = np.geomspace(SIZES[0] / 4, SIZES[-1] * 4, 500)
-    told = law_time(law, {"bytes": fine})
-    assert (np.diff(told.time_s) >= -1e-12).all()
-    assert (told.low_s <= told.time_s).all() and (told.time_s <= told.high_s).all()
+    predicted = law_time(law, {"bytes": fine})
+    assert (np.diff(predicted.time_s) >= -1e-12).all()
+    assert (predicted.low_s <= predicted.time_s).all() and (
+        predicted.time_s <= predicted.high_s
+    ).all()
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=30))
@@ -63,8 +65,8 @@ def half(frame: pd.DataFrame, by: list[str], which: int) -> "pd.Series[bool]":
 def errors(frame: pd.DataFrame, by: list[str], which: int) -> "pd.Series[float]":
     seen = half(frame, by, which)
     law = fit_law("collective", frame[seen], device="h200-sxm")
-    told = law.predict(frame[~seen])
-    return (told["time_us"] / frame.loc[~seen, "time_us"] - 1.0).abs()
+    predicted = law.predict(frame[~seen])
+    return (predicted["time_us"] / frame.loc[~seen, "time_us"] - 1.0).abs()
 
 
 def test_published_nccl_collectives_from_half_of_the_sizes(reference: Path) -> None:
@@ -88,10 +90,10 @@ def test_published_custom_all_reduce_from_half_of_the_sizes(reference: Path) -> 
     keys = ["engine_version", "library", "world_size", "bytes"]
     frame = frame.groupby(keys)[["time_us"]].median().reset_index()
     frame["op"] = "all_reduce"
-    found = []
+    halves = []
     for _, table in frame.groupby("engine_version"):
         by = ["library", "world_size"]
-        found += [errors(table, by, which) for which in (0, 1)]
-    error = pd.concat(found)
+        halves += [errors(table, by, which) for which in (0, 1)]
+    error = pd.concat(halves)
     assert error.median() <= 0.08
     assert error.quantile(0.9) <= 0.20

@@ -98,11 +98,11 @@ def test_published_h200_matmuls(reference: Path) -> None:
     data = published(reference)
     chosen = choose_points("matmul", data, 96, seed=0)
     unseen = data.drop(chosen)
-    told = fit_law("matmul", data.loc[chosen], "h200-sxm").predict(unseen)
-    error = (told.time_us / unseen.time_us - 1.0).abs()
+    predicted = fit_law("matmul", data.loc[chosen], "h200-sxm").predict(unseen)
+    error = (predicted.time_us / unseen.time_us - 1.0).abs()
     assert error.median() < 0.07
     assert error.quantile(0.9) < 0.19
-    inside = (told.low_us <= unseen.time_us) & (unseen.time_us <= told.high_us)
+    inside = (predicted.low_us <= unseen.time_us) & (unseen.time_us <= predicted.high_us)
     assert 0.85 < inside.mean() < 0.99
 
 
@@ -110,9 +110,9 @@ def test_extrapolation_is_marked(reference: Path) -> None:
     data = published(reference)
     small = data[data.m <= 256]
     law = fit_law("matmul", small.loc[choose_points("matmul", small, 48)], "h200-sxm")
-    told = law.predict(data)
-    assert (told.origin[data.m > 256] == "extrapolated").all()
-    assert (told.origin[small.index] == "measured").any()
+    predicted = law.predict(data)
+    assert (predicted.origin[data.m > 256] == "extrapolated").all()
+    assert (predicted.origin[small.index] == "measured").any()
 
 
 def test_a_regime_that_was_never_measured_is_refused(reference: Path) -> None:

@@ -31,7 +31,7 @@ def seen(reference: Path) -> tuple[Profile, pd.DataFrame]:
     return profile(law.laws), frame.drop(chosen).drop(columns="library")
 
 
-def told(laws: tuple[Law, ...], rows: pd.DataFrame) -> pd.DataFrame:
+def predicted(laws: tuple[Law, ...], rows: pd.DataFrame) -> pd.DataFrame:
     return FittedLaw("matmul", laws).predict(rows)
 
 
@@ -39,7 +39,7 @@ def test_to_the_same_device_nothing_changes_but_the_certainty(
     seen: tuple[Profile, pd.DataFrame],
 ) -> None:
     source, rest = seen
-    moved, own = told(transfer_law(source, "h200-sxm"), rest), told(source.laws, rest)
+    moved, own = predicted(transfer_law(source, "h200-sxm"), rest), predicted(source.laws, rest)
     np.testing.assert_allclose(moved["time_us"], own["time_us"], rtol=1e-5)
     assert set(moved["origin"]) <= {"transferred", "extrapolated"}
     wider = np.log(moved["high_us"] / moved["low_us"]) / np.log(own["high_us"] / own["low_us"])
@@ -69,8 +69,8 @@ def test_anchors_pull_towards_a_device_that_is_slower(
     slower = rest.assign(time_us=rest["time_us"] * 1.2, operation="matmul")
     anchors = slower.sample(count, random_state=1)
     new = slower.drop(anchors.index)
-    plain = told(transfer_law(source, "h200-sxm"), new)
-    mended = told(transfer_law(source, "h200-sxm", anchors), new)
+    plain = predicted(transfer_law(source, "h200-sxm"), new)
+    mended = predicted(transfer_law(source, "h200-sxm", anchors), new)
     bias = float((mended["time_us"] / new["time_us"]).median() - 1.0)
     before = float((plain["time_us"] / new["time_us"]).median() - 1.0)
     assert before == pytest.approx(-1.0 / 6.0, abs=0.02)
@@ -80,7 +80,9 @@ def test_anchors_pull_towards_a_device_that_is_slower(
 
 def test_another_architecture_is_less_certain(seen: tuple[Profile, pd.DataFrame]) -> None:
     source, rest = seen
-    near, far = (told(transfer_law(source, to), rest.head(50)) for to in ("h100-sxm", "mi300x"))
+    near, far = (
+        predicted(transfer_law(source, to), rest.head(50)) for to in ("h100-sxm", "mi300x")
+    )
     widths = [np.median(np.log(t["high_us"] / t["low_us"])) for t in (near, far)]
     assert widths[1] > 1.8 * widths[0]
 

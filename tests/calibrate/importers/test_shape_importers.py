@@ -223,11 +223,11 @@ def test_from_h200_to_h100_without_a_single_point() -> None:
     assert source is not None
     seen = pd.read_csv(SILICON / "h100_matmul_240.csv")
     laws = transfer_law(source, "h100-sxm")
-    told = FittedLaw("matmul", tuple(x for x in laws if x.operation == "matmul")).predict(seen)
-    error = np.abs(told["time_us"] / seen["time_us"] - 1.0)
+    predicted = FittedLaw("matmul", tuple(x for x in laws if x.operation == "matmul")).predict(seen)
+    error = np.abs(predicted["time_us"] / seen["time_us"] - 1.0)
     assert error.median() < 0.06
     assert error.quantile(0.9) < 0.15
-    inside = (seen["time_us"] >= told["low_us"]) & (seen["time_us"] <= told["high_us"])
+    inside = (seen["time_us"] >= predicted["low_us"]) & (seen["time_us"] <= predicted["high_us"])
     assert 0.80 <= inside.mean() <= 0.99
     anchors = seen.sample(12, random_state=3).assign(operation="matmul")
     mended = transfer_law(source, "h100-sxm", anchors)

@@ -23,8 +23,8 @@ def test_whether_a_switch_adds_up(text: str, switched: bool | None) -> None:
 
 
 def test_algorithms_by_number_and_by_name() -> None:
-    told = parse_nccl_log(f"{NUMBERS}\n{WORDS}\nnoise")
-    assert told.algorithms == {
+    log = parse_nccl_log(f"{NUMBERS}\n{WORDS}\nnoise")
+    assert log.algorithms == {
         "collective 805306368": "RING SIMPLE",
         "AllReduce 1048576": "NVLS SIMPLE",
     }

@@ -43,15 +43,15 @@ def rank_processes(parent: int, count: int) -> list[int]:
     """Process ids of the ranks, in their order: the launcher starts them one after the other."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        found = []
+        processes = []
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
                 fields = path.read_text().rsplit(")", 1)[1].split()
                 command = (path.parent / "cmdline").read_text()
                 if int(fields[1]) == parent and "spawn_main" in command:
-                    found.append(int(path.parent.name))
-        if len(found) == count:
-            return sorted(found)
+                    processes.append(int(path.parent.name))
+        if len(processes) == count:
+            return sorted(processes)
         time.sleep(0.05)
     raise AssertionError("the ranks did not start")
 
@@ -91,15 +91,15 @@ def test_a_killed_rank_is_named_and_what_was_measured_is_kept(tmp_path: Path) ->
     process = start(tmp_path, 3, 20)
     wait_for_entries(tmp_path, process, 6)
     os.kill(rank_processes(process.pid, 3)[1], signal.SIGKILL)
-    _, told = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert f"rank 1 on {HOST} was killed by SIGKILL in " in told
-    assert len(told.strip().splitlines()) == 1, told
+    assert f"rank 1 on {HOST} was killed by SIGKILL in " in stderr
+    assert len(stderr.strip().splitlines()) == 1, stderr
     kept = journal(tmp_path)
     assert len(kept) > 6
     again = start(tmp_path, 3, 20)
-    _, told = again.communicate(timeout=240)
-    assert again.returncode == 0, told
+    _, stderr = again.communicate(timeout=240)
+    assert again.returncode == 0, stderr
     assert journal(tmp_path)[: len(kept)] == kept
 
 
@@ -109,10 +109,10 @@ def test_a_hung_rank_is_named_after_the_timeout(tmp_path: Path) -> None:
     hung = rank_processes(process.pid, 3)[2]
     os.kill(hung, signal.SIGSTOP)
     begin = time.monotonic()
-    _, told = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert time.monotonic() - begin < 5 + LONGEST_END_S
     assert process.returncode == 2
-    assert f"rank 2 on {HOST} was lost in " in told
+    assert f"rank 2 on {HOST} was lost in " in stderr
     with pytest.raises(ProcessLookupError):
         os.kill(hung, 0)
 
@@ -134,11 +134,11 @@ def test_a_slow_rank_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     thread = threading.Thread(target=slow_down)
     thread.start()
     try:
-        _, told = process.communicate(timeout=240)
+        _, stderr = process.communicate(timeout=240)
     finally:
         stop.set()
         thread.join()
-    assert process.returncode == 0, told
+    assert process.returncode == 0, stderr
     profile = Profile.model_validate_json((tmp_path / "profile.json").read_text())
     assert [w for w in profile.warnings if w.startswith(f"rank 1 on {HOST} is slow")]
 
@@ -163,24 +163,24 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         other.listen()
         port = other.getsockname()[1]
         process = rank(tmp_path, 0, port)
-        _, told = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert told.startswith(f"localhost:{port}: port {port} is in use by another program")
+    assert stderr.startswith(f"localhost:{port}: port {port} is in use by another program")
 
 
 def test_nobody_at_the_address(tmp_path: Path) -> None:
     process = rank(tmp_path, 1, free_port(), timeout_s="3")
-    _, told = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert f"rank 1 on {HOST} finds nobody there within 3 s" in told
-    assert "check MASTER_ADDR" in told
+    assert f"rank 1 on {HOST} finds nobody there within 3 s" in stderr
+    assert "check MASTER_ADDR" in stderr
 
 
 def test_a_rank_that_does_not_come(tmp_path: Path) -> None:
     process = rank(tmp_path, 0, free_port(), timeout_s="3")
-    _, told = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "rank 1 of 2 did not come within 3 s" in told
+    assert "rank 1 of 2 did not come within 3 s" in stderr
 
 
 @pytest.fixture
@@ -204,16 +204,16 @@ def both(folder: Path, checkout: Path) -> tuple[int, str]:
     port = free_port()
     first = rank(folder, 0, port, timeout_s="20")
     second = rank(folder, 1, port, timeout_s="20", PYTHONPATH=f"{checkout / 'src'}:{SCRIPT.parent}")
-    _, told = first.communicate(timeout=120)
+    _, stderr = first.communicate(timeout=120)
     second.communicate(timeout=60)
-    return first.returncode, told
+    return first.returncode, stderr
 
 
 def test_ranks_of_different_versions(tmp_path: Path, other_checkout: Path) -> None:
     change(other_checkout / "calibrate" / "version.py", "METHOD_VERSION = 1", "METHOD_VERSION = 0")
-    code, told = both(tmp_path, other_checkout)
+    code, stderr = both(tmp_path, other_checkout)
     assert code == 2
-    assert f"rank 1 on {HOST} runs method 0, rank 0 on {HOST} 1" in told
+    assert f"rank 1 on {HOST} runs method 0, rank 0 on {HOST} 1" in stderr
 
 
 def test_a_device_that_returns_wrong_data(tmp_path: Path, other_checkout: Path) -> None:
@@ -223,8 +223,8 @@ def test_a_device_that_returns_wrong_data(tmp_path: Path, other_checkout: Path) 
         "    share = items // group.size\n    ranks = range",
         "    received[-1:] += 1\n    share = items // group.size\n    ranks = range",
     )
-    code, told = both(tmp_path, other_checkout)
-    assert code == 0, told
+    code, stderr = both(tmp_path, other_checkout)
+    assert code == 0, stderr
     profile = Profile.model_validate_json((tmp_path / "profile.json").read_text())
     wrong = [w for w in profile.warnings if w.startswith(f"wrong data on rank 1 ({HOST}) in all_g")]
     assert wrong
@@ -253,10 +253,10 @@ def test_a_lost_rank_under_a_launcher_is_named_once(tmp_path: Path) -> None:
     ]  # fmt: skip
     wait_for_entries(tmp_path, three[0], 4)
     three[2].send_signal(signal.SIGKILL)
-    told = [process.communicate(timeout=90)[1].strip() for process in three]
+    messages = [process.communicate(timeout=90)[1].strip() for process in three]
     assert [process.returncode for process in three[:2]] == [2, 2]
-    assert f"rank 2 on {HOST} was lost in " in told[0]
-    assert told[1] == ""
+    assert f"rank 2 on {HOST} was lost in " in messages[0]
+    assert messages[1] == ""
 
 
 def test_the_journal_says_which_ranks_it_is_of(tmp_path: Path) -> None:

@@ -45,18 +45,20 @@ def test_company_partitions_and_noise_are_told() -> None:
         limit="memory", reference="matmul", time_s=1e-3, repeats=24, spread_fraction=0.12,
         drift_fraction=0.0, verdict="noisy",
     )  # fmt: skip
-    told = caveats(PROFILE.curves, environment(other_processes=2, partition_mode="MIG"), (noisy,))
-    assert len(told) == 3
-    assert "memory reference varied by 12%" in told[0]
-    assert "2 other processes" in told[1]
-    assert "MIG" in told[2]
+    warnings = caveats(
+        PROFILE.curves, environment(other_processes=2, partition_mode="MIG"), (noisy,)
+    )
+    assert len(warnings) == 3
+    assert "memory reference varied by 12%" in warnings[0]
+    assert "2 other processes" in warnings[1]
+    assert "MIG" in warnings[2]
 
 
 def test_a_virtual_machine_and_a_rate_above_the_roof_are_told() -> None:
     rate = PROFILE.rates[0].model_copy(update={"utilization": 1.07})
-    told = caveats(PROFILE.curves, environment(virtualization="virtual machine"), (), (rate,))
-    assert "virtual machine" in told[0]
-    assert f"{rate.quantity} is 107% of the data sheet" in told[1]
+    warnings = caveats(PROFILE.curves, environment(virtualization="virtual machine"), (), (rate,))
+    assert "virtual machine" in warnings[0]
+    assert f"{rate.quantity} is 107% of the data sheet" in warnings[1]
 
 
 def test_a_clock_that_moves_is_told_and_a_steady_one_is_not() -> None:

@@ -60,25 +60,25 @@ def results(reference: Path) -> list[RowResult]:
 def test_error_of_each_group(
     results: list[RowResult], group: str, metric: str, median: float, mean: float
 ) -> None:
-    found = {(s.group, s.metric): s for s in summarize(results, "group")}
-    told = found[group, metric]
-    assert told.n >= 6
-    assert told.median_ape_percent <= median
-    assert told.mape_percent <= mean
+    summaries = {(s.group, s.metric): s for s in summarize(results, "group")}
+    summary = summaries[group, metric]
+    assert summary.n >= 6
+    assert summary.median_ape_percent <= median
+    assert summary.mape_percent <= mean
 
 
 def test_nothing_is_skipped_and_intervals_hold(results: list[RowResult]) -> None:
     assert {r.skipped_reason for r in results} == {""}
-    for told in summarize(results):
-        if told.metric in ("tpot_ms", "ttft_ms"):
-            assert told.inside_interval_percent >= 85
+    for summary in summarize(results):
+        if summary.metric in ("tpot_ms", "ttft_ms"):
+            assert summary.inside_interval_percent >= 85
 
 
 def test_a_row_as_people_write_it() -> None:
-    (told,) = backtest([GOOD], find)
-    assert told.skipped_reason == ""
-    assert 2 < told.predicted["tpot_ms"] < 12
-    assert told.low["tpot_ms"] < told.predicted["tpot_ms"] < told.high["tpot_ms"]
+    (result,) = backtest([GOOD], find)
+    assert result.skipped_reason == ""
+    assert 2 < result.predicted["tpot_ms"] < 12
+    assert result.low["tpot_ms"] < result.predicted["tpot_ms"] < result.high["tpot_ms"]
 
 
 @pytest.mark.parametrize(
@@ -101,11 +101,11 @@ def test_a_row_as_people_write_it() -> None:
     ],
 )
 def test_a_row_that_cannot_be_predicted_says_why(change: dict[str, str], reason: str) -> None:
-    told, fine = backtest([GOOD | change, GOOD], find)
+    refused, fine = backtest([GOOD | change, GOOD], find)
     import re
 
-    assert re.search(reason, told.skipped_reason)
-    assert "\n" not in told.skipped_reason
+    assert re.search(reason, refused.skipped_reason)
+    assert "\n" not in refused.skipped_reason
     assert fine.skipped_reason == ""
 
 
@@ -120,20 +120,20 @@ def test_a_row_that_cannot_be_predicted_says_why(change: dict[str, str], reason:
     )
 )
 def test_any_row_is_predicted_or_refused_in_a_line(change: dict[str, str]) -> None:
-    (told,) = backtest([GOOD | change], find)
-    assert bool(told.skipped_reason) != bool(told.predicted)
+    (result,) = backtest([GOOD | change], find)
+    assert bool(result.skipped_reason) != bool(result.predicted)
 
 
 def test_attribution_names_what_was_put_in() -> None:
     """Measurements made from predictions of a host that is slower in one respect alone."""
     rows = [GOOD | {"batch_or_concurrency": str(n)} for n in (1, 2, 8, 32, 64)]
-    told = backtest(rows, find)
+    results = backtest(rows, find)
     slower = [
         r | {
             "tpot_ms": str(t.predicted["tpot_ms"] + 0.02 * int(r["batch_or_concurrency"])),
             "ttft_ms": "",
         }
-        for r, t in zip(rows, told, strict=True)
+        for r, t in zip(rows, results, strict=True)
     ]  # fmt: skip
     lines = attribute_errors(slower, backtest(slower, find), find)
     assert "a cost of each sequence (sequence_s" in lines[1]

@@ -40,14 +40,14 @@ def plan(tpot_limit_s: float, ttft_limit_s: float | None = None) -> Plan:
 
 
 def test_a_plan_meets_its_objective_and_is_on_no_worse_side_of_the_front() -> None:
-    told = plan(ttft_limit_s=1.0, tpot_limit_s=0.02)
-    best = told.best
+    made = plan(ttft_limit_s=1.0, tpot_limit_s=0.02)
+    best = made.best
     assert best is not None and best.simulated
     assert best.ttft_s <= 1.0 and best.tpot_s <= 0.02
     assert best.gpus == best.replicas * best.tp * best.dp
-    assert told.launch is not None
-    assert told.launch.startswith("vllm serve meta-llama/")
-    front = [p for p in told.points if p.on_front and not p.simulated]
+    assert made.launch is not None
+    assert made.launch.startswith("vllm serve meta-llama/")
+    front = [p for p in made.points if p.on_front and not p.simulated]
     for p in front:
         assert not any(
             q.tokens_per_s_per_gpu > p.tokens_per_s_per_gpu
@@ -66,9 +66,9 @@ def test_a_looser_objective_is_never_dearer() -> None:
 
 
 def test_what_nothing_meets_says_how_close_one_can_get() -> None:
-    told = plan(tpot_limit_s=0.001)
-    assert told.best is None
-    assert told.advice.startswith("nothing meets the objective; the fastest TPOT is")
+    made = plan(tpot_limit_s=0.001)
+    assert made.best is None
+    assert made.advice.startswith("nothing meets the objective; the fastest TPOT is")
 
 
 @pytest.mark.parametrize("price", [0.0, -1.0, 1e6])
@@ -94,22 +94,22 @@ def audit(claim: Claim, version: str = "0.4.3") -> Audit:
     return audit_claim(claim, H200.best, H200.spec, find_engine("sglang", version=version))
 
 
-def figures(told: Audit) -> dict[str, float]:
-    return {f.name: f.value for f in told.figures}
+def figures(report: Audit) -> dict[str, float]:
+    return {f.name: f.value for f in report.figures}
 
 
 def test_the_articles_table() -> None:
     assert request_time_s(CLAIM, "total") == pytest.approx(23.53, abs=0.005)
-    told = audit(CLAIM)
-    found = figures(told)
-    assert found["time of a request"] == pytest.approx(23.53, abs=0.005)
-    assert 33.9 < found["output a user sees"] < 35.0
+    report = audit(CLAIM)
+    values = figures(report)
+    assert values["time of a request"] == pytest.approx(23.53, abs=0.005)
+    assert 33.9 < values["output a user sees"] < 35.0
     # The article rounds 23.53 s down to 23 on its way: 91 to 92 s, and 44 tokens a second.
-    assert found["the same with lengths swapped"] == pytest.approx(92.0, rel=0.03)
-    assert found["its total rate"] == pytest.approx(44.0, rel=0.04)
+    assert values["the same with lengths swapped"] == pytest.approx(92.0, rel=0.03)
+    assert values["its total rate"] == pytest.approx(44.0, rel=0.04)
     # What it leaves out: the prompt takes time, so decode alone is a little faster.
-    assert found["decode alone"] > found["output a user sees"]
-    assert told.passes
+    assert values["decode alone"] > values["output a user sees"]
+    assert report.passes
 
 
 def test_a_claim_above_the_roof_is_wrong() -> None:
@@ -117,16 +117,16 @@ def test_a_claim_above_the_roof_is_wrong() -> None:
         tokens_per_s=5000.0, model=CLAIM.model, gpu="h200", counts="output", isl=3200, osl=800,
         concurrency=1, gpus=8, dtype="fp8",
     )  # fmt: skip
-    told = audit(claim)
-    assert not told.passes
-    assert any(c.severity == "wrong" and "times the roof" in c.text for c in told.checks)
+    report = audit(claim)
+    assert not report.passes
+    assert any(c.severity == "wrong" and "times the roof" in c.text for c in report.checks)
 
 
 def test_a_claim_without_lengths_allows_a_range() -> None:
     claim = Claim(tokens_per_s=5000.0, model=CLAIM.model, gpu="h200", gpus=8)
-    told = audit(claim)
-    assert "not stated: counts, isl, osl, concurrency, dtype" in told.checks[0].text
-    assert any("the same system may show" in c.text for c in told.checks)
+    report = audit(claim)
+    assert "not stated: counts, isl, osl, concurrency, dtype" in report.checks[0].text
+    assert any("the same system may show" in c.text for c in report.checks)
 
 
 def test_two_claims_are_compared_only_on_one_footing() -> None:
@@ -154,16 +154,18 @@ def option(name: str, tp: int = 1) -> Option:
 
 
 def test_the_same_thing_twice_is_a_tie() -> None:
-    told = compare_servers([option("a"), option("b")], ServingWorkload(512, 128), [1, 16])
-    assert all(row.winner is None and row.ratio == pytest.approx(1.0) for row in told.rows)
-    assert told.summary[0] == "TTFT: a tie from 1 to 16"
+    comparison = compare_servers([option("a"), option("b")], ServingWorkload(512, 128), [1, 16])
+    assert all(row.winner is None and row.ratio == pytest.approx(1.0) for row in comparison.rows)
+    assert comparison.summary[0] == "TTFT: a tie from 1 to 16"
 
 
 def test_a_difference_beyond_the_noise_has_a_winner() -> None:
-    told = compare_servers([option("one"), option("four", tp=4)], ServingWorkload(512, 128), [1])
-    tpot = next(r for r in told.rows if r.metric == "tpot_s")
+    comparison = compare_servers(
+        [option("one"), option("four", tp=4)], ServingWorkload(512, 128), [1]
+    )
+    tpot = next(r for r in comparison.rows if r.metric == "tpot_s")
     assert tpot.winner == "four"
-    cheap = next(r for r in told.rows if r.metric == "tokens_per_price")
+    cheap = next(r for r in comparison.rows if r.metric == "tokens_per_price")
     assert cheap.winner == "one"
     with pytest.raises(InputError, match="one option cannot be compared"):
         compare_servers([option("a")], ServingWorkload(512, 128), [1])
@@ -188,12 +190,12 @@ def test_a_constant_error_is_learned_from_three_rows(results: list[RowResult]) -
         for r in results
         if r.labels["group"] == "inferencex-aic vLLM"
     ]
-    told, (done,) = adjust(mine, 3)
+    adjusted, (done,) = adjust(mine, 3)
     assert done.before_median_percent is not None and done.after_median_percent is not None
     assert done.before_median_percent > 20
     assert done.after_median_percent < 8
     assert done.factor == pytest.approx(1.3, rel=0.1)
-    assert len(told) == len(mine)
+    assert len(adjusted) == len(mine)
 
 
 def test_rows_that_contradict_each_other() -> None:
@@ -226,6 +228,6 @@ def test_intervals_hold_rows_that_set_no_constant(results: list[RowResult], metr
         seen[key] = index + 1
         if source in STEPS and index % STEPS[source]:
             unseen.append(r)
-    told = {s.metric: s for s in summarize(unseen)}[metric]
-    assert told.n > 150
-    assert 80 <= told.inside_interval_percent <= 97
+    summary = {s.metric: s for s in summarize(unseen)}[metric]
+    assert summary.n > 150
+    assert 80 <= summary.inside_interval_percent <= 97

@@ -92,13 +92,13 @@ def test_fewest_devices() -> None:
 )  # fmt: skip
 def test_no_prediction_beats_the_memory(model: str, tp: int, engine: str) -> None:
     """A step streams at least the weights that one token meets, and takes no less than that."""
-    told = server(model, engine, tp=tp).predict(ServingWorkload(1024, 256, 1))
+    prediction = server(model, engine, tp=tp).predict(ServingWorkload(1024, 256, 1))
     shape = find_model(model)
     least = 0.4 * (shape.active_parameters - shape.embedding_parameters) / tp / 4.8e12
-    assert told.tpot_s > least
-    assert told.ttft_s > told.tpot_s * 0.5
-    assert told.tpot_low_s < told.tpot_s < told.tpot_high_s
-    assert sum(p.share for p in told.decode_parts) == pytest.approx(1.0, abs=0.02)
+    assert prediction.tpot_s > least
+    assert prediction.ttft_s > prediction.tpot_s * 0.5
+    assert prediction.tpot_low_s < prediction.tpot_s < prediction.tpot_high_s
+    assert sum(p.share for p in prediction.decode_parts) == pytest.approx(1.0, abs=0.02)
 
 
 def test_the_data_sheet_is_a_bound() -> None:
@@ -112,18 +112,18 @@ def test_the_data_sheet_is_a_bound() -> None:
 
 
 def test_more_clients_take_longer_and_yield_more() -> None:
-    told = [
+    predictions = [
         server("llama-3.1-8b").predict(ServingWorkload(512, 256, n)) for n in (1, 4, 16, 64, 128)
     ]
-    tpots = [t.tpot_s for t in told]
-    rates = [t.output_tokens_per_s for t in told]
+    tpots = [t.tpot_s for t in predictions]
+    rates = [t.output_tokens_per_s for t in predictions]
     assert tpots == sorted(tpots)
     assert rates == sorted(rates)
 
 
 def test_littles_law() -> None:
-    told = server("llama-3.1-8b").predict(ServingWorkload(512, 256, 32))
-    inside = told.requests_per_s * (told.e2e.mean + 0.004)
+    prediction = server("llama-3.1-8b").predict(ServingWorkload(512, 256, 32))
+    inside = prediction.requests_per_s * (prediction.e2e.mean + 0.004)
     assert inside == pytest.approx(32, rel=0.01)
 
 
@@ -136,9 +136,9 @@ def test_random_lengths_cost_what_their_mean_does() -> None:
 
 
 def test_saturation_is_called_so() -> None:
-    told = server("llama-3.1-70b", tp=2).predict(ServingWorkload(8000, 2000, 256))
-    assert told.saturated
-    assert any(note.startswith("saturated: the cache holds") for note in told.notes)
+    prediction = server("llama-3.1-70b", tp=2).predict(ServingWorkload(8000, 2000, 256))
+    assert prediction.saturated
+    assert any(note.startswith("saturated: the cache holds") for note in prediction.notes)
 
 
 def test_a_prefix_cache_shortens_the_wait_alone() -> None:
@@ -150,11 +150,11 @@ def test_a_prefix_cache_shortens_the_wait_alone() -> None:
 
 def test_speculation_pays_at_small_batches() -> None:
     plain = server("llama-3.1-70b", tp=4).predict(ServingWorkload(512, 512, 1))
-    told = server("llama-3.1-70b", tp=4).predict(
+    speculating = server("llama-3.1-70b", tp=4).predict(
         ServingWorkload(512, 512, 1, drafted_tokens=3, acceptance=0.8)
     )
     # 1 + .8 + .64 + .51 tokens a step, and a step of four rows costs little more than of one.
-    assert 2.2 < plain.tpot_s / told.tpot_s < 2.96
+    assert 2.2 < plain.tpot_s / speculating.tpot_s < 2.96
 
 
 def test_experts_are_faster_than_a_dense_model_of_their_size() -> None:
@@ -201,8 +201,10 @@ def test_expert_parallelism_spreads_weights() -> None:
     sharded = weight_bytes(model, Deployment(tp=8, ep=8))
     groups = weight_bytes(model, Deployment(tp=1, dp=8, ep=8))
     assert groups > sharded  # attention is repeated in every group
-    told = server("deepseek-r1", "sglang", tp=1, dp=8, ep=8).predict(ServingWorkload(1024, 512, 64))
-    assert told.devices == 8
+    prediction = server("deepseek-r1", "sglang", tp=1, dp=8, ep=8).predict(
+        ServingWorkload(1024, 512, 64)
+    )
+    assert prediction.devices == 8
 
 
 def test_pipeline_stages_trade_latency_for_memory() -> None:

@@ -66,10 +66,10 @@ def test_a_node_finds_by_itself_what_a_screening_finds(baseline: Baseline) -> No
 def test_limits_are_where_the_verdict_turns(baseline: Baseline) -> None:
     row = node_rows(()).iloc[[0]]
     baseline = baseline.model_copy(update={"gpus_per_node": None})
-    (told,) = judge_node(row, "n00002", baseline=baseline).rows
-    assert told.warn_at is not None and told.fail_at is not None
-    assert told.fail_at < told.warn_at < (told.expected or 0)
-    for limit, above, below in ((told.warn_at, "OK", "WARN"), (told.fail_at, "WARN", "FAIL")):
+    (judged,) = judge_node(row, "n00002", baseline=baseline).rows
+    assert judged.warn_at is not None and judged.fail_at is not None
+    assert judged.fail_at < judged.warn_at < (judged.expected or 0)
+    for limit, above, below in ((judged.warn_at, "OK", "WARN"), (judged.fail_at, "WARN", "FAIL")):
         for factor, state in ((1.0001, above), (0.9999, below)):
             tried = judge_node(row.assign(value=limit * factor), "n00002", baseline=baseline)
             assert tried.rows[0].state == state
@@ -83,9 +83,9 @@ def test_what_cannot_be_judged_is_unknown(baseline: Baseline) -> None:
     failed = rows.copy()
     failed.loc[failed.index[0], "value"] = np.nan
     failed = failed.assign(note=["driver fell off", *[""] * (len(rows) - 1)])
-    told = judge_node(failed, "n00002", baseline=baseline)
-    assert told.state == "UNKNOWN"
-    assert "driver fell off" in told.summary
+    health = judge_node(failed, "n00002", baseline=baseline)
+    assert health.state == "UNKNOWN"
+    assert "driver fell off" in health.summary
     # But a node that fails in what could be judged has failed.
     sick = judge_node(
         node_rows((FAULT,)).assign(
@@ -97,17 +97,17 @@ def test_what_cannot_be_judged_is_unknown(baseline: Baseline) -> None:
 
 def test_a_gpu_that_is_gone_is_a_failure(baseline: Baseline) -> None:
     rows = node_rows(())
-    told = judge_node(rows[rows["gpu"] != 6], "n00002", baseline=baseline)
-    assert told.state == "FAIL"
-    assert "gpus" in told.summary
+    health = judge_node(rows[rows["gpu"] != 6], "n00002", baseline=baseline)
+    assert health.state == "FAIL"
+    assert "gpus" in health.summary
 
 
 def test_what_has_no_median_is_not_as_usual(baseline: Baseline) -> None:
     rows = node_rows(())
     some = baseline.model_copy(update={"usual": baseline.usual[:1]})
-    told = judge_node(rows, "n00002", baseline=some)
-    assert told.state == "OK"
-    assert "8 results as usual, 16 with nothing to compare with" in told.summary
+    health = judge_node(rows, "n00002", baseline=some)
+    assert health.state == "OK"
+    assert "8 results as usual, 16 with nothing to compare with" in health.summary
 
 
 def test_a_profile_sets_a_floor_only() -> None:
@@ -115,8 +115,8 @@ def test_a_profile_sets_a_floor_only() -> None:
     products = healthy[healthy["metric"] == "matmul_bf16"]
     reached = {"matmul_bf16": float(products["value"].max())}
     rows = node_rows((Fault(2, 5, 0.3), Fault(2, 6, 0.05)))
-    told = judge_node(rows, "n00002", reference=reached, against="a profile")
-    assert {r.gpu for r in told.rows if r.state == "FAIL"} == {5}
+    health = judge_node(rows, "n00002", reference=reached, against="a profile")
+    assert {r.gpu for r in health.rows if r.state == "FAIL"} == {5}
 
 
 def test_cases_of_a_check_are_those_a_profile_is_asked_for() -> None:
@@ -152,11 +152,11 @@ def test_gauges(baseline: Baseline) -> None:
     from prometheus_client import generate_latest
     from prometheus_client.parser import text_string_to_metric_families
 
-    told = judge_node(node_rows((FAULT,)), "n00002", baseline=baseline)
-    told = told.model_copy(update={"node": HOSTILE})
+    health = judge_node(node_rows((FAULT,)), "n00002", baseline=baseline)
+    health = health.model_copy(update={"node": HOSTILE})
     families = {
         family.name: family
-        for family in text_string_to_metric_families(generate_latest(registry_of(told)).decode())
+        for family in text_string_to_metric_families(generate_latest(registry_of(health)).decode())
     }
     verdicts = {
         (s.labels["gpu"], s.labels["metric"]): s.value
@@ -166,8 +166,8 @@ def test_gauges(baseline: Baseline) -> None:
     assert verdicts["4", "matmul_bf16"] == 0.0
     (node,) = families["groundspeed_node_verdict"].samples
     assert (node.labels["node"], node.value) == (HOSTILE, 2.0)
-    asked = set(re.findall(r"groundspeed_\w+", dashboard_json())) - {"groundspeed"}
-    assert asked <= set(families)
+    queried = set(re.findall(r"groundspeed_\w+", dashboard_json())) - {"groundspeed"}
+    assert queried <= set(families)
     assert len(json.loads(dashboard_json())["panels"]) == 9
 
 
@@ -187,16 +187,16 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Health]:
     store = tmp_path_factory.mktemp("fleet") / "store"
     ran = groundspeed("fleet", "healthcheck", "--device", "cpu", "--store", str(store), "--json")
     assert ran.code == 3
-    told = Health.model_validate_json(ran.out)
-    assert "no profile of" in told.why
-    return store, told
+    health = Health.model_validate_json(ran.out)
+    assert "no profile of" in health.why
+    return store, health
 
 
-def against(path: Path, told: Health, times: float) -> str:
+def against(path: Path, health: Health, times: float) -> str:
     """A baseline file: so many times what this machine just did."""
     usual = tuple(
         Usual(klass=klass_of(path), metric=r.metric, median=r.value * times, spread=0.05, units=8)
-        for r in told.rows
+        for r in health.rows
         if r.value is not None and r.unit == "bytes/s"
     )
     file = path / f"baseline-{times}.json"
@@ -213,8 +213,8 @@ def klass_of(store: Path) -> str:
 
 @pytest.mark.slow
 def test_exit_codes_of_each_asker(measured: tuple[Path, Health]) -> None:
-    store, told = measured
-    fast, slow = against(store, told, 0.05), against(store, told, 50.0)
+    store, health = measured
+    fast, slow = against(store, health, 0.05), against(store, health, 50.0)
     check = ("fleet", "healthcheck", "--device", "cpu")
     ran = groundspeed(*check, "--baseline", fast, "--textfile", str(store / "gs.prom"))
     assert ran.code == 0
@@ -232,7 +232,7 @@ def test_exit_codes_of_each_asker(measured: tuple[Path, Health]) -> None:
 
 @pytest.mark.slow
 def test_a_check_that_goes_on_and_answers_prometheus(measured: tuple[Path, Health]) -> None:
-    store, told = measured
+    store, health = measured
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -246,7 +246,7 @@ def test_a_check_that_goes_on_and_answers_prometheus(measured: tuple[Path, Healt
         "--device",
         "cpu",
         "--baseline",
-        against(store, told, 0.05),
+        against(store, health, 0.05),
         "--every",
         "30",
         "--port",

@@ -45,9 +45,9 @@ def test_hostile_names_stay_inside(scheme: str, tmp_path: Path) -> None:
 
 @given(st.text(min_size=1, max_size=40).filter(lambda s: s.isprintable()))
 def test_any_name_is_a_file_name(name: str) -> None:
-    told = file_name(name)
-    assert "/" not in told
-    assert told not in (".", "..")
+    escaped = file_name(name)
+    assert "/" not in escaped
+    assert escaped not in (".", "..")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", ".hidden", "x" * 65, "a/b"])
@@ -146,8 +146,8 @@ def test_a_store_is_screened_and_confirmed(tmp_path: Path) -> None:
     fault = (Fault(3, 1, 0.2),)
     keep(store, "may", "2026-05-01T00:00:00Z", simulate_fleet(8, seed=5).table)
     keep(store, "june", "2026-06-01T00:00:00Z", simulate_fleet(8, seed=5, faults=fault).table)
-    told = json.loads(groundspeed("fleet", "screen", store.url, "--json").out)
-    assert ("n00003", 1) in {(f["node"], f["gpu"]) for f in told["findings"]}
+    document = json.loads(groundspeed("fleet", "screen", store.url, "--json").out)
+    assert ("n00003", 1) in {(f["node"], f["gpu"]) for f in document["findings"]}
     old = json.loads(groundspeed("fleet", "screen", store.url, "--run", "may", "--json").out)
     assert ("n00003", 1) not in {(f["node"], f["gpu"]) for f in old["findings"]}
     ran = groundspeed("fleet", "screen", store.url, "--confirm")
@@ -158,10 +158,10 @@ def test_a_store_is_screened_and_confirmed(tmp_path: Path) -> None:
         keep(store, f"june.again{turn}", f"2026-06-02T0{turn}:00:00Z",
              again[again["node"] == "n00003"])  # fmt: skip
     ran = groundspeed("fleet", "screen", store.url, "--confirm", "--json")
-    told = json.loads(ran.out)
-    (found,) = [f for f in told["findings"] if (f["node"], f["gpu"]) == ("n00003", 1)]
-    assert found["verdict"] == "FLAKY"
-    assert "1 of 2 re-runs" in found["evidence"]
+    document = json.loads(ran.out)
+    (finding,) = [f for f in document["findings"] if (f["node"], f["gpu"]) == ("n00003", 1)]
+    assert finding["verdict"] == "FLAKY"
+    assert "1 of 2 re-runs" in finding["evidence"]
     for arguments, why in (
         ((store.url, str(tmp_path / "x.csv")), "one store at a time"),
         ((store.url, "--run", "jume"), "did you mean 'june'"),
@@ -179,8 +179,8 @@ def test_a_confirmation_from_tables(tmp_path: Path) -> None:
     first.to_csv(paths[0], index=False)
     again[again["node"] == "n00003"].to_csv(paths[1], index=False)
     ran = groundspeed("fleet", "screen", str(paths[0]), "--again", str(paths[1]), "--json")
-    (found,) = [f for f in json.loads(ran.out)["findings"] if f["node"] == "n00003"]
-    assert (ran.code, found["verdict"]) == (2, "FAIL")
+    (finding,) = [f for f in json.loads(ran.out)["findings"] if f["node"] == "n00003"]
+    assert (ran.code, finding["verdict"]) == (2, "FAIL")
 
 
 def test_lost_nodes_are_told(tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ def test_lost_nodes_are_told(tmp_path: Path) -> None:
     (record,) = store.runs()
     nodes = (*record.nodes, "n99", "n98")
     store.write_run(record.model_copy(update={"nodes": nodes, "lost": {"n99": "it burned"}}))
-    told = json.loads(groundspeed("fleet", "screen", store.url, "--json").out)
-    away = {f["node"]: f["evidence"] for f in told["findings"] if f["cause"] == "missing"}
+    document = json.loads(groundspeed("fleet", "screen", store.url, "--json").out)
+    away = {f["node"]: f["evidence"] for f in document["findings"] if f["cause"] == "missing"}
     assert set(away) == {"n98", "n99"}
     assert "it burned" in away["n99"]
 
@@ -200,8 +200,8 @@ def test_a_confirmation_is_not_what_a_run_continues(tmp_path: Path) -> None:
     keep(store, "may", "2026-05-01T00:00:00Z", simulate_fleet(4, seed=5).table)
     (record,) = store.runs()
     store.write_run(record.model_copy(update={"run": "may.again1", "finished": False}))
-    found = find_run(store, LocalEngine(), Asked(Work(store.url, "")))
-    assert "again" not in found.run
+    record = find_run(store, LocalEngine(), Asked(Work(store.url, "")))
+    assert "again" not in record.run
 
 
 def test_brackets_and_corrupt_files(tmp_path: Path) -> None:
@@ -222,8 +222,8 @@ def test_a_baseline_is_kept_in_the_store(tmp_path: Path) -> None:
     keep(store, "may", "2026-05-01T00:00:00Z", simulate_fleet(4, seed=5).table)
     for _ in range(2):
         assert groundspeed("fleet", "baseline", store.url, "--keep").code == 0
-    told = Baseline.model_validate_json(store.read("baseline.json") or b"")
-    assert told.gpus_per_node == 8
+    baseline = Baseline.model_validate_json(store.read("baseline.json") or b"")
+    assert baseline.gpus_per_node == 8
     assert groundspeed("fleet", "baseline", store.url, "-o", "s3://b/x.json").code == 2
 
 

@@ -30,17 +30,17 @@ def test_a_slow_node_is_one_finding() -> None:
         [a == "n004" or b == "n004" for a, b in zip(pairs.first, pairs.second, strict=True)]
     )
     pairs.bandwidth[hit] *= 0.5
-    (found,) = judge_pairs(pairs)
-    assert (found.level, found.nodes) == ("node", ("n004",))
-    assert found.loss_fraction == pytest.approx(0.5, abs=0.02)
+    (finding,) = judge_pairs(pairs)
+    assert (finding.level, finding.nodes) == ("node", ("n004",))
+    assert finding.loss_fraction == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_slow_link_blames_no_node() -> None:
     _, pairs = all_pairs(12, 2)
     pairs.bandwidth[7] *= 0.07
-    (found,) = judge_pairs(pairs)
-    assert found.level == "link"
-    assert found.nodes == (pairs.first[7], pairs.second[7])
+    (finding,) = judge_pairs(pairs)
+    assert finding.level == "link"
+    assert finding.nodes == (pairs.first[7], pairs.second[7])
 
 
 def test_healthy_pairs_have_no_finding() -> None:
@@ -58,8 +58,8 @@ def test_two_switches_are_not_a_hundred_findings() -> None:
     assert judge_pairs(pairs) == ()
     broken = int(np.flatnonzero(across)[5])
     pairs.bandwidth[broken] *= 0.5
-    (found,) = judge_pairs(pairs)
-    assert found.nodes == (pairs.first[broken], pairs.second[broken])
+    (finding,) = judge_pairs(pairs)
+    assert finding.nodes == (pairs.first[broken], pairs.second[broken])
 
 
 @settings(max_examples=60, deadline=None)
@@ -68,9 +68,9 @@ def test_a_round_has_everybody_once_and_no_pair_comes_twice(
     nodes: int, rounds: int, seed: int
 ) -> None:
     names = [f"n{i}" for i in range(nodes)]
-    found = matchings(names, rounds, seed)
+    schedule = matchings(names, rounds, seed)
     seen: set[frozenset[str]] = set()
-    for matching in found:
+    for matching in schedule:
         members = [x for pair in matching for x in pair]
         assert len(members) == len(set(members)) == nodes - nodes % 2
         for pair in matching:
@@ -89,10 +89,10 @@ def test_a_few_rounds_find_the_slow_node() -> None:
         pairs = [p for m in matchings(names, rounds, seed) for p in m]
         bandwidth = 47e9 * np.exp(0.004 * rng.standard_normal(len(pairs)))
         bandwidth[[bool(set(p) & bad) for p in pairs]] *= 0.5
-        found = judge_pairs(
+        findings = judge_pairs(
             Pairs(tuple(a for a, _ in pairs), tuple(b for _, b in pairs), bandwidth)
         )
-        blamed = {f.nodes[0] for f in found if f.level == "node"}
+        blamed = {f.nodes[0] for f in findings if f.level == "node"}
         assert blamed <= bad
         hits += len(blamed & bad)
     assert rounds < 6
@@ -112,11 +112,11 @@ def test_ten_real_nodes(reference: Path) -> None:
     rows = rows[rows["N"] == 2]
     for (_, _), part in rows.groupby(["test", "G"]):
         ends = part["nodes"].str.split(",", expand=True)
-        found = judge_pairs(
+        findings = judge_pairs(
             Pairs(tuple(ends[0]), tuple(ends[1]), part["avg_bus_bw_GBs"].to_numpy() * 1e9)
         )
-        assert len(found) <= len(part) / 2
-        assert all(0.1 <= f.loss_fraction < 1.0 for f in found)
+        assert len(findings) <= len(part) / 2
+        assert all(0.1 <= f.loss_fraction < 1.0 for f in findings)
 
 
 def test_two_tests_in_one_table_are_not_a_hundred_findings(reference: Path) -> None:
@@ -124,18 +124,20 @@ def test_two_tests_in_one_table_are_not_a_hundred_findings(reference: Path) -> N
     rows = pd.read_csv(reference / "fleet" / "h100_10_nodes_pairwise.csv")
     rows = rows[(rows["N"] == 2) & (rows["test"] == "alltoall_perf")]
     ends = rows["nodes"].str.split(",", expand=True)
-    (found,) = judge_pairs(Pairs(tuple(ends[0]), tuple(ends[1]), rows["peak_busbw_GBs"].to_numpy()))
-    assert found.level == "class"
-    assert "two tests in one table" in found.evidence
+    (finding,) = judge_pairs(
+        Pairs(tuple(ends[0]), tuple(ends[1]), rows["peak_busbw_GBs"].to_numpy())
+    )
+    assert finding.level == "class"
+    assert "two tests in one table" in finding.evidence
 
 
 def test_a_dead_node_is_found_by_what_it_does_not_answer() -> None:
     names, pairs = all_pairs(12, 1)
     hit = [names[4] in pair for pair in zip(pairs.first, pairs.second, strict=True)]
     pairs.bandwidth[hit] = np.nan
-    (found,) = judge_pairs(pairs)
-    assert (found.level, found.nodes, found.loss_fraction) == ("node", (names[4],), 1.0)
-    assert "11 without a result" in found.evidence
+    (finding,) = judge_pairs(pairs)
+    assert (finding.level, finding.nodes, finding.loss_fraction) == ("node", (names[4],), 1.0)
+    assert "11 without a result" in finding.evidence
 
 
 # On the command line.
@@ -157,8 +159,8 @@ def test_links_on_the_command_line(tmp_path: Path) -> None:
     names, _ = all_pairs(10, 1)
     ran = groundspeed("fleet", "links", str(pairs_file(tmp_path / "a.csv", names[3])), "--json")
     assert ran.code == 2
-    (found,) = json.loads(ran.out)["findings"]
-    assert (found["level"], found["nodes"]) == ("node", [names[3]])
+    (finding,) = json.loads(ran.out)["findings"]
+    assert (finding["level"], finding["nodes"]) == ("node", [names[3]])
     assert groundspeed("fleet", "links", str(pairs_file(tmp_path / "b.csv", None))).code == 0
     few = tmp_path / "few.csv"
     few.write_text("node,partner,value\na,b,1\na,a,9\n,b,1\nb,c,nan\n")

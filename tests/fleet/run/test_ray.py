@@ -42,10 +42,10 @@ def switch_off(node: Any) -> None:
     ((info, *_),) = [node.all_processes["raylet"]]
     dying = [int(info.process.pid)]
     for pid in dying:  # grows while it is walked: children of children
-        told = subprocess.run(
+        listing = subprocess.run(
             ["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False
         )
-        dying += [int(child) for child in told.stdout.split()]
+        dying += [int(child) for child in listing.stdout.split()]
     for pid in dying:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -57,9 +57,9 @@ def test_no_cluster_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_node_that_ray_does_not_know(cluster: tuple[str, list[Any]], tmp_path: Path) -> None:
-    asked = Asked(Work(str(tmp_path), "", device="cpu"), ("n9",))
+    request = Asked(Work(str(tmp_path), "", device="cpu"), ("n9",))
     with pytest.raises(InputError, match="no node 'n9'"):
-        run_fleet(RayEngine(cluster[0]), asked, lambda event: None)
+        run_fleet(RayEngine(cluster[0]), request, lambda event: None)
 
 
 def test_a_raylet_is_killed_in_the_middle(cluster: tuple[str, list[Any]], tmp_path: Path) -> None:
@@ -75,16 +75,16 @@ def test_a_raylet_is_killed_in_the_middle(cluster: tuple[str, list[Any]], tmp_pa
 
     engine = RayEngine(cluster[0])
     assert engine.nodes() == ("n0", "n1", "n2", "n3")
-    told: list[Any] = []
-    asked = Asked(Work(store.url, "", device="cpu"), ("n0", "n1", "n2"))
-    runner = threading.Thread(target=lambda: told.append(run_fleet(engine, asked, tell)))
+    records: list[Any] = []
+    request = Asked(Work(store.url, "", device="cpu"), ("n0", "n1", "n2"))
+    runner = threading.Thread(target=lambda: records.append(run_fleet(engine, request, tell)))
     runner.start()
     assert begun.wait(90.0)
     time.sleep(1.0)
     switch_off(cluster[1][1])
     runner.join(240.0)
     assert not runner.is_alive()
-    (record,) = told
+    (record,) = records
     assert list(record.lost) == ["n1"]
     assert "died" in record.lost["n1"]
     done = set(store.nodes_done(record.run))

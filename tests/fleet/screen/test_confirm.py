@@ -23,8 +23,8 @@ def test_after_confirmation_no_healthy_gpu_is_blamed() -> None:
     for seed in range(6):
         runs = [simulate_fleet(64, seed=seed, run=r) for r in range(3)]
         tables = [clean_fleet(r.table, "simulated") for r in runs]
-        told = [screen(table) for table in tables]
-        after = confirm(told[0], told[1:], [measured_units(t) for t in tables[1:]])
+        screenings = [screen(table) for table in tables]
+        after = confirm(screenings[0], screenings[1:], [measured_units(t) for t in tables[1:]])
         blamed = {u for u in named(after) if u[1] is not None}
         truth = runs[0].truth
         share = 1.0 - truth["value"] / truth.groupby("metric")["value"].transform("median")
@@ -36,14 +36,14 @@ def test_after_confirmation_no_healthy_gpu_is_blamed() -> None:
 def test_suspects_a_control_and_a_rerun() -> None:
     fleet = simulate_fleet(16, seed=6, faults=(Fault(4, 4, 0.08),))
     table = clean_fleet(fleet.table, "first")
-    told = screen(table)
-    assert ("n00004", 4) in suspects(told)
-    best = control(table, told)
-    assert best is not None and best not in suspects(told)
+    screening = screen(table)
+    assert ("n00004", 4) in suspects(screening)
+    best = control(table, screening)
+    assert best is not None and best not in suspects(screening)
     again = simulate_fleet(16, seed=6, run=1).table  # repaired
     part = again[(again["node"] == "n00004") & (again["gpu"] == 4)]
     merged = replace_rows(table, clean_fleet(part, "again"))
-    after = confirm(told, [screen(merged)], [measured_units(clean_fleet(part, "again"))])
+    after = confirm(screening, [screen(merged)], [measured_units(clean_fleet(part, "again"))])
     assert ("n00004", 4) not in named(after)
     assert any(f.verdict == "FLAKY" for f in after.findings)
 
@@ -51,31 +51,33 @@ def test_suspects_a_control_and_a_rerun() -> None:
 def test_what_was_not_measured_again_is_neither_confirmed_nor_cleared() -> None:
     runs = [simulate_fleet(16, seed=6, faults=(Fault(4, 4, 0.08),), run=r).table for r in (0, 1)]
     table = clean_fleet(runs[0], "first")
-    told = screen(table)
+    screening = screen(table)
     mine = (runs[1]["node"] == "n00004") & (runs[1]["gpu"] == 4)
     other = clean_fleet(runs[1][runs[1]["node"] == "n00001"], "x")
     crashed = clean_fleet(runs[1][mine].assign(value=np.nan), "x")
     fresh = clean_fleet(runs[1][mine], "x")
     for again, verdict in ((other, "INCONCLUSIVE"), (crashed, "INCONCLUSIVE"), (fresh, "FAIL")):
-        after = confirm(told, [screen(replace_rows(table, again))], [measured_units(again)])
-        (found,) = [f for f in after.findings if (f.node, f.gpu) == ("n00004", 4)]
-        assert found.verdict == verdict
+        after = confirm(screening, [screen(replace_rows(table, again))], [measured_units(again)])
+        (finding,) = [f for f in after.findings if (f.node, f.gpu) == ("n00004", 4)]
+        assert finding.verdict == verdict
 
 
 def test_a_rerun_in_which_the_control_fell_tells_nothing() -> None:
     runs = [simulate_fleet(16, seed=6, faults=(Fault(4, 4, 0.08),), run=r).table for r in (0, 1)]
     table = clean_fleet(runs[0], "first")
-    told = screen(table)
-    best = control(table, told)
+    screening = screen(table)
+    best = control(table, screening)
     assert best is not None
     mine = (runs[1]["node"] == "n00004") & (runs[1]["gpu"] == 4)
     beside = (runs[1]["node"] == best[0]) & (runs[1]["gpu"] == best[1])
     for factor, verdict in ((1.0, "FAIL"), (0.8, "INCONCLUSIVE")):
         rows = runs[1].assign(value=runs[1]["value"].where(~beside, runs[1]["value"] * factor))
         again = clean_fleet(rows[mine | beside], "again")
-        after = confirm(told, [screen(replace_rows(table, again))], [measured_units(again)], best)
-        (found,) = [f for f in after.findings if (f.node, f.gpu) == ("n00004", 4)]
-        assert found.verdict == verdict
+        after = confirm(
+            screening, [screen(replace_rows(table, again))], [measured_units(again)], best
+        )
+        (finding,) = [f for f in after.findings if (f.node, f.gpu) == ("n00004", 4)]
+        assert finding.verdict == verdict
 
 
 def test_half_of_a_node_that_falls_again_as_three_gpus_is_confirmed() -> None:
@@ -84,12 +86,12 @@ def test_half_of_a_node_that_falls_again_as_three_gpus_is_confirmed() -> None:
         return simulate_fleet(16, seed=6, faults=faults, run=number).table
 
     table = clean_fleet(run(4, 0), "first")
-    told = screen(table)
-    (whole,) = [f for f in told.findings if f.node == "n00004"]
+    screening = screen(table)
+    (whole,) = [f for f in screening.findings if f.node == "n00004"]
     assert whole.level == "node"
     rows = run(3, 1)
     again = clean_fleet(rows[rows["node"] == "n00004"], "again")
-    after = confirm(told, [screen(replace_rows(table, again))], [measured_units(again)])
+    after = confirm(screening, [screen(replace_rows(table, again))], [measured_units(again)])
     assert [f.verdict for f in after.findings if f.node == "n00004"] == ["FAIL"]
 
 
@@ -104,5 +106,5 @@ def test_a_rerun_is_judged_by_the_same_rules(tmp_path: Path) -> None:
         runs.append(tmp_path / f"{number}.csv")
         part.to_csv(runs[-1], index=False)
     question = Question([str(runs[0])], lower_is_better=["quux"], again=[str(runs[1])])
-    _, told = ask(question)
-    assert [(f.node, f.gpu, f.verdict) for f in judged(told)] == [("n00003", 3, "FAIL")]
+    _, screening = ask(question)
+    assert [(f.node, f.gpu, f.verdict) for f in judged(screening)] == [("n00003", 3, "FAIL")]

@@ -36,17 +36,17 @@ def azure(reference: Path) -> Screening:
 
 
 def test_eighteen_nodes_are_eighteen_findings_not_135(azure: Screening) -> None:
-    found = judged(azure, cause="clocks_or_software")
-    assert len(found) == 18
-    assert all(f.level == "node" and f.gpu is None and f.verdict == "FAIL" for f in found)
-    assert all(0.54 < (f.loss_fraction or 0) < 0.58 for f in found)
-    assert all("matmul_fp64_vector" in f.metrics for f in found)
+    findings = judged(azure, cause="clocks_or_software")
+    assert len(findings) == 18
+    assert all(f.level == "node" and f.gpu is None and f.verdict == "FAIL" for f in findings)
+    assert all(0.54 < (f.loss_fraction or 0) < 0.58 for f in findings)
+    assert all("matmul_fp64_vector" in f.metrics for f in findings)
 
 
 def test_half_width_links_carry_their_networks_fall(azure: Screening) -> None:
-    found = judged(azure, cause="pcie_width")
-    assert [(f.node, f.gpu) for f in found] == [("node025", 4), ("node025", 5), ("node088", 7)]
-    assert all("all_reduce_ib_8GiB" in f.metrics and "pcie_h2d" in f.metrics for f in found)
+    findings = judged(azure, cause="pcie_width")
+    assert [(f.node, f.gpu) for f in findings] == [("node025", 4), ("node025", 5), ("node088", 7)]
+    assert all("all_reduce_ib_8GiB" in f.metrics and "pcie_h2d" in f.metrics for f in findings)
     # Its own finding would be the same cause twice.
     assert not judged(azure, cause="network", level="node")
 
@@ -83,10 +83,10 @@ def test_slowed_gpus_are_named_and_healthy_ones_are_not(
         rng = np.random.default_rng(seed)
         fault = Fault(int(rng.integers(nodes)), int(rng.integers(8)), loss)
         fleet = simulate_fleet(nodes, seed=seed, faults=(fault,))
-        found = named(screen(clean_fleet(fleet.table, "simulated")))
+        blamed = named(screen(clean_fleet(fleet.table, "simulated")))
         truth = {(f"n{fault.node:05d}", fault.gpu)}
-        hits += len(found & truth)
-        false += len(found - truth)
+        hits += len(blamed & truth)
+        false += len(blamed - truth)
         trials += 1
     assert hits / trials >= least
     assert 1000.0 * false / (trials * nodes * 8 * 3) <= 2.0
@@ -96,8 +96,8 @@ def test_other_rules_miss_what_is_shared_or_small() -> None:
     """A whole node at half speed hides from a rule inside the node; 5 % hides from 10 %."""
     node = tuple(Fault(3, g, 0.5) for g in range(8))
     rows = simulate_fleet(16, seed=2, faults=(*node, Fault(5, 1, 0.05))).table
-    told = named(screen(clean_fleet(rows, "simulated")))
-    assert told == {("n00003", None), ("n00005", 1)}
+    blamed = named(screen(clean_fleet(rows, "simulated")))
+    assert blamed == {("n00003", None), ("n00005", 1)}
     part = rows[rows["metric"] == "matmul_bf16"]
     missed = {name: set(part[rule(part)]["node"]) for name, rule in OTHERS.items()}
     assert "n00003" not in missed["gpu-fryer"]
@@ -129,8 +129,8 @@ def test_a_fleet_that_is_slow_as_a_whole() -> None:
     # One node of many is that node, and the others are fine.
     fleet = simulate_fleet(5, seed=3).table
     fleet.loc[fleet["node"] == "n00002", "value"] *= 0.5
-    told = screen(clean_fleet(fleet, "x"), reference={"matmul_bf16": 700.0})
-    assert {(f.node, f.level) for f in judged(told, verdict="FAIL")} == {("n00002", "node")}
+    screening = screen(clean_fleet(fleet, "x"), reference={"matmul_bf16": 700.0})
+    assert {(f.node, f.level) for f in judged(screening, verdict="FAIL")} == {("n00002", "node")}
 
 
 def test_too_few_of_a_kind_to_say() -> None:
@@ -138,10 +138,10 @@ def test_too_few_of_a_kind_to_say() -> None:
     fleet = simulate_fleet(4, seed=3).table.assign(power_cap="700")
     odd = (fleet["node"] == "n00001") & (fleet["gpu"] == 2)
     fleet.loc[odd, "power_cap"] = "500"
-    told = screen(clean_fleet(fleet, "x"))
-    (found,) = [f for f in told.findings if f.cause == "no_class"]
-    assert (found.node, found.verdict, found.z) == ("n00001", "INCONCLUSIVE", None)
-    assert "500" in found.evidence
+    screening = screen(clean_fleet(fleet, "x"))
+    (finding,) = [f for f in screening.findings if f.cause == "no_class"]
+    assert (finding.node, finding.verdict, finding.z) == ("n00001", "INCONCLUSIVE", None)
+    assert "500" in finding.evidence
     alone = screen(clean_fleet(fleet[odd], "x"))
     assert alone.judged == 0
 
@@ -151,9 +151,11 @@ def test_what_was_noted_is_evidence() -> None:
     fleet.loc[(fleet["node"] == "n00001") & (fleet["gpu"] == 2), "note"] = "windows differ by 30%"
     failed = {"node": "n00003", "gpu": 5, "metric": "hbm_copy", "value": None, "note": "ECC error"}
     rows = fleet[~((fleet["node"] == "n00003") & (fleet["gpu"] == 5))]
-    told = screen(clean_fleet(pd.concat([rows, pd.DataFrame([failed])], ignore_index=True), "x"))
-    assert "windows differ by 30%" in judged(told, node="n00001")[0].evidence
-    (missing,) = [f for f in told.findings if f.cause == "missing"]
+    screening = screen(
+        clean_fleet(pd.concat([rows, pd.DataFrame([failed])], ignore_index=True), "x")
+    )
+    assert "windows differ by 30%" in judged(screening, node="n00001")[0].evidence
+    (missing,) = [f for f in screening.findings if f.cause == "missing"]
     assert "ECC error" in missing.evidence
 
 
@@ -161,8 +163,8 @@ def test_racks() -> None:
     faults = tuple(Fault(n, g, 0.2) for n in (0, 1, 2) for g in range(8))
     fleet = simulate_fleet(24, seed=4, faults=faults).table
     fleet["rack"] = "r" + (fleet["node"].str[1:].astype(int) // 4).astype(str)
-    (found,) = judged(screen(clean_fleet(fleet, "simulated")))
-    assert (found.level, found.node) == ("rack", "r0")
+    (finding,) = judged(screen(clean_fleet(fleet, "simulated")))
+    assert (finding.level, finding.node) == ("rack", "r0")
 
 
 def test_telemetry_says_why() -> None:
@@ -175,8 +177,8 @@ def test_telemetry_says_why() -> None:
     heat.loc[hot, "value"], power.loc[hot, "value"] = 84.0, 570.0
     low = (gpus["node"] == "n00007") & (gpus["gpu"] == 0)
     cap.loc[low, "value"] = 500.0
-    told = screen(clean_fleet(pd.concat([fleet, heat, power, cap], ignore_index=True), "x"))
-    assert {(f.node, f.cause) for f in judged(told)} == {
+    screening = screen(clean_fleet(pd.concat([fleet, heat, power, cap], ignore_index=True), "x"))
+    assert {(f.node, f.cause) for f in judged(screening)} == {
         ("n00002", "thermal"), ("n00007", "power_cap"),
     }  # fmt: skip
 
@@ -187,9 +189,9 @@ def test_what_a_slow_gpu_costs() -> None:
         find_hardware("h200").best,
     )  # fmt: skip
     fleet = simulate_fleet(8, seed=7, faults=(Fault(1, 1, 0.2), Fault(2, 2, 0.2, ("hbm_copy",))))
-    told = {f.node: f for f in judged(screen(clean_fleet(fleet.table, "x")))}
+    findings = {f.node: f for f in judged(screen(clean_fleet(fleet.table, "x")))}
     w = ServingWorkload(4096, 256, 16)
-    tensor, memory = (cost_of(told[n], server, w) for n in ("n00001", "n00002"))
+    tensor, memory = (cost_of(findings[n], server, w) for n in ("n00001", "n00002"))
     assert tensor.ttft_fraction > memory.ttft_fraction  # prefill computes
     assert memory.tpot_fraction > 0.05  # decode reads
     assert tensor.tokens_per_s > 0
@@ -201,8 +203,8 @@ def test_a_quarter_of_the_lanes_is_width_too() -> None:
     link = fleet[fleet["metric"] == "hbm_copy"].assign(metric="pcie_h2d", unit="GB/s")
     slow = (link["node"] == "n00003") & (link["gpu"] == 3)
     link["value"] = link["value"].where(~slow, link["value"] * 0.25)
-    told = screen(clean_fleet(pd.concat([fleet, link], ignore_index=True), "x"))
-    assert [f.cause for f in judged(told, node="n00003")] == ["pcie_width"]
+    screening = screen(clean_fleet(pd.concat([fleet, link], ignore_index=True), "x"))
+    assert [f.cause for f in judged(screening, node="n00003")] == ["pcie_width"]
 
 
 def test_a_file_that_exists_is_no_failed_gpu(tmp_path: Path) -> None:
@@ -222,8 +224,8 @@ def test_telemetry_is_compared_within_a_class() -> None:
     for part, watts in zip(list(parts), (700.0, 400.0), strict=True):
         gpus = part[["node", "gpu", "sku"]].drop_duplicates()
         parts.append(gpus.assign(metric="power_limit", value=watts, unit="W"))
-    told = screen(clean_fleet(pd.concat(parts, ignore_index=True), "x"))
-    assert judged(told, node="an00002")[0].cause == "compute"
+    screening = screen(clean_fleet(pd.concat(parts, ignore_index=True), "x"))
+    assert judged(screening, node="an00002")[0].cause == "compute"
 
 
 def test_lower_is_better_when_said_or_known() -> None:
@@ -233,8 +235,8 @@ def test_lower_is_better_when_said_or_known() -> None:
     part.loc[slow, "value"] *= 1.4
     for name, said in (("step_duration", ("step_duration",)), ("launch_latency", ())):
         rows = part.assign(metric=name, unit="" if said else "us")
-        told = screen(clean_fleet(rows, "x"), lower_is_better=said)
-        assert named(told) == {("n00003", 3)}
+        screening = screen(clean_fleet(rows, "x"), lower_is_better=said)
+        assert named(screening) == {("n00003", 3)}
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

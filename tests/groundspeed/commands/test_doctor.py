@@ -30,19 +30,23 @@ def without(names: tuple[str, ...], *arguments: str) -> tuple[int, str, str]:
 
 def test_this_machine() -> None:
     ran = groundspeed("doctor", "--json")
-    told = Diagnosis.model_validate_json(ran.out)
+    diagnosis = Diagnosis.model_validate_json(ran.out)
     assert ran.code == 0
-    assert told.can["estimate"] and told.can["measure"]
-    assert {c.what for c in told.checks} >= set(EXTRA_OF) - {"markupsafe"}
+    assert diagnosis.can["estimate"] and diagnosis.can["measure"]
+    assert {c.what for c in diagnosis.checks} >= set(EXTRA_OF) - {"markupsafe"}
     assert groundspeed("doctor").code == 0
 
 
 def test_what_is_missing_is_named_with_its_extra() -> None:
     code, out, _ = without(("scipy", "duckdb"), "doctor", "--json")
-    told = Diagnosis.model_validate(json.loads(out))
+    diagnosis = Diagnosis.model_validate(json.loads(out))
     assert code == 1
-    assert told.can == told.can | {"measure": False, "screen a fleet": False, "estimate": True}
-    remedies = {c.what: c.remedy for c in told.checks if c.state == "missing"}
+    assert diagnosis.can == diagnosis.can | {
+        "measure": False,
+        "screen a fleet": False,
+        "estimate": True,
+    }
+    remedies = {c.what: c.remedy for c in diagnosis.checks if c.state == "missing"}
     assert remedies["scipy"] == "pip install 'groundspeed[fit]'"
     assert remedies["duckdb"] == "pip install 'groundspeed[fleet]'"
 

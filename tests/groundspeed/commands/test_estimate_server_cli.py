@@ -50,12 +50,12 @@ def test_measured_beside_predicted_and_a_plot(tmp_path: Path, root: Path) -> Non
 
 def test_open_loops(tmp_path: Path) -> None:
     few = ("estimate", "llama-3.1-8b", "--gpu", "h200", "--isl", "512", "--osl", "64", "--json")
-    told = json.loads(groundspeed(*few, "--rate", "2", "--num-prompts", "100").out)
-    assert told["predictions"][-1]["requests_per_s"] == pytest.approx(2, rel=0.3)
+    document = json.loads(groundspeed(*few, "--rate", "2", "--num-prompts", "100").out)
+    assert document["predictions"][-1]["requests_per_s"] == pytest.approx(2, rel=0.3)
     trace = tmp_path / "trace.csv"
     trace.write_text("arrival_s,isl,osl\n0.0,100,10\n0.5,2000,50\n3.0,100,10\n")
-    told = json.loads(groundspeed(*few, "--trace", str(trace)).out)
-    assert told["predictions"][-1]["ttft"]["p99"] > told["predictions"][-1]["ttft"]["p50"]
+    document = json.loads(groundspeed(*few, "--trace", str(trace)).out)
+    assert document["predictions"][-1]["ttft"]["p99"] > document["predictions"][-1]["ttft"]["p50"]
 
 
 def test_separate_pools() -> None:

@@ -50,21 +50,21 @@ def test_profiles_by_name() -> None:
 
 
 def test_a_static_batch() -> None:
-    told = gs.estimate("llama-3.1-8b", gpu="h200", prompt_tokens=128, output_tokens=16)
-    assert isinstance(told, gs.Prediction)
-    frame = told.to_pandas()
+    result = gs.estimate("llama-3.1-8b", gpu="h200", prompt_tokens=128, output_tokens=16)
+    assert isinstance(result, gs.Prediction)
+    frame = result.to_pandas()
     assert (frame["low"] <= frame["value"]).all() and (frame["value"] <= frame["high"]).all()
-    assert "TPOT" in told._repr_html_()
-    assert told.plot(axes()).patches
+    assert "TPOT" in result._repr_html_()
+    assert result.plot(axes()).patches
 
 
 def test_a_server() -> None:
-    told = gs.estimate_server("llama-3.1-8b", gpu="h200", concurrency=[1, 8], output_tokens=64)
-    frame = told.to_pandas()
+    result = gs.estimate_server("llama-3.1-8b", gpu="h200", concurrency=[1, 8], output_tokens=64)
+    frame = result.to_pandas()
     assert frame["concurrency"].tolist() == [1, 8]
     assert frame["output_tokens_per_s"].is_monotonic_increasing
-    assert "TTFT" in told._repr_html_()
-    assert told.plot(axes()).lines
+    assert "TTFT" in result._repr_html_()
+    assert result.plot(axes()).lines
     with pytest.raises(gs.InputError):
         gs.estimate_server("llama-3.1-405b", gpu="h200", concurrency=[1])  # does not fit
 
@@ -73,15 +73,15 @@ def test_a_fleet(tmp_path: Path) -> None:
     fleet = simulate_fleet(8, seed=1, faults=(Fault(2, 2, 0.2),)).table
     fleet["node"] = fleet["node"].replace({"n00002": HOSTILE})
     served = gs.Served("llama-3.1-8b", "h200", tp=2)
-    told = gs.screen(fleet, served=served)
-    frame = told.to_pandas()
+    result = gs.screen(fleet, served=served)
+    frame = result.to_pandas()
     assert isinstance(frame, pd.DataFrame)
     assert (frame["node"] == HOSTILE).any()
-    assert told.findings[0].cost is not None
-    shown = told._repr_html_()
+    assert result.findings[0].cost is not None
+    shown = result._repr_html_()
     assert "<script>" not in shown and "&lt;script&gt;" in shown
     figure = Figure()
-    told.plot(figure.add_subplot())
+    result.plot(figure.add_subplot())
     figure.savefig(tmp_path / "f.png")  # a name with dollars is no formula
     path = tmp_path / "fleet.csv"
     fleet.to_csv(path, index=False)

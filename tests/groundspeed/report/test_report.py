@@ -35,13 +35,13 @@ class Opened:
 
 def opened(browser: Browser, path: Path, **options: Any) -> Opened:
     page = browser.new_page(**options)
-    told = Opened(page)
-    page.on("console", lambda m: told.said.append(m.text) if m.type != "log" else None)
-    page.on("pageerror", lambda e: told.said.append(str(e)))
-    page.on("request", lambda r: told.asked.append(r.url))
+    view = Opened(page)
+    page.on("console", lambda m: view.said.append(m.text) if m.type != "log" else None)
+    page.on("pageerror", lambda e: view.said.append(str(e)))
+    page.on("request", lambda r: view.asked.append(r.url))
     page.goto(path.as_uri())
     page.wait_for_selector("html[data-ready=yes]", timeout=60_000)
-    return told
+    return view
 
 
 def written(folder: Path, report: Report) -> Path:
@@ -87,40 +87,40 @@ def report(request: pytest.FixtureRequest, estimate_json: Path, tmp_path: Path) 
 def test_every_report_is_drawn_quiet_and_accessible(
     browser: Browser, report: Path, scheme: str
 ) -> None:
-    told = opened(browser, report, color_scheme=scheme, viewport={"width": 1200, "height": 900})
-    plots = told.page.locator(".plot").count()
+    view = opened(browser, report, color_scheme=scheme, viewport={"width": 1200, "height": 900})
+    plots = view.page.locator(".plot").count()
     assert plots > 0
-    assert told.page.locator(".plot[data-drawn=yes]").count() == plots
+    assert view.page.locator(".plot[data-drawn=yes]").count() == plots
     for i in range(plots):
-        plot = told.page.locator(".plot").nth(i)
+        plot = view.page.locator(".plot").nth(i)
         assert plot.locator("svg.main-svg").count() > 0
         assert plot.locator(".trace, .heatmaplayer image, .points path").count() > 0
-    assert told.said == []
-    assert [u for u in told.asked if not u.startswith(("file:", "data:", "blob:"))] == []
-    found = Axe().run(told.page)
+    assert view.said == []
+    assert [u for u in view.asked if not u.startswith(("file:", "data:", "blob:"))] == []
+    audit = Axe().run(view.page)
     serious = [
         (v["id"], [n["html"][:120] for n in v["nodes"][:3]])
-        for v in found.response["violations"]
+        for v in audit.response["violations"]
         if v["impact"] in ("serious", "critical")
     ]
     assert serious == []
-    told.page.close()
+    view.page.close()
 
 
 def test_nothing_of_a_strangers_names_runs(browser: Browser, tmp_path: Path) -> None:
-    told = opened(browser, written(tmp_path, hostile_fleet()))
-    assert told.page.evaluate("() => window.hit") is None
-    assert told.page.locator("img[src=x]").count() == 0
-    assert told.page.get_by_text("</script><script>window.hit=1").count() > 0  # shown as it is
-    told.page.locator("#heat").hover()
-    assert told.page.evaluate("() => window.hit") is None
-    told.page.close()
+    view = opened(browser, written(tmp_path, hostile_fleet()))
+    assert view.page.evaluate("() => window.hit") is None
+    assert view.page.locator("img[src=x]").count() == 0
+    assert view.page.get_by_text("</script><script>window.hit=1").count() > 0  # shown as it is
+    view.page.locator("#heat").hover()
+    assert view.page.evaluate("() => window.hit") is None
+    view.page.close()
 
 
 def test_filter_and_tooltip(browser: Browser, tmp_path: Path) -> None:
     size = {"width": 1200, "height": 900}
-    told = opened(browser, written(tmp_path, hostile_fleet()), viewport=size)
-    page = told.page
+    view = opened(browser, written(tmp_path, hostile_fleet()), viewport=size)
+    page = view.page
     box = page.locator("[data-filtered]").first
     rows = box.locator("tbody tr")
     everybody = rows.count()
@@ -142,25 +142,25 @@ def test_filter_and_tooltip(browser: Browser, tmp_path: Path) -> None:
 
 def test_a_name_in_the_legend_hides_its_curve(browser: Browser, estimate_json: Path,
                                               tmp_path: Path) -> None:  # fmt: skip
-    told = opened(browser, written(tmp_path, page_of([str(estimate_json)])))
-    plot = told.page.locator("#latency-throughput")
+    view = opened(browser, written(tmp_path, page_of([str(estimate_json)])))
+    plot = view.page.locator("#latency-throughput")
     before = plot.locator(".scatterlayer .trace").count()
     plot.locator(".legendtoggle").first.click()
-    told.page.wait_for_timeout(800)  # plotly waits whether it becomes a double click
+    view.page.wait_for_timeout(800)  # plotly waits whether it becomes a double click
     assert plot.locator(".scatterlayer .trace").count() == before - 1
-    told.page.close()
+    view.page.close()
 
 
 def test_keyboard_and_print(browser: Browser, tmp_path: Path) -> None:
-    told = opened(browser, written(tmp_path, hostile_fleet()))
-    told.page.keyboard.press("Tab")
-    assert told.page.evaluate("() => document.activeElement.className") == "skip"
-    told.page.keyboard.press("Enter")
-    assert told.page.evaluate("() => document.activeElement.id") == "main"
-    told.page.emulate_media(media="print")
-    assert not told.page.locator("nav").is_visible()
-    assert len(told.page.pdf()) > 20_000
-    told.page.close()
+    view = opened(browser, written(tmp_path, hostile_fleet()))
+    view.page.keyboard.press("Tab")
+    assert view.page.evaluate("() => document.activeElement.className") == "skip"
+    view.page.keyboard.press("Enter")
+    assert view.page.evaluate("() => document.activeElement.id") == "main"
+    view.page.emulate_media(media="print")
+    assert not view.page.locator("nav").is_visible()
+    assert len(view.page.pdf()) > 20_000
+    view.page.close()
 
 
 def test_sizes(tmp_path: Path) -> None:
@@ -173,20 +173,20 @@ def test_sizes(tmp_path: Path) -> None:
 def test_a_thousand_nodes_open(browser: Browser, tmp_path: Path) -> None:
     table = clean_fleet(simulate_fleet(1000, seed=1, extra_metrics=27).table, "x")
     report = fleet_page(table, score(table), screen(table), "a thousand nodes")
-    told = opened(browser, written(tmp_path, report))
-    assert told.said == []
-    told.page.close()
+    view = opened(browser, written(tmp_path, report))
+    assert view.said == []
+    view.page.close()
 
 
 def test_a_measured_profile(browser: Browser, tmp_path: Path) -> None:
     profile = make_profile()
     path = tmp_path / "p.json"
     path.write_text(profile.model_dump_json())
-    told = opened(browser, written(tmp_path, page_of([str(path)])))
-    assert told.page.locator("h1").text_content() == profile.device.name
+    view = opened(browser, written(tmp_path, page_of([str(path)])))
+    assert view.page.locator("h1").text_content() == profile.device.name
     for warning in profile.warnings:
-        assert told.page.get_by_text(warning).count() == 1
-    told.page.close()
+        assert view.page.get_by_text(warning).count() == 1
+    view.page.close()
 
 
 def test_a_backtest(reference: Path, browser: Browser, tmp_path: Path) -> None:
@@ -196,10 +196,10 @@ def test_a_backtest(reference: Path, browser: Browser, tmp_path: Path) -> None:
     result = tmp_path / "backtest.json"
     ran = groundspeed("backtest", str(table), "--json", "-q", "-o", str(result))
     assert ran.code == 0, ran.err
-    told = opened(browser, written(tmp_path, page_of([str(result)])))
-    assert told.page.locator("#scatter-tpot_ms .points path").count() > 5
-    assert told.said == []
-    told.page.close()
+    view = opened(browser, written(tmp_path, page_of([str(result)])))
+    assert view.page.locator("#scatter-tpot_ms .points path").count() > 5
+    assert view.said == []
+    view.page.close()
 
 
 # Without a browser.
@@ -207,9 +207,9 @@ def test_a_backtest(reference: Path, browser: Browser, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [HOSTILE, "<!--", "\u2028", "&amp;", "]]>"])
 def test_scripts_hold_any_text(text: str) -> None:
-    told = as_script({text: [text]})
-    assert "<" not in told and ">" not in told
-    assert json.loads(told) == {text: [text]}
+    script = as_script({text: [text]})
+    assert "<" not in script and ">" not in script
+    assert json.loads(script) == {text: [text]}
 
 
 def test_numbers_are_short_and_finite() -> None:

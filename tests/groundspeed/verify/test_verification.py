@@ -52,7 +52,7 @@ def request(profile: Profile, **changes: object) -> VerifyRequest:
 def test_predictions_are_those_of_the_profile_alone(profile: Profile) -> None:
     """What verify compares equals a prediction made without any decoder, and its hash is sealed."""
     result = verify(request(profile), lambda *_: None)
-    told = [
+    predictions = [
         predict(
             MODEL,
             ProfileHardware(profile),
@@ -60,9 +60,11 @@ def test_predictions_are_those_of_the_profile_alone(profile: Profile) -> None:
         )
         for b, p in CASES
     ]
-    sealed = hashlib.sha256("\n".join(t.model_dump_json() for t in told).encode()).hexdigest()
+    sealed = hashlib.sha256(
+        "\n".join(t.model_dump_json() for t in predictions).encode()
+    ).hexdigest()
     assert result.predictions_sha256 == sealed
-    assert [c.ttft_s.predicted for c in result.cases] == [t.ttft_s for t in told]
+    assert [c.ttft_s.predicted for c in result.cases] == [t.ttft_s for t in predictions]
     assert result.shapes_seen == ()
     json.loads(result.model_dump_json())
 

@@ -69,10 +69,10 @@ def test_more_work_never_takes_less(flops: float, moved: float, sharpness: float
 
 
 def test_interval_is_that_of_the_held_out_points() -> None:
-    told = law_time(make_law(), columns(64.0))
-    assert told.low_s[0] == pytest.approx(told.time_s[0] * np.exp(-0.1))
-    assert told.high_s[0] == pytest.approx(told.time_s[0] * np.exp(0.2))
-    assert not told.extrapolated[0]
+    predicted = law_time(make_law(), columns(64.0))
+    assert predicted.low_s[0] == pytest.approx(predicted.time_s[0] * np.exp(-0.1))
+    assert predicted.high_s[0] == pytest.approx(predicted.time_s[0] * np.exp(0.2))
+    assert not predicted.extrapolated[0]
 
 
 def test_outside_the_box_says_so_and_widens() -> None:
