@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from groundspeed.fleet.links.pairwise import Pairs, judge_pairs
-from groundspeed.fleet.screen.baseline_detectors import OTHERS
+from groundspeed.fleet.screen.baseline_detectors import DETECTORS
 from groundspeed.fleet.screen.confirm import confirm, measured_units
 from groundspeed.fleet.screen.findings import Screening
 from groundspeed.fleet.screen.screen_table import screen
@@ -84,7 +84,7 @@ def one_fleet(nodes: int, loss: float, seed: int, scores: dict[str, list[float]]
     blamed = named(confirm(screenings[0], screenings[1:], [measured_units(t) for t in tables[1:]]))
     add(scores, "groundspeed", mine, truth, len([u for u in blamed if healthy(runs[0], u)]))
     table = runs[0].table[runs[0].table["metric"].isin(JUDGED)]
-    for name, rule in OTHERS.items():
+    for name, rule in DETECTORS.items():
         theirs: Named = set()
         for _, part in table.groupby("metric"):
             flagged = part[rule(part).to_numpy()]

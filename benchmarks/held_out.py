@@ -19,7 +19,7 @@ import torch
 
 from groundspeed.calibrate import choose_points, fit_law
 from groundspeed.calibrate.design.measurement_plan import QUICK, matmul_kernel, planned
-from groundspeed.calibrate.run.campaign import Request, fingerprint, make_bench
+from groundspeed.calibrate.run.campaign import Request, fingerprint, make_harness
 from groundspeed.calibrate.run.device import RunningDevice, open_device
 from groundspeed.calibrate.run.journal import Journal
 from groundspeed.calibrate.run.runner import Run
@@ -82,7 +82,7 @@ def measured(running: RunningDevice, journal: Path, wanted: pd.DataFrame) -> lis
         Journal(journal, fingerprint(request)) as kept,
         open_telemetry(running.device.kind, running.torch_device.index or 0) as telemetry,
     ):
-        run = Run(kept, make_bench(request, telemetry), lambda *_: None)
+        run = Run(kept, make_harness(request, telemetry), lambda *_: None)
         for index in np.random.default_rng(SEED).permutation(len(wanted)):
             row = wanted.iloc[int(index)]
             case = {name: float(row[name]) for name in ("m", "n", "k")}

@@ -168,13 +168,13 @@ def naive(operation: str, seen: pd.DataFrame, rest: pd.DataFrame) -> dict[str, t
 
 def _roofs(operation: str, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Seconds at the data sheet's two roofs, and the logarithms of the columns."""
-    spec, sheet = OPERATIONS[operation], find_device(DEVICE).spec
+    spec, datasheet = OPERATIONS[operation], find_device(DEVICE).spec
     columns = {c: rows[c].to_numpy(dtype=float) for c in spec.columns}
-    regime = {"dtype": str(rows["dtype"].iloc[0])}
-    peak, bandwidth = sheet.peak(regime["dtype"]), sheet.memory_bandwidth_bytes_per_s
+    config_key = {"dtype": str(rows["dtype"].iloc[0])}
+    peak, bandwidth = datasheet.peak(config_key["dtype"]), datasheet.memory_bandwidth_bytes_per_s
     assert peak is not None and bandwidth is not None
-    compute = spec.flops(columns, regime) / peak.value
-    memory = spec.bytes(columns, regime) / bandwidth.value
+    compute = spec.flops(columns, config_key) / peak.value
+    memory = spec.bytes(columns, config_key) / bandwidth.value
     return np.stack([compute, memory]), np.log2(np.stack(list(columns.values()), axis=1))
 
 

@@ -83,10 +83,10 @@ def cells(results: Sequence[RowResult]) -> str:
 
 def changed(rows: list[dict[str, str]], change: Change) -> list[RowResult]:
     """The backtest with every server and load changed."""
-    understand = module.understand
+    server_and_workload = module.server_and_workload
 
     def other(row: module.Row, resolver: Resolver) -> tuple[Server, ServingWorkload]:
-        return change(*understand(row, resolver))
+        return change(*server_and_workload(row, resolver))
 
     with patch.object(module, "understand", other):
         return backtest(rows, find)
@@ -104,7 +104,7 @@ def with_engine(server: Server, **update: object) -> Server:
     return replace(server, engine=engine)
 
 
-def sheet(server: Server, w: ServingWorkload) -> tuple[Server, ServingWorkload]:
+def datasheet(server: Server, w: ServingWorkload) -> tuple[Server, ServingWorkload]:
     """Data sheet peaks and no host."""
     spec = find_hardware(server.hardware.id.rsplit("-", 1)[0]).spec
     assert spec is not None
@@ -113,7 +113,7 @@ def sheet(server: Server, w: ServingWorkload) -> tuple[Server, ServingWorkload]:
 
 VARIANTS: dict[str, Change] = {
     "everything": lambda s, w: (s, w),
-    "data sheet: peaks, no host": sheet,
+    "data sheet: peaks, no host": datasheet,
     "measured kernels, no host": lambda s, w: (with_engine(s, costs=NO_COSTS), w),
     "measured kernels, one set of host costs for all engines": lambda s, w: (
         with_engine(s, costs=POOLED), w

@@ -3,7 +3,7 @@
 import urllib.parse
 from typing import Literal
 
-LevelOfWork = Literal["check", "quick", "standard", "full"]
+CheckLevel = Literal["check", "quick", "standard", "full"]
 """How much of a device is measured: seconds, or one of the modes of ``calibrate``."""
 
 

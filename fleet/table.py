@@ -164,7 +164,7 @@ def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:
             "value": array,
             "unit": frame["unit"].astype("category") if "unit" in frame else "",
             "rack": frame["rack"].astype("category") if "rack" in frame else "",
-            "klass": _classes(frame),
+            "cohort": _classes(frame),
         }
     )
     notes = _notes(frame, slots)
@@ -177,7 +177,7 @@ def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:
     if repeated:
         excluded.append(f"{int(repeated)} repeated measurements: medians were taken")
         grouped = clean.groupby(keys, observed=True, sort=False)
-        first = grouped[["rack", "klass"]].first()
+        first = grouped[["rack", "cohort"]].first()
         clean = first.assign(value=grouped["value"].median()).reset_index()
     return FleetTable(clean.reset_index(drop=True), units, tuple(excluded), notes=notes)
 

@@ -71,7 +71,7 @@ class Kernel(Protocol):
         ...
 
     @property
-    def regime(self) -> Mapping[str, str]:
+    def config_key(self) -> Mapping[str, str]:
         """What its curve holds for: data type, stream mode."""
         ...
 

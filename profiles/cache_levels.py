@@ -26,7 +26,7 @@ FEWEST_SIZES = 3
 
 
 @dataclass(frozen=True)
-class Plateau:
+class CacheLevel:
     """A stretch of sizes that one level of the memory serves."""
 
     smallest_bytes: float
@@ -35,9 +35,9 @@ class Plateau:
     """Median."""
 
 
-def find_plateaus(
+def find_cache_levels(
     size_bytes: NDArray[np.float64], rate_bytes_per_s: NDArray[np.float64]
-) -> list[Plateau]:
+) -> list[CacheLevel]:
     """Locate the plateaus of a curve.
 
     Parameters
@@ -69,7 +69,7 @@ def find_plateaus(
         spans.append(best)
         free[best[0] : best[1]] = False
     return [
-        Plateau(float(sizes[a]), float(sizes[b - 1]), float(np.median(rates[a:b])))
+        CacheLevel(float(sizes[a]), float(sizes[b - 1]), float(np.median(rates[a:b])))
         for a, b in sorted(spans)
     ]
 

@@ -139,7 +139,7 @@ class DeviceSpec(Record):
 
 
 @dataclass(frozen=True)
-class FoundDevice:
+class DatasheetMatch:
     """A datasheet and, where the name was not exact, how it was understood."""
 
     spec: DeviceSpec
@@ -194,7 +194,7 @@ def _names(specs: dict[str, DeviceSpec]) -> dict[str, DeviceSpec]:
     return table
 
 
-def find_device(name: str) -> FoundDevice:
+def find_device(name: str) -> DatasheetMatch:
     """Find the data sheet that a name stands for, as people and drivers write it.
 
     Parameters
@@ -213,5 +213,5 @@ def find_device(name: str) -> FoundDevice:
         raise InputError(f"unknown GPU '{name}'", remedy=did_you_mean(name, specs))
     if name.strip().lower() in (n.lower() for n in spec.short_names):
         part = spec.name.split()[-1]
-        return FoundDevice(spec, f"'{name}' taken as {spec.id} (the {part} part)")
-    return FoundDevice(spec)
+        return DatasheetMatch(spec, f"'{name}' taken as {spec.id} (the {part} part)")
+    return DatasheetMatch(spec)

@@ -23,7 +23,7 @@ from groundspeed.profiles.errors import InputError, did_you_mean
 
 Array = NDArray[np.float64]
 Columns = Mapping[str, Array]
-Regime = Mapping[str, str]
+ConfigKey = Mapping[str, str]
 
 ITEM_BYTES: dict[str, float] = {
     "float64": 8.0,
@@ -90,9 +90,9 @@ class Operation:
     """Numeric columns, all positive; laws work on their logarithms."""
     categories: tuple[str, ...]
     """Columns that name a regime: each combination has a law of its own."""
-    flops: Callable[[Columns, Regime], Array]
+    flops: Callable[[Columns, ConfigKey], Array]
     """Floating-point operations."""
-    bytes: Callable[[Columns, Regime], Array]
+    bytes: Callable[[Columns, ConfigKey], Array]
     """Bytes read and written, each operand once."""
     computes: bool
     """Whether arithmetic can limit it."""
@@ -102,38 +102,38 @@ class Operation:
     """Whether FLOPs and bytes follow from the columns; experts' depend on the routing."""
 
 
-def _matmul_flops(c: Columns, r: Regime) -> Array:
+def _matmul_flops(c: Columns, r: ConfigKey) -> Array:
     return 2.0 * c["m"] * c["n"] * c["k"]
 
 
-def _matmul_bytes(c: Columns, r: Regime) -> Array:
+def _matmul_bytes(c: Columns, r: ConfigKey) -> Array:
     w = weight_bytes(r["dtype"])
     a = ACTIVATION_BYTES.get(r["dtype"], w)
     out = max(a, 2.0)  # fp8 and fp4 products are written as 16 bit
     return a * c["m"] * c["k"] + w * c["n"] * c["k"] + out * c["m"] * c["n"]
 
 
-def _prefill_flops(c: Columns, r: Regime) -> Array:
+def _prefill_flops(c: Columns, r: ConfigKey) -> Array:
     pairs = c["seq_len"] * (c["seq_len"] + 1.0) / 2.0  # causal: each token sees itself and before
     return 4.0 * c["batch"] * c["heads"] * c["head_dim"] * pairs
 
 
-def _prefill_bytes(c: Columns, r: Regime) -> Array:
+def _prefill_bytes(c: Columns, r: ConfigKey) -> Array:
     heads = 2.0 * c["heads"] + 2.0 * c["kv_heads"]  # Q and output; K and V
     return item_bytes(r["dtype"]) * c["batch"] * heads * c["seq_len"] * c["head_dim"]
 
 
-def _seen(c: Columns, r: Regime) -> Array:
+def _seen(c: Columns, r: ConfigKey) -> Array:
     """Tokens that a new one attends to: all, or those of its window."""
     window = float(r.get("window", 0))
     return np.minimum(c["kv_len"], window) if window > 0 else c["kv_len"]
 
 
-def _decode_flops(c: Columns, r: Regime) -> Array:
+def _decode_flops(c: Columns, r: ConfigKey) -> Array:
     return 4.0 * c["batch"] * c["heads"] * c["head_dim"] * _seen(c, r)
 
 
-def _decode_bytes(c: Columns, r: Regime) -> Array:
+def _decode_bytes(c: Columns, r: ConfigKey) -> Array:
     cache = 2.0 * item_bytes(r.get("kv_dtype", r["dtype"])) * c["kv_heads"] * _seen(c, r)
     return c["batch"] * c["head_dim"] * (cache + 2.0 * item_bytes(r["dtype"]) * c["heads"])
 
@@ -144,34 +144,34 @@ VALUE = 128.0
 """Sizes of DeepSeek's multi-head latent attention: compressed cache, rotary part, value head."""
 
 
-def _mla_decode_flops(c: Columns, r: Regime) -> Array:
+def _mla_decode_flops(c: Columns, r: ConfigKey) -> Array:
     # Scores against latent and rotary parts, then a weighted sum of the latent part.
     return 2.0 * c["batch"] * c["heads"] * c["kv_len"] * (2.0 * LATENT + ROTARY)
 
 
-def _mla_decode_bytes(c: Columns, r: Regime) -> Array:
+def _mla_decode_bytes(c: Columns, r: ConfigKey) -> Array:
     cache = item_bytes(r.get("kv_dtype", r["dtype"])) * (LATENT + ROTARY) * c["kv_len"]
     ends = item_bytes(r["dtype"]) * c["heads"] * (2.0 * LATENT + ROTARY)
     return c["batch"] * (cache + ends)
 
 
-def _mla_prefill_flops(c: Columns, r: Regime) -> Array:
+def _mla_prefill_flops(c: Columns, r: ConfigKey) -> Array:
     pairs = c["seq_len"] * (c["seq_len"] + 1.0) / 2.0
     return 2.0 * c["batch"] * c["heads"] * pairs * (VALUE + ROTARY + VALUE)
 
 
-def _mla_prefill_bytes(c: Columns, r: Regime) -> Array:
+def _mla_prefill_bytes(c: Columns, r: ConfigKey) -> Array:
     heads = c["heads"] * (2.0 * (VALUE + ROTARY) + 2.0 * VALUE)
     return item_bytes(r["dtype"]) * c["batch"] * c["seq_len"] * heads
 
 
-def _moe_flops(c: Columns, r: Regime) -> Array:
+def _moe_flops(c: Columns, r: ConfigKey) -> Array:
     split = float(r.get("tp", 1)) * float(r.get("ep", 1))
     size = float(r["hidden"]) * float(r["intermediate"])
     return 6.0 * c["tokens"] * float(r["top_k"]) * size / split
 
 
-def _moe_bytes(c: Columns, r: Regime) -> Array:
+def _moe_bytes(c: Columns, r: ConfigKey) -> Array:
     """Weights of the experts that are hit if tokens choose evenly, and activations."""
     experts, top_k = float(r["experts"]), float(r["top_k"])
     hidden, intermediate = float(r["hidden"]), float(r["intermediate"])
@@ -188,24 +188,24 @@ def _experts_hit(c: Columns) -> Array:
     return hit
 
 
-def _experts_flops(c: Columns, r: Regime) -> Array:
+def _experts_flops(c: Columns, r: ConfigKey) -> Array:
     return 6.0 * c["tokens"] * c["top_k"] / c["ep"] * c["hidden"] * c["width"]
 
 
-def _experts_bytes(c: Columns, r: Regime) -> Array:
+def _experts_bytes(c: Columns, r: ConfigKey) -> Array:
     weights = 3.0 * c["hidden"] * c["width"] * _experts_hit(c)
     return weight_bytes(r["dtype"]) * weights + 2.0 * 2.0 * c["tokens"] * c["hidden"]
 
 
-def _zero(c: Columns, r: Regime) -> Array:
+def _zero(c: Columns, r: ConfigKey) -> Array:
     return np.zeros_like(next(iter(c.values())))
 
 
-def _stream_bytes(c: Columns, r: Regime) -> Array:
+def _stream_bytes(c: Columns, r: ConfigKey) -> Array:
     return c["bytes"]
 
 
-GLUE_ITEMS_MOVED: dict[str, float] = {
+ELEMENTWISE_ITEMS_MOVED: dict[str, float] = {
     # width counts the elements of a row that go in; figures are elements moved per element in.
     "rms_norm": 2.0,  # read x, write y (the weight is shared by all rows)
     "layer_norm": 2.0,
@@ -222,12 +222,12 @@ GLUE_ITEMS_MOVED: dict[str, float] = {
 """The small operations between the matrix products: elements moved per element of input."""
 
 
-def _glue_bytes(c: Columns, r: Regime) -> Array:
-    per_item = GLUE_ITEMS_MOVED.get(r["op"])
+def _elementwise_bytes(c: Columns, r: ConfigKey) -> Array:
+    per_item = ELEMENTWISE_ITEMS_MOVED.get(r["op"])
     if per_item is None:
         raise InputError(
-            f"unknown glue operation '{r['op']}'",
-            remedy=did_you_mean(r["op"], GLUE_ITEMS_MOVED),
+            f"unknown elementwise operation '{r['op']}'",
+            remedy=did_you_mean(r["op"], ELEMENTWISE_ITEMS_MOVED),
         )
     return per_item * item_bytes(r["dtype"]) * c["rows"] * c["width"]
 
@@ -314,7 +314,13 @@ OPERATIONS: dict[str, Operation] = {
         ),
         Operation("stream", ("bytes",), ("mode", "dtype"), _zero, _stream_bytes, False, ("bytes",)),
         Operation(
-            "glue", ("rows", "width"), ("op", "dtype"), _zero, _glue_bytes, False, ("rows", "width")
+            "elementwise",
+            ("rows", "width"),
+            ("op", "dtype"),
+            _zero,
+            _elementwise_bytes,
+            False,
+            ("rows", "width"),
         ),
     )
 }

@@ -6,7 +6,8 @@ held-out error, and a utilization summary that is *derived* from the curves (a s
 not follow from them fails the physics check: no number is entered by hand).
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,10 +15,10 @@ from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.laws import Law
 from groundspeed.profiles.laws.law import Origin
 from groundspeed.profiles.operations import OPERATIONS
-from groundspeed.profiles.record import NonNegative, Positive, Record
+from groundspeed.profiles.record import NonNegative, Positive, Record, RenamedRecord
 
-SCHEMA_VERSION = 1
-"""History: 1 (2026-11): first."""
+SCHEMA_VERSION = 2
+"""History: 1 (2026-11): first. 2 (2026-11): other names, the same content (``migrations.py``)."""
 
 
 class Device(Record):
@@ -104,11 +105,13 @@ class Point(Record):
     """False if the result was wrong: such a row proves nothing and no law uses it."""
 
 
-class Curve(Record):
-    """All points of one operation in one regime."""
+class Curve(RenamedRecord):
+    """All points of one operation with one config key."""
+
+    old_names: ClassVar[Mapping[str, str]] = {"config_key": "regime"}
 
     operation: str
-    regime: dict[str, str]
+    config_key: dict[str, str]
     backend: str
     cache: Literal["cold", "warm"]
     origin: Origin
@@ -118,11 +121,11 @@ class Curve(Record):
     @model_validator(mode="after")
     def _regime_is_complete(self) -> "Curve":
         spec = OPERATIONS.get(self.operation)
-        lacking = [c for c in (spec.categories if spec else ()) if c not in self.regime]
-        if self.operation == "launch" and "op" not in self.regime:
+        lacking = [c for c in (spec.categories if spec else ()) if c not in self.config_key]
+        if self.operation == "launch" and "op" not in self.config_key:
             lacking = ["op"]
         if lacking:
-            raise ValueError(f"regime lacks {', '.join(lacking)}")
+            raise ValueError(f"config key lacks {', '.join(lacking)}")
         for point in self.points:
             missing = [c for c in (spec.columns if spec else ()) if c not in point.case]
             if missing:
@@ -205,16 +208,16 @@ class Profile(Record):
         """How much a reference case of this limit varied during the run; 0 if not recorded."""
         return max((s.spread_fraction for s in self.stability if s.limit == limit), default=0.0)
 
-    def curve(self, operation: str, **regime: str) -> Curve | None:
+    def curve(self, operation: str, **config_key: str) -> Curve | None:
         """The curve of an operation whose regime has these entries, if there is one."""
         for curve in self.curves:
-            if curve.operation == operation and regime.items() <= curve.regime.items():
+            if curve.operation == operation and config_key.items() <= curve.config_key.items():
                 return curve
         return None
 
-    def law(self, operation: str, **regime: str) -> Law | None:
+    def law(self, operation: str, **config_key: str) -> Law | None:
         """The law of an operation whose regime has these entries, if there is one."""
         for law in self.laws:
-            if law.operation == operation and regime.items() <= law.regime.items():
+            if law.operation == operation and config_key.items() <= law.config_key.items():
                 return law
         return None

@@ -6,20 +6,16 @@ leaves the old file or none, never half of one.
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.files import parse_json_object, read_text, write_whole
+from groundspeed.profiles.migrations import MIGRATIONS
 from groundspeed.profiles.record import describe
 from groundspeed.profiles.schema import SCHEMA_VERSION, Profile
 from groundspeed.profiles.validation import check_profile
-
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""From version N to N + 1. Empty while there is one version."""
 
 
 def profile_folder() -> Path:
@@ -59,13 +55,14 @@ def load_profile(path: Path, *, check: bool = True) -> Profile:
     while version < SCHEMA_VERSION:
         document = MIGRATIONS[version](document)
         version += 1
+        document["schema_version"] = version
     try:
         profile = Profile.model_validate(document)
     except ValidationError as error:
         raise InputError(describe(error), where=str(path)) from error
     if check:
         try:
-            require_physics(profile, str(path))
+            require_valid_profile(profile, str(path))
         except InputError:
             raise
         except Exception as error:  # a file made to be strange must not end in a traceback
@@ -75,7 +72,7 @@ def load_profile(path: Path, *, check: bool = True) -> Profile:
     return profile
 
 
-def require_physics(profile: Profile, where: str) -> None:
+def require_valid_profile(profile: Profile, where: str) -> None:
     """Refuse a profile that cannot be true.
 
     Raises
@@ -102,7 +99,7 @@ def save_profile(profile: Profile, path: Path, *, force: bool = False, check: bo
         If it breaks physics, or the file exists (without ``force``) or cannot be written.
     """
     if check:
-        require_physics(profile, f"profile {profile.id}")
+        require_valid_profile(profile, f"profile {profile.id}")
     text = profile.model_dump_json(indent=1, exclude_none=True) + "\n"
     write_whole(path, text.encode(), force=force)
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 import numpy as np
 
 from groundspeed.profiles.busbw import REDUCED_IN_NETWORK, bus_factor
-from groundspeed.profiles.cache_levels import find_plateaus
+from groundspeed.profiles.cache_levels import find_cache_levels
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.schema import Curve, Point, Rate, Stability
 
@@ -65,15 +65,15 @@ def derive_rates(
         if curve.operation in ("matmul", "stream") and not (winner.flops or winner.bytes):
             continue  # a point without work has no rate; the physics check names it
         if curve.operation == "matmul":
-            dtype = curve.regime["dtype"]
-            sheet = datasheet.peak(dtype) if datasheet else None
+            dtype = curve.config_key["dtype"]
+            quantity = datasheet.peak(dtype) if datasheet else None
             name = f"matmul {dtype}" + ("" if curve.backend == "torch" else f" ({curve.backend})")
             shape = " x ".join(f"{winner.case[c]:.0f}" for c in ("m", "n", "k"))
-            peak = sheet.value if sheet else None
+            peak = quantity.value if quantity else None
             rates.append(_rate(name, "FLOP/s", winner.flops, winner, compute, peak, shape))
         elif curve.operation == "stream":
             bandwidth = datasheet.memory_bandwidth_bytes_per_s if datasheet else None
-            name = f"memory {curve.regime['mode']}"
+            name = f"memory {curve.config_key['mode']}"
             if curve.backend != "torch":
                 name += f" ({curve.backend})"
             size = f"{winner.bytes / 1e6:.0f} MB moved"
@@ -86,9 +86,9 @@ def derive_rates(
         elif curve.operation == "p2p":
             rates.append(_pair_rate(curve, points))
         elif curve.operation == "working_set":
-            rates += _plateau_rates(points, memory)
+            rates += _cache_level_rates(points, memory)
         elif curve.operation == "launch":
-            rates.append(_duration(f"launch {curve.regime['op']}", points[0], compute))
+            rates.append(_duration(f"launch {curve.config_key['op']}", points[0], compute))
         elif curve.operation == "latency":
             for point in points:
                 size = f"{point.case.get('bytes', 0.0) / 2**20:.3g} MiB"
@@ -109,32 +109,32 @@ PLAIN_RATES = {
 
 
 def _plain_rate(
-    curve: Curve, points: list[Point], sheet: DeviceSpec | None, compute: float, memory: float
+    curve: Curve, points: list[Point], datasheet: DeviceSpec | None, compute: float, memory: float
 ) -> Rate:
     unit, title = PLAIN_RATES[curve.operation]
     work = "flops" if unit == "FLOP/s" else "bytes"
     best = max(points, key=lambda p: getattr(p, work) / p.time_s)
-    regime = defaultdict(str, curve.regime)
-    name = title.format_map(regime)
+    config_key = defaultdict(str, curve.config_key)
+    name = title.format_map(config_key)
     if curve.backend != "torch":
         name += f" ({curve.backend})"
     peak = None
-    if sheet is not None and unit == "FLOP/s":
-        quantity = sheet.peak(regime["dtype"])
+    if datasheet is not None and unit == "FLOP/s":
+        quantity = datasheet.peak(config_key["dtype"])
         peak = quantity.value if quantity else None
-    elif sheet is not None and curve.operation == "attention_decode":
-        bandwidth = sheet.memory_bandwidth_bytes_per_s
+    elif datasheet is not None and curve.operation == "attention_decode":
+        bandwidth = datasheet.memory_bandwidth_bytes_per_s
         peak = bandwidth.value if bandwidth else None
     spread = compute if unit == "FLOP/s" else memory
     return _rate(name, unit, getattr(best, work), best, spread, peak, "best of its curve")
 
 
-def _plateau_rates(points: list[Point], spread: float) -> list[Rate]:
+def _cache_level_rates(points: list[Point], spread: float) -> list[Rate]:
     """Read bandwidth of each level of the memory, smallest first."""
     sizes = np.array([p.case["bytes"] for p in points])
     speeds = np.array([p.bytes / p.time_s for p in points])
     rates = []
-    for level, plateau in enumerate(find_plateaus(sizes, speeds), start=1):
+    for level, plateau in enumerate(find_cache_levels(sizes, speeds), start=1):
         on_it = [
             p for p in points if plateau.smallest_bytes <= p.case["bytes"] <= plateau.largest_bytes
         ]
@@ -142,18 +142,20 @@ def _plateau_rates(points: list[Point], spread: float) -> list[Rate]:
         reach = " to ".join(
             f"{size / 2**20:.3g} MiB" for size in (plateau.smallest_bytes, plateau.largest_bytes)
         )
-        name = f"read plateau {level}"
+        name = f"read level {level}"
         rates.append(_rate(name, "bytes/s", middle.bytes, middle, spread, None, reach))
     return rates
 
 
-def _collective_rates(curve: Curve, points: list[Point], sheet: DeviceSpec | None) -> list[Rate]:
+def _collective_rates(
+    curve: Curve, points: list[Point], datasheet: DeviceSpec | None
+) -> list[Rate]:
     """Bus bandwidth at its best size, and the latency of the smallest message."""
-    op, ranks = curve.regime["op"], int(curve.regime["world_size"])
+    op, ranks = curve.config_key["op"], int(curve.config_key["world_size"])
     factor = bus_factor(op, ranks)
     best = max(points, key=lambda p: p.bytes / p.time_s)
     least = min(points, key=lambda p: p.bytes)
-    wire = sheet.scaleup_bandwidth_bytes_per_s if sheet else None
+    wire = datasheet.scaleup_bandwidth_bytes_per_s if datasheet else None
     name = f"{op} x{ranks}" + "".join(f" {word}" for word in (_hosts(curve), _mode(curve)) if word)
     note = f"busbw at {best.bytes / 2**20:.3g} MiB"
     peak = wire.value if wire and not _hosts(curve) else None
@@ -164,11 +166,11 @@ def _collective_rates(curve: Curve, points: list[Point], sheet: DeviceSpec | Non
 
 
 def _hosts(curve: Curve) -> str:
-    return f"on {curve.regime['hosts']} hosts" if "hosts" in curve.regime else ""
+    return f"on {curve.config_key['hosts']} hosts" if "hosts" in curve.config_key else ""
 
 
 def _mode(curve: Curve) -> str:
-    return "in a graph" if curve.regime.get("mode") == "graph" else ""
+    return "in a graph" if curve.config_key.get("mode") == "graph" else ""
 
 
 def _pair_rate(curve: Curve, points: list[Point]) -> Rate:
@@ -177,7 +179,7 @@ def _pair_rate(curve: Curve, points: list[Point]) -> Rate:
     slowest, usual = ordered[0], ordered[len(ordered) // 2]
     share = slowest.bytes / slowest.time_s / (usual.bytes / usual.time_s)
     pair = f"{slowest.case['from']:.0f}-{slowest.case['to']:.0f}"
-    name = f"pairs {curve.regime['direction']}"
+    name = f"pairs {curve.config_key['direction']}"
     note = f"median; slowest {pair}, {share:.0%} of it"
     return _rate(name, "bytes/s", usual.bytes, usual, 0.0, None, note)
 
@@ -221,7 +223,7 @@ def _rate(
     work: float,
     point: Point,
     spread: float,
-    sheet: float | None,
+    datasheet: float | None,
     note: str,
 ) -> Rate:
     value = work / point.time_s
@@ -234,8 +236,8 @@ def _rate(
             "value": value,
             "low": value * (1.0 - min(below, 0.99)),
             "high": value * (1.0 + above),
-            "datasheet": sheet,
-            "utilization": value / sheet if sheet else None,
+            "datasheet": datasheet,
+            "utilization": value / datasheet if datasheet else None,
             "note": note,
         }
     )

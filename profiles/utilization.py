@@ -32,7 +32,7 @@ class Utilization:
     """A share of the data sheet, as models of several sizes see it."""
 
     dtype: str
-    regime: str
+    config_key: str
     """Data type, and what else tells its law from another: the library."""
     phase: str
     """``prefill`` (of the matrix rate) or ``decode`` (of the memory bandwidth)."""
@@ -69,15 +69,15 @@ def utilization(profile: Profile) -> list[Utilization]:
     list of Utilization
         By data type, prefill before decode, few rows before many.
     """
-    sheet = profile.datasheet
+    datasheet = profile.datasheet
     n, k = (np.array(v) for v in zip(*model_products(), strict=True))
     results = []
     for law in profile.laws:
         if law.operation != "matmul":
             continue
-        dtype = law.regime["dtype"]
-        peak = sheet.peak(dtype) if sheet else None
-        bandwidth = sheet.memory_bandwidth_bytes_per_s if sheet else None
+        dtype = law.config_key["dtype"]
+        peak = datasheet.peak(dtype) if datasheet else None
+        bandwidth = datasheet.memory_bandwidth_bytes_per_s if datasheet else None
         for phase, counts, roof in (
             ("prefill", PREFILL_ROWS, peak),
             ("decode", DECODE_ROWS, bandwidth),
@@ -87,7 +87,7 @@ def utilization(profile: Profile) -> list[Utilization]:
                 prediction = law_time(law, columns)
                 spec = OPERATIONS["matmul"]
                 count = spec.flops if phase == "prefill" else spec.bytes
-                work = float(count(columns, law.regime).sum())
+                work = float(count(columns, law.config_key).sum())
                 times = [
                     float(t.sum()) for t in (prediction.time_s, prediction.high_s, prediction.low_s)
                 ]
@@ -95,7 +95,7 @@ def utilization(profile: Profile) -> list[Utilization]:
                 results.append(
                     Utilization(
                         dtype=dtype,
-                        regime=" ".join(law.regime.values()),
+                        config_key=" ".join(law.config_key.values()),
                         phase=phase,
                         rows=rows,
                         rate=work / times[0],

@@ -52,11 +52,11 @@ def check_profile(profile: Profile) -> list[Violation]:
     """
     violations: list[Violation] = []
     for curve in profile.curves:
-        where = f"{curve.operation} {' '.join(curve.regime.values())} ({curve.backend})"
+        where = f"{curve.operation} {' '.join(curve.config_key.values())} ({curve.backend})"
         violations += _check_points(curve, where)
         violations += _check_roof(profile, curve, where)
         violations += _check_monotone(profile, curve, where)
-    violations += _check_sheet(profile)
+    violations += _check_datasheet(profile)
     violations += _check_laws(profile)
     violations += _check_summary(profile)
     return sorted(violations, key=lambda v: v.severity)
@@ -83,8 +83,8 @@ def _check_points(curve: Curve, where: str) -> list[Violation]:
             continue
         columns = {c: np.array([point.case[c]]) for c in operation.columns}
         for name, count, stated in (
-            ("FLOPs", operation.flops(columns, curve.regime)[0], point.flops),
-            ("bytes", operation.bytes(columns, curve.regime)[0], point.bytes),
+            ("FLOPs", operation.flops(columns, curve.config_key)[0], point.flops),
+            ("bytes", operation.bytes(columns, curve.config_key)[0], point.bytes),
         ):
             if not math.isclose(float(count), stated, rel_tol=1e-6, abs_tol=1e-9):
                 violations.append(
@@ -94,14 +94,14 @@ def _check_points(curve: Curve, where: str) -> list[Violation]:
 
 
 def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
-    sheet = profile.datasheet
-    if sheet is None:
+    datasheet = profile.datasheet
+    if datasheet is None:
         return []
     violations = []
-    dtype = curve.regime.get("dtype", "")
-    roof_flops = sheet.roof_flops(dtype) if curve.operation != "stream" else None
-    peak = sheet.peak(dtype)
-    bandwidth = sheet.memory_bandwidth_bytes_per_s
+    dtype = curve.config_key.get("dtype", "")
+    roof_flops = datasheet.roof_flops(dtype) if curve.operation != "stream" else None
+    peak = datasheet.peak(dtype)
+    bandwidth = datasheet.memory_bandwidth_bytes_per_s
     cache = profile.device.last_level_cache_bytes or 0.0
     operation = OPERATIONS.get(curve.operation)
     if curve.operation in ("collective", "p2p"):
@@ -116,7 +116,7 @@ def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
                 _error(
                     at,
                     f"{rate / 1e12:.1f} TFLOPS is above {roof_flops / 1e12:.1f}, "
-                    f"the {dtype} roof of {sheet.id} at its highest clock",
+                    f"the {dtype} roof of {datasheet.id} at its highest clock",
                 )
             )
         elif roof_flops is None and peak is not None and rate > peak.value:
@@ -124,7 +124,7 @@ def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
                 _warning(
                     at,
                     f"{rate / 1e12:.1f} TFLOPS is above the sheet's {peak.value / 1e12:.1f}; "
-                    f"the highest clock of {sheet.id} is not on record, so it may be boost",
+                    f"the highest clock of {datasheet.id} is not on record, so it may be boost",
                 )
             )
         if operation is not None and not operation.countable:
@@ -148,9 +148,9 @@ def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
 def _check_wire(profile: Profile, curve: Curve, where: str) -> list[Violation]:
     """Bus bandwidth above the wire is a switch that adds up on the way, or a mistake."""
     wire = profile.datasheet.scaleup_bandwidth_bytes_per_s if profile.datasheet else None
-    if wire is None or curve.operation != "collective" or "hosts" in curve.regime:
+    if wire is None or curve.operation != "collective" or "hosts" in curve.config_key:
         return []
-    op, ranks = curve.regime["op"], int(curve.regime["world_size"])
+    op, ranks = curve.config_key["op"], int(curve.config_key["world_size"])
     violations = []
     for point in curve.points:
         rate = busbw(op, ranks, point.bytes, point.time_s)
@@ -208,7 +208,7 @@ def _check_monotone(profile: Profile, curve: Curve, where: str) -> list[Violatio
     return [_warning(where, text) for _, text in sorted(falls, reverse=True)[:3]]
 
 
-def _check_sheet(profile: Profile) -> list[Violation]:
+def _check_datasheet(profile: Profile) -> list[Violation]:
     """The sheet inside a profile sets its roofs: say where it is not the one that ships."""
     inside = profile.datasheet
     shipped = load_datasheets().get(inside.id) if inside else None
@@ -226,11 +226,11 @@ def _check_laws(profile: Profile) -> list[Violation]:
     """A law must describe the curve that stands beside it: a thousandfold is a slip of units."""
     violations = []
     for law in profile.laws:
-        where = f"law {law.operation} {' '.join(law.regime.values())}"
+        where = f"law {law.operation} {' '.join(law.config_key.values())}"
         for name, c in law.coefficients.items():
             if not c.low <= c.value <= c.high:
                 violations.append(_error(where, f"{name} does not lie inside its own interval"))
-        curve = profile.curve(law.operation, **law.regime)
+        curve = profile.curve(law.operation, **law.config_key)
         points = [p for p in curve.points if p.valid] if curve else []
         names = OPERATIONS[law.operation].columns
         points = [p for p in points if all(p.case.get(c, 0.0) > 0.0 for c in names)]

@@ -51,9 +51,9 @@ def main() -> None:
     with ProcessPoolExecutor() as pool:
         profiles = pool.map(imported, SYSTEMS.values(), [tables] * len(SYSTEMS))
         built |= dict(zip(SYSTEMS.values(), profiles, strict=True))
-    small = [law for law in built["h200-sxm"].laws if law.operation in ("glue", "stream")]
+    small = [law for law in built["h200-sxm"].laws if law.operation in ("elementwise", "stream")]
     for name, profile in built.items():
-        if not any(law.operation == "glue" for law in profile.laws):
+        if not any(law.operation == "elementwise" for law in profile.laws):
             source = built["h200-sxm"].model_copy(update={"laws": tuple(small)})
             laws = (*profile.laws, *transfer_law(source, name))
             built[name] = profile.model_copy(update={"laws": laws})
@@ -72,11 +72,13 @@ SAME_LINKS = {"gb200": "b200-sxm", "gb300": "b300-sxm"}
 
 def missing_links(profile: Profile, relative: Profile) -> list[Law]:
     """Collectives that only a relative's tables have."""
-    have = {tuple(sorted(x.regime.items())) for x in profile.laws if x.operation == "collective"}
+    have = {
+        tuple(sorted(x.config_key.items())) for x in profile.laws if x.operation == "collective"
+    }
     lacking = [
         x
         for x in relative.laws
-        if x.operation == "collective" and tuple(sorted(x.regime.items())) not in have
+        if x.operation == "collective" and tuple(sorted(x.config_key.items())) not in have
     ]
     if not lacking or profile.datasheet is None:
         return []
@@ -88,15 +90,15 @@ def imported(name: str, tables: Path) -> Profile:
     """A profile from published tables."""
     request = ImportRequest(tables, "", "aiconfigurator", device=name)
     profile = import_profile(request, IMPORTERS["aiconfigurator"], "scripts/build_profiles.py")
-    sheet = find_device(name).spec
+    datasheet = find_device(name).spec
     laws = tuple(law.model_copy(update={"source": attributed(law.source)}) for law in profile.laws)
     curves = tuple(thin(c) for c in profile.curves)
     return profile.model_copy(
         update={
             "id": f"{name}-imported",
             "curves": curves,
-            "laws": (*laws, *small_operation_laws(sheet)),
-            "rates": derive_rates(curves, sheet, (), profile.device.last_level_cache_bytes),
+            "laws": (*laws, *small_operation_laws(datasheet)),
+            "rates": derive_rates(curves, datasheet, (), profile.device.last_level_cache_bytes),
             "environment": profile.environment.model_copy(update={"date_utc": DATE}),
             "warnings": (
                 *profile.warnings,
@@ -134,16 +136,16 @@ def thin(curve: Curve) -> Curve:
 
 def transferred(name: str, source: Profile) -> Profile:
     """A profile of a device without tables."""
-    sheet = find_device(name).spec
-    laws = transfer_law(source, sheet, anchors_of(name))
+    datasheet = find_device(name).spec
+    laws = transfer_law(source, datasheet, anchors_of(name))
     figures = sorted({row["source"] for row in published(name)})
     note = f"transferred from {source.id}, never measured"
     if figures:
         note += f"; anchored by {'; '.join(figures)}"
     return Profile(
         id=f"{name}-transferred",
-        device=device_of(sheet),
-        datasheet=sheet,
+        device=device_of(datasheet),
+        datasheet=datasheet,
         environment=source.environment,
         mode="transferred",
         seed=0,

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from groundspeed.estimator.decisions.backtest import Resolver, understand
+from groundspeed.estimator.decisions.backtest import Resolver, server_and_workload
 from groundspeed.estimator.engines.engine import Engine
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving import server as serving
@@ -99,7 +99,7 @@ def main() -> None:
 
 def case(row: Mapping[str, str], resolver: Resolver) -> Case:
     """A row, understood, and what it measured."""
-    server, workload = understand(row, resolver)
+    server, workload = server_and_workload(row, resolver)
     measured = {m: float(row[m]) for m in ("ttft_ms", "tpot_ms", "e2e_latency_ms") if row.get(m)}
     return server, workload, measured
 

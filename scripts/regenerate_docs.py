@@ -76,7 +76,7 @@ def schemas() -> Iterator[tuple[str, str]]:
     from groundspeed.estimator.decisions.audit import Audit
     from groundspeed.estimator.decisions.backtest import RowResult, Summary
     from groundspeed.estimator.decisions.compare import ServingComparison
-    from groundspeed.estimator.decisions.naive_method import ArticleEstimate
+    from groundspeed.estimator.decisions.naive_method import NaiveEstimate
     from groundspeed.estimator.decisions.plan import Plan
     from groundspeed.estimator.serving.pools import Disaggregated
     from groundspeed.estimator.serving.static_batch import Prediction
@@ -91,7 +91,7 @@ def schemas() -> Iterator[tuple[str, str]]:
     from groundspeed.verify.verification import Verification
 
     for model in (
-        Profile, DeviceSpec, Prediction, ArticleEstimate, Verification, ProfileComparison,
+        Profile, DeviceSpec, Prediction, NaiveEstimate, Verification, ProfileComparison,
         ServingPrediction, Disaggregated, Summary, RowResult, Plan, Audit, ServingComparison,
         Screening, Baseline, Health, History,
     ):  # fmt: skip

@@ -57,7 +57,7 @@ def attention_candidates(length: str, seed: int, kind: str) -> list[Candidate]:
     return [c for c in cases if c["heads"] <= 128]
 
 
-GLUE_WIDTHS: dict[str, tuple[float, ...]] = {
+ELEMENTWISE_WIDTHS: dict[str, tuple[float, ...]] = {
     "rms_norm": (512, 1024, 2048, 4096, 8192),
     "layer_norm": (512, 1024, 2048, 4096, 8192),
     "residual_add": (512, 1024, 2048, 4096, 8192),
@@ -73,12 +73,12 @@ GLUE_WIDTHS: dict[str, tuple[float, ...]] = {
 """Row widths of the small operations, as models have them."""
 
 
-def glue_candidates(op: str) -> list[Candidate]:
+def elementwise_candidates(op: str) -> list[Candidate]:
     """Rows of a decode step to a prefill, widths as models have them."""
     rows = [2.0**x for x in range(8 if op in ("argmax", "sample") else 14)]
     return [
         {"rows": r, "width": w}
-        for r, w in itertools.product(rows, GLUE_WIDTHS[op])
+        for r, w in itertools.product(rows, ELEMENTWISE_WIDTHS[op])
         if r * w <= 2.0**25
     ]
 

@@ -16,11 +16,11 @@ from typing import Literal
 import numpy as np
 
 from groundspeed.calibrate.design.candidates import (
-    GLUE_WIDTHS,
+    ELEMENTWISE_WIDTHS,
     MOE_SHAPES,
     alignment_candidates,
     attention_candidates,
-    glue_candidates,
+    elementwise_candidates,
     latency_candidates,
     matmul_candidates,
     moe_candidates,
@@ -30,7 +30,7 @@ from groundspeed.calibrate.design.candidates import (
 from groundspeed.calibrate.design.point_selection import farthest_points
 from groundspeed.calibrate.timing.stopping import StopRule
 from groundspeed.kernels.attention.attention import DecodeAttention, PrefillAttention
-from groundspeed.kernels.decoder.elementwise import Glue
+from groundspeed.kernels.decoder.elementwise import Elementwise
 from groundspeed.kernels.kernel import DTYPES, Kernel
 from groundspeed.kernels.launch.launch import Launch
 from groundspeed.kernels.launch.layer_latency import LayerLatency
@@ -53,7 +53,7 @@ Limit = Literal["compute", "memory"]
 
 
 @dataclass(frozen=True)
-class Yardsticks:
+class ReferenceCases:
     """Fixed cases of a kind of device, each long enough to see its clock and its neighbours."""
 
     probe: Mapping[str, float]
@@ -68,7 +68,7 @@ def _attention(batch: int, length: int, heads: int, dim: int) -> dict[str, float
     return {k: float(v) for k, v in (values | {"head_dim": dim}).items()}
 
 
-CPU_YARDSTICKS = Yardsticks(
+CPU_REFERENCE_CASES = ReferenceCases(
     probe={"m": 256.0, "n": 1024.0, "k": 1024.0},
     attention_probe=_attention(1, 512, 16, 64),
     references={
@@ -76,7 +76,7 @@ CPU_YARDSTICKS = Yardsticks(
         "memory": {"m": 1.0, "n": 8192.0, "k": 1024.0},
     },
 )
-GPU_YARDSTICKS = Yardsticks(
+GPU_REFERENCE_CASES = ReferenceCases(
     probe={"m": 4096.0, "n": 4096.0, "k": 4096.0},
     attention_probe=_attention(4, 4096, 32, 128),
     references={
@@ -86,9 +86,9 @@ GPU_YARDSTICKS = Yardsticks(
 )
 
 
-def yardsticks(kind: str) -> Yardsticks:
+def reference_cases(kind: str) -> ReferenceCases:
     """The fixed cases for a processor or a GPU."""
-    return CPU_YARDSTICKS if kind == "cpu" else GPU_YARDSTICKS
+    return CPU_REFERENCE_CASES if kind == "cpu" else GPU_REFERENCE_CASES
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Mode:
     """Points of each data type; those that a device lacks are left out, with the reason."""
     stream_points: int
     attention_points: int
-    glue_points: int
+    elementwise_points: int
     longest_call_s: float
     rule: StopRule
     peak_steps: int
@@ -130,7 +130,7 @@ QUICK = Mode(
     matmul_points={"bfloat16": 40, "float16": 10, "float32": 10, "fp8": 16},
     stream_points=7,
     attention_points=18,
-    glue_points=10,
+    elementwise_points=10,
     longest_call_s=0.05,
     rule=StopRule(min_samples=10, min_time_s=0.02, half_width_fraction=0.02, time_cap_s=0.4),
     peak_steps=4,
@@ -146,7 +146,7 @@ STANDARD = Mode(
     },
     stream_points=12,
     attention_points=40,
-    glue_points=16,
+    elementwise_points=16,
     longest_call_s=0.2,
     rule=StopRule(min_samples=15, min_time_s=0.05, half_width_fraction=0.01, time_cap_s=1.5),
     peak_steps=12,
@@ -163,7 +163,7 @@ FULL = replace(
     },
     stream_points=20,
     attention_points=96,
-    glue_points=32,
+    elementwise_points=32,
     sustained={"bfloat16": 10.0, "float16": 10.0, "fp8": 10.0, "float32": 10.0},
     projections=120,
     alignment=True,
@@ -198,7 +198,7 @@ class PlannedCase:
 def planned(kernel: Kernel, case: Mapping[str, float], prefix: str = "") -> PlannedCase:
     """Name a case."""
     shape = " ".join(f"{k}={v:g}" for k, v in case.items())
-    name = " ".join((kernel.operation, *kernel.regime.values(), kernel.backend))
+    name = " ".join((kernel.operation, *kernel.config_key.values(), kernel.backend))
     return PlannedCase(f"{prefix}{name} {shape}".strip(), kernel, case, prefix)
 
 
@@ -221,7 +221,9 @@ class Limits:
     def allows(self, kernel: Kernel, case: Mapping[str, float]) -> bool:
         """Whether a case fits the time and memory of one call."""
         cost = kernel.cost(case)
-        rate = self.flops_per_s.get(kernel.regime.get("dtype", ""), max(self.flops_per_s.values()))
+        rate = self.flops_per_s.get(
+            kernel.config_key.get("dtype", ""), max(self.flops_per_s.values())
+        )
         if kernel.operation.startswith("attention"):
             rate = self.attention_flops_per_s
         fits = max(cost.read_bytes, cost.written_bytes) <= self.operand_bytes
@@ -256,7 +258,7 @@ def expected_s(plan: list[PlannedCase], mode: Mode, limits: Limits) -> float:
     """About how long a plan takes [s], from the probed rates."""
     total = sum(mode.sustained.values())
     for case in plan:
-        dtype = case.kernel.regime.get("dtype", "")
+        dtype = case.kernel.config_key.get("dtype", "")
         rate = limits.flops_per_s.get(dtype, max(limits.flops_per_s.values()))
         once = case.kernel.cost(case.case).flops / rate
         total += max(mode.rule.min_time_s, mode.rule.min_samples * once) + CASE_OVERHEAD_S
@@ -288,8 +290,14 @@ def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[
     prefill, decode = (attention_candidates(c, seed, kind) for c in ("seq_len", "kv_len"))
     cases += _choose(PrefillAttention("bfloat16"), prefill, budget, limits, seed)
     cases += _choose(DecodeAttention("bfloat16"), decode, budget, limits, seed)
-    for op in GLUE_WIDTHS:
-        cases += _choose(Glue(op, "bfloat16"), glue_candidates(op), mode.glue_points, limits, seed)
+    for op in ELEMENTWISE_WIDTHS:
+        cases += _choose(
+            Elementwise(op, "bfloat16"),
+            elementwise_candidates(op),
+            mode.elementwise_points,
+            limits,
+            seed,
+        )
     cases += _extra_matmuls(mode, limits, seed)
     cases += [planned(Launch("eager"), {}), planned(LayerLatency("layer"), {})]
     if device.kind == "cpu":

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from groundspeed.calibrate.timing.measure_case import Bench, Measured, measured_point, prepared
+from groundspeed.calibrate.timing.measure_case import Harness, Measured, measured_point, prepared
 from groundspeed.kernels.kernel import Case, Kernel
 
 CHUNK_S = 0.1
@@ -39,7 +39,7 @@ def neighbours(start: Case, *, steps: int) -> Iterator[dict[str, float]]:
 
 
 def sustained(
-    kernel: Kernel, case: Case, bench: Bench, seconds: float, *, tags: tuple[str, ...] = ()
+    kernel: Kernel, case: Case, bench: Harness, seconds: float, *, tags: tuple[str, ...] = ()
 ) -> Measured:
     """Run a case without pause and report the second half of the time.
 

@@ -94,7 +94,7 @@ def choose_points(
     Parameters
     ----------
     operation : str
-        ``matmul``, ``attention_prefill``, ``attention_decode``, ``stream``, ``glue``.
+        ``matmul``, ``attention_prefill``, ``attention_decode``, ``stream``, ``elementwise``.
     candidates : DataFrame
         One case a row, with the operation's columns; other columns are carried along.
     budget : int
@@ -117,7 +117,7 @@ def choose_points(
         raise InputError(
             f"unknown operation '{operation}'", remedy=did_you_mean(operation, OPERATIONS)
         )
-    from groundspeed.calibrate.fit.dataframe import regime_columns, with_derived
+    from groundspeed.calibrate.fit.dataframe import config_key_columns, with_derived
 
     candidates = with_derived(operation, candidates)
     missing = [c for c in spec.columns if c not in candidates.columns]
@@ -127,7 +127,7 @@ def choose_points(
         raise InputError(f"a budget of {budget} points chooses nothing", remedy="give at least 1")
     if candidates.empty:
         return candidates.index
-    present = regime_columns(operation, candidates)
+    present = config_key_columns(operation, candidates)
     groups = [g for _, g in candidates.groupby(present, sort=True)] if present else [candidates]
     shares = np.full(len(groups), budget // len(groups))
     shares[: budget % len(groups)] += 1

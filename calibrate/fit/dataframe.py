@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
 
-from groundspeed.calibrate.fit.parametric import PRECISE, fit_precise
-from groundspeed.calibrate.fit.piecewise import fit_chain, fit_sweep
-from groundspeed.calibrate.fit.roofline import fit_points
+from groundspeed.calibrate.fit.parametric import MODEL_FORM_OF, fit_parametric
+from groundspeed.calibrate.fit.piecewise import fit_piecewise, fit_token_counts
+from groundspeed.calibrate.fit.roofline import fit_roofline
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.laws import Law, law_time
@@ -77,9 +77,9 @@ class FittedLaw:
     def _rows_of(self, law: Law, cases: pd.DataFrame) -> NDArray[np.bool_]:
         """Which rows are of a law's regime; columns that no row states are taken as agreed."""
         rows = np.ones(len(cases), dtype=bool)
-        for name, value in law.regime.items():
+        for name, value in law.config_key.items():
             if name not in cases.columns:
-                if len({other.regime.get(name) for other in self.laws}) > 1:
+                if len({other.config_key.get(name) for other in self.laws}) > 1:
                     raise InputError(f"{self.operation} cases lack the column '{name}'")
                 continue
             column = cases[name]
@@ -96,7 +96,7 @@ def fit_law(
     Parameters
     ----------
     operation : str
-        ``matmul``, ``attention_prefill``, ``attention_decode``, ``stream`` or ``glue``.
+        ``matmul``, ``attention_prefill``, ``attention_decode``, ``stream`` or ``elementwise``.
     measured : DataFrame
         The operation's columns and ``time_us``; each combination of its categories
         (``dtype``, ``library``, ...) is a regime with a law of its own.
@@ -117,26 +117,36 @@ def fit_law(
     operation_spec = OPERATIONS[operation]
     measured = with_derived(operation, measured)
     _require(measured, (*operation_spec.columns, *operation_spec.categories, "time_us"), operation)
-    names = regime_columns(operation, measured)
+    names = config_key_columns(operation, measured)
     laws = []
     for values, group in measured.groupby(names, sort=True):
-        regime = {n: str(v) for n, v in zip(names, values, strict=True)}
+        config_key = {n: str(v) for n, v in zip(names, values, strict=True)}
         columns = {c: group[c].to_numpy(dtype=float) for c in operation_spec.columns}
         time_s = group["time_us"].to_numpy(dtype=float) * 1e-6
         source = f"{len(group)} rows of {spec.id if spec else 'a device without a data sheet'}"
         if operation == "collective":
             sizes = columns["bytes"]
-            law = fit_chain(operation, regime, sizes, time_s, origin="measured", source=source)
+            law = fit_piecewise(
+                operation, config_key, sizes, time_s, origin="measured", source=source
+            )
         elif operation == "moe":
             tokens = columns["tokens"]
-            law = fit_sweep(operation, regime, tokens, time_s, origin="measured", source=source)
-        elif operation in PRECISE:
-            law = fit_precise(
-                operation, regime, columns, time_s, sheet=spec, origin="measured", source=source
+            law = fit_token_counts(
+                operation, config_key, tokens, time_s, origin="measured", source=source
+            )
+        elif operation in MODEL_FORM_OF:
+            law = fit_parametric(
+                operation,
+                config_key,
+                columns,
+                time_s,
+                datasheet=spec,
+                origin="measured",
+                source=source,
             )
         else:
-            law = fit_points(
-                operation, regime, columns, time_s, origin="measured", source=source, seed=seed
+            law = fit_roofline(
+                operation, config_key, columns, time_s, origin="measured", source=source, seed=seed
             )
         laws.append(law)
     return FittedLaw(operation, tuple(laws))
@@ -153,7 +163,7 @@ def with_derived(operation: str, frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def regime_columns(operation: str, frame: pd.DataFrame) -> list[str]:
+def config_key_columns(operation: str, frame: pd.DataFrame) -> list[str]:
     """Columns whose every combination is a regime with a law of its own."""
     categories = OPERATIONS[operation].categories
     return [c for c in dict.fromkeys((*categories, *OPTIONAL_CATEGORIES)) if c in frame.columns]

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from groundspeed.calibrate.fit.parametric import PRECISE, fit_precise
-from groundspeed.calibrate.fit.piecewise import FEWEST_SIZES, fit_chain, fit_sweep
-from groundspeed.calibrate.fit.roofline import MIN_POINTS, fit_points
+from groundspeed.calibrate.fit.parametric import MODEL_FORM_OF, fit_parametric
+from groundspeed.calibrate.fit.piecewise import FEWEST_SIZES, fit_piecewise, fit_token_counts
+from groundspeed.calibrate.fit.roofline import MIN_POINTS, fit_roofline
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.laws import Law
 from groundspeed.profiles.operations import OPERATIONS
@@ -13,7 +13,7 @@ from groundspeed.profiles.summary import SELECTED
 
 
 def law_of_curve(
-    curve: Curve, source: str, *, sheet: DeviceSpec | None, on_cpu: bool, seed: int = 0
+    curve: Curve, source: str, *, datasheet: DeviceSpec | None, on_cpu: bool, seed: int = 0
 ) -> Law | None:
     """Fit the law of a curve.
 
@@ -43,30 +43,35 @@ def law_of_curve(
     if curve.operation == "collective":
         if np.unique(columns["bytes"]).size < FEWEST_SIZES:
             return None
-        return fit_chain(
-            "collective", curve.regime, columns["bytes"], times, origin=curve.origin, source=source
+        return fit_piecewise(
+            "collective",
+            curve.config_key,
+            columns["bytes"],
+            times,
+            origin=curve.origin,
+            source=source,
         )
     if curve.operation == "moe":
         if np.unique(columns["tokens"]).size < 2:
             return None
-        return fit_sweep(
-            "moe", curve.regime, columns["tokens"], times, origin=curve.origin, source=source
+        return fit_token_counts(
+            "moe", curve.config_key, columns["tokens"], times, origin=curve.origin, source=source
         )
     if len(points) < MIN_POINTS:
         return None
-    if curve.operation in PRECISE and not on_cpu:
-        return fit_precise(
+    if curve.operation in MODEL_FORM_OF and not on_cpu:
+        return fit_parametric(
             curve.operation,
-            curve.regime,
+            curve.config_key,
             columns,
             times,
-            sheet=sheet,
+            datasheet=datasheet,
             origin=curve.origin,
             source=source,
         )
-    return fit_points(
+    return fit_roofline(
         curve.operation,
-        curve.regime,
+        curve.config_key,
         columns,
         times,
         origin=curve.origin,

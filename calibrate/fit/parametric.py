@@ -9,15 +9,15 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from groundspeed.calibrate.fit.priors import Prior, priors, roofs, starting_point
-from groundspeed.calibrate.fit.residual_gp import fit_surface, left_out
+from groundspeed.calibrate.fit.residual_gp import fit_residual_gp, left_out
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.errors import InputError
-from groundspeed.profiles.laws import FORMS, Coefficient, HeldOutError, Law, Surface
+from groundspeed.profiles.laws import MODEL_FORMS, Coefficient, HeldOutError, Law, ResidualGP
 from groundspeed.profiles.laws.law import Origin, is_unaligned
 from groundspeed.profiles.laws.work import Work
-from groundspeed.profiles.operations import OPERATIONS, Array, Columns, Regime
+from groundspeed.profiles.operations import OPERATIONS, Array, Columns, ConfigKey
 
-PRECISE = (
+MODEL_FORM_OF = (
     "matmul", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode", "experts",
 )  # fmt: skip
 """Operations whose laws have a form of their own and a surface. On a processor the soft roofline
@@ -34,13 +34,13 @@ SHRINK_POINTS = 4.0
 """The typical extra of unaligned rows is believed as if this many points had said it is none."""
 
 
-def fit_precise(
+def fit_parametric(
     operation: str,
-    regime: Regime,
+    config_key: ConfigKey,
     columns: Columns,
     time_s: Array,
     *,
-    sheet: DeviceSpec | None,
+    datasheet: DeviceSpec | None,
     origin: Origin,
     source: str,
 ) -> Law:
@@ -64,7 +64,7 @@ def fit_precise(
         If there are fewer than five points, or a value is not positive.
     """
     spec = OPERATIONS[operation]
-    name = f"{operation} {' '.join(regime.values())}".strip()
+    name = f"{operation} {' '.join(config_key.values())}".strip()
     arrays = {c: np.asarray(columns[c], dtype=np.float64) for c in spec.columns}
     times = np.asarray(time_s, dtype=np.float64)
     for label, given in {**arrays, "time": times}.items():
@@ -77,20 +77,22 @@ def fit_precise(
         raise InputError(
             f"a law of {name} needs at least {FEWEST_POINTS} points, there are {times.size}"
         )
-    work = Work(arrays, spec.flops(arrays, regime), spec.bytes(arrays, regime))
+    work = Work(arrays, spec.flops(arrays, config_key), spec.bytes(arrays, config_key))
     even = _rows(work, ~odd)
-    form, constants = priors(operation, regime, roofs(sheet, regime, even, times[~odd]), times)
-    coefficients = _fit_form(form, constants, even, times[~odd])
+    model_form, constants = priors(
+        operation, config_key, roofs(datasheet, config_key, even, times[~odd]), times
+    )
+    coefficients = _fit_form(model_form, constants, even, times[~odd])
     values = {n: c.value for n, c in coefficients.items()}
-    residual = np.log(times / FORMS[form].time_s(work, values))
+    residual = np.log(times / MODEL_FORMS[model_form].time_s(work, values))
     varying = [c for c in spec.columns if np.unique(arrays[c]).size > 1] or [spec.columns[0]]
-    surface = fit_surface(even.columns, varying, residual[~odd])
+    residual_gp = fit_residual_gp(even.columns, varying, residual[~odd])
     unaligned = None
     if odd.sum() >= FEWEST_UNALIGNED:
         rest = _rows(work, odd)
-        beside = residual[odd] - surface.residual_only(rest.columns)
+        beside = residual[odd] - residual_gp.residual_only(rest.columns)
         mean = float(np.median(beside)) * odd.sum() / (odd.sum() + SHRINK_POINTS)
-        unaligned = fit_surface(
+        unaligned = fit_residual_gp(
             rest.columns,
             varying,
             beside,
@@ -101,14 +103,14 @@ def fit_precise(
     done = {n: v for n, v in (("flops", work.flops), ("bytes", work.bytes)) if (v > 0).all()}
     return Law(
         operation=operation,
-        regime=dict(regime),
-        form=form,
+        config_key=dict(config_key),
+        model_form=model_form,
         coefficients=coefficients,
-        box={c: (float(v.min()), float(v.max())) for c, v in {**done, **arrays}.items()},
-        surface=surface,
+        fit_range={c: (float(v.min()), float(v.max())) for c, v in {**done, **arrays}.items()},
+        residual_gp=residual_gp,
         unaligned=unaligned,
         points=times.size,
-        held_out=_held_out(surface),
+        held_out=_held_out(residual_gp),
         origin=origin,
         source=source,
     )
@@ -120,7 +122,7 @@ def _rows(work: Work, chosen: np.ndarray) -> Work:
 
 
 def _fit_form(
-    form: str, constants: dict[str, Prior], work: Work, time_s: Array
+    model_form: str, constants: dict[str, Prior], work: Work, time_s: Array
 ) -> dict[str, Coefficient]:
     """Most likely constants under their priors, and their 90 % intervals (Laplace's method)."""
     free, start, width = starting_point(constants)
@@ -128,7 +130,7 @@ def _fit_form(
 
     def residuals(theta: Array) -> Array:
         values = fixed | dict(zip(free, np.exp(theta).tolist(), strict=True))
-        r = np.log(time_s / FORMS[form].time_s(work, values)) / ROBUST
+        r = np.log(time_s / MODEL_FORMS[model_form].time_s(work, values)) / ROBUST
         soft = np.sign(r) * np.sqrt(2.0 * (np.sqrt(1.0 + r * r) - 1.0))
         return np.concatenate([soft, (theta - start) / width])
 
@@ -149,8 +151,8 @@ def _fit_form(
     return coefficients
 
 
-def _held_out(surface: Surface) -> HeldOutError:
-    error, _ = left_out(surface)
+def _held_out(residual_gp: ResidualGP) -> HeldOutError:
+    error, _ = left_out(residual_gp)
     fraction = np.abs(np.exp(-error) - 1.0)
     q05, q50, q95 = np.clip(np.quantile(error, (0.05, 0.5, 0.95)), -20.0, 20.0)
     return HeldOutError(

@@ -17,9 +17,9 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import nnls
 
 from groundspeed.profiles.errors import InputError
-from groundspeed.profiles.laws import HeldOutError, Knots, Law
+from groundspeed.profiles.laws import HeldOutError, Law, PiecewiseLinear
 from groundspeed.profiles.laws.law import Origin
-from groundspeed.profiles.operations import Array, Regime
+from groundspeed.profiles.operations import Array, ConfigKey
 
 FEWEST_SIZES = 4
 MEMORY_OCTAVES = 2.0
@@ -42,8 +42,14 @@ LEFT_OUT_IS_HARDER = 0.75
 its error is larger; the factor is that of H200 collectives, every second size unseen."""
 
 
-def fit_chain(
-    operation: str, regime: Regime, size_bytes: Array, time_s: Array, *, origin: Origin, source: str
+def fit_piecewise(
+    operation: str,
+    config_key: ConfigKey,
+    size_bytes: Array,
+    time_s: Array,
+    *,
+    origin: Origin,
+    source: str,
 ) -> Law:
     """Fit the law of one curve.
 
@@ -63,7 +69,7 @@ def fit_chain(
     InputError
         If there are fewer than four sizes.
     """
-    name = f"{operation} {' '.join(regime.values())}"
+    name = f"{operation} {' '.join(config_key.values())}"
     sizes = np.unique(size_bytes)
     times = np.exp([np.log(time_s[size_bytes == size]).mean() for size in sizes])
     if sizes.size < FEWEST_SIZES:
@@ -71,7 +77,7 @@ def fit_chain(
     log_ratio = _left_out(sizes, times)
     at, smooth = _chain(sizes, times)
     spread = _local_spread(at, sizes, log_ratio)
-    knots = Knots(
+    piecewise_linear = PiecewiseLinear(
         column="bytes",
         scale="linear",
         at=tuple(at.tolist()),
@@ -79,11 +85,17 @@ def fit_chain(
         log_spread=tuple(spread.tolist()),
     )
     held_out = _error_of(log_ratio, "each size left out in turn")
-    return _law(operation, regime, knots, sizes, held_out, origin, source)
+    return _law(operation, config_key, piecewise_linear, sizes, held_out, origin, source)
 
 
-def fit_sweep(
-    operation: str, regime: Regime, tokens: Array, time_s: Array, *, origin: Origin, source: str
+def fit_token_counts(
+    operation: str,
+    config_key: ConfigKey,
+    tokens: Array,
+    time_s: Array,
+    *,
+    origin: Origin,
+    source: str,
 ) -> Law:
     """Fit the law of a sweep over tokens through the experts of one layer.
 
@@ -107,7 +119,7 @@ def fit_sweep(
     """
     counts = np.unique(tokens)
     if counts.size < 2:
-        raise InputError(f"a sweep of {' '.join(regime.values())} needs two token counts")
+        raise InputError(f"a sweep of {' '.join(config_key.values())} needs two token counts")
     times = np.exp([np.log(time_s[tokens == count]).mean() for count in counts])
     rising = pool_falling(np.log(times))
     at = _between(counts)
@@ -124,7 +136,7 @@ def fit_sweep(
         log_ratio = np.array([0.0])
     between = counts[inner] if inner.size else counts[:1]
     spread = SWEEP_LEFT_OUT / LEFT_OUT_IS_HARDER * _local_spread(at, between, log_ratio)
-    knots = Knots(
+    piecewise_linear = PiecewiseLinear(
         column="tokens",
         scale="log",
         at=tuple(at.tolist()),
@@ -132,13 +144,13 @@ def fit_sweep(
         log_spread=tuple(np.maximum(spread, SWEEP_FLOOR).tolist()),
     )
     held_out = _error_of(log_ratio, "each inner count left out in turn")
-    return _law(operation, regime, knots, counts, held_out, origin, source)
+    return _law(operation, config_key, piecewise_linear, counts, held_out, origin, source)
 
 
 def _law(
     operation: str,
-    regime: Regime,
-    knots: Knots,
+    config_key: ConfigKey,
+    piecewise_linear: PiecewiseLinear,
     seen: Array,
     held_out: HeldOutError,
     origin: Origin,
@@ -147,11 +159,11 @@ def _law(
     """The record of a chain through what was seen."""
     return Law(
         operation=operation,
-        regime=dict(regime),
-        form="chain",
+        config_key=dict(config_key),
+        model_form="piecewise_linear",
         coefficients={},
-        knots=knots,
-        box={knots.column: (float(seen[0]), float(seen[-1]))},
+        piecewise_linear=piecewise_linear,
+        fit_range={piecewise_linear.column: (float(seen[0]), float(seen[-1]))},
         points=seen.size,
         held_out=held_out,
         origin=origin,
@@ -265,14 +277,14 @@ def _left_out(sizes: Array, times: Array) -> Array:
     for i in range(sizes.size):
         rest = np.arange(sizes.size) != i
         at, smooth = _chain(sizes[rest], times[rest])
-        knots = Knots(
+        piecewise_linear = PiecewiseLinear(
             column="bytes",
             scale="linear",
             at=tuple(at.tolist()),
             time_s=tuple(smooth.tolist()),
             log_spread=(0.0,) * at.size,
         )
-        log_ratio[i] = np.log(times[i] / knots.evaluate(sizes[i : i + 1])[0])
+        log_ratio[i] = np.log(times[i] / piecewise_linear.evaluate(sizes[i : i + 1])[0])
     return log_ratio
 
 

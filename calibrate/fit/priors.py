@@ -12,7 +12,7 @@ import numpy as np
 
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.laws.work import Work
-from groundspeed.profiles.operations import Array, Regime
+from groundspeed.profiles.operations import Array, ConfigKey
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ BEST_SEEN = 0.85
 EIGHT_BIT = ("fp8", "fp8_row", "fp8_block", "int8")
 
 
-def roofs(sheet: DeviceSpec | None, regime: Regime, work: Work, time_s: Array) -> Roofs:
+def roofs(datasheet: DeviceSpec | None, config_key: ConfigKey, work: Work, time_s: Array) -> Roofs:
     """The data sheet's roofs; where it has none, from the best rates among the points."""
-    peak = sheet.peak(regime.get("dtype", "")) if sheet else None
-    bandwidth = sheet.memory_bandwidth_bytes_per_s if sheet else None
-    l2 = (sheet.l2_bytes or sheet.last_level_cache_bytes) if sheet else None
+    peak = datasheet.peak(config_key.get("dtype", "")) if datasheet else None
+    bandwidth = datasheet.memory_bandwidth_bytes_per_s if datasheet else None
+    l2 = (datasheet.l2_bytes or datasheet.last_level_cache_bytes) if datasheet else None
     best_flops = float((work.flops / time_s).max()) / BEST_SEEN
     best_bytes = float((work.bytes / time_s).max()) / BEST_SEEN
-    units = sheet.compute_units if sheet else None
+    units = datasheet.compute_units if datasheet else None
     return Roofs(
         peak.value if peak else max(best_flops, 1.0),
         bandwidth.value if bandwidth else best_bytes,
@@ -67,7 +67,7 @@ def roofs(sheet: DeviceSpec | None, regime: Regime, work: Work, time_s: Array) -
 
 
 def priors(
-    operation: str, regime: Regime, roof: Roofs, time_s: Array
+    operation: str, config_key: ConfigKey, roof: Roofs, time_s: Array
 ) -> tuple[str, dict[str, Prior]]:
     """The form of an operation's law, and the priors of its constants.
 
@@ -85,7 +85,7 @@ def priors(
     """
     fastest = float(time_s.min())
     if operation == "matmul":
-        return "gemm", _gemm(regime, roof, fastest)
+        return "gemm", _gemm(config_key, roof, fastest)
     if operation == "attention_decode":
         return "decode_attention", {
             "startup_s": Prior(min(10e-6, fastest), 0.5),
@@ -122,8 +122,8 @@ def priors(
     return "soft_roofline", constants
 
 
-def _gemm(regime: Regime, roof: Roofs, fastest: float) -> dict[str, Prior]:
-    eight_bit = regime.get("dtype") in EIGHT_BIT
+def _gemm(config_key: ConfigKey, roof: Roofs, fastest: float) -> dict[str, Prior]:
+    eight_bit = config_key.get("dtype") in EIGHT_BIT
     constants = {
         # Rounding activations on the way adds a launch; the fastest point tells if it is there.
         "startup_s": Prior(min(8e-6 if eight_bit else 2.8e-6, fastest), 0.5),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from groundspeed.profiles.busbw import bus_factor
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.laws import Coefficient, HeldOutError, Law
-from groundspeed.profiles.operations import GLUE_ITEMS_MOVED
+from groundspeed.profiles.operations import ELEMENTWISE_ITEMS_MOVED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,32 +58,38 @@ def anchors_of(gpu: str) -> "pd.DataFrame | None":
     return pd.DataFrame(rows) if rows else None
 
 
-def small_operation_laws(sheet: DeviceSpec, *, dtype: str = "bfloat16") -> tuple[Law, ...]:
+def small_operation_laws(datasheet: DeviceSpec, *, dtype: str = "bfloat16") -> tuple[Law, ...]:
     """Laws of a copy and of the small operations, from published figures of a device.
 
     Empty where the figures are missing: such laws are then transferred.
     """
-    copies = [r for r in published(sheet.id) if r["operation"] == "stream" and r["op"] == "copy"]
-    if not copies or sheet.vendor != "nvidia":
+    copies = [
+        r for r in published(datasheet.id) if r["operation"] == "stream" and r["op"] == "copy"
+    ]
+    if not copies or datasheet.vendor != "nvidia":
         return ()
     launches = [r for r in published("h200-sxm") if r["operation"] == "launch"]
     startup_s, bandwidth = float(launches[0]["value"]), float(copies[0]["value"])
     source = f"{copies[0]['source']}; {launches[0]['source']}"
     regimes = [("stream", {"mode": "copy", "dtype": "float64"}, {"bytes": (1e5, LARGE_BYTES)})]
     regimes += [
-        ("glue", {"op": op, "dtype": dtype}, {"rows": (1.0, 65536.0), "width": (64.0, 262144.0)})
-        for op in GLUE_ITEMS_MOVED
+        (
+            "elementwise",
+            {"op": op, "dtype": dtype},
+            {"rows": (1.0, 65536.0), "width": (64.0, 262144.0)},
+        )
+        for op in ELEMENTWISE_ITEMS_MOVED
     ]
     return tuple(
         Law(
             operation=operation,
-            regime=regime,
-            form="soft_roofline",
+            config_key=config_key,
+            model_form="soft_roofline",
             coefficients={
                 "startup_s": _about(startup_s),
                 "bandwidth_bytes_per_s": _about(bandwidth),
             },
-            box=box,
+            fit_range=box,
             points=2,
             held_out=HeldOutError(
                 points=0,
@@ -97,7 +103,7 @@ def small_operation_laws(sheet: DeviceSpec, *, dtype: str = "bfloat16") -> tuple
             origin="imported",
             source=source,
         )
-        for operation, regime, box in regimes
+        for operation, config_key, box in regimes
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import minimize
 
-from groundspeed.profiles.laws.residual_gp import HALF_OF_90, Surface, related
+from groundspeed.profiles.laws.residual_gp import HALF_OF_90, ResidualGP, related
 from groundspeed.profiles.operations import Array, Columns
 
 LENGTH_OCTAVES = 5.0
@@ -35,7 +35,7 @@ OPTIMISM = 1.0
 """Constants were fitted to the point that is left out too, so its error looks this much smaller."""
 
 
-def fit_surface(
+def fit_residual_gp(
     columns: Columns,
     names: Sequence[str],
     residual: Array,
@@ -43,7 +43,7 @@ def fit_surface(
     mean: float = 0.0,
     amplitude: float | None = None,
     noise: float = NOISE,
-) -> Surface:
+) -> ResidualGP:
     """Fit a surface to residuals.
 
     Parameters
@@ -90,7 +90,7 @@ def fit_surface(
         key=lambda result: float(result.fun),
     )
     lengths, sd, own = _unpacked(start + width * optimum.x, dimensions)
-    surface = Surface(
+    residual_gp = ResidualGP(
         columns=tuple(names),
         octaves=tuple(lengths.tolist()),
         amplitude=sd,
@@ -99,22 +99,22 @@ def fit_surface(
         points=tuple(tuple(row) for row in x.tolist()),
         residual=tuple(residual.tolist()),
     )
-    _, standardized = left_out(surface)
+    _, standardized = left_out(residual_gp)
     widest = float(np.quantile(np.abs(standardized), 0.9)) / HALF_OF_90
     scale = float(np.clip(OPTIMISM * widest, *SCALE_LIMITS))
-    return surface.model_copy(update={"interval_scale": scale})
+    return residual_gp.model_copy(update={"interval_scale": scale})
 
 
-def left_out(surface: Surface) -> tuple[Array, Array]:
+def left_out(residual_gp: ResidualGP) -> tuple[Array, Array]:
     """Error at each point from all the others, and the same in standard deviations.
 
     (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, eq. 5.10 to 5.12)
     """
-    x = np.array(surface.points) / np.array(surface.octaves)
-    covariance = related(x, x, surface.amplitude) + surface.noise**2 * np.eye(len(x))
+    x = np.array(residual_gp.points) / np.array(residual_gp.octaves)
+    covariance = related(x, x, residual_gp.amplitude) + residual_gp.noise**2 * np.eye(len(x))
     inverse = np.linalg.inv(covariance)
     precision = np.diag(inverse)
-    error = inverse @ (np.array(surface.residual) - surface.mean) / precision
+    error = inverse @ (np.array(residual_gp.residual) - residual_gp.mean) / precision
     return error, error * np.sqrt(precision)
 
 

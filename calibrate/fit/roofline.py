@@ -15,7 +15,7 @@ from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.laws import Coefficient, HeldOutError, Law, soft_roofline
 from groundspeed.profiles.laws.law import Origin
 from groundspeed.profiles.laws.work import Work
-from groundspeed.profiles.operations import OPERATIONS, Array, Columns, Regime
+from groundspeed.profiles.operations import OPERATIONS, Array, Columns, ConfigKey
 
 MIN_POINTS = 5
 FOLDS = 10
@@ -41,9 +41,9 @@ class _Data:
         return _Data(self.flops[index], self.bytes[index], self.time_s[index])
 
 
-def fit_points(
+def fit_roofline(
     operation: str,
-    regime: Regime,
+    config_key: ConfigKey,
     columns: Columns,
     time_s: Array,
     *,
@@ -74,7 +74,7 @@ def fit_points(
         If there are fewer than five points, or one is not positive.
     """
     spec = OPERATIONS[operation]
-    name = f"{operation} {' '.join(regime.values())}".strip()
+    name = f"{operation} {' '.join(config_key.values())}".strip()
     arrays = {c: np.asarray(columns[c], dtype=np.float64) for c in spec.columns}
     time_s = np.asarray(time_s, dtype=np.float64)
     if time_s.size < MIN_POINTS:
@@ -84,7 +84,7 @@ def fit_points(
     for label, values in {**arrays, "time": time_s}.items():
         if not (np.isfinite(values).all() and (values > 0).all()):
             raise InputError(f"{label} of {name} must be positive and finite in every row")
-    data = _Data(spec.flops(arrays, regime), spec.bytes(arrays, regime), time_s)
+    data = _Data(spec.flops(arrays, config_key), spec.bytes(arrays, config_key), time_s)
     best = _fit(data, None)
     generator = np.random.default_rng(seed)
     resampled = [
@@ -100,10 +100,10 @@ def fit_points(
     work = {n: v for n, v in (("flops", data.flops), ("bytes", data.bytes)) if (v > 0).all()}
     return Law(
         operation=operation,
-        regime=dict(regime),
-        form="soft_roofline",
+        config_key=dict(config_key),
+        model_form="soft_roofline",
         coefficients=coefficients,
-        box={c: (float(v.min()), float(v.max())) for c, v in {**arrays, **work}.items()},
+        fit_range={c: (float(v.min()), float(v.max())) for c, v in {**arrays, **work}.items()},
         points=time_s.size,
         held_out=_held_out(data, best, generator),
         origin=origin,

@@ -105,12 +105,12 @@ def transfer_law(
     )
 
 
-def wire(sheet: DeviceSpec, ranks: int) -> float | None:
+def wire(datasheet: DeviceSpec, ranks: int) -> float | None:
     """Bandwidth that one device has towards a group [bytes/s].
 
     In a mesh without a switch, two devices share one link however many each has.
     """
-    whole, link = sheet.scaleup_bandwidth_bytes_per_s, sheet.p2p_bandwidth_bytes_per_s
+    whole, link = datasheet.scaleup_bandwidth_bytes_per_s, datasheet.p2p_bandwidth_bytes_per_s
     if whole is None:
         return link.value if link else None
     return min(whole.value, link.value * (ranks - 1)) if link else whole.value
@@ -123,13 +123,13 @@ def _ratio(of: object, over: object) -> float | None:
 
 def _swapped(law: Law, source: DeviceSpec, target: DeviceSpec) -> Law | None:
     """The law with the target's rates in place of the source's."""
-    dtype = law.regime.get("dtype", "")
+    dtype = law.config_key.get("dtype", "")
     compute = _ratio(target.peak(dtype), source.peak(dtype))
     memory = _ratio(target.memory_bandwidth_bytes_per_s, source.memory_bandwidth_bytes_per_s)
     l2 = _ratio(target.l2_bytes, source.l2_bytes)
-    if law.knots is not None:
+    if law.piecewise_linear is not None:
         if law.operation == "collective":
-            ranks = int(law.regime["world_size"])
+            ranks = int(law.config_key["world_size"])
             of, over = wire(target, ranks), wire(source, ranks)
             rate = of / over if of and over else None
         else:
@@ -155,11 +155,13 @@ def _swapped(law: Law, source: DeviceSpec, target: DeviceSpec) -> Law | None:
 
 def _chain(law: Law, startup: float, rest: float) -> Law:
     """A chain whose first time grows by one factor, and what comes on top by another."""
-    if law.knots is None:
+    if law.piecewise_linear is None:
         return law
-    first = law.knots.time_s[0]
-    times = tuple(startup * first + rest * (t - first) for t in law.knots.time_s)
-    return law.model_copy(update={"knots": law.knots.model_copy(update={"time_s": times})})
+    first = law.piecewise_linear.time_s[0]
+    times = tuple(startup * first + rest * (t - first) for t in law.piecewise_linear.time_s)
+    return law.model_copy(
+        update={"piecewise_linear": law.piecewise_linear.model_copy(update={"time_s": times})}
+    )
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ def _of_law(law: Law, anchors: pd.DataFrame) -> pd.DataFrame:
     if chosen.empty:
         return chosen
     frame = with_derived(law.operation, chosen)
-    for name, value in law.regime.items():
+    for name, value in law.config_key.items():
         if name in frame.columns:
             frame = frame[frame[name].astype(str) == value]
     return frame
@@ -249,7 +251,7 @@ def _of_law(law: Law, anchors: pd.DataFrame) -> pd.DataFrame:
 
 def _shifted(law: Law, shifts: dict[str, float]) -> Law:
     """A law whose terms take longer by the factor of their limit."""
-    if law.knots is not None:
+    if law.piecewise_linear is not None:
         startup, rest = shifts.get("startup", 0.0), shifts.get("memory", 0.0)
         return _chain(law, float(np.exp(startup)), float(np.exp(rest)))
     coefficients = {}
@@ -270,12 +272,12 @@ def _widened(law: Law, spread: float, source: str) -> Law:
         }
     )
     update: dict[str, object] = {"origin": "transferred", "source": source, "held_out": held_out}
-    if law.knots is not None:
-        spreads = tuple(float(np.hypot(s, wider)) for s in law.knots.log_spread)
-        update["knots"] = law.knots.model_copy(update={"log_spread": spreads})
-    if law.surface is not None:
-        extra = spread / law.surface.interval_scale
-        update["surface"] = law.surface.model_copy(update={"extra_noise": extra})
+    if law.piecewise_linear is not None:
+        spreads = tuple(float(np.hypot(s, wider)) for s in law.piecewise_linear.log_spread)
+        update["piecewise_linear"] = law.piecewise_linear.model_copy(update={"log_spread": spreads})
+    if law.residual_gp is not None:
+        extra = spread / law.residual_gp.interval_scale
+        update["residual_gp"] = law.residual_gp.model_copy(update={"extra_noise": extra})
     return law.model_copy(update=update)
 
 

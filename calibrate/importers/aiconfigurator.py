@@ -209,12 +209,12 @@ def read_aiconfigurator(request: ImportRequest) -> Imported:
 
     if request.device is None:
         raise InputError("name the GPU", where="--device", remedy=f"one of {', '.join(SYSTEMS)}")
-    sheet = find_device(request.device).spec
-    systems = [system for system, ours in SYSTEMS.items() if ours == sheet.id]
+    datasheet = find_device(request.device).spec
+    systems = [system for system, ours in SYSTEMS.items() if ours == datasheet.id]
     folder = request.path / systems[0] if systems else request.path
     if not systems or not folder.is_dir():
         raise InputError(
-            f"aiconfigurator has no tables of {sheet.id}",
+            f"aiconfigurator has no tables of {datasheet.id}",
             where=str(request.path),
             remedy=f"it has: {', '.join(sorted(SYSTEMS.values()))}",
         )
@@ -225,7 +225,7 @@ def read_aiconfigurator(request: ImportRequest) -> Imported:
         for library in table.libraries:
             for path in _newest_first(folder.glob(table.file.format(library=library))):
                 rows = table.read(pd.read_parquet(path))
-                if sheet.architecture.startswith("blackwell") and table.operation in LATENT:
+                if datasheet.architecture.startswith("blackwell") and table.operation in LATENT:
                     # Labelled 16 bit, yet faster than its roof: queries are rounded as well.
                     rows.loc[rows["kv_dtype"] == "fp8", "dtype"] = "fp8"
                 # A zero is a measurement that failed.
@@ -234,9 +234,9 @@ def read_aiconfigurator(request: ImportRequest) -> Imported:
                     ~rows["dtype"].isin([d for lib, d in table.leave_out if lib == library])
                 ]
                 backend = f"{library} {path.parent.name}"
-                curves += _curves(table, rows, backend, sheet, done, left_out)
+                curves += _curves(table, rows, backend, datasheet, done, left_out)
     curves += _collectives(folder)
-    return Imported(device=sheet.id, curves=curves, warnings=tuple(left_out))
+    return Imported(device=datasheet.id, curves=curves, warnings=tuple(left_out))
 
 
 def _newest_first(paths: Iterable[Path]) -> list[Path]:
@@ -251,7 +251,7 @@ def _curves(
     table: Table,
     rows: "pd.DataFrame",
     backend: str,
-    sheet: DeviceSpec,
+    datasheet: DeviceSpec,
     done: set[tuple[str, ...]],
     left_out: list[str],
 ) -> list[ImportedCurve]:
@@ -262,22 +262,22 @@ def _curves(
     names = [c for c in ("dtype", "kv_dtype", "library") if c in rows.columns]
     curves = []
     for values, group in rows.groupby(names, sort=True):
-        regime = dict(zip(names, (str(v) for v in values), strict=True))
-        if regime["dtype"] not in KNOWN_FORMATS or tuple(regime.values()) in done:
+        config_key = dict(zip(names, (str(v) for v in values), strict=True))
+        if config_key["dtype"] not in KNOWN_FORMATS or tuple(config_key.values()) in done:
             continue
         # A kernel that serves a few shapes is another one; the one with most rows is the rule.
         group = group.drop_duplicates(list(spec.columns)).reset_index(drop=True)
         if len(group) < 2 * LATENT_POINTS:
             continue
-        beyond = _beyond_memory(table.operation, group, regime, sheet)
+        beyond = _beyond_memory(table.operation, group, config_key, datasheet)
         if beyond > MOST_BEYOND:
-            what = f"{table.operation} {' '.join(regime.values())} ({backend})"
+            what = f"{table.operation} {' '.join(config_key.values())} ({backend})"
             left_out.append(
                 f"left out: {what}, {beyond:.0%} of its large cases beat the memory's bandwidth"
             )
             continue
-        done.add(tuple(regime.values()))
-        curves.append(_curve(table, group, regime, backend))
+        done.add(tuple(config_key.values()))
+        curves.append(_curve(table, group, config_key, backend))
     return curves
 
 
@@ -286,19 +286,19 @@ MOST_BEYOND = 0.01
 
 
 def _beyond_memory(
-    operation: str, rows: "pd.DataFrame", regime: dict[str, str], sheet: DeviceSpec
+    operation: str, rows: "pd.DataFrame", config_key: dict[str, str], datasheet: DeviceSpec
 ) -> float:
     """Share of cases far larger than the cache that would have beaten the memory."""
     spec = OPERATIONS[operation]
-    cache = sheet.last_level_cache_bytes or sheet.l2_bytes
-    if not spec.countable or cache is None or sheet.memory_bandwidth_bytes_per_s is None:
+    cache = datasheet.last_level_cache_bytes or datasheet.l2_bytes
+    if not spec.countable or cache is None or datasheet.memory_bandwidth_bytes_per_s is None:
         return 0.0
     columns = {c: rows[c].to_numpy(dtype=float) for c in spec.columns}
-    moved = spec.bytes(columns, regime)
+    moved = spec.bytes(columns, config_key)
     rate = moved / (rows["latency"].to_numpy(dtype=float) * 1e-3)
     large = moved > BEYOND_CACHE * cache.value
     # What the cache holds need not cross the bus again.
-    roof = sheet.memory_bandwidth() / (1.0 - np.minimum(cache.value / moved, 0.5))
+    roof = datasheet.memory_bandwidth() / (1.0 - np.minimum(cache.value / moved, 0.5))
     return float((rate[large] > 1.02 * roof[large]).mean()) if large.any() else 0.0
 
 
@@ -306,7 +306,7 @@ KNOWN_FORMATS = frozenset((*ITEM_BYTES, *WEIGHT_BYTES))
 
 
 def _curve(
-    table: Table, rows: "pd.DataFrame", regime: dict[str, str], backend: str
+    table: Table, rows: "pd.DataFrame", config_key: dict[str, str], backend: str
 ) -> ImportedCurve:
     spec = OPERATIONS[table.operation]
     if table.operation == "matmul":
@@ -318,7 +318,7 @@ def _curve(
     else:
         chosen = rows.loc[choose_points(table.operation, rows, budget=table.points)]
     columns = {c: chosen[c].to_numpy(dtype=float) for c in spec.columns}
-    flops, moved = spec.flops(columns, regime), spec.bytes(columns, regime)
+    flops, moved = spec.flops(columns, config_key), spec.bytes(columns, config_key)
     times = chosen["latency"].to_numpy(dtype=float) * 1e-3
     points = [
         imported_point(
@@ -329,7 +329,7 @@ def _curve(
         )
         for i in range(len(chosen))
     ]
-    return ImportedCurve(table.operation, regime, backend, points)
+    return ImportedCurve(table.operation, config_key, backend, points)
 
 
 def _collectives(folder: Path) -> list[ImportedCurve]:
@@ -342,8 +342,8 @@ def _collectives(folder: Path) -> list[ImportedCurve]:
         rows = pd.read_parquet(nccl[0])
         rows = rows[(rows["nccl_dtype"] == "half") & (rows["latency"] > 0)]
         for (op, ranks), group in rows.groupby(["op_name", "num_gpus"], sort=True):
-            regime = {"op": str(op), "world_size": str(int(str(ranks))), "mode": "nccl"}
-            curves.append(_sizes(group, regime, f"nccl {nccl[0].parent.name}"))
+            config_key = {"op": str(op), "world_size": str(int(str(ranks))), "mode": "nccl"}
+            curves.append(_sizes(group, config_key, f"nccl {nccl[0].parent.name}"))
     # Of several collections the one on the healthiest links: a machine whose GPUs reach each other
     # through two sockets says nothing of the GPU.
     best: tuple[float, str, pd.DataFrame] | None = None
@@ -359,8 +359,8 @@ def _collectives(folder: Path) -> list[ImportedCurve]:
                 best = (slowest, f"{library} {path.parent.name}", rows)
     if best is not None:
         for ranks, group in best[2].groupby("num_gpus", sort=True):
-            regime = {"op": "all_reduce", "world_size": str(int(str(ranks))), "mode": "custom"}
-            curves.append(_sizes(group, regime, best[1]))
+            config_key = {"op": "all_reduce", "world_size": str(int(str(ranks))), "mode": "custom"}
+            curves.append(_sizes(group, config_key, best[1]))
     return curves
 
 
@@ -371,7 +371,7 @@ ELEMENT_BYTES = 2.0
 """Of the 16-bit elements that these tables count."""
 
 
-def _sizes(rows: "pd.DataFrame", regime: dict[str, str], backend: str) -> ImportedCurve:
+def _sizes(rows: "pd.DataFrame", config_key: dict[str, str], backend: str) -> ImportedCurve:
     """A curve over message sizes."""
     by_size = rows.groupby("message_size")["latency"].median()
     sizes = by_size.index.to_numpy(dtype=float) * ELEMENT_BYTES
@@ -380,4 +380,4 @@ def _sizes(rows: "pd.DataFrame", regime: dict[str, str], backend: str) -> Import
         imported_point({"bytes": float(size)}, float(time_s), float(size))
         for size, time_s in zip(sizes, times, strict=True)
     ]
-    return ImportedCurve("collective", regime, backend, points)
+    return ImportedCurve("collective", config_key, backend, points)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from groundspeed.calibrate.design.point_selection import choose_points
-from groundspeed.calibrate.fit.dataframe import regime_columns, with_derived
+from groundspeed.calibrate.fit.dataframe import config_key_columns, with_derived
 from groundspeed.calibrate.importers.imported import (
     Imported,
     ImportedCurve,
@@ -73,13 +73,13 @@ def read_csv(request: ImportRequest) -> Imported:
         frame[name] = numbers
     curves = []
     dropped = 0
-    names = regime_columns(operation, frame)
+    names = config_key_columns(operation, frame)
     for values, group in frame.groupby(names, sort=True):
-        regime = {n: str(v) for n, v in zip(names, values, strict=True)}
+        config_key = {n: str(v) for n, v in zip(names, values, strict=True)}
         chosen = group.loc[choose_points(operation, group, budget=MOST_POINTS)]
         dropped += len(group) - len(chosen)
         columns = {c: chosen[c].to_numpy(dtype=float) for c in spec.columns}
-        flops, moved = spec.flops(columns, regime), spec.bytes(columns, regime)
+        flops, moved = spec.flops(columns, config_key), spec.bytes(columns, config_key)
         points: list[Point] = [
             imported_point(
                 {c: float(v[i]) for c, v in columns.items()},
@@ -89,7 +89,7 @@ def read_csv(request: ImportRequest) -> Imported:
             )
             for i in range(len(chosen))
         ]
-        backend = regime.get("library", "csv")
-        curves.append(ImportedCurve(operation, regime, backend, points))
+        backend = config_key.get("library", "csv")
+        curves.append(ImportedCurve(operation, config_key, backend, points))
     note = f"{dropped} of {len(frame)} rows are not among the points: the others cover them"
     return Imported(device=None, curves=curves, warnings=(note,) if dropped else ())

@@ -32,7 +32,7 @@ class ImportedCurve:
     """A curve as another tool measured it."""
 
     operation: str
-    regime: Mapping[str, str]
+    config_key: Mapping[str, str]
     backend: str
     points: Sequence[Point]
 
@@ -104,12 +104,12 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
             where=str(request.path),
             remedy="name it with --device h100-sxm",
         )
-    sheet = find_device(name).spec
+    datasheet = find_device(name).spec
     source = f"{request.tool}, {request.path.name}"
     curves = tuple(
         Curve(
             operation=curve.operation,
-            regime=dict(curve.regime),
+            config_key=dict(curve.config_key),
             backend=curve.backend,
             cache="warm" if curve.operation in ("collective", "p2p", "host_link") else "cold",
             origin="imported",
@@ -122,13 +122,13 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
     laws = tuple(
         law
         for curve in curves
-        if (law := law_of_curve(curve, source, sheet=sheet, on_cpu=False)) is not None
+        if (law := law_of_curve(curve, source, datasheet=datasheet, on_cpu=False)) is not None
     )
     date = imported.date_utc or _modified(request.path)
     return Profile(
-        id=f"{request.tool}-{sheet.id}-{date.replace('-', '').replace(':', '').lower()}",
-        device=device_of(sheet),
-        datasheet=sheet,
+        id=f"{request.tool}-{datasheet.id}-{date.replace('-', '').replace(':', '').lower()}",
+        device=device_of(datasheet),
+        datasheet=datasheet,
         environment=Environment(
             date_utc=date,
             host=UNKNOWN,
@@ -146,7 +146,7 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
         seed=0,
         curves=curves,
         laws=laws,
-        rates=derive_rates(curves, sheet, (), device_of(sheet).last_level_cache_bytes),
+        rates=derive_rates(curves, datasheet, (), device_of(datasheet).last_level_cache_bytes),
         interconnect=imported.interconnect,
         warnings=imported.warnings,
     )
@@ -157,17 +157,17 @@ def _modified(path: Path) -> str:
     return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def device_of(sheet: DeviceSpec) -> Device:
+def device_of(datasheet: DeviceSpec) -> Device:
     """The device of a data sheet, for profiles of machines that are not here."""
-    cache = sheet.last_level_cache_bytes or sheet.l2_bytes
-    amd = sheet.architecture.lower().startswith(("cdna", "gfx"))
+    cache = datasheet.last_level_cache_bytes or datasheet.l2_bytes
+    amd = datasheet.architecture.lower().startswith(("cdna", "gfx"))
     return Device(
-        name=sheet.name,
+        name=datasheet.name,
         kind="rocm" if amd else "cuda",
         vendor="amd" if amd else "nvidia",
-        architecture=sheet.architecture,
-        compute_units=int(sheet.compute_units.value) if sheet.compute_units else 1,
-        memory_bytes=sheet.memory_bytes.value if sheet.memory_bytes else 1.0,
+        architecture=datasheet.architecture,
+        compute_units=int(datasheet.compute_units.value) if datasheet.compute_units else 1,
+        memory_bytes=datasheet.memory_bytes.value if datasheet.memory_bytes else 1.0,
         last_level_cache_bytes=cache.value if cache else None,
-        max_clock_hz=sheet.max_clock_hz.value if sheet.max_clock_hz else None,
+        max_clock_hz=datasheet.max_clock_hz.value if datasheet.max_clock_hz else None,
     )

@@ -71,7 +71,7 @@ def _read_table(request: ImportRequest) -> Imported:
             where=where,
             remedy="give the whole output, with the lines that begin with '# Rank'",
         )
-    op = request.op or _named(request) or _told_by_factor(rows, len(ranks), reduced, where)
+    op = request.op or _named(request) or _op_from_bus_factor(rows, len(ranks), reduced, where)
     points = [
         imported_point({"bytes": size}, time_s, size, valid=clean)
         for size, time_s, _, _, clean in rows
@@ -105,7 +105,7 @@ def _read_json(request: ImportRequest) -> Imported:
     reduced = any(row.get("redop") not in (None, "none", "") for row in results)
     named = PROGRAM.search(" ".join(map(str, document.get("args", []))))
     op = request.op or (named[1] if named else None) or _named(request)
-    op = op or _told_by_factor(rows, len(devices), reduced, where)
+    op = op or _op_from_bus_factor(rows, len(devices), reduced, where)
     _require_factor(op, rows, len(devices), where)
     points = [imported_point({"bytes": r[0]}, r[1], r[0], valid=r[4]) for r in rows]
     imported = _imported(op, points, hosts, len(devices), gpu, graph=graph)
@@ -126,7 +126,7 @@ def _named(request: ImportRequest) -> str | None:
     return match[1]
 
 
-def _told_by_factor(
+def _op_from_bus_factor(
     rows: list[tuple[float, float, float, float, bool]], ranks: int, reduced: bool, where: str
 ) -> str:
     """The collective whose bus factor is that of the table."""
@@ -171,14 +171,14 @@ def _require_factor(
 def _imported(
     op: str, points: list[Point], hosts: tuple[str, ...], ranks: int, gpu: str, *, graph: bool
 ) -> Imported:
-    regime = {"op": op, "world_size": str(ranks), "mode": "graph" if graph else "eager"}
+    config_key = {"op": op, "world_size": str(ranks), "mode": "graph" if graph else "eager"}
     if len(hosts) > 1:
-        regime["hosts"] = str(len(hosts))
+        config_key["hosts"] = str(len(hosts))
     amd = "amd" in gpu.lower() or "instinct" in gpu.lower()
     backend = "rccl" if amd else "nccl"
     return Imported(
         device=gpu or None,
-        curves=[ImportedCurve("collective", regime, backend, points)],
+        curves=[ImportedCurve("collective", config_key, backend, points)],
         interconnect=Interconnect(
             backend="rccl" if amd else "nccl", ranks=ranks, hosts=hosts, launcher="imported"
         ),

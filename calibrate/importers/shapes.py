@@ -133,8 +133,8 @@ def read_superbench(request: ImportRequest) -> Imported:
     for direction, rates in sorted(links.items()):
         rate = statistics.median(rates)
         point = imported_point({"bytes": COPY_BYTES}, COPY_BYTES / rate, COPY_BYTES)
-        regime = {"direction": direction, "memory": "pinned"}
-        curves.append(ImportedCurve("host_link", regime, "superbench", (point,)))
+        config_key = {"direction": direction, "memory": "pinned"}
+        curves.append(ImportedCurve("host_link", config_key, "superbench", (point,)))
     note = f"medians over {nodes} nodes" if nodes > 1 else "one node"
     return Imported(device=None, curves=curves, warnings=(note,))
 
@@ -151,11 +151,11 @@ def _products(
     for (m, n, k), rate in rows:
         case = {"m": float(m), "n": float(n), "k": float(k)}
         flops = 2.0 * m * n * k
-        columns = {c: _one(v) for c, v in case.items()}
+        columns = {c: _single(v) for c, v in case.items()}
         moved = float(spec.bytes(columns, {"dtype": dtype})[0])
         points.append(imported_point(case, flops / rate, moved, flops=flops))
     return ImportedCurve("matmul", {"dtype": dtype}, backend, points)
 
 
-def _one(value: float) -> Array:
+def _single(value: float) -> Array:
     return np.array([value])

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from groundspeed.calibrate.links.rendezvous import Meeting
+from groundspeed.calibrate.links.rendezvous import Rendezvous
 from groundspeed.calibrate.run.journal import Entry, Journal
 from groundspeed.calibrate.run.runner import Progress
 from groundspeed.calibrate.timing.statistics import Samples, summarize
@@ -44,7 +44,7 @@ SLOW_RANK = 3.0
 FEWEST_SAMPLES = 3
 """Of a case in one pass, however slow it is."""
 
-YARDSTICK_BYTES = 2**24
+REFERENCE_MESSAGE_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ def new_group(
     return group if isinstance(group, dist.ProcessGroup) else None
 
 
-def in_pass(turn: int, key: str) -> str:
+def pass_key(pass_index: int, key: str) -> str:
     """Name of a case's samples of one pass in the journal."""
-    return f"pass {turn + 1}: {key}"
+    return f"pass {pass_index + 1}: {key}"
 
 
 def message_sizes(smallest: int, largest: int) -> tuple[int, ...]:
@@ -124,14 +124,14 @@ class LinkRun:
 
     def __init__(
         self,
-        meeting: Meeting,
+        rendezvous: Rendezvous,
         hosts: list[str],
         device: torch.device,
         settings: Settings,
         journal: Journal | None,
         progress: Progress,
     ) -> None:
-        self.meeting = meeting
+        self.rendezvous = rendezvous
         self.hosts = hosts
         self.device = device
         self.settings = settings
@@ -141,7 +141,7 @@ class LinkRun:
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
         # Decisions travel over a group of their own, on the host, beside what is measured.
-        self.patience = timedelta(seconds=meeting.timeout_s)
+        self.patience = timedelta(seconds=rendezvous.timeout_s)
         control = new_group(None, self.patience, "gloo")
         if control is None:
             raise AssertionError("every rank is in the group of all")
@@ -153,17 +153,17 @@ class LinkRun:
         cases = list(self._cases())
         known = self._from_rank_0(sorted(self.journal.entries) if self.journal else None)
         generator = np.random.default_rng(seed)
-        for turn in range(self.settings.passes):
+        for pass_index in range(self.settings.passes):
             self._compare_ranks()
             # Group after group: ranks that are not in one wait for it. At random inside.
             order = generator.permutation(len(cases)).tolist()
             order.sort(key=lambda i: cases[i].world_size)
             for done, i in enumerate(order):
                 self.progress(
-                    turn * len(cases) + done, len(cases) * self.settings.passes, cases[i].key
+                    pass_index * len(cases) + done, len(cases) * self.settings.passes, cases[i].key
                 )
-                if in_pass(turn, cases[i].key) not in known:
-                    self._one(cases[i], turn)
+                if pass_key(pass_index, cases[i].key) not in known:
+                    self._measure_case(cases[i], pass_index)
         self._compare_ranks()
         points = self._joined(cases) if self.journal else {}
         return LinkResult(cases, points, self.remarks)
@@ -175,8 +175,8 @@ class LinkRun:
         for case in cases:
             of_case = [
                 entries[key]
-                for turn in range(self.settings.passes)
-                if (key := in_pass(turn, case.key)) in entries
+                for pass_index in range(self.settings.passes)
+                if (key := pass_key(pass_index, case.key)) in entries
             ]
             if of_case:
                 samples = np.array([s for entry in of_case for s in entry.samples_s])
@@ -208,7 +208,7 @@ class LinkRun:
 
     def _offered(self, group: Group | None) -> list[str]:
         """All-reduces over shared memory that every rank of a group can do; all ranks ask."""
-        self.meeting.say("trying all-reduces over symmetric memory")
+        self.rendezvous.heartbeat("trying all-reduces over symmetric memory")
         mine = list(METHODS) if group is None else list(offered(group, self.dtype, self.device))
         everybody: list[list[str]] = [[] for _ in range(self.world)]
         dist.all_gather_object(everybody, mine, group=self.control)
@@ -222,13 +222,13 @@ class LinkRun:
             groups.append(firsts)
         return groups
 
-    def _one(self, case: LinkCase, turn: int) -> None:
+    def _measure_case(self, case: LinkCase, pass_index: int) -> None:
         """Check, time and write down one case; every rank comes along."""
-        self.meeting.say(f"{case.op} of {case.bytes} bytes among {case.world_size} ranks")
+        self.rendezvous.heartbeat(f"{case.op} of {case.bytes} bytes among {case.world_size} ranks")
         outcome: tuple[bool, list[float]] | None = None
         if case.group is not None:
             try:
-                outcome = self._timed(case, case.group, turn)
+                outcome = self._timed(case, case.group, pass_index)
             except (dist.DistError, RuntimeError) as error:
                 if self.device.type == "cuda" and "not supported" in str(error).lower():
                     outcome = None  # an operation this library lacks ends nothing
@@ -241,15 +241,15 @@ class LinkRun:
         wrong = [r for r, g in enumerate(gathered) if g is not None and not g[0]]
         for rank in wrong:
             self.remarks.append(
-                f"wrong data on rank {rank} ({self.hosts[rank]}) in {self.meeting.doing}"
+                f"wrong data on rank {rank} ({self.hosts[rank]}) in {self.rendezvous.doing}"
             )
         if not any(g is not None for g in gathered):
-            self.remarks.append(f"not measured: {self.meeting.doing} (the library lacks it)")
+            self.remarks.append(f"not measured: {self.rendezvous.doing} (the library lacks it)")
         streams = [g[1] for g in gathered if g is not None]
         if streams:
             slowest = np.max(np.array(streams), axis=0)
             entry = Entry(
-                key=in_pass(turn, case.key),
+                key=pass_key(pass_index, case.key),
                 point=link_point(
                     {"bytes": float(case.bytes)}, slowest, case.bytes, valid=not wrong
                 ),
@@ -257,16 +257,16 @@ class LinkRun:
             )
             self.journal.append(entry)
 
-    def _timed(self, case: LinkCase, group: Group, turn: int) -> tuple[bool, list[float]]:
+    def _timed(self, case: LinkCase, group: Group, pass_index: int) -> tuple[bool, list[float]]:
         """Whether the data were right, and this rank's part of each sample [s]."""
         items = items_for(case.op, case.bytes, group.size, self.dtype.itemsize)
         if case.mode in METHODS:
             buffers = make_symmetric(items, group, self.dtype, self.device)
-            right = turn > 0 or symmetric_is_right(case.mode, items, group, buffers)
+            right = pass_index > 0 or symmetric_is_right(case.mode, items, group, buffers)
             call = self._captured(symmetric_call(case.mode, buffers, group))
         else:
             buffers = make_buffers(case.op, items, group, self.dtype, self.device)
-            right = turn > 0 or is_right(case.op, items, group, buffers)
+            right = pass_index > 0 or is_right(case.op, items, group, buffers)
             call = collective_call(case.op, buffers, group)
         if case.mode == "graph":
             call = self._captured(call)
@@ -320,8 +320,8 @@ class LinkRun:
 
     def _compare_ranks(self) -> None:
         """Time the same work on each rank alone: one that is slow slows every collective."""
-        self.meeting.say("timing each rank's own work")
-        x = torch.ones(YARDSTICK_BYTES // 4, device=self.device)
+        self.rendezvous.heartbeat("timing each rank's own work")
+        x = torch.ones(REFERENCE_MESSAGE_BYTES // 4, device=self.device)
         y = torch.empty_like(x)
         begin = time.perf_counter()
         for _ in range(8):

@@ -16,7 +16,7 @@ DEFAULT_PORT = 29500
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Which rank this process is, and where all of them meet."""
 
     rank: int
@@ -46,7 +46,7 @@ LAUNCHERS: dict[str, tuple[str, str, str, str]] = {
 """Environment variables by launcher: torchrun, Slurm, Open MPI, MPICH and Intel MPI."""
 
 
-def find_place(variables: Mapping[str, str]) -> Place | None:
+def find_rank_info(variables: Mapping[str, str]) -> RankInfo | None:
     """The place of this process among the ranks of a launcher.
 
     Parameters
@@ -67,7 +67,7 @@ def find_place(variables: Mapping[str, str]) -> Place | None:
     for launcher, (rank, size, local_rank, local_size) in LAUNCHERS.items():
         if rank not in variables or size not in variables:
             continue
-        place = Place(
+        rank_info = RankInfo(
             rank=_whole(variables, rank),
             world_size=_whole(variables, size),
             local_rank=_whole(variables, local_rank, 0),
@@ -76,13 +76,14 @@ def find_place(variables: Mapping[str, str]) -> Place | None:
             port=_whole(variables, "MASTER_PORT", DEFAULT_PORT),
             launcher=launcher,
         )
-        if place.world_size < 2:
+        if rank_info.world_size < 2:
             return None
-        if not 0 <= place.rank < place.world_size:
+        if not 0 <= rank_info.rank < rank_info.world_size:
             raise InputError(
-                f"rank {place.rank} of {place.world_size} does not exist", where=f"{rank}, {size}"
+                f"rank {rank_info.rank} of {rank_info.world_size} does not exist",
+                where=f"{rank}, {size}",
             )
-        return place
+        return rank_info
     return None
 
 

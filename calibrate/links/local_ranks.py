@@ -15,10 +15,10 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from groundspeed.calibrate.links.launcher_environment import find_place
+from groundspeed.calibrate.links.launcher_environment import find_rank_info
 from groundspeed.calibrate.links.rank_main import (
     LinkRequest,
-    OthersTellError,
+    ReportedElsewhereError,
     failed,
     measure_links,
     silent,
@@ -70,7 +70,7 @@ def run_ranks(count: int, request: LinkRequest, bar: ProgressBar) -> Profile:
         try:
             elastic_launch(config, run_rank)(replace(request, folder=folder), bar)
         except ChildFailedError as error:
-            raise _explained(error, folder) from error
+            raise _explain_failure(error, folder) from error
         return Profile.model_validate_json((folder / "profile.json").read_bytes())
 
 
@@ -78,26 +78,26 @@ def run_rank(request: LinkRequest, bar: ProgressBar) -> None:
     """One process; everything it has to say goes into the folder."""
     if request.folder is None:
         raise AssertionError("ranks that are started here have a folder")
-    place = find_place(os.environ)
-    if place is None:
+    rank_info = find_rank_info(os.environ)
+    if rank_info is None:
         raise AssertionError("the launcher gives each process a place")
     try:
-        if place.rank == 0:
-            with bar(f"links of {place.world_size} ranks") as progress:
-                profile = measure_links(place, request, progress)
+        if rank_info.rank == 0:
+            with bar(f"links of {rank_info.world_size} ranks") as progress:
+                profile = measure_links(rank_info, request, progress)
         else:
-            profile = measure_links(place, request, silent)
-    except OthersTellError:
+            profile = measure_links(rank_info, request, silent)
+    except ReportedElsewhereError:
         os._exit(FAILED)  # an ordinary exit would wait for the connections that are broken
     except Exception as error:
-        report = request.folder / f"failure{place.rank}.txt"
+        report = request.folder / f"failure{rank_info.rank}.txt"
         report.write_text(failed(error))
         os._exit(FAILED)
     if profile is not None:
         write_whole(request.folder / "profile.json", profile.model_dump_json().encode(), force=True)
 
 
-def _explained(error: ChildFailedError, folder: Path) -> InputError:
+def _explain_failure(error: ChildFailedError, folder: Path) -> InputError:
     """One line that names the rank, the host and the operation."""
     remedy = "what was measured is kept: run the same command again and it continues"
     for rank, failure in sorted(error.failures.items()):

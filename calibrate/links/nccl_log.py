@@ -54,7 +54,7 @@ def _named(text: str, names: tuple[str, ...]) -> str:
 
 
 @contextmanager
-def listening() -> Iterator[Path | None]:
+def capture_nccl_log() -> Iterator[Path | None]:
     """Have NCCL write its first lines to a file, unless the user has set its logging already.
 
     Yields

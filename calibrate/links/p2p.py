@@ -21,7 +21,7 @@ OPENING = 2
 """First samples of a pair, which open the connection and do not count."""
 
 
-def measure_pairs(run: LinkRun) -> list[tuple[str, Point]]:
+def measure_p2p(run: LinkRun) -> list[tuple[str, Point]]:
     """Time every pair of ranks: one way, both ways, and all pairs of a round at once.
 
     Returns
@@ -65,7 +65,9 @@ def _time_pairs(
 ) -> list[tuple[str, Point]]:
     mine = next((p for p in pairs if run.rank in p), None)
     names = ", ".join(f"{a}-{b}" for a, b in pairs)
-    run.meeting.say(f"sending {run.settings.pair_bytes} bytes between ranks {names} ({direction})")
+    run.rendezvous.heartbeat(
+        f"sending {run.settings.pair_bytes} bytes between ranks {names} ({direction})"
+    )
     samples: list[float] = []
     sent, received = buffers
     for i in range(SAMPLES):

@@ -21,10 +21,10 @@ from groundspeed.calibrate.links.collective_timing import (
     LinkRun,
     Settings,
 )
-from groundspeed.calibrate.links.launcher_environment import Place
-from groundspeed.calibrate.links.nccl_log import NcclLog, listening, read_nccl_log
-from groundspeed.calibrate.links.p2p import measure_pairs
-from groundspeed.calibrate.links.rendezvous import Meeting, own_versions
+from groundspeed.calibrate.links.launcher_environment import RankInfo
+from groundspeed.calibrate.links.nccl_log import NcclLog, capture_nccl_log, read_nccl_log
+from groundspeed.calibrate.links.p2p import measure_p2p
+from groundspeed.calibrate.links.rendezvous import Rendezvous, own_versions
 from groundspeed.calibrate.run.build_profile import link_profile
 from groundspeed.calibrate.run.device import RunningDevice, open_device
 from groundspeed.calibrate.run.journal import Journal
@@ -54,11 +54,11 @@ class LinkRequest:
     """Where ranks write what they are doing, if their starter can read it."""
 
 
-class OthersTellError(Exception):
+class ReportedElsewhereError(Exception):
     """Raised on a rank that failed too, where another one says why."""
 
 
-def measure_links(place: Place, request: LinkRequest, progress: Progress) -> Profile | None:
+def measure_links(rank_info: RankInfo, request: LinkRequest, progress: Progress) -> Profile | None:
     """Run one rank.
 
     Parameters
@@ -81,36 +81,36 @@ def measure_links(place: Place, request: LinkRequest, progress: Progress) -> Pro
         If another surviving rank says so.
     """
     logging.getLogger("torch").setLevel(logging.CRITICAL)
-    running = _open(request.device_kind, place)
+    running = _open(request.device_kind, rank_info)
     backend = "gloo" if running.device.kind == "cpu" else "nccl"
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    meeting = Meeting(
-        place,
+    rendezvous = Rendezvous(
+        rank_info,
         backend,
         timeout_s=request.timeout_s,
         folder=request.folder,
         agent_has_store=agent,
     )
-    hosts = meeting.agree(own_versions(backend))
-    first = place.rank == 0
+    hosts = rendezvous.agree(own_versions(backend))
+    first = rank_info.rank == 0
     kept = (
-        Journal(request.journal, _fingerprint(running, place, hosts, request))
+        Journal(request.journal, _fingerprint(running, rank_info, hosts, request))
         if first
         else nullcontext()
     )
     try:
-        with kept as journal, listening() as log:
-            meeting.say("opening connections")
+        with kept as journal, capture_nccl_log() as log:
+            rendezvous.heartbeat("opening connections")
             dist.init_process_group(
                 backend,
-                store=PrefixStore("torch", meeting.store),
-                rank=place.rank,
-                world_size=place.world_size,
+                store=PrefixStore("torch", rendezvous.store),
+                rank=rank_info.rank,
+                world_size=rank_info.world_size,
                 timeout=timedelta(seconds=request.timeout_s),
             )
             usual = CPU_SETTINGS if backend == "gloo" else GPU_SETTINGS
             run = LinkRun(
-                meeting,
+                rendezvous,
                 hosts,
                 running.torch_device,
                 request.settings or usual,
@@ -118,15 +118,15 @@ def measure_links(place: Place, request: LinkRequest, progress: Progress) -> Pro
                 progress if first else silent,
             )
             result = run.measure(request.seed)
-            pairs = measure_pairs(run)
-            meeting.say("finishing")
+            pairs = measure_p2p(run)
+            rendezvous.heartbeat("finishing")
             dist.barrier(group=run.control)
             dist.destroy_process_group()
-            heard = read_nccl_log(log)
+            nccl_log = read_nccl_log(log)
     except (dist.DistError, RuntimeError, OSError) as error:
-        reason = meeting.why(error, hosts)
-        if meeting.speaker != place.rank:
-            raise OthersTellError(reason.what) from error
+        reason = rendezvous.diagnose(error, hosts)
+        if rendezvous.speaker != rank_info.rank:
+            raise ReportedElsewhereError(reason.what) from error
         raise reason from error
     if not first:
         return None
@@ -136,7 +136,7 @@ def measure_links(place: Place, request: LinkRequest, progress: Progress) -> Pro
             telemetry,
             result,
             pairs,
-            read_interconnect(backend, place, hosts, heard),
+            read_interconnect(backend, rank_info, hosts, nccl_log),
             command=request.command,
             seed=request.seed,
         )
@@ -146,20 +146,20 @@ def silent(done: int, total: int, name: str) -> None:
     """Progress is rank 0's to show."""
 
 
-def _open(kind: str, place: Place) -> RunningDevice:
+def _open(kind: str, rank_info: RankInfo) -> RunningDevice:
     if kind == "cpu":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // max(1, place.local_size)))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // max(1, rank_info.local_size)))
         return open_device("cpu")
-    return open_device(f"cuda:{place.local_rank}")
+    return open_device(f"cuda:{rank_info.local_rank}")
 
 
 def _fingerprint(
-    running: RunningDevice, place: Place, hosts: list[str], request: LinkRequest
+    running: RunningDevice, rank_info: RankInfo, hosts: list[str], request: LinkRequest
 ) -> dict[str, object]:
     device = running.device
     return {
         "links of": device.name,
-        "ranks": place.world_size,
+        "ranks": rank_info.world_size,
         "hosts": hosts,
         "seed": request.seed,
         "tool": tool_version(),
@@ -168,7 +168,9 @@ def _fingerprint(
     }
 
 
-def read_interconnect(backend: str, place: Place, hosts: list[str], heard: NcclLog) -> Interconnect:
+def read_interconnect(
+    backend: str, rank_info: RankInfo, hosts: list[str], nccl_log: NcclLog
+) -> Interconnect:
     """What is known of the links beside their speed."""
     version = None
     library: Literal["gloo", "nccl", "rccl"] = "gloo"
@@ -178,12 +180,12 @@ def read_interconnect(backend: str, place: Place, hosts: list[str], heard: NcclL
     return Interconnect(
         backend=library,
         version=version,
-        ranks=place.world_size,
+        ranks=rank_info.world_size,
         hosts=tuple(dict.fromkeys(hosts)),
-        launcher=place.launcher,
+        launcher=rank_info.launcher,
         topology=_topology(backend),
-        algorithms=heard.algorithms,
-        in_network_reduction=heard.in_network_reduction,
+        algorithms=nccl_log.algorithms,
+        in_network_reduction=nccl_log.in_network_reduction,
         variables={k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES)},
     )
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.cuda import nccl
 
-from groundspeed.calibrate.links.launcher_environment import Place
+from groundspeed.calibrate.links.launcher_environment import RankInfo
 from groundspeed.calibrate.version import METHOD_VERSION, tool_version
 from groundspeed.profiles.errors import InputError
 
@@ -45,12 +45,12 @@ def own_versions(backend: str) -> Versions:
     return Versions(tool_version(), METHOD_VERSION, torch.__version__, library)
 
 
-class Meeting:
+class Rendezvous:
     """The place where ranks meet.
 
     Parameters
     ----------
-    place : Place
+    rank_info : RankInfo
     backend : {'gloo', 'nccl'}
     timeout_s : float
         [s] After which a rank that does not come, or an operation that does not end, is given up.
@@ -67,27 +67,27 @@ class Meeting:
 
     def __init__(
         self,
-        place: Place,
+        rank_info: RankInfo,
         backend: str,
         *,
         timeout_s: float,
         folder: Path | None,
         agent_has_store: bool,
     ) -> None:
-        self.place = place
+        self.rank_info = rank_info
         self.backend = backend
         self.timeout_s = timeout_s
         self.folder = folder
-        self.holds_store = place.rank == 0 and not agent_has_store
+        self.holds_store = rank_info.rank == 0 and not agent_has_store
         self.doing = "meeting the others"
-        self.speaker = place.rank
+        self.speaker = rank_info.rank
         """Which of the ranks that are left says what happened."""
-        at = f"{place.address}:{place.port}"
+        at = f"{rank_info.address}:{rank_info.port}"
         try:
             store = TCPStore(
-                place.address,
-                place.port,
-                place.world_size,
+                rank_info.address,
+                rank_info.port,
+                rank_info.world_size,
                 is_master=self.holds_store,
                 timeout=timedelta(seconds=timeout_s),
                 wait_for_workers=False,
@@ -95,16 +95,17 @@ class Meeting:
         except (dist.DistError, RuntimeError, ValueError) as error:
             taken = "EADDRINUSE" in str(error) or "in use" in str(error)
             raise InputError(
-                f"port {place.port} is in use by another program"
+                f"port {rank_info.port} is in use by another program"
                 if taken
-                else f"rank {place.rank} on {place.host} finds nobody there within {timeout_s:g} s",
+                else f"rank {rank_info.rank} on {rank_info.host} finds nobody there within "
+                f"{timeout_s:g} s",
                 where=at,
                 remedy="export MASTER_PORT=<a free port>"
                 if taken
                 else "check MASTER_ADDR and MASTER_PORT, and that rank 0 runs there",
             ) from error
         self.store = PrefixStore("groundspeed", store)
-        self.say(self.doing)
+        self.heartbeat(self.doing)
 
     def agree(self, versions: Versions) -> list[str]:
         """Wait for all ranks and compare versions.
@@ -119,18 +120,18 @@ class Meeting:
         InputError
             If a rank does not come in time, or has other versions.
         """
-        own = {"host": self.place.host, **asdict(versions)}
-        self.store.set(f"here/{self.place.rank}", json.dumps(own))
+        own = {"host": self.rank_info.host, **asdict(versions)}
+        self.store.set(f"here/{self.rank_info.rank}", json.dumps(own))
         missing = self._absent("here", self.timeout_s)
         if missing:
             raise InputError(
-                f"rank {', '.join(map(str, missing))} of {self.place.world_size} did not come "
+                f"rank {', '.join(map(str, missing))} of {self.rank_info.world_size} did not come "
                 f"within {self.timeout_s:g} s",
-                where=f"{self.place.address}:{self.place.port}",
+                where=f"{self.rank_info.address}:{self.rank_info.port}",
                 remedy="look at the output of those ranks; --timeout waits longer",
             )
         everybody: list[dict[str, str]] = [
-            json.loads(self.store.get(f"here/{rank}")) for rank in range(self.place.world_size)
+            json.loads(self.store.get(f"here/{rank}")) for rank in range(self.rank_info.world_size)
         ]
         first = everybody[0]
         for rank, theirs in enumerate(everybody):
@@ -146,21 +147,21 @@ class Meeting:
     def _absent(self, what: str, patience_s: float) -> list[int]:
         """Ranks that have not written something down after a while."""
         deadline = time.monotonic() + patience_s
-        absent = list(range(self.place.world_size))
+        absent = list(range(self.rank_info.world_size))
         while absent and time.monotonic() < deadline:
             absent = [rank for rank in absent if not self.store.check([f"{what}/{rank}"])]
             if absent:
                 time.sleep(POLL_S)
         return absent
 
-    def say(self, doing: str) -> None:
+    def heartbeat(self, doing: str) -> None:
         """Write down what this rank is about to do."""
         self.doing = doing
         if self.folder is not None:
-            note = {"rank": self.place.rank, "host": self.place.host, "doing": doing}
-            (self.folder / f"rank{self.place.rank}.json").write_text(json.dumps(note))
+            note = {"rank": self.rank_info.rank, "host": self.rank_info.host, "doing": doing}
+            (self.folder / f"rank{self.rank_info.rank}.json").write_text(json.dumps(note))
 
-    def why(self, error: Exception, hosts: list[str]) -> InputError:
+    def diagnose(self, error: Exception, hosts: list[str]) -> InputError:
         """Find out, after an error in a collective, who is missing.
 
         Parameters
@@ -177,14 +178,14 @@ class Meeting:
         """
         message = str(error).split("\n")[0][:160]
         try:
-            self.store.set(f"failed/{self.place.rank}", message)
+            self.store.set(f"failed/{self.rank_info.rank}", message)
             gone = self._absent("failed", GRACE_S)
         except (dist.DistError, RuntimeError):
             gone = [0]  # rank 0 holds the store: without it nobody answers
         if self.holds_store:
             time.sleep(GRACE_S)  # the others still ask
-        left_over = [r for r in range(self.place.world_size) if r not in gone]
-        self.speaker = min(left_over, default=self.place.rank)
+        left_over = [r for r in range(self.rank_info.world_size) if r not in gone]
+        self.speaker = min(left_over, default=self.rank_info.rank)
         who = ", ".join(f"rank {r} on {hosts[r]}" for r in gone) or f"an unknown rank ({message})"
         return InputError(
             f"{who} was lost in {self.doing}",

@@ -10,7 +10,7 @@ from groundspeed.calibrate.fit.dispatch import law_of_curve
 from groundspeed.calibrate.links.collective_timing import LinkResult
 from groundspeed.calibrate.run.device import RunningDevice, read_environment
 from groundspeed.calibrate.run.journal import Entry
-from groundspeed.calibrate.run.quality import caveats
+from groundspeed.calibrate.run.quality import quality_warnings
 from groundspeed.calibrate.timing.telemetry import Telemetry
 from groundspeed.profiles.laws import Law
 from groundspeed.profiles.schema import Curve, Environment, Interconnect, Point, Profile, Stability
@@ -19,12 +19,12 @@ from groundspeed.profiles.summary import derive_rates
 NOISY_SPREAD = 0.05
 """A reference case that varies by more than this makes a profile noisy, and it says so."""
 
-WARM = ("glue", "launch", "latency", "working_set")
+WARM = ("elementwise", "launch", "latency", "working_set")
 """Operations whose operands a model has just touched, or that chase a working set."""
 
 
 @dataclass(frozen=True)
-class Material:
+class ProfileInputs:
     """Everything a profile is made of."""
 
     running: RunningDevice
@@ -38,19 +38,19 @@ class Material:
     busy_elsewhere_fraction: float | None
 
 
-def build_profile(material: Material) -> Profile:
+def build_profile(inputs: ProfileInputs) -> Profile:
     """Make curves of points, laws of curves, and a summary of both."""
-    running, environment = material.running, material.environment
+    running, environment = inputs.running, inputs.environment
     device = running.device
     source = f"{device.name}, {environment.date_utc}"
-    warnings = [f"not measured: {s}" for s in material.skipped]
+    warnings = [f"not measured: {s}" for s in inputs.skipped]
     curves: list[Curve] = []
     laws: list[Law] = []
-    for curve in _curves(material.measured, source):
+    for curve in _curves(inputs.measured, source):
         curves.append(curve)
         wrong = sum(not p.valid for p in curve.points)
         if wrong:
-            name = " ".join((curve.operation, *curve.regime.values(), curve.backend))
+            name = " ".join((curve.operation, *curve.config_key.values(), curve.backend))
             total = len(curve.points)
             warnings.append(f"{name}: {wrong} of {total} results were wrong and are not used")
         law = None
@@ -58,24 +58,24 @@ def build_profile(material: Material) -> Profile:
             law = law_of_curve(
                 curve,
                 source,
-                sheet=running.datasheet,
+                datasheet=running.datasheet,
                 on_cpu=device.kind == "cpu",
-                seed=material.seed,
+                seed=inputs.seed,
             )
         if law is not None:
             laws.append(law)
-    stability = _stability(material)
+    stability = _stability(inputs)
     cache_bytes = device.last_level_cache_bytes
     rates = derive_rates(tuple(curves), running.datasheet, stability, cache_bytes)
-    warnings += caveats(curves, environment, stability, rates)
+    warnings += quality_warnings(curves, environment, stability, rates)
     stamp = environment.date_utc.replace("-", "").replace(":", "").lower()
     return Profile(
-        id=f"{_slug(running)}-{_which(running)}{stamp}",
+        id=f"{_slug(running)}-{_gpu_suffix(running)}{stamp}",
         device=device,
         datasheet=running.datasheet,
         environment=environment,
-        mode=material.mode,
-        seed=material.seed,
+        mode=inputs.mode,
+        seed=inputs.seed,
         curves=tuple(curves),
         laws=tuple(laws),
         rates=rates,
@@ -89,12 +89,12 @@ def _curves(measured: list[tuple[PlannedCase, Entry]], source: str) -> list[Curv
     groups: dict[tuple[str, ...], tuple[PlannedCase, list[Point]]] = {}
     for case, entry in measured:
         kernel = case.kernel
-        key = (kernel.operation, *kernel.regime.values(), kernel.backend)
+        key = (kernel.operation, *kernel.config_key.values(), kernel.backend)
         groups.setdefault(key, (case, []))[1].append(entry.point)
     return [
         Curve(
             operation=case.kernel.operation,
-            regime=dict(case.kernel.regime),
+            config_key=dict(case.kernel.config_key),
             backend=case.kernel.backend,
             cache="warm" if case.kernel.operation in WARM else "cold",
             origin="measured",
@@ -105,9 +105,9 @@ def _curves(measured: list[tuple[PlannedCase, Entry]], source: str) -> list[Curv
     ]
 
 
-def _stability(material: Material) -> tuple[Stability, ...]:
+def _stability(inputs: ProfileInputs) -> tuple[Stability, ...]:
     stability = []
-    for limit, entries in material.references.items():
+    for limit, entries in inputs.references.items():
         if len(entries) < 3:
             continue
         times = np.array([e.point.time_s for e in entries])
@@ -122,14 +122,14 @@ def _stability(material: Material) -> tuple[Stability, ...]:
                 repeats=times.size,
                 spread_fraction=spread,
                 drift_fraction=float(np.median(times[-third:]) / np.median(times[:third]) - 1.0),
-                busy_elsewhere_fraction=material.busy_elsewhere_fraction,
+                busy_elsewhere_fraction=inputs.busy_elsewhere_fraction,
                 verdict="noisy" if spread > NOISY_SPREAD else "steady",
             )
         )
     return tuple(stability)
 
 
-def _which(running: RunningDevice) -> str:
+def _gpu_suffix(running: RunningDevice) -> str:
     """The GPU's number where there are several: their profiles are made in the same second."""
     index = running.torch_device.index
     several = running.device.kind != "cpu" and torch.cuda.device_count() > 1
@@ -162,29 +162,30 @@ def link_profile(
         point = result.points.get(case.key)
         if point is None:
             continue
-        regime = {"op": case.op, "world_size": str(case.world_size), "mode": case.mode}
+        config_key = {"op": case.op, "world_size": str(case.world_size), "mode": case.mode}
         if case.hosts > 1:
-            regime["hosts"] = str(case.hosts)
-        groups.setdefault(tuple(regime.values()), (regime, []))[1].append(point)
+            config_key["hosts"] = str(case.hosts)
+        groups.setdefault(tuple(config_key.values()), (config_key, []))[1].append(point)
     for direction, point in pairs:
-        regime = {"direction": direction}
-        groups.setdefault(("p2p", direction), (regime, []))[1].append(point)
+        config_key = {"direction": direction}
+        groups.setdefault(("p2p", direction), (config_key, []))[1].append(point)
     curves = tuple(
         Curve(
             operation="p2p" if key[0] == "p2p" else "collective",
-            regime=regime,
+            config_key=config_key,
             backend=interconnect.backend,
             cache="warm",
             origin="measured",
             source=source,
             points=tuple(points),
         )
-        for key, (regime, points) in sorted(groups.items())
+        for key, (config_key, points) in sorted(groups.items())
     )
     laws = [
         law
         for curve in curves
-        if (law := law_of_curve(curve, source, sheet=running.datasheet, on_cpu=False)) is not None
+        if (law := law_of_curve(curve, source, datasheet=running.datasheet, on_cpu=False))
+        is not None
     ]
     stamp = environment.date_utc.replace("-", "").replace(":", "").lower()
     return Profile(

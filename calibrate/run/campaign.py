@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 
 from groundspeed.calibrate.design.measurement_plan import Mode, PlannedCase, expected_s
-from groundspeed.calibrate.run.build_profile import Material, build_profile
+from groundspeed.calibrate.run.build_profile import ProfileInputs, build_profile
 from groundspeed.calibrate.run.device import RunningDevice, read_environment
 from groundspeed.calibrate.run.journal import Entry, Journal
 from groundspeed.calibrate.run.reference_cases import cold_bytes
 from groundspeed.calibrate.run.runner import Progress, Request, Run
-from groundspeed.calibrate.timing.measure_case import Bench
+from groundspeed.calibrate.timing.measure_case import Harness
 from groundspeed.calibrate.timing.telemetry import Telemetry, open_telemetry
 from groundspeed.calibrate.timing.timers import timer_for
 from groundspeed.calibrate.version import METHOD_VERSION, tool_version
@@ -81,7 +81,7 @@ def preview(request: Request) -> Preview:
             request.running.device.kind, request.running.torch_device.index or 0
         ) as telemetry,
     ):
-        run = Run(journal, make_bench(request, telemetry), lambda *_: None)
+        run = Run(journal, make_harness(request, telemetry), lambda *_: None)
         return _previewed(run, run.plan(request), request)
 
 
@@ -126,7 +126,7 @@ def calibrate(request: Request, progress: Progress, announce: Announce = lambda 
                 f"{others} other processes compute on this GPU: its rates would be theirs too",
                 remedy="stop them, or insist with --allow-busy (the profile will say so)",
             )
-        run = Run(journal, make_bench(request, telemetry), progress)
+        run = Run(journal, make_harness(request, telemetry), progress)
         plan = run.plan(request)
         announce(_previewed(run, plan, request))
         run.measure_all(plan)
@@ -140,13 +140,13 @@ def calibrate(request: Request, progress: Progress, announce: Announce = lambda 
         names = run.kernel_names() if request.mode.kernel_names else {}
         environment = read_environment(running, telemetry=telemetry, command=request.command)
         return build_profile(
-            Material(
+            ProfileInputs(
                 running=running,
                 environment=environment,
                 mode=request.mode.name,
                 seed=request.seed,
                 measured=[
-                    (case, named(run.better(case, entry), names.get(case.key)))
+                    (case, with_kernel_name(run.better(case, entry), names.get(case.key)))
                     for case, entry in run.done
                 ],
                 references={limit: run.references(limit) for limit in run.references_of},
@@ -156,7 +156,7 @@ def calibrate(request: Request, progress: Progress, announce: Announce = lambda 
         )
 
 
-def make_bench(request: Request, telemetry: Telemetry) -> Bench:
+def make_harness(request: Request, telemetry: Telemetry) -> Harness:
     """What cases are measured with: a pool of the right size, the device's timer."""
     running, mode = request.running, request.mode
     cold = cold_bytes(running)
@@ -166,9 +166,9 @@ def make_bench(request: Request, telemetry: Telemetry) -> Bench:
     pool_bytes = int(min(max(1.5 * cold, largest), running.device.memory_bytes / share))
     torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
     pool = OperandPool(running.torch_device, pool_bytes=pool_bytes, cold_bytes=int(cold))
-    return Bench(pool, timer_for(running.torch_device), telemetry, mode.rule)
+    return Harness(pool, timer_for(running.torch_device), telemetry, mode.rule)
 
 
-def named(entry: Entry, kernel: str | None) -> Entry:
+def with_kernel_name(entry: Entry, kernel: str | None) -> Entry:
     """An entry that says which kernel ran."""
     return entry.model_copy(update={"point": entry.point.model_copy(update={"kernel": kernel})})

@@ -61,7 +61,7 @@ def open_device(name: str | None = None) -> RunningDevice:
     if match is None:
         raise InputError(f"unknown device '{name}'", remedy="use cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
-        reason = _hidden() or f"torch {torch.__version__} sees none"
+        reason = _visibility_settings() or f"torch {torch.__version__} sees none"
         raise InputError(
             f"no GPU here ({reason})", remedy="check the driver, or measure with --device cpu"
         )
@@ -119,7 +119,7 @@ def _units(spec: DeviceSpec) -> float:
 VISIBILITY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 
-def _hidden() -> str:
+def _visibility_settings() -> str:
     """The variable that may be why no GPU is seen; empty if none is set."""
     settings = [f"{v}='{os.environ[v]}' leaves none" for v in VISIBILITY if v in os.environ]
     return ", ".join(settings)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from groundspeed.calibrate.design.measurement_plan import HOST_LINK_BYTES, matmul_kernel
-from groundspeed.calibrate.run.campaign import Request, make_bench
+from groundspeed.calibrate.run.campaign import Request, make_harness
 from groundspeed.calibrate.timing.measure_case import measure
 from groundspeed.calibrate.timing.telemetry import open_telemetry
 from groundspeed.kernels.kernel import Case, Kernel, UnsupportedCaseError
@@ -23,7 +23,7 @@ NOTABLE = 0.03
 """Below this a difference between two runs is not worth a word."""
 
 
-def compare_alone(request: Request, profile: Profile, others: int) -> list[str]:
+def compare_isolated(request: Request, profile: Profile, others: int) -> list[str]:
     """Measure a profile's best cases again, now that nothing else runs.
 
     Parameters
@@ -44,7 +44,7 @@ def compare_alone(request: Request, profile: Profile, others: int) -> list[str]:
     running = request.running
     telemetry = open_telemetry(running.device.kind, running.torch_device.index or 0)
     with torch.inference_mode(), telemetry:
-        bench = make_bench(request, telemetry)
+        bench = make_harness(request, telemetry)
         for name, kernel, case, together in best_cases(profile):
             try:
                 alone = measure(kernel, case, bench).point
@@ -69,14 +69,14 @@ def best_cases(profile: Profile) -> Iterator[tuple[str, Kernel, Case, Point]]:
         if curve.backend != "torch" or not points:
             continue
         if curve.operation == "matmul":
-            dtype = curve.regime["dtype"]
+            dtype = curve.config_key["dtype"]
             point = best_point("matmul", points, cache)
             yield f"matmul {dtype}", matmul_kernel(dtype), point.case, point
-        elif curve.operation == "stream" and curve.regime["mode"] in ("read", "copy"):
-            mode = curve.regime["mode"]
+        elif curve.operation == "stream" and curve.config_key["mode"] in ("read", "copy"):
+            mode = curve.config_key["mode"]
             point = best_point("stream", points, cache)
             yield f"memory {mode}", TorchStream(mode), point.case, point
         elif curve.operation == "host_link":
-            direction, memory = curve.regime["direction"], curve.regime["memory"]
+            direction, memory = curve.config_key["direction"], curve.config_key["memory"]
             name = f"host link {direction} {memory}"
             yield name, HostLink(direction, memory), {"bytes": HOST_LINK_BYTES}, points[0]

@@ -34,7 +34,7 @@ TAGGED: dict[str, str] = {
 """What each tag means for the reader."""
 
 
-def caveats(
+def quality_warnings(
     curves: Iterable[Curve],
     environment: Environment,
     stability: Iterable[Stability],

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from groundspeed.calibrate.design.measurement_plan import QUICK, PlannedCase, matmul_kernel, planned
-from groundspeed.calibrate.run.campaign import Request, fingerprint, make_bench
+from groundspeed.calibrate.run.campaign import Request, fingerprint, make_harness
 from groundspeed.calibrate.run.device import RunningDevice
 from groundspeed.calibrate.run.journal import Entry, Journal
 from groundspeed.calibrate.run.runner import Run
@@ -38,7 +38,7 @@ UNSTEADY = 0.10
 
 
 @dataclass(frozen=True)
-class Test:
+class CheckCase:
     """One number of a check."""
 
     metric: str
@@ -71,7 +71,7 @@ class DeviceCheck(Record):
     rows: tuple[CheckRow, ...]
 
 
-def tests_for(kind: str) -> tuple[Test, ...]:
+def check_cases(kind: str) -> tuple[CheckCase, ...]:
     """The cases of a check.
 
     Long enough on the fastest device to see its sustained clock, and all of one size: a device that
@@ -80,23 +80,23 @@ def tests_for(kind: str) -> tuple[Test, ...]:
     if kind == "cpu":
         square = {"m": 512.0, "n": 1024.0, "k": 1024.0}
         return (
-            Test("matmul_float32", "FLOP/s", matmul_kernel("float32"), square),
-            Test("memory_triad", "bytes/s", TorchStream("triad"), {"bytes": 2.0**26}),
-            Test("memory_read", "bytes/s", TorchStream("read"), {"bytes": 2.0**26}),
-            Test("launch", "s", Launch("eager"), {}),
+            CheckCase("matmul_float32", "FLOP/s", matmul_kernel("float32"), square),
+            CheckCase("memory_triad", "bytes/s", TorchStream("triad"), {"bytes": 2.0**26}),
+            CheckCase("memory_read", "bytes/s", TorchStream("read"), {"bytes": 2.0**26}),
+            CheckCase("launch", "s", Launch("eager"), {}),
         )
     square = {"m": 8192.0, "n": 8192.0, "k": 8192.0}
     half = {name: size / 2 for name, size in square.items()}
     link = {"bytes": 2.0**26}
     return (
-        Test("matmul_bfloat16", "FLOP/s", matmul_kernel("bfloat16"), square),
-        Test("matmul_fp8", "FLOP/s", matmul_kernel("fp8"), square),
-        Test("matmul_float32_vector", "FLOP/s", matmul_kernel("float32"), half),
-        Test("hbm_triad", "bytes/s", TorchStream("triad"), {"bytes": 2.0**30}),
-        Test("hbm_read", "bytes/s", TorchStream("read"), {"bytes": 2.0**30}),
-        Test("pcie_h2d", "bytes/s", HostLink("h2d"), link),
-        Test("pcie_d2h", "bytes/s", HostLink("d2h"), link),
-        Test("launch", "s", Launch("eager"), {}),
+        CheckCase("matmul_bfloat16", "FLOP/s", matmul_kernel("bfloat16"), square),
+        CheckCase("matmul_fp8", "FLOP/s", matmul_kernel("fp8"), square),
+        CheckCase("matmul_float32_vector", "FLOP/s", matmul_kernel("float32"), half),
+        CheckCase("hbm_triad", "bytes/s", TorchStream("triad"), {"bytes": 2.0**30}),
+        CheckCase("hbm_read", "bytes/s", TorchStream("read"), {"bytes": 2.0**30}),
+        CheckCase("pcie_h2d", "bytes/s", HostLink("h2d"), link),
+        CheckCase("pcie_d2h", "bytes/s", HostLink("d2h"), link),
+        CheckCase("launch", "s", Launch("eager"), {}),
     )
 
 
@@ -133,7 +133,7 @@ def check_device(
     rule = CPU_RULE if kind == "cpu" else GPU_RULE
     mode = replace(QUICK, name="check", rule=rule, largest_operand_bytes=2.0**27)
     request = Request(running, mode, journal, "check", seed, allow_busy=allow_busy)
-    tests = tests_for(kind)
+    tests = check_cases(kind)
     with (
         torch.inference_mode(),
         Journal(journal, fingerprint(request)) as kept,
@@ -145,12 +145,12 @@ def check_device(
                 f"{others} other processes compute on this device: its rates would be theirs too",
                 remedy="stop them, or insist with --allow-busy",
             )
-        run = Run(kept, make_bench(request, telemetry), lambda *_: None)
+        run = Run(kept, make_harness(request, telemetry), lambda *_: None)
         entries = _windows(run, tests, seed)
         return _summed_up(running, telemetry, tests, entries, run.skipped)
 
 
-def _windows(run: Run, tests: tuple[Test, ...], seed: int) -> dict[str, list[Entry]]:
+def _windows(run: Run, tests: tuple[CheckCase, ...], seed: int) -> dict[str, list[Entry]]:
     """Every test in every window, each window in another order."""
     order = np.random.default_rng(seed)
     entries: dict[str, list[Entry]] = {test.metric: [] for test in tests}
@@ -165,14 +165,14 @@ def _windows(run: Run, tests: tuple[Test, ...], seed: int) -> dict[str, list[Ent
     return entries
 
 
-def _planned(test: Test, window: int) -> PlannedCase:
+def _planned(test: CheckCase, window: int) -> PlannedCase:
     return planned(test.kernel, test.case, prefix=f"check {window} {test.metric}: ")
 
 
 def _summed_up(
     running: RunningDevice,
     telemetry: Telemetry,
-    tests: tuple[Test, ...],
+    tests: tuple[CheckCase, ...],
     entries: Mapping[str, list[Entry]],
     skipped: list[str],
 ) -> DeviceCheck:
@@ -205,11 +205,13 @@ TELEMETRY = (
 """What the sensors said during products."""
 
 
-def _row(test: Test, entries: list[Entry], skipped: list[str]) -> CheckRow:
+def _row(test: CheckCase, entries: list[Entry], skipped: list[str]) -> CheckRow:
     if not entries:
         key = _planned(test, 0).key
-        why = next((s.removeprefix(f"{key}: ") for s in skipped if s.startswith(key)), "no result")
-        return CheckRow(metric=test.metric, value=None, unit=test.unit, note=why)
+        reason = next(
+            (s.removeprefix(f"{key}: ") for s in skipped if s.startswith(key)), "no result"
+        )
+        return CheckRow(metric=test.metric, value=None, unit=test.unit, note=reason)
     if not all(e.point.valid for e in entries):
         return CheckRow(metric=test.metric, value=None, unit=test.unit, note="wrong results")
     times = np.array([e.point.time_s for e in entries])

@@ -6,9 +6,9 @@ that is wrong from a machine that has changed (a neighbour on a shared host, a l
 
 import torch
 
-from groundspeed.calibrate.design.measurement_plan import Limit, yardsticks
+from groundspeed.calibrate.design.measurement_plan import Limit, reference_cases
 from groundspeed.calibrate.run.device import RunningDevice
-from groundspeed.calibrate.timing.measure_case import Bench, measure
+from groundspeed.calibrate.timing.measure_case import Harness, measure
 from groundspeed.calibrate.timing.stopping import StopRule
 from groundspeed.calibrate.timing.telemetry import open_telemetry
 from groundspeed.calibrate.timing.timers import timer_for
@@ -48,10 +48,10 @@ class ReferenceProbe:
             torch.inference_mode(),
             open_telemetry(kind, self._running.torch_device.index or 0) as telemetry,
         ):
-            bench = Bench(self._pool, self._timer, telemetry, RULE)
+            bench = Harness(self._pool, self._timer, telemetry, RULE)
             return {s.limit: self._time(s, bench) / s.time_s - 1.0 for s in self._stability}
 
-    def _time(self, stability: Stability, bench: Bench) -> float:
+    def _time(self, stability: Stability, bench: Harness) -> float:
         dtype = stability.reference.split()[1]
-        case = yardsticks(self._running.device.kind).references[stability.limit]
+        case = reference_cases(self._running.device.kind).references[stability.limit]
         return measure(TorchMatmul(dtype), case, bench).point.time_s

@@ -18,7 +18,7 @@ from groundspeed.calibrate.design.measurement_plan import (
     make_plan,
     matmul_kernel,
     planned,
-    yardsticks,
+    reference_cases,
 )
 from groundspeed.calibrate.design.peak_search import neighbours, sustained
 from groundspeed.calibrate.design.tile_search import (
@@ -31,7 +31,7 @@ from groundspeed.calibrate.design.tile_search import (
 from groundspeed.calibrate.run.device import RunningDevice
 from groundspeed.calibrate.run.journal import Entry, Journal
 from groundspeed.calibrate.timing.kernel_names import kernel_name
-from groundspeed.calibrate.timing.measure_case import Bench, measure
+from groundspeed.calibrate.timing.measure_case import Harness, measure
 from groundspeed.kernels.attention.attention import PrefillAttention
 from groundspeed.kernels.matmul.data_patterns import DATA, DataMatmul
 from groundspeed.profiles.errors import InputError
@@ -76,12 +76,12 @@ class Request:
 class Run:
     """The state of a run: what is journalled, and how to measure what is not."""
 
-    def __init__(self, journal: Journal, bench: Bench, progress: Progress) -> None:
+    def __init__(self, journal: Journal, bench: Harness, progress: Progress) -> None:
         self.journal = journal
         self.bench = bench
         self.progress = progress
         self.total = 0
-        self.references_of = yardsticks(
+        self.references_of = reference_cases(
             "cpu" if bench.pool.device.type == "cpu" else "gpu"
         ).references
         self.skipped: list[str] = []
@@ -93,7 +93,7 @@ class Run:
         tags: tuple[str, ...] = (),
         *,
         keep: bool = True,
-        bench: Bench | None = None,
+        bench: Harness | None = None,
     ) -> Entry | None:
         """The measurement of a case: from the journal, or made now.
 
@@ -149,7 +149,7 @@ class Run:
             if best is not None:
                 self.entry(planned(best.kernel, shape, prefix="tuned: "), tags=(tile_name(best),))
 
-    def _trial(self, case: PlannedCase, bench: Bench) -> float | None:
+    def _trial(self, case: PlannedCase, bench: Harness) -> float | None:
         entry = self.entry(case, keep=False, bench=bench)
         return entry.point.time_s if entry is not None and entry.point.valid else None
 
@@ -178,7 +178,7 @@ class Run:
             If no product is correct here.
         """
         rates = {}
-        sticks = yardsticks(request.running.device.kind)
+        sticks = reference_cases(request.running.device.kind)
         for dtype in request.dtypes or request.mode.dtypes(request.running.device.kind):
             probe = planned(matmul_kernel(dtype), sticks.probe, prefix="probe: ")
             entry = self.entry(probe, keep=False)
@@ -236,7 +236,7 @@ class Run:
     def search_peaks(self, plan: list[PlannedCase], mode: Mode) -> dict[str, PlannedCase]:
         """From the best shape of each data type, step to larger and smaller ones while it pays."""
         peaks: dict[str, PlannedCase] = {}
-        for (operation, *regime, backend), cases in _by_curve(self.done).items():
+        for (operation, *config_key, backend), cases in _by_curve(self.done).items():
             if (operation, backend) != ("matmul", "torch"):
                 continue
             best, rate = max(((c, _flops_rate(e)) for c, e in cases), key=lambda x: x[1])
@@ -245,7 +245,7 @@ class Run:
                 entry = self.entry(case, tags=(PEAK,))
                 if entry is not None and _flops_rate(entry) > rate:
                     best, rate = case, _flops_rate(entry)
-            peaks[regime[0]] = best
+            peaks[config_key[0]] = best
         return peaks
 
     def repeat_winners(self, cache_bytes: float | None) -> None:
@@ -285,7 +285,7 @@ class Run:
 
 
 def _reference_dtypes(plan: list[PlannedCase]) -> list[str]:
-    dtypes = [p.kernel.regime["dtype"] for p in plan if p.kernel.operation == "matmul"]
+    dtypes = [p.kernel.config_key["dtype"] for p in plan if p.kernel.operation == "matmul"]
     return sorted(set(dtypes), key=dtypes.count, reverse=True)
 
 
@@ -299,6 +299,6 @@ def _by_curve(
     groups: dict[tuple[str, ...], list[tuple[PlannedCase, Entry]]] = {}
     for case, entry in done:
         kernel = case.kernel
-        key = (kernel.operation, *kernel.regime.values(), kernel.backend)
+        key = (kernel.operation, *kernel.config_key.values(), kernel.backend)
         groups.setdefault(key, []).append((case, entry))
     return dict(sorted(groups.items()))

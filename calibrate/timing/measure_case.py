@@ -17,7 +17,7 @@ from groundspeed.kernels.kernel import Call, Case, Kernel, ManyRuns
 from groundspeed.kernels.operands import OperandPool
 from groundspeed.profiles.schema import Point
 
-BETWEEN_PRODUCTS = ("glue", "attention_prefill", "attention_decode")
+BETWEEN_PRODUCTS = ("elementwise", "attention_prefill", "attention_decode")
 """What a model runs between matrix products."""
 
 QUEUED_RUNS = 200
@@ -27,7 +27,7 @@ SWEEP_SHAPE = (2, 8192, 1024)
 
 
 @dataclass(frozen=True)
-class Bench:
+class Harness:
     """What a case is measured with."""
 
     pool: OperandPool
@@ -44,7 +44,7 @@ class Measured:
     samples_s: tuple[float, ...]
 
 
-def measure(kernel: Kernel, case: Case, bench: Bench, *, tags: tuple[str, ...] = ()) -> Measured:
+def measure(kernel: Kernel, case: Case, bench: Harness, *, tags: tuple[str, ...] = ()) -> Measured:
     """Measure one case of a kernel.
 
     Parameters
@@ -116,13 +116,13 @@ HOST_SIDE = ("eager", "layer-dispatch", "synchronize", "round-trip")
 """Launches that cost the host: its clock tells."""
 
 
-def prepared(kernel: Kernel, calls: Sequence[Call], bench: Bench) -> Timed:
+def prepared(kernel: Kernel, calls: Sequence[Call], bench: Harness) -> Timed:
     """The case with the clock that fits it."""
     if isinstance(bench.timer, CpuTimer):
         return bench.timer.prepare(calls, between=_neighbour(kernel, bench.pool))
     if kernel.operation != "launch":
         return bench.timer.prepare(calls, graph=kernel.operation != "host_link")
-    op = kernel.regime["op"]
+    op = kernel.config_key["op"]
     if op in HOST_SIDE:
         return CpuTimer().prepare(calls)
     runs = QUEUED_RUNS if op == "queued" else 1

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from groundspeed.estimator.decisions.backtest import Resolver, Row, RowResult, understand
+from groundspeed.estimator.decisions.backtest import Resolver, Row, RowResult, server_and_workload
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.serving.server import Server
 from groundspeed.profiles.errors import InputError
@@ -80,7 +80,7 @@ def attribute_errors(
 
 def _changed(row: Row, resolver: Resolver, field: str, more: float) -> dict[str, float]:
     """Predictions of a row with one cost turned up."""
-    server, workload = understand(row, resolver)
+    server, workload = server_and_workload(row, resolver)
     costs = server.engine.costs
     turned = costs.model_copy(update={field: getattr(costs, field) + more})
     engine = server.engine.model_copy(update={"costs": turned})

@@ -79,7 +79,7 @@ class Audit(Record):
 
 
 def audit_claim(
-    claim: Claim, hardware: Hardware, sheet: DeviceSpec | None, engine: Engine
+    claim: Claim, hardware: Hardware, datasheet: DeviceSpec | None, engine: Engine
 ) -> Audit:
     """Check a claim.
 
@@ -116,8 +116,8 @@ def audit_claim(
         return _audit(claim, checks, figures)
     for counts in ("total", "output") if claim.counts is None else (claim.counts,):
         figures += _figures(claim, counts, hardware, engine)
-    if sheet is not None:
-        checks.append(_roof(claim, sheet, engine))
+    if datasheet is not None:
+        checks.append(_roof(claim, datasheet, engine))
     checks.append(_against_prediction(claim, hardware, engine))
     return _audit(claim, checks, figures)
 
@@ -195,13 +195,13 @@ def _figure(name: str, value: float, unit: str, how: str) -> Figure:
     return Figure(name=name, value=value, unit=unit, how=how)
 
 
-def _roof(claim: Claim, sheet: DeviceSpec, engine: Engine) -> Check:
+def _roof(claim: Claim, datasheet: DeviceSpec, engine: Engine) -> Check:
     """The most that the peaks of the data sheet allow, without any overhead."""
     nothing = Costs(step_s=0.0, layer_s=0.0, sequence_s=0.0, collective_s=0.0, request_s=0.0)
     bare = engine.model_copy(
         update={"costs": nothing, "overhead_bytes": 0.0, "memory_fraction": 1.0}
     )
-    server = _server(claim, DatasheetHardware(sheet), bare)
+    server = _server(claim, DatasheetHardware(datasheet), bare)
     bound = server.predict(_workload(claim))
     roof = bound.total_tokens_per_s if claim.counts != "output" else bound.output_tokens_per_s
     share = claim.tokens_per_s / roof
@@ -263,8 +263,9 @@ def _range_of_truths(claim: Claim, hardware: Hardware, engine: Engine) -> Check:
                 except InputError:
                     continue
                 for counts, rate in (
-                    ("total", prediction.total_tokens_per_s), ("output", prediction.output_tokens_per_s),
-                ):  # fmt: skip
+                    ("total", prediction.total_tokens_per_s),
+                    ("output", prediction.output_tokens_per_s),
+                ):
                     if claim.counts in (None, counts):
                         rates.append((rate, f"{isl}/{osl}, {n} clients, {counts}"))
     if not rates:
@@ -278,7 +279,7 @@ def _range_of_truths(claim: Claim, hardware: Hardware, engine: Engine) -> Check:
     )
 
 
-class Fair(Record):
+class FairComparison(Record):
     """Two claims on one footing."""
 
     names: tuple[str, str]
@@ -290,7 +291,7 @@ class Fair(Record):
     verdict: str
 
 
-def compare_claims(first: Claim, second: Claim) -> Fair:
+def compare_claims(first: Claim, second: Claim) -> FairComparison:
     """Put two claims side by side: what differs beside the hardware, and what is left of it."""
     differences = []
     for name, label in (
@@ -315,7 +316,7 @@ def compare_claims(first: Claim, second: Claim) -> Fair:
     else:
         faster = first.label if ratio >= 1.0 else second.label
         verdict = f"{faster} writes {max(ratio, 1 / ratio):.2f} times the output a GPU"
-    return Fair(
+    return FairComparison(
         names=(first.label, second.label),
         comparable=comparable,
         differences=tuple(differences),
@@ -332,4 +333,4 @@ def _output_per_gpu(c: Claim) -> float | None:
     return c.tokens_per_s * share / c.gpus
 
 
-__all__ = ["Audit", "Claim", "Fair", "audit_claim", "compare_claims"]
+__all__ = ["Audit", "Claim", "FairComparison", "audit_claim", "compare_claims"]

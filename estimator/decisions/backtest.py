@@ -89,11 +89,11 @@ def predict_row(row: Row, resolver: Resolver) -> ServingPrediction:
     InputError
         With what it lacks, or why it cannot be predicted.
     """
-    server, workload = understand(row, resolver)
+    server, workload = server_and_workload(row, resolver)
     return server.predict(workload)
 
 
-def understand(row: Row, resolver: Resolver) -> tuple[Server, ServingWorkload]:
+def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, ServingWorkload]:
     """A row as a server and its load.
 
     Raises

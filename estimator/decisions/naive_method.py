@@ -19,7 +19,7 @@ from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 
 
-class ArticleRow(Record):
+class NaiveRow(Record):
     """One figure of the method."""
 
     quantity: str
@@ -35,7 +35,7 @@ class ArticleRow(Record):
     comment: str = ""
 
 
-class ArticleEstimate(Record):
+class NaiveEstimate(Record):
     """The article's table, and what it leaves out."""
 
     model: str
@@ -43,13 +43,13 @@ class ArticleEstimate(Record):
     workload: Workload
     peak_flops_per_s: float
     utilization: float
-    rows: tuple[ArticleRow, ...]
+    rows: tuple[NaiveRow, ...]
     left_out: tuple[str, ...]
 
 
-def article_estimate(
+def naive_estimate(
     model: Model, spec: DeviceSpec, workload: Workload, *, utilization: float = 0.6
-) -> ArticleEstimate:
+) -> NaiveEstimate:
     """Estimate by the article's formulas.
 
     Parameters
@@ -116,7 +116,7 @@ def article_estimate(
              "token/s", 1.0, 0,
              printed=math.floor(batch * peak / quick_decode_printed), comment="truncates"),
     )  # fmt: skip
-    return ArticleEstimate(
+    return NaiveEstimate(
         model=model.id,
         hardware=spec.id,
         workload=workload,
@@ -177,8 +177,8 @@ def _row(
     *,
     printed: float | None = None,
     comment: str = "",
-) -> ArticleRow:
-    return ArticleRow(
+) -> NaiveRow:
+    return NaiveRow(
         quantity=quantity,
         formula=formula,
         exact=exact,

@@ -137,8 +137,8 @@ def make_plan(
     front = _front([p for p, _, _ in candidates_tried])
     order = sorted(candidates_tried, key=lambda f: _rank(f[0]))
     simulated = [_simulated(f, ttft_limit_s, tpot_limit_s) for f in order[:SIMULATED]]
-    meeting = [p for p in simulated if p.meets]
-    best = min(meeting, key=_rank) if meeting else None
+    meets_objective = [p for p in simulated if p.meets]
+    best = min(meets_objective, key=_rank) if meets_objective else None
     kept = {_key(p): p.model_copy(update={"on_front": True}) for p in front}
     for p in simulated:
         kept[_key(p)] = p.model_copy(update={"on_front": _key(p) in kept})

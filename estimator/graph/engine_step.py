@@ -55,7 +55,7 @@ class Layers:
             Tokens of one rank's step.
         """
         model, f = self.model, self.formats
-        parts = [_glue("embed", "embed", m, model.hidden, 1, f.rest)]
+        parts = [_elementwise("embed", "embed", m, model.hidden, 1, f.rest)]
         parts += self._attention_rows(m, f)
         if model.recurrent is not None:
             parts += self._recurrent_rows(m, model.recurrent, f)
@@ -63,7 +63,7 @@ class Layers:
         parts += self._expert_rows(m, f)
         # Each norm is fused with the residual beside it: two in, two out.
         norms = model.layers * model.norms_per_layer
-        parts.append(_glue("norm", "rms_norm", m, 2 * model.hidden, norms, f.rest))
+        parts.append(_elementwise("norm", "rms_norm", m, 2 * model.hidden, norms, f.rest))
         if self.deployment.pp > 1:
             # A stage hands its rows to the next: as much as half a gather of two.
             half = m * 2.0
@@ -76,7 +76,7 @@ class Layers:
         width = _split(model.vocabulary, self.deployment.tp)
         return [
             _matmul("head", sequences, width, model.hidden, 1, f.rest),
-            _glue("sampling", "argmax", sequences, model.vocabulary, 1, f.rest),
+            _elementwise("sampling", "argmax", sequences, model.vocabulary, 1, f.rest),
         ]
 
     def decode_attention(self, sequences: Array, context: Array) -> list[Operator]:
@@ -87,8 +87,10 @@ class Layers:
             heads = model.heads // tp
             seen = np.minimum(context, latent.index_top_k) if latent.index_top_k else context
             columns = {"batch": sequences, "kv_len": seen, "heads": _full(seen, heads)}
-            regime = {"dtype": f.activations, "kv_dtype": f.cache}
-            parts = [Operator("attention", "mla_decode", regime, columns, model.attention_layers)]
+            config_key = {"dtype": f.activations, "kv_dtype": f.cache}
+            parts = [
+                Operator("attention", "mla_decode", config_key, columns, model.attention_layers)
+            ]
             # Queries into the latent space, values out of it.
             parts += [
                 _matmul("absorb", sequences, heads * latent.kv_rank, latent.nope_dim,
@@ -114,8 +116,10 @@ class Layers:
         if model.latent is not None:
             heads = model.heads // tp
             columns = {"batch": prompts, "seq_len": length, "heads": _full(length, heads)}
-            regime = {"dtype": f.activations, "kv_dtype": f.cache}
-            return [Operator("attention", "mla_prefill", regime, columns, model.attention_layers)]
+            config_key = {"dtype": f.activations, "kv_dtype": f.cache}
+            return [
+                Operator("attention", "mla_prefill", config_key, columns, model.attention_layers)
+            ]
         whole = model.attention_layers - model.windowed_layers
         operators = []
         if whole:
@@ -144,8 +148,8 @@ class Layers:
             "kv_heads": _full(length, max(1, model.kv_heads // tp)),
             "head_dim": _full(length, model.head_dim),
         }
-        regime = {"dtype": f.activations, "kv_dtype": f.cache, "library": self.library}
-        return Operator("attention", operation, regime, columns, count)
+        config_key = {"dtype": f.activations, "kv_dtype": f.cache, "library": self.library}
+        return Operator("attention", operation, config_key, columns, count)
 
     def _attention_rows(self, m: Array, f: Formats) -> list[Operator]:
         model, tp, count = self.model, self.deployment.tp, self.model.attention_layers
@@ -170,8 +174,8 @@ class Layers:
             parts.append(self._linear("out", m, h, model.attention_width // tp, count, f.linear))
             width = queries + kv
         if model.qk_norm or model.qk_norm_whole:
-            parts.append(_glue("norm", "rms_norm", m, width, count, f.rest))
-        parts.append(_glue("rotary", "rotary", m, width, count, f.rest))
+            parts.append(_elementwise("norm", "rms_norm", m, width, count, f.rest))
+        parts.append(_elementwise("rotary", "rotary", m, width, count, f.rest))
         if tp > 1 and not model.parallel_block:
             parts.append(self._collective("all_reduce", m, tp, count))
         return parts
@@ -194,7 +198,8 @@ class Layers:
             self._linear("recurrent", m, self.model.hidden, _split(r.inner_width, tp), r.layers,
                     f.linear),
             # Convolution and scan read and write what goes through them.
-            _glue("recurrent", "rms_norm", m, 2 * _split(r.conv_width, tp), 2 * r.layers, f.rest),
+            _elementwise("recurrent", "rms_norm", m, 2 * _split(r.conv_width, tp), 2 * r.layers,
+                         f.rest),
         ]  # fmt: skip
         if tp > 1:
             parts.append(self._collective("all_reduce", m, tp, r.layers))
@@ -206,7 +211,9 @@ class Layers:
         if r is None:
             return []
         items = _split(r.state_items, self.deployment.tp) * STATE_BYTES / 2.0
-        return [_glue("recurrent", "rms_norm", sequences, items, r.layers, self.formats.rest)]
+        return [
+            _elementwise("recurrent", "rms_norm", sequences, items, r.layers, self.formats.rest)
+        ]
 
     def _dense_rows(self, m: Array, f: Formats) -> list[Operator]:
         model, tp, count = self.model, self.deployment.tp, self.model.mlp_layers
@@ -214,7 +221,7 @@ class Layers:
             return []
         parts = [
             self._linear("mlp", m, _split(model.mlp_width, tp), model.hidden, count, f.linear),
-            _glue("activation", "silu_mul" if model.gated_mlp else "gelu", m,
+            _elementwise("activation", "silu_mul" if model.gated_mlp else "gelu", m,
                   _split(model.mlp_width, tp), count, f.rest),
             self._linear("mlp", m, model.hidden, _split(model.intermediate, tp), count, f.linear),
         ]  # fmt: skip
@@ -240,7 +247,7 @@ class Layers:
         }
         parts = [
             _matmul("router", m, e.count, model.hidden, e.layers, f.rest),
-            _glue("router", "argmax", m, e.count, e.layers, f.rest),
+            _elementwise("router", "argmax", m, e.count, e.layers, f.rest),
             Operator("experts", "experts", {"dtype": f.experts}, columns, e.layers),
         ]
         if e.shared_intermediate:
@@ -248,7 +255,7 @@ class Layers:
             up = (2 if e.gated else 1) * shared
             parts += [
                 self._linear("shared", m, up, model.hidden, e.layers, f.linear),
-                _glue("activation", "silu_mul", m, up, e.layers, f.rest),
+                _elementwise("activation", "silu_mul", m, up, e.layers, f.rest),
                 self._linear("shared", m, model.hidden, shared, e.layers, f.linear),
             ]
         if e.latent_hidden:
@@ -267,14 +274,14 @@ class Layers:
         """A product of the layers, whose activations may come rounded."""
         operator = _matmul(group, m, n, k, count, dtype)
         if self.fused_quantize and dtype in ("fp8", "int8"):
-            regime = {"dtype": dtype, "quantize": "fused"}
-            return Operator(group, "matmul", regime, operator.columns, count)
+            config_key = {"dtype": dtype, "quantize": "fused"}
+            return Operator(group, "matmul", config_key, operator.columns, count)
         return operator
 
     def _collective(self, op: str, rows: Array, ranks: int, count: int) -> Operator:
         size = rows * self.model.hidden * 2.0
-        regime = {"op": op, "world_size": str(ranks)}
-        return Operator("communication", "collective", regime, {"bytes": size}, count)
+        config_key = {"op": op, "world_size": str(ranks)}
+        return Operator("communication", "collective", config_key, {"bytes": size}, count)
 
 
 def _split(width: int, ways: int) -> int:
@@ -291,6 +298,8 @@ def _matmul(group: str, m: Array, n: float, k: float, count: int, dtype: str) ->
     return Operator(group, "matmul", {"dtype": dtype}, columns, count)
 
 
-def _glue(group: str, op: str, rows: Array, width: float, count: int, dtype: str) -> Operator:
+def _elementwise(
+    group: str, op: str, rows: Array, width: float, count: int, dtype: str
+) -> Operator:
     columns = {"rows": rows, "width": _full(rows, width)}
-    return Operator(group, "glue", {"op": op, "dtype": dtype}, columns, count)
+    return Operator(group, "elementwise", {"op": op, "dtype": dtype}, columns, count)

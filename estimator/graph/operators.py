@@ -27,7 +27,7 @@ class Operator:
     group: str
     """What part of the model: qkv, attention, out, mlp, head, norm, ..."""
     operation: str
-    regime: Mapping[str, str]
+    config_key: Mapping[str, str]
     columns: Mapping[str, Array]
     """Numeric columns; (N,) arrays where a column varies over decode steps, else (1,)."""
     count: int
@@ -35,12 +35,12 @@ class Operator:
     @property
     def flops(self) -> Array:
         """FLOPs of all its runs in one pass."""
-        return self.count * OPERATIONS[self.operation].flops(self.columns, self.regime)
+        return self.count * OPERATIONS[self.operation].flops(self.columns, self.config_key)
 
     @property
     def bytes(self) -> Array:
         """Bytes of all its runs in one pass."""
-        return self.count * OPERATIONS[self.operation].bytes(self.columns, self.regime)
+        return self.count * OPERATIONS[self.operation].bytes(self.columns, self.config_key)
 
 
 def forward_pass(
@@ -69,25 +69,27 @@ def forward_pass(
     last_rows = float(batch)  # the head sees the last token of each sequence only
     norm = "rms_norm" if model.norm == "rms" else "layer_norm"
     parts = [
-        _glue("embed", "embed", rows, model.hidden, 1, dtype),
-        _glue("norm", norm, rows, model.hidden, layers * _norms_run(model), dtype),
+        _elementwise("embed", "embed", rows, model.hidden, 1, dtype),
+        _elementwise("norm", norm, rows, model.hidden, layers * _norms_run(model), dtype),
         _matmul(
             "qkv", rows, model.attention_width + 2 * model.kv_width, model.hidden, layers, dtype
         ),
     ]
     if model.qk_norm:
         parts += [
-            _glue("norm", norm, rows * model.heads, model.head_dim, layers, dtype),
-            _glue("norm", norm, rows * model.kv_heads, model.head_dim, layers, dtype),
+            _elementwise("norm", norm, rows * model.heads, model.head_dim, layers, dtype),
+            _elementwise("norm", norm, rows * model.kv_heads, model.head_dim, layers, dtype),
         ]
     parts += [
-        _glue("rotary", "rotary", rows, model.attention_width + model.kv_width, layers, dtype),
-        _glue("kv_write", "kv_write", rows, model.kv_width, 2 * layers, dtype),
+        _elementwise(
+            "rotary", "rotary", rows, model.attention_width + model.kv_width, layers, dtype
+        ),
+        _elementwise("kv_write", "kv_write", rows, model.kv_width, 2 * layers, dtype),
         _attention(model, phase, batch, length, dtype),
         _matmul("out", rows, model.hidden, model.attention_width, layers, dtype),
-        _glue("residual", "residual_add", rows, model.hidden, 2 * layers, dtype),
+        _elementwise("residual", "residual_add", rows, model.hidden, 2 * layers, dtype),
         _matmul("mlp", rows, model.mlp_width, model.hidden, layers, dtype),
-        _glue(
+        _elementwise(
             "activation",
             "silu_mul" if model.gated_mlp else "gelu",
             rows,
@@ -96,9 +98,9 @@ def forward_pass(
             dtype,
         ),
         _matmul("mlp", rows, model.hidden, model.intermediate, layers, dtype),
-        _glue("norm", norm, last_rows, model.hidden, 1, dtype),
+        _elementwise("norm", norm, last_rows, model.hidden, 1, dtype),
         _matmul("head", last_rows, model.vocabulary, model.hidden, 1, dtype),
-        _glue("sampling", "argmax", last_rows, model.vocabulary, 1, dtype),
+        _elementwise("sampling", "argmax", last_rows, model.vocabulary, 1, dtype),
     ]
     return parts
 
@@ -123,9 +125,9 @@ def _matmul(group: str, m: float, n: int, k: int, count: int, dtype: str) -> Ope
     return Operator(group, "matmul", {"dtype": dtype}, columns, count)
 
 
-def _glue(group: str, op: str, rows: float, width: int, count: int, dtype: str) -> Operator:
+def _elementwise(group: str, op: str, rows: float, width: int, count: int, dtype: str) -> Operator:
     columns = {"rows": np.array([rows]), "width": np.array([float(width)])}
-    return Operator(group, "glue", {"op": op, "dtype": dtype}, columns, count)
+    return Operator(group, "elementwise", {"op": op, "dtype": dtype}, columns, count)
 
 
 def _attention(model: Model, phase: PhaseName, batch: int, length: Array, dtype: str) -> Operator:

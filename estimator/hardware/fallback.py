@@ -25,7 +25,7 @@ COMPUTED_AS: dict[str, tuple[str, ...]] = {
 }
 """Formats whose law may serve, nearest first."""
 
-BORROWED_SPREAD = 0.12
+SUBSTITUTE_SPREAD = 0.12
 """Standard deviation, in log time, of what borrowing misses: block-scaled against per-tensor
 products of one H200 differ by about as much (aiconfigurator's tables)."""
 
@@ -34,7 +34,7 @@ HALF_OF_90 = 1.645
 ATTENTION = ("attention_prefill", "attention_decode", "mla_prefill", "mla_decode")
 
 
-def served_law(profile: Profile, operation: str, regime: dict[str, str]) -> Law | None:
+def find_law(profile: Profile, operation: str, config_key: dict[str, str]) -> Law | None:
     """The law that serves an operation, if there is one.
 
     Parameters
@@ -46,31 +46,31 @@ def served_law(profile: Profile, operation: str, regime: dict[str, str]) -> Law 
     """
     own = [law for law in profile.laws if law.operation == operation]
     if operation in ATTENTION:
-        return _attention(own, regime)
-    if regime.get("quantize") == "fused":
-        return _fused(profile, {k: v for k, v in regime.items() if k != "quantize"})
-    exact = [law for law in own if regime.items() <= law.regime.items()]
+        return _attention(own, config_key)
+    if config_key.get("quantize") == "fused":
+        return _fused(profile, {k: v for k, v in config_key.items() if k != "quantize"})
+    exact = [law for law in own if config_key.items() <= law.config_key.items()]
     if exact:
         return exact[0]
-    dtype = regime.get("dtype", "")
+    dtype = config_key.get("dtype", "")
     for other in COMPUTED_AS.get(dtype, ()):
-        wanted = regime | {"dtype": other}
+        wanted = config_key | {"dtype": other}
         for law in own:
-            if wanted.items() <= law.regime.items():
+            if wanted.items() <= law.config_key.items():
                 # Small operations move 16 bit either way.
-                same = operation == "glue" or {dtype, other} == {"float16", "bfloat16"}
-                return law if same else borrowed(law, law.regime | {"dtype": dtype})
+                same = operation == "elementwise" or {dtype, other} == {"float16", "bfloat16"}
+                return law if same else substitute_law(law, law.config_key | {"dtype": dtype})
     return None
 
 
-def _fused(profile: Profile, regime: dict[str, str]) -> Law | None:
+def _fused(profile: Profile, config_key: dict[str, str]) -> Law | None:
     """The law of products whose activations the operation before has rounded already.
 
     Tables of 8-bit products include the rounding: a launch of its own and the traffic. Without it
     a product starts as fast as one of 16 bit.
     """
-    law = served_law(profile, "matmul", regime)
-    plain = served_law(profile, "matmul", {"dtype": "bfloat16"})
+    law = find_law(profile, "matmul", config_key)
+    plain = find_law(profile, "matmul", {"dtype": "bfloat16"})
     if law is None or "quantize_bytes_per_s" not in law.coefficients:
         return law
     kept = dict(law.coefficients)
@@ -81,38 +81,40 @@ def _fused(profile: Profile, regime: dict[str, str]) -> Law | None:
     return law.model_copy(update={"coefficients": kept})
 
 
-def _attention(laws: list[Law], regime: dict[str, str]) -> Law | None:
+def _attention(laws: list[Law], config_key: dict[str, str]) -> Law | None:
     """By the cache's format first; queries of 16 bit are all alike."""
-    library = regime.get("library")
-    if any(law.regime.get("library") == library for law in laws):
-        laws = [law for law in laws if law.regime.get("library") == library]
-    dtype = regime["dtype"]
-    cache = regime.get("kv_dtype", dtype)
+    library = config_key.get("library")
+    if any(law.config_key.get("library") == library for law in laws):
+        laws = [law for law in laws if law.config_key.get("library") == library]
+    dtype = config_key["dtype"]
+    cache = config_key.get("kv_dtype", dtype)
     names = (dtype, *COMPUTED_AS.get(dtype, ()))
 
     def of_cache(law: Law) -> str:
-        return law.regime.get("kv_dtype", law.regime["dtype"])
+        return law.config_key.get("kv_dtype", law.config_key["dtype"])
 
     caches = [cache, *(("bfloat16", "float16") if cache in ("bfloat16", "float16") else ())]
     for wanted in caches:
-        fitting = [law for law in laws if of_cache(law) == wanted and "window" not in law.regime]
+        fitting = [
+            law for law in laws if of_cache(law) == wanted and "window" not in law.config_key
+        ]
         for name in (*names, "fp8"):
             for law in fitting:
-                if law.regime["dtype"] == name:
+                if law.config_key["dtype"] == name:
                     return law
     for law in laws:
-        if law.regime["dtype"] in names and of_cache(law) in names:
-            return borrowed(law, law.regime | {"kv_dtype": cache})
+        if law.config_key["dtype"] in names and of_cache(law) in names:
+            return substitute_law(law, law.config_key | {"kv_dtype": cache})
     return None
 
 
-def borrowed(law: Law, regime: dict[str, str]) -> Law:
+def substitute_law(law: Law, config_key: dict[str, str]) -> Law:
     """A law that counts another format's bytes, and says so."""
-    wider = HALF_OF_90 * BORROWED_SPREAD
+    wider = HALF_OF_90 * SUBSTITUTE_SPREAD
     update: dict[str, object] = {
-        "regime": regime,
+        "config_key": config_key,
         "origin": "transferred",
-        "source": f"{law.source}, of {law.regime['dtype']}",
+        "source": f"{law.source}, of {law.config_key['dtype']}",
         "held_out": law.held_out.model_copy(
             update={
                 "log_q05": -float(np.hypot(law.held_out.log_q05, wider)),
@@ -120,7 +122,7 @@ def borrowed(law: Law, regime: dict[str, str]) -> Law:
             }
         ),
     }
-    if law.surface is not None:
-        extra = float(np.hypot(law.surface.extra_noise, BORROWED_SPREAD))
-        update["surface"] = law.surface.model_copy(update={"extra_noise": extra})
+    if law.residual_gp is not None:
+        extra = float(np.hypot(law.residual_gp.extra_noise, SUBSTITUTE_SPREAD))
+        update["residual_gp"] = law.residual_gp.model_copy(update={"extra_noise": extra})
     return law.model_copy(update=update)

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FoundHardware:
+class HardwareChoice:
     """What a name stands for: a profile, a data sheet, or both."""
 
     name: str
     profile: Profile | None
     spec: DeviceSpec | None
-    why: str
+    reason: str
     """Which was chosen, and why."""
 
     @property
@@ -35,7 +35,7 @@ class FoundHardware:
         return DatasheetHardware(self.spec)
 
 
-def find_hardware(name: str, *, profile_dir: Path | None = None) -> FoundHardware:
+def find_hardware(name: str, *, profile_dir: Path | None = None) -> HardwareChoice:
     """Find what is known about a device.
 
     Parameters
@@ -53,7 +53,7 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> FoundHardwar
     """
     if name.endswith(".json") or "/" in name:
         profile = load_profile(Path(name).expanduser())
-        return FoundHardware(name, profile, profile.datasheet, f"profile {profile.id}")
+        return HardwareChoice(name, profile, profile.datasheet, f"profile {profile.id}")
     try:
         match = find_device(name)
     except InputError as error:
@@ -63,20 +63,20 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> FoundHardwar
             known = [*load_datasheets(), *(p.id for p in own)]
             raise InputError(f"unknown GPU '{name}'", remedy=did_you_mean(name, known)) from error
         profile = named[-1]
-        return FoundHardware(name, profile, profile.datasheet, f"profile {profile.id}")
+        return HardwareChoice(name, profile, profile.datasheet, f"profile {profile.id}")
     own = measured_profiles(profile_dir, naming=(match.spec.id,))
     note = f"{match.note}; " if match.note else ""
     same = [p for p in own if p.datasheet is not None and p.datasheet.id == match.spec.id]
     if same:
-        why = f"{note}measured profile {same[-1].id}, the newest of this device"
-        return FoundHardware(name, same[-1], match.spec, why)
+        reason = f"{note}measured profile {same[-1].id}, the newest of this device"
+        return HardwareChoice(name, same[-1], match.spec, reason)
     shipped = shipped_profile(match.spec.id)
     if shipped is not None:
         how = "published timings" if shipped.mode == "imported" else "laws of a relative, scaled"
-        why = f"{note}profile {shipped.id} ({how}); none of yours is of this device"
-        return FoundHardware(name, shipped, match.spec, why)
-    why = f"{note}data sheet {match.spec.id}; no profile of it"
-    return FoundHardware(name, None, match.spec, why)
+        reason = f"{note}profile {shipped.id} ({how}); none of yours is of this device"
+        return HardwareChoice(name, shipped, match.spec, reason)
+    reason = f"{note}data sheet {match.spec.id}; no profile of it"
+    return HardwareChoice(name, None, match.spec, reason)
 
 
 def shipped_profile(spec_id: str) -> Profile | None:

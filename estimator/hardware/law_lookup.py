@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from groundspeed.estimator.graph.operators import Operator
-from groundspeed.estimator.hardware.fallback import served_law
+from groundspeed.estimator.hardware.fallback import find_law
 from groundspeed.profiles.busbw import bus_factor
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.errors import InputError
@@ -65,7 +65,7 @@ class Hardware(Protocol):
         """Power of the device under load [W], and whether it was ``measured`` or is its ``cap``."""
         ...
 
-    def has(self, operation: str, **regime: str) -> bool:
+    def has(self, operation: str, **config_key: str) -> bool:
         """Whether it can answer."""
         ...
 
@@ -105,9 +105,9 @@ class DatasheetHardware:
         """The cap of the sheet."""
         return (self.spec.power_cap_w.value, "cap") if self.spec.power_cap_w else None
 
-    def has(self, operation: str, **regime: str) -> bool:
+    def has(self, operation: str, **config_key: str) -> bool:
         """Whether it can answer: a sheet has no measured collectives of several kinds."""
-        return operation != "collective" or regime.get("mode") == "nccl"
+        return operation != "collective" or config_key.get("mode") == "nccl"
 
     def time(self, operator: Operator) -> OperatorTime:
         """max(FLOPs / peak, bytes / bandwidth).
@@ -121,8 +121,8 @@ class DatasheetHardware:
             return self._collective(operator)
         traffic_s = operator.bytes / self.spec.memory_bandwidth()
         compute_s = np.zeros_like(traffic_s)
-        if OPERATIONS[operator.operation].flops(operator.columns, operator.regime).any():
-            compute_s = operator.flops / self.spec.peak_flops(operator.regime["dtype"])
+        if OPERATIONS[operator.operation].flops(operator.columns, operator.config_key).any():
+            compute_s = operator.flops / self.spec.peak_flops(operator.config_key["dtype"])
         time = np.maximum(traffic_s, compute_s)
         bound: Bound = "compute" if compute_s.sum() > traffic_s.sum() else "memory"
         return OperatorTime(time, time, time, bound, extrapolated=False)
@@ -131,7 +131,7 @@ class DatasheetHardware:
         wire = self.spec.scaleup_bandwidth_bytes_per_s or self.spec.p2p_bandwidth_bytes_per_s
         if wire is None:
             raise InputError(f"the data sheet of {self.spec.id} gives no bandwidth between GPUs")
-        factor = bus_factor(operator.regime["op"], int(operator.regime["world_size"]))
+        factor = bus_factor(operator.config_key["op"], int(operator.config_key["world_size"]))
         time = operator.bytes * factor / wire.value
         return OperatorTime(time, time, time, "link", extrapolated=False)
 
@@ -162,8 +162,8 @@ class ProfileHardware:
     @property
     def architecture(self) -> str:
         """Of the device."""
-        sheet = self.profile.datasheet
-        return sheet.architecture if sheet else self.profile.device.architecture
+        datasheet = self.profile.datasheet
+        return datasheet.architecture if datasheet else self.profile.device.architecture
 
     def spread_fraction(self, bound: Bound) -> float:
         """Spread of the reference case during the calibration."""
@@ -182,31 +182,31 @@ class ProfileHardware:
         if watts:
             return float(np.median(watts)), "measured"
         cap = self.profile.environment.power_cap_w
-        sheet = self.profile.datasheet
-        if cap is None and sheet is not None and sheet.power_cap_w is not None:
-            cap = sheet.power_cap_w.value
+        datasheet = self.profile.datasheet
+        if cap is None and datasheet is not None and datasheet.power_cap_w is not None:
+            cap = datasheet.power_cap_w.value
         return (cap, "cap") if cap is not None else None
 
-    def has(self, operation: str, **regime: str) -> bool:
+    def has(self, operation: str, **config_key: str) -> bool:
         """Whether a law serves an operation."""
-        return served_law(self.profile, operation, regime) is not None
+        return find_law(self.profile, operation, config_key) is not None
 
-    def _law(self, operation: str, regime: dict[str, str]) -> Law:
-        key = (operation, *(f"{k}={v}" for k, v in sorted(regime.items())))
+    def _law(self, operation: str, config_key: dict[str, str]) -> Law:
+        key = (operation, *(f"{k}={v}" for k, v in sorted(config_key.items())))
         if key not in self._laws:
-            law = served_law(self.profile, operation, regime)
+            law = find_law(self.profile, operation, config_key)
             if law is None:
-                wanted = f"{operation} {' '.join(regime.values())}"
+                wanted = f"{operation} {' '.join(config_key.values())}"
                 raise InputError(
                     f"profile {self.profile.id} has no law for {wanted}",
-                    remedy=self._remedy(regime),
+                    remedy=self._remedy(config_key),
                 )
             self._laws[key] = law
         return self._laws[key]
 
-    def _remedy(self, regime: dict[str, str]) -> str:
-        if "world_size" in regime:
-            ranks = {law.regime.get("world_size", "") for law in self.profile.laws} - {""}
+    def _remedy(self, config_key: dict[str, str]) -> str:
+        if "world_size" in config_key:
+            ranks = {law.config_key.get("world_size", "") for law in self.profile.laws} - {""}
             known = ", ".join(sorted(ranks, key=int)) or "none"
             return f"it has collectives of {known} devices; measure others with calibrate"
         return (
@@ -217,10 +217,10 @@ class ProfileHardware:
         """Data types with products, attention and small operations."""
         have: dict[str, set[str]] = {}
         for law in self.profile.laws:
-            if "dtype" not in law.regime:
+            if "dtype" not in law.config_key:
                 continue
-            have.setdefault(law.regime["dtype"], set()).add(law.operation)
-        needed = {"matmul", "attention_prefill", "attention_decode", "glue"}
+            have.setdefault(law.config_key["dtype"], set()).add(law.operation)
+        needed = {"matmul", "attention_prefill", "attention_decode", "elementwise"}
         return ", ".join(sorted(d for d, o in have.items() if needed <= o)) or "none"
 
     def time(self, operator: Operator) -> OperatorTime:
@@ -231,10 +231,10 @@ class ProfileHardware:
         InputError
             If the profile has no law for this operation and data type.
         """
-        law = self._law(operator.operation, dict(operator.regime))
+        law = self._law(operator.operation, dict(operator.config_key))
         prediction = law_time(law, operator.columns)
         count = operator.count
-        if law.knots is not None:
+        if law.piecewise_linear is not None:
             times = [count * t for t in (prediction.time_s, prediction.low_s, prediction.high_s)]
             bound: Bound = "link" if law.operation == "collective" else "memory"
             return OperatorTime(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from groundspeed.estimator.model.hf_config import Config, Facts, Reader, llama_like
+from groundspeed.estimator.model.hf_config import Config, Facts, HfConfig, llama_like
 from groundspeed.estimator.model.moe_config import MIXTURES
 from groundspeed.estimator.model.quantization import fp8_facts, quantization_facts
 from groundspeed.estimator.model.spec import Model
@@ -19,29 +19,29 @@ from groundspeed.profiles.files import parse_json_object, read_text
 from groundspeed.profiles.record import describe
 
 
-def _qwen2(r: Reader) -> Facts:
+def _qwen2(r: HfConfig) -> Facts:
     # Biases on Q, K and V are fixed by the architecture; its window is off unless asked for.
     return llama_like(r) | {"qkv_bias": True, "output_bias": False} | _window_if_asked(r)
 
 
-def _qwen3(r: Reader) -> Facts:
+def _qwen3(r: HfConfig) -> Facts:
     return llama_like(r) | {"qk_norm": True} | _window_if_asked(r)
 
 
-def _window_if_asked(r: Reader) -> Facts:
+def _window_if_asked(r: HfConfig) -> Facts:
     window = r.optional("sliding_window") if r.flag("use_sliding_window", default=False) else None
     layers = r.whole("num_hidden_layers")
     windowed = r.layers_of("sliding_attention", layers) if window else 0
     return {"sliding_window": window, "windowed_layers": windowed}
 
 
-def _phi3(r: Reader) -> Facts:
+def _phi3(r: HfConfig) -> Facts:
     # Its window of 2047 tokens is part of the published configuration of the 4k model, but the
     # attention of its reference code sees the whole context.
     return llama_like(r) | {"sliding_window": None, "windowed_layers": 0}
 
 
-def _phi(r: Reader) -> Facts:
+def _phi(r: HfConfig) -> Facts:
     return llama_like(r) | {
         "gated_mlp": False,
         "qkv_bias": True,
@@ -54,7 +54,7 @@ def _phi(r: Reader) -> Facts:
     }
 
 
-def _gemma2(r: Reader) -> Facts:
+def _gemma2(r: HfConfig) -> Facts:
     """Norms before and after attention and MLP; every second layer has a window."""
     facts = llama_like(r)
     layers = int(facts["layers"])
@@ -67,7 +67,7 @@ def _gemma2(r: Reader) -> Facts:
     }
 
 
-def _gemma3(r: Reader) -> Facts:
+def _gemma3(r: HfConfig) -> Facts:
     """As Gemma 2, with norms of queries and keys, and five windowed layers to one."""
     facts = _gemma2(r)
     layers = int(facts["layers"])
@@ -79,7 +79,7 @@ def _gemma3(r: Reader) -> Facts:
     }
 
 
-def _gpt_j(r: Reader) -> Facts:
+def _gpt_j(r: HfConfig) -> Facts:
     hidden, heads = r.whole("n_embd"), r.whole("n_head")
     return {
         "hidden": hidden,
@@ -100,7 +100,7 @@ def _gpt_j(r: Reader) -> Facts:
     }
 
 
-def _gpt_neox(r: Reader) -> Facts:
+def _gpt_neox(r: HfConfig) -> Facts:
     hidden, heads = r.whole("hidden_size"), r.whole("num_attention_heads")
     bias = r.flag("attention_bias", default=True)
     return {
@@ -123,7 +123,7 @@ def _gpt_neox(r: Reader) -> Facts:
     }
 
 
-def _falcon(r: Reader) -> Facts:
+def _falcon(r: HfConfig) -> Facts:
     if r.flag("alibi", default=False):
         raise InputError("Falcon with ALiBi is not modelled", where=r.where)
     hidden = r.whole("hidden_size", "n_embed")
@@ -159,7 +159,7 @@ def _falcon(r: Reader) -> Facts:
     }
 
 
-def _divided(hidden: int, heads: int, r: Reader) -> int:
+def _divided(hidden: int, heads: int, r: HfConfig) -> int:
     if hidden % heads:
         raise InputError(f"hidden size {hidden} does not divide into {heads} heads", where=r.where)
     return hidden // heads
@@ -167,7 +167,7 @@ def _divided(hidden: int, heads: int, r: Reader) -> int:
 
 EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
-DIALECTS: dict[str, Callable[[Reader], Facts]] = {
+ARCHITECTURE_PARSERS: dict[str, Callable[[HfConfig], Facts]] = {
     "LlamaForCausalLM": llama_like,
     "MistralForCausalLM": llama_like,
     "Qwen2ForCausalLM": _qwen2,
@@ -204,7 +204,7 @@ def parse_config(config: Config, *, name: str, where: str, assume: str | None = 
     InputError
         If it is incomplete, impossible, or of an architecture that is not modelled.
     """
-    reader = Reader(config, where)
+    reader = HfConfig(config, where)
     architectures = config.get("architectures")
     if (
         not isinstance(architectures, list)
@@ -219,14 +219,15 @@ def parse_config(config: Config, *, name: str, where: str, assume: str | None = 
     architecture = architectures[0]
     if assume not in (None, "dense"):
         raise InputError(f"cannot assume '{assume}'", where="--assume", remedy="dense is known")
-    dialect = DIALECTS.get(architecture)
+    dialect = ARCHITECTURE_PARSERS.get(architecture)
     if dialect is None and assume == "dense":
         dialect = llama_like
     if dialect is None:
         raise InputError(
             f"architecture '{architecture}' is not modelled",
             where=where,
-            remedy=f"{did_you_mean(architecture, DIALECTS)}; --assume dense reads it as plain",
+            remedy=f"{did_you_mean(architecture, ARCHITECTURE_PARSERS)}; --assume dense reads it "
+            "as a plain decoder",
         )
     experts = [key for key in EXPERT_KEYS if config.get(key)]
     if experts and architecture not in MIXTURES:
@@ -236,7 +237,7 @@ def parse_config(config: Config, *, name: str, where: str, assume: str | None = 
     text = config.get("text_config")
     if isinstance(text, dict):  # a model of images and text: what decodes is the text part
         tied = {"tie_word_embeddings": config.get("tie_word_embeddings", False)}
-        reader = Reader(tied | text, where)
+        reader = HfConfig(tied | text, where)
     facts = dialect(reader) | fp8_facts(architecture) | quantization_facts(config, text, where)
     dtype = reader.text("torch_dtype", reader.text("dtype", "bfloat16"))
     try:

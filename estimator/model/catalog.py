@@ -28,12 +28,12 @@ def shipped_models() -> dict[str, dict[str, Any]]:
         for entry in folder.iterdir()
         if entry.name.endswith(".json")
     ]
-    return {sheet["id"]: sheet for sheet in sorted(sheets, key=lambda s: s["id"])}
+    return {datasheet["id"]: datasheet for datasheet in sorted(sheets, key=lambda s: s["id"])}
 
 
-def _names(key: str, sheet: dict[str, Any]) -> tuple[str, ...]:
+def _names(key: str, datasheet: dict[str, Any]) -> tuple[str, ...]:
     """An id, hub names, and models of the very same shape."""
-    return (key, *sheet["hub_names"], *sheet.get("aliases", ()))
+    return (key, *datasheet["hub_names"], *datasheet.get("aliases", ()))
 
 
 def find_model(name: str, *, assume: str | None = None) -> Model:
@@ -60,10 +60,12 @@ def find_model(name: str, *, assume: str | None = None) -> Model:
     while plain not in names and (shorter := _without_suffix(plain)) != plain:
         plain = shorter
     exact = names.get(name.strip().lower()) or (names.get(plain) if not Path(name).exists() else "")
-    sheet = sheets.get(exact or "")
-    if sheet is not None:
-        model = parse_config(sheet["config"], name=sheet["id"], where=f"model {sheet['id']}")
-        return model.model_copy(update={"published_parameters": sheet["parameters"]})
+    datasheet = sheets.get(exact or "")
+    if datasheet is not None:
+        model = parse_config(
+            datasheet["config"], name=datasheet["id"], where=f"model {datasheet['id']}"
+        )
+        return model.model_copy(update={"published_parameters": datasheet["parameters"]})
     try:
         path = Path(name)
         exists = path.exists()
@@ -81,8 +83,8 @@ def find_model(name: str, *, assume: str | None = None) -> Model:
 
 def hub_name(model: Model) -> str:
     """What a hub calls a shipped model; its id, if it does not ship."""
-    sheet = shipped_models().get(model.id)
-    names = sheet["hub_names"] if sheet else []
+    datasheet = shipped_models().get(model.id)
+    names = datasheet["hub_names"] if datasheet else []
     return str(names[0]) if names else model.id
 
 

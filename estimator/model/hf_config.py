@@ -9,7 +9,7 @@ Facts = dict[str, Any]
 Config = Mapping[str, Any]
 
 
-class Reader:
+class HfConfig:
     """Looks keys up in a configuration and complains in one line."""
 
     def __init__(self, config: Config, where: str) -> None:
@@ -72,7 +72,7 @@ class Reader:
         return sum(1 for entry in kinds if entry == kind)
 
 
-def llama_like(r: Reader) -> Facts:
+def llama_like(r: HfConfig) -> Facts:
     """Sizes under the keys that most architectures share."""
     heads = r.whole("num_attention_heads")
     hidden = r.whole("hidden_size")

@@ -4,11 +4,11 @@ Like the dense ones (:mod:`groundspeed.estimator.model.architectures`): which ke
 what the architecture's code fixes without a key.
 """
 
-from groundspeed.estimator.model.hf_config import Facts, Reader, llama_like
+from groundspeed.estimator.model.hf_config import Facts, HfConfig, llama_like
 from groundspeed.profiles.errors import InputError
 
 
-def mixtral(r: Reader) -> Facts:
+def mixtral(r: HfConfig) -> Facts:
     """Experts of the size of the dense MLP, in every layer."""
     facts = llama_like(r)
     return facts | {
@@ -22,19 +22,19 @@ def mixtral(r: Reader) -> Facts:
     }
 
 
-def qwen3_moe(r: Reader) -> Facts:
+def qwen3_moe(r: HfConfig) -> Facts:
     """Small experts in every ``decoder_sparse_step``-th layer."""
     facts = llama_like(r) | {"qk_norm": True, "windowed_layers": 0, "sliding_window": None}
     return facts | {"experts": _qwen_experts(r, int(facts["layers"]))}
 
 
-def qwen2_moe(r: Reader) -> Facts:
+def qwen2_moe(r: HfConfig) -> Facts:
     """As Qwen3's, with a shared expert behind a gate, and biases on Q, K and V."""
     facts = llama_like(r) | {"qkv_bias": True, "windowed_layers": 0, "sliding_window": None}
     return facts | {"experts": _qwen_experts(r, int(facts["layers"]))}
 
 
-def _qwen_experts(r: Reader, layers: int) -> Facts:
+def _qwen_experts(r: HfConfig, layers: int) -> Facts:
     step = r.whole("decoder_sparse_step", default=1)
     shared = r.number("shared_expert_intermediate_size")
     return {
@@ -47,7 +47,7 @@ def _qwen_experts(r: Reader, layers: int) -> Facts:
     }
 
 
-def qwen3_next(r: Reader) -> Facts:
+def qwen3_next(r: HfConfig) -> Facts:
     """Three gated delta-rule layers to one of gated attention; experts with a shared one."""
     facts = llama_like(r)
     layers = int(facts["layers"])
@@ -79,7 +79,7 @@ def qwen3_next(r: Reader) -> Facts:
     return facts
 
 
-def gpt_oss(r: Reader) -> Facts:
+def gpt_oss(r: HfConfig) -> Facts:
     """Every second layer has a window; experts with biases; sinks."""
     facts = llama_like(r)
     layers = int(facts["layers"])
@@ -100,7 +100,7 @@ def gpt_oss(r: Reader) -> Facts:
     }
 
 
-def deepseek(r: Reader) -> Facts:
+def deepseek(r: HfConfig) -> Facts:
     """Latent attention; the first layers dense, the others experts with shared ones."""
     heads = r.whole("num_attention_heads")
     layers = r.whole("num_hidden_layers")
@@ -132,7 +132,7 @@ def deepseek(r: Reader) -> Facts:
     return facts
 
 
-def _routed(r: Reader, count: int, layers: int) -> Facts:
+def _routed(r: HfConfig, count: int, layers: int) -> Facts:
     first = r.config.get("first_k_dense_replace", 0)
     dense = first if isinstance(first, int) and 0 <= first < layers else 0
     size = r.whole("moe_intermediate_size")
@@ -148,7 +148,7 @@ def _routed(r: Reader, count: int, layers: int) -> Facts:
     }
 
 
-def glm4_moe(r: Reader) -> Facts:
+def glm4_moe(r: HfConfig) -> Facts:
     """Grouped attention, experts as DeepSeek's."""
     facts = llama_like(r)
     bias = r.flag("attention_bias", default=False)
@@ -160,7 +160,7 @@ def glm4_moe(r: Reader) -> Facts:
     }
 
 
-def minimax_m2(r: Reader) -> Facts:
+def minimax_m2(r: HfConfig) -> Facts:
     """Grouped attention with norms over all heads; experts in every layer."""
     facts = llama_like(r)
     return facts | {
@@ -176,7 +176,7 @@ def minimax_m2(r: Reader) -> Facts:
     }
 
 
-def llama4(r: Reader) -> Facts:
+def llama4(r: HfConfig) -> Facts:
     """Experts in every or every second layer, with a shared one; three of four layers in chunks."""
     facts = llama_like(r)
     layers = int(facts["layers"])
@@ -196,7 +196,7 @@ def llama4(r: Reader) -> Facts:
     }
 
 
-def nemotron_h(r: Reader) -> Facts:
+def nemotron_h(r: HfConfig) -> Facts:
     """Each layer is one thing: a Mamba-2 mixer (M), attention (*), an MLP (-) or experts (E)."""
     pattern = r.text("hybrid_override_pattern", "")
     if not pattern or set(pattern) - set("M*-E"):

@@ -112,10 +112,12 @@ class StepTimes:
         for mode in (*OWN_KERNELS, "nccl", "graph", "eager"):
             if mode in OWN_KERNELS and not self.layers.custom_all_reduce:
                 continue
-            regime = dict(operator.regime) | {"mode": mode}
-            if self.hardware.has("collective", **regime):
+            config_key = dict(operator.config_key) | {"mode": mode}
+            if self.hardware.has("collective", **config_key):
                 alternatives.append(
-                    Operator(operator.group, "collective", regime, operator.columns, operator.count)
+                    Operator(
+                        operator.group, "collective", config_key, operator.columns, operator.count
+                    )
                 )
         return alternatives or [operator]
 

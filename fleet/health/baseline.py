@@ -8,6 +8,7 @@ fast the cases of a check should be; from another machine, they only set a floor
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -18,14 +19,16 @@ from groundspeed.fleet.table import NODE_LEVEL, FleetTable
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.laws.law import law_time
 from groundspeed.profiles.operations import OPERATIONS
-from groundspeed.profiles.record import Record
+from groundspeed.profiles.record import Record, RenamedRecord
 from groundspeed.profiles.schema import Profile
 
 
-class Usual(Record):
-    """One metric of one class."""
+class Usual(RenamedRecord):
+    """One metric of one class of devices."""
 
-    klass: str
+    old_names: ClassVar[Mapping[str, str]] = {"cohort": "klass"}
+
+    cohort: str
     metric: str
     median: float
     spread: float | None
@@ -42,9 +45,9 @@ class Baseline(Record):
     gpus_per_node: int | None = None
     """That most nodes have."""
 
-    def of(self, klass: str, metric: str) -> Usual | None:
+    def of(self, cohort: str, metric: str) -> Usual | None:
         """One of them, if it is known."""
-        return next((u for u in self.usual if (u.klass, u.metric) == (klass, metric)), None)
+        return next((u for u in self.usual if (u.cohort, u.metric) == (cohort, metric)), None)
 
 
 def baseline_of(table: FleetTable, source: str) -> Baseline:
@@ -61,8 +64,8 @@ def baseline_of(table: FleetTable, source: str) -> Baseline:
     slots = rows["gpu"].to_numpy(dtype=np.float64)
     nodes = np.array(rows["node"].cat.codes, dtype=np.float64)
     healthy = []
-    for key, where in rows.groupby(["klass", "metric"], observed=True, sort=True).indices.items():
-        klass, metric = (str(k) for k in key) if isinstance(key, tuple) else ("all", str(key))
+    for key, where in rows.groupby(["cohort", "metric"], observed=True, sort=True).indices.items():
+        cohort, metric = (str(k) for k in key) if isinstance(key, tuple) else ("all", str(key))
         facts = facts_of(metric, unit=table.units.get(metric, ""))
         index = np.asarray(where)
         statistics = usual(values[index], slots[index], nodes[index], facts)
@@ -71,7 +74,11 @@ def baseline_of(table: FleetTable, source: str) -> Baseline:
         units = int(np.isfinite(values[index]).sum())
         healthy.append(
             Usual(
-                klass=klass, metric=metric, median=statistics[0], spread=statistics[1], units=units
+                cohort=cohort,
+                metric=metric,
+                median=statistics[0],
+                spread=statistics[1],
+                units=units,
             )
         )
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -101,7 +108,7 @@ class CheckedCase:
     """A case of a check, in the words of a profile."""
 
     operation: str
-    regime: Mapping[str, str]
+    config_key: Mapping[str, str]
     case: Mapping[str, float]
 
 
@@ -151,7 +158,7 @@ SI = {
 """Of one unit, in SI."""
 
 
-def in_units_of(reached: Mapping[str, float], units: Mapping[str, str]) -> dict[str, float]:
+def convert_to_units(reached: Mapping[str, float], units: Mapping[str, str]) -> dict[str, float]:
     """The rates of a reference in the units of a fleet's table.
 
     Raises
@@ -177,14 +184,14 @@ def in_units_of(reached: Mapping[str, float], units: Mapping[str, str]) -> dict[
 def _rate(profile: Profile, wanted: CheckedCase) -> float | None:
     """FLOP/s or bytes/s of a case: by its law, or as it was measured where there is no law."""
     if wanted.operation not in OPERATIONS:
-        curve = profile.curve(wanted.operation, **wanted.regime)
+        curve = profile.curve(wanted.operation, **wanted.config_key)
         near = [p for p in curve.points if p.case == dict(wanted.case)] if curve else []
         return near[0].bytes / near[0].time_s if near else None
-    law = profile.law(wanted.operation, **wanted.regime)
+    law = profile.law(wanted.operation, **wanted.config_key)
     if law is None:
         return None
     columns = {name: np.array([value]) for name, value in wanted.case.items()}
     operation = OPERATIONS[wanted.operation]
-    flops = float(operation.flops(columns, law.regime)[0])
-    moved = float(operation.bytes(columns, law.regime)[0])
+    flops = float(operation.flops(columns, law.config_key)[0])
+    moved = float(operation.bytes(columns, law.config_key)[0])
     return (flops or moved) / float(law_time(law, columns).time_s[0])

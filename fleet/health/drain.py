@@ -16,7 +16,7 @@ TIMEOUT_S = 20.0
 AWAY = ("DRAIN", "DOWN", "FAIL", "MAINT")
 
 
-def act(health: Health) -> str:
+def drain_or_resume(health: Health) -> str:
     """Drain a node that failed, resume one of ours that is well again.
 
     Returns
@@ -33,10 +33,10 @@ def act(health: Health) -> str:
     ours = reason.startswith(PREFIX)
     drained = "DRAIN" in state
     if health.state == "FAIL" and (ours or not any(word in state for word in AWAY)):
-        why = f"{PREFIX} {health.summary}"[:REASON_CHARACTERS]
-        if drained and reason == why:
+        new_reason = f"{PREFIX} {health.summary}"[:REASON_CHARACTERS]
+        if drained and reason == new_reason:
             return ""
-        _scontrol("update", f"NodeName={health.node}", "State=DRAIN", f"Reason={why}")
+        _scontrol("update", f"NodeName={health.node}", "State=DRAIN", f"Reason={new_reason}")
         return f"drained {health.node}"
     if health.state == "OK" and ours and drained:
         _scontrol("update", f"NodeName={health.node}", "State=RESUME")
@@ -64,8 +64,8 @@ def _scontrol(*arguments: str) -> str:
     except subprocess.TimeoutExpired as error:
         raise InputError("scontrol does not answer", remedy="look at slurmctld") from error
     if finished.returncode:
-        why = (finished.stderr.strip() or finished.stdout.strip()).splitlines() or [
+        reason = (finished.stderr.strip() or finished.stdout.strip()).splitlines() or [
             "no reason given"
         ]
-        raise InputError(f"scontrol failed ({why[-1]})")
+        raise InputError(f"scontrol failed ({reason[-1]})")
     return finished.stdout

@@ -6,7 +6,7 @@ A loss counts if it matters and is unusual, by the same tiers as a screening. Wh
 
 import datetime
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from groundspeed.fleet.health.baseline import Baseline
 from groundspeed.fleet.metrics import MetricFacts, facts_of
 from groundspeed.fleet.screen.score import FAIL, FLOOR, WARN, tiers
 from groundspeed.fleet.table import NODE_LEVEL, clean_fleet
-from groundspeed.profiles.record import Record
+from groundspeed.profiles.record import Record, RenamedRecord
 
 State = Literal["OK", "WARN", "FAIL", "UNKNOWN"]
 
@@ -41,23 +41,25 @@ class Judged(Record):
     note: str = ""
 
 
-class Health(Record):
+class Health(RenamedRecord):
     """What a health check says."""
+
+    old_names: ClassVar[Mapping[str, str]] = {"reason": "why"}
 
     node: str
     date_utc: str
     state: State
     against: str
     rows: tuple[Judged, ...]
-    why: str = ""
+    reason: str = ""
     """Of an UNKNOWN that no row explains."""
 
     @property
     def summary(self) -> str:
         """One line: what is wrong, or how much was looked at."""
         bad = [r for r in self.rows if r.state == self.state and self.state != "OK"]
-        if self.why:
-            return self.why
+        if self.reason:
+            return self.reason
         if not bad:
             fine = sum(r.state == "OK" for r in self.rows)
             rest = sum(r.state == "UNKNOWN" for r in self.rows)
@@ -72,9 +74,11 @@ class Health(Record):
         return f"{unit}{worst.metric} {worst.loss_fraction:.1%} slow{more}"
 
 
-def unknown(node: str, why: str, against: str = "") -> Health:
+def unknown_health(node: str, reason: str, against: str = "") -> Health:
     """A node of which nothing can be said."""
-    return Health(node=node, date_utc=_now(), state="UNKNOWN", against=against, rows=(), why=why)
+    return Health(
+        node=node, date_utc=_now(), state="UNKNOWN", against=against, rows=(), reason=reason
+    )
 
 
 def judge_node(
@@ -106,8 +110,8 @@ def judge_node(
     """
     table = clean_fleet(rows, node)
     rows_judged: list[Judged] = []
-    for gpu, metric, value, klass in zip(
-        table.rows["gpu"], table.rows["metric"], table.rows["value"], table.rows["klass"],
+    for gpu, metric, value, cohort in zip(
+        table.rows["gpu"], table.rows["metric"], table.rows["value"], table.rows["cohort"],
         strict=True,
     ):  # fmt: skip
         note = table.notes.get((node, int(gpu), str(metric)), "")
@@ -123,7 +127,7 @@ def judge_node(
         if facts.kind == "telemetry":
             judged = judged.model_copy(update={"state": None})
         elif judged.value is not None:
-            judged = _judged(judged, facts, str(klass), baseline, reference)
+            judged = _judged(judged, facts, str(cohort), baseline, reference)
         rows_judged.append(judged)
     if (missing := _devices_missing(rows_judged, baseline)) is not None:
         rows_judged.append(missing)
@@ -137,9 +141,14 @@ def judge_node(
         state = "UNKNOWN"
     else:
         state = "WARN" if "WARN" in states else "OK"
-    why = "" if known or failed else f"nothing to compare with: {against or 'no baseline'}"
+    reason = "" if known or failed else f"nothing to compare with: {against or 'no baseline'}"
     return Health(
-        node=node, date_utc=_now(), state=state, against=against, rows=tuple(rows_judged), why=why
+        node=node,
+        date_utc=_now(),
+        state=state,
+        against=against,
+        rows=tuple(rows_judged),
+        reason=reason,
     )
 
 
@@ -158,12 +167,12 @@ def _devices_missing(rows: list[Judged], baseline: Baseline | None) -> Judged | 
 def _judged(
     row: Judged,
     facts: MetricFacts,
-    klass: str,
+    cohort: str,
     baseline: Baseline | None,
     reference: Mapping[str, float] | None,
 ) -> Judged:
     value = row.value
-    usual = baseline.of(klass, row.metric) if baseline is not None else None
+    usual = baseline.of(cohort, row.metric) if baseline is not None else None
     if value is None:
         return row
     if usual is not None and usual.spread is not None:

@@ -25,8 +25,8 @@ NPD_CHARACTERS = 80
 def nagios_line(health: Health) -> str:
     """One line with performance data.
 
-    >>> from groundspeed.fleet.health.node_health import unknown
-    >>> nagios_line(unknown("n1", "the GPU is busy"))
+    >>> from groundspeed.fleet.health.node_health import unknown_health
+    >>> nagios_line(unknown_health("n1", "the GPU is busy"))
     'GROUNDSPEED UNKNOWN - the GPU is busy'
     """
     head = f"GROUNDSPEED {health.state} - {_plain(health.summary)}"

@@ -110,7 +110,7 @@ def read_history(
         flagged = (scores.tier == WARN) | (scores.tier == FAIL)
         part = rows.loc[flagged, ["node", "gpu", "metric"]].astype({"node": str, "metric": str})
         flags.append(part.assign(run=position, date=date))
-        good = rows[rows["value"].notna()].astype({"node": str, "metric": str, "klass": str})
+        good = rows[rows["value"].notna()].astype({"node": str, "metric": str, "cohort": str})
         frames.append(good.assign(run=position, date=date))
     long = pd.concat(frames, ignore_index=True)
     units = {m: u for _, _, table in ordered for m, u in table.units.items()}
@@ -154,32 +154,32 @@ def _changes(
             continue
         sign = 1.0 if facts.higher_is_better else -1.0
         log = part["value"].map(np.log) * sign
-        own = log.groupby([part["node"], part["gpu"], part["klass"]]).transform("median")
-        runs_of = [part["klass"], part["run"]]
+        own = log.groupby([part["node"], part["gpu"], part["cohort"]]).transform("median")
+        runs_of = [part["cohort"], part["run"]]
         whole = part["node"].groupby(runs_of).transform("nunique") >= FEWEST_NODES
         effect = (log - own).groupby(runs_of).transform("median").where(whole, 0.0)
         mine = part.assign(effect=effect, whole=whole, r=log - effect, unit_value=part["value"])
         least = SHARE_OF_FLOOR * facts.warn_loss
-        series_of = mine.sort_values(["node", "gpu", "klass", "run"])
-        again = series_of.duplicated(["node", "gpu", "klass"])
+        series_of = mine.sort_values(["node", "gpu", "cohort", "run"])
+        again = series_of.duplicated(["node", "gpu", "cohort"])
         steps = series_of["r"].where(again) - series_of["r"].shift()
         spread = _run_to_run(steps.dropna().to_numpy())
         level_of = {True: "node", False: "gpu"}
-        for _, series in series_of.groupby(["node", "gpu", "klass"], sort=True):
+        for _, series in series_of.groupby(["node", "gpu", "cohort"], sort=True):
             node, gpu = _unit(series)
             at_node = gpu == NODE_LEVEL
             split = _split(series, _own_spread(series, spread), least)
             if split is not None:
                 changes.append(_change(node, gpu, metric, level_of[at_node], series, split))
         # A class's own median, among runs of the same class (driver and benchmark are part of it).
-        classes = mine[mine["whole"]].sort_values(["klass", "run"])
-        middle = classes.groupby(["klass", "run"])["value"].transform("median")
+        classes = mine[mine["whole"]].sort_values(["cohort", "run"])
+        middle = classes.groupby(["cohort", "run"])["value"].transform("median")
         classes = classes.assign(unit_value=middle, r=classes["effect"])
-        classes = classes.drop_duplicates(["klass", "run"])
-        for klass, series in classes.groupby("klass", sort=True):
+        classes = classes.drop_duplicates(["cohort", "run"])
+        for cohort, series in classes.groupby("cohort", sort=True):
             split = _split(series, max(spread, facts.spread), least)
             if split is not None:
-                changes.append(_change(str(klass), NODE_LEVEL, metric, "class", series, split))
+                changes.append(_change(str(cohort), NODE_LEVEL, metric, "class", series, split))
     return tuple(sorted(changes, key=lambda c: (-c.loss_fraction, c.node, c.gpu or -1, c.metric)))
 
 

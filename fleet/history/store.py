@@ -15,18 +15,18 @@ import re
 import tempfile
 import threading
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import fsspec
 import pandas as pd
 from pydantic import Field
 
-from groundspeed.fleet.node_names import LevelOfWork, file_name
+from groundspeed.fleet.node_names import CheckLevel, file_name
 from groundspeed.profiles.errors import InputError
-from groundspeed.profiles.record import Record
+from groundspeed.profiles.record import RenamedRecord
 
 if TYPE_CHECKING:
     import duckdb
@@ -52,15 +52,17 @@ BASELINE = "baseline.json"
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class RunRecord(Record):
+class RunRecord(RenamedRecord):
     """A run that was begun."""
+
+    old_names: ClassVar[Mapping[str, str]] = {"launcher": "engine"}
 
     run: str
     date_utc: str
-    level: LevelOfWork
-    engine: str
+    level: CheckLevel
+    launcher: str
     nodes: tuple[str, ...]
-    """That were to be measured; empty where only the engine knows."""
+    """That were to be measured; empty where only the launcher knows."""
     finished: bool = False
     lost: dict[str, str] = Field(default_factory=dict)
     """Nodes without a result, and why."""

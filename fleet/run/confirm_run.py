@@ -7,8 +7,8 @@ handful. A unit stays blamed if it fell every time.
 from dataclasses import replace
 
 from groundspeed.fleet.history.store import AGAIN, Store, newest_run
-from groundspeed.fleet.run.launcher import Engine, Event, Tell
-from groundspeed.fleet.run.run_fleet import Asked, run_fleet
+from groundspeed.fleet.run.launcher import Event, Launcher, OnEvent
+from groundspeed.fleet.run.run_fleet import RunRequest, run_fleet
 from groundspeed.fleet.run.worker import Work
 from groundspeed.fleet.screen.confirm import (
     confirm,
@@ -25,15 +25,16 @@ from groundspeed.profiles.errors import InputError
 RERUNS = 2
 
 
-def confirm_run(engine: Engine, work: Work, tell: Tell) -> Screening:
+def confirm_run(launcher: Launcher, work: Work, on_event: OnEvent) -> Screening:
     """Screen a run, measure its suspects again, and say who is still slow.
 
     Parameters
     ----------
-    engine : Engine
+    launcher : Launcher
     work : Work
         Its ``run`` is the one to confirm; the newest if empty.
-    tell : callable
+    on_event : callable
+        Receives every event of a node.
 
     Returns
     -------
@@ -50,16 +51,16 @@ def confirm_run(engine: Engine, work: Work, tell: Tell) -> Screening:
         return screening
     best = control(first, screening)
     nodes += [best[0]] if best is not None else []
-    there = engine.nodes()
+    there = launcher.nodes()
     wanted = tuple(n for n in dict.fromkeys(nodes) if n in there)
     for away in sorted(set(nodes) - set(wanted)):
-        tell(Event(away, "lost", "it cannot be measured now"))
+        on_event(Event(away, "lost", "it cannot be measured now"))
     if not wanted:
         raise InputError("none of the suspects can be measured now", where=", ".join(nodes))
     again, measured = [], []
     for turn in range(1, RERUNS + 1):
         named = replace(work, run=f"{run}{AGAIN}{turn}", level=level)
-        run_fleet(engine, Asked(named, wanted), tell)
+        run_fleet(launcher, RunRequest(named, wanted), on_event)
         rows = clean_fleet(store.rows((named.run,)), store.url)
         again.append(screen(replace_rows(first, rows)))
         measured.append(measured_units(rows))

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from groundspeed.fleet.history.store import Store
-from groundspeed.fleet.run.launcher import Event, Tell
+from groundspeed.fleet.run.launcher import Event, OnEvent
 from groundspeed.fleet.run.worker import DEVICE_TIMEOUT_S, Work
 from groundspeed.profiles.errors import InputError
 
@@ -192,7 +192,7 @@ def _template(
 
 
 @dataclass
-class KubernetesEngine:
+class KubernetesLauncher:
     """Applies an Indexed Job and waits for it.
 
     Parameters
@@ -217,7 +217,7 @@ class KubernetesEngine:
                 names.append(str(item["metadata"]["name"]))
         return tuple(names)
 
-    def run(self, work: Work, nodes: Sequence[str], tell: Tell) -> None:
+    def run(self, work: Work, nodes: Sequence[str], on_event: OnEvent) -> None:
         """Apply the job and follow the store until every node is there or its pod has failed."""
         if not nodes:
             return
@@ -233,11 +233,11 @@ class KubernetesEngine:
                      if c["status"] == "True"}  # fmt: skip
             for node in sorted(waiting & set(store.nodes_done(work.run))):
                 waiting.discard(node)
-                tell(Event(node, "done"))
+                on_event(Event(node, "done"))
             if ended & {"Failed", "Complete"}:
-                why = f"its pod failed: kubectl logs job/{job_name(work.run)}"
+                reason = f"its pod failed: kubectl logs job/{job_name(work.run)}"
                 for node in sorted(waiting):
-                    tell(Event(node, "lost", why))
+                    on_event(Event(node, "lost", reason))
                 return
             time.sleep(POLL_S)
 
@@ -257,6 +257,6 @@ def _kubectl(*arguments: str, stdin: str | None = None) -> str:
             remedy="print the manifest with --print and apply it where kubectl is",
         ) from error
     if finished.returncode:
-        why = finished.stderr.strip().splitlines() or ["no reason given"]
-        raise InputError(f"kubectl {arguments[0]} failed ({why[-1]})")
+        reason = finished.stderr.strip().splitlines() or ["no reason given"]
+        raise InputError(f"kubectl {arguments[0]} failed ({reason[-1]})")
     return finished.stdout

@@ -1,6 +1,6 @@
-"""What an engine does: name the nodes, run the node's program on them, say how each went.
+"""What a launcher does: name the nodes, run the node's program on them, say how each went.
 
-An engine keeps nothing: results are in the store when a node says it is done, so the one that
+A launcher keeps nothing: results are in the store when a node says it is done, so the one that
 started a run may die and be started again.
 """
 
@@ -17,19 +17,19 @@ class Event:
 
     node: str
     kind: Literal["started", "done", "lost"]
-    why: str = ""
+    reason: str = ""
     """Of a loss."""
 
 
-Tell = Callable[[Event], None]
+OnEvent = Callable[[Event], None]
 
 
-class Engine(Protocol):
+class Launcher(Protocol):
     """Runs a program on many nodes."""
 
     @property
     def name(self) -> str:
-        """As in ``--engine``."""
+        """As in ``--launcher``."""
         ...
 
     def nodes(self) -> tuple[str, ...]:
@@ -38,11 +38,11 @@ class Engine(Protocol):
         Raises
         ------
         InputError
-            If the engine does not answer.
+            If the launcher does not answer.
         """
         ...
 
-    def run(self, work: Work, nodes: Sequence[str], tell: Tell) -> None:
+    def run(self, work: Work, nodes: Sequence[str], on_event: OnEvent) -> None:
         """Measure nodes, telling each event; returns when every node is done or lost."""
         ...
 

@@ -16,7 +16,7 @@ from groundspeed.profiles.errors import InputError
 
 
 @contextmanager
-def only_one(node: str) -> Iterator[None]:
+def hold_node_lock(node: str) -> Iterator[None]:
     """Hold the node's lock, which the system releases however the process ends.
 
     Raises

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from groundspeed.fleet.run.launcher import Event, Tell
+from groundspeed.fleet.run.launcher import Event, OnEvent
 from groundspeed.fleet.run.worker import Work
 from groundspeed.profiles.errors import InputError
 
@@ -34,7 +34,7 @@ class _Node:
 
 
 @dataclass
-class RayEngine:
+class RayLauncher:
     """Runs on a Ray cluster.
 
     Parameters
@@ -50,10 +50,10 @@ class RayEngine:
         """Every node that is alive and has a processor to offer."""
         return tuple(n.name for n in self._alive())
 
-    def run(self, work: Work, nodes: Sequence[str], tell: Tell) -> None:
+    def run(self, work: Work, nodes: Sequence[str], on_event: OnEvent) -> None:
         """Place one worker a node and follow them."""
         if nodes:
-            _Placed(self._alive(), list(nodes), work, tell).run()
+            _Placement(self._alive(), list(nodes), work, on_event).run()
 
     def _alive(self) -> list[_Node]:
         ray = _connected(self.address)
@@ -89,18 +89,20 @@ class _Attempt:
     """After which a node that Ray still counts is alive indeed."""
 
 
-class _Placed:
+class _Placement:
     """One run: a placement group a node, given back as soon as that node is through."""
 
-    def __init__(self, alive: list[_Node], wanted: list[str], work: Work, tell: Tell) -> None:
+    def __init__(
+        self, alive: list[_Node], wanted: list[str], work: Work, on_event: OnEvent
+    ) -> None:
         import ray
 
         self.ray: Any = ray
-        self.work, self.tell = work, tell
+        self.work, self.on_event = work, on_event
         by_name = {n.name: n for n in alive}
         for name in wanted:
             if name not in by_name:
-                tell(Event(name, "lost", "Ray does not know it"))
+                on_event(Event(name, "lost", "Ray does not know it"))
         self.attempts = [self._attempt(by_name[n]) for n in wanted if n in by_name]
         self.tried = {a.node.id for a in self.attempts}
 
@@ -108,7 +110,7 @@ class _Placed:
         try:
             while self.attempts:
                 for attempt in [a for a in self.attempts if a.task is None]:
-                    (self._autopsy if attempt.broke else self._start)(attempt)
+                    (self._find_cause_of_loss if attempt.broke else self._start)(attempt)
                 tasks = {a.task: a for a in self.attempts if a.task is not None}
                 if not tasks:
                     time.sleep(POLL_S / 10)
@@ -118,7 +120,7 @@ class _Placed:
                     self._finish(tasks[task])
         finally:
             for attempt in list(self.attempts):
-                self._give_back(attempt)
+                self._release(attempt)
 
     def _attempt(self, node: _Node) -> _Attempt:
         bundle = {"CPU": 1.0, **({"GPU": node.gpus} if node.gpus else {})}
@@ -140,38 +142,38 @@ class _Placed:
             attempt.task = on_node.options(scheduling_strategy=strategy).remote(
                 self.work, attempt.node.name
             )
-            self.tell(Event(attempt.node.name, "started"))
+            self.on_event(Event(attempt.node.name, "started"))
         elif time.monotonic() > attempt.placed_by:
-            self._lose(attempt, f"Ray gave no room on it in {PLACEMENT_TIMEOUT_S:.0f} s")
+            self._mark_lost(attempt, f"Ray gave no room on it in {PLACEMENT_TIMEOUT_S:.0f} s")
 
     def _finish(self, attempt: _Attempt) -> None:
         try:
-            why = self.ray.get(attempt.task)
+            reason = self.ray.get(attempt.task)
         except self.ray.exceptions.RayError as error:
             attempt.task = None
             attempt.broke = type(error).__name__
             attempt.noticed_by = time.monotonic() + NOTICE_TIMEOUT_S
             return
-        if why:
-            self._lose(attempt, why)
+        if reason:
+            self._mark_lost(attempt, reason)
             return
-        self._give_back(attempt)
-        self.tell(Event(attempt.node.name, "done"))
+        self._release(attempt)
+        self.on_event(Event(attempt.node.name, "done"))
 
-    def _lose(self, attempt: _Attempt, why: str) -> None:
-        self._give_back(attempt)
-        self.tell(Event(attempt.node.name, "lost", why))
+    def _mark_lost(self, attempt: _Attempt, reason: str) -> None:
+        self._release(attempt)
+        self.on_event(Event(attempt.node.name, "lost", reason))
 
-    def _autopsy(self, attempt: _Attempt) -> None:
+    def _find_cause_of_loss(self, attempt: _Attempt) -> None:
         """Tell a node that died from a worker that did: Ray learns of the first a little later."""
         alive = alive_nodes(self.ray)
         if all(n.id != attempt.node.id for n in alive):
-            self._lose(attempt, f"the node died ({attempt.broke})")
-            self._elsewhere(alive)
+            self._mark_lost(attempt, f"the node died ({attempt.broke})")
+            self._pick_spare_node(alive)
         elif time.monotonic() > attempt.noticed_by:
-            self._lose(attempt, f"the worker on it died ({attempt.broke})")
+            self._mark_lost(attempt, f"the worker on it died ({attempt.broke})")
 
-    def _elsewhere(self, alive: list[_Node]) -> None:
+    def _pick_spare_node(self, alive: list[_Node]) -> None:
         """Do a dead node's work on one that is alive and that nobody has measured."""
         for node in alive:
             if node.id not in self.tried:
@@ -179,7 +181,7 @@ class _Placed:
                 self.attempts.append(self._attempt(node))
                 return
 
-    def _give_back(self, attempt: _Attempt) -> None:
+    def _release(self, attempt: _Attempt) -> None:
         self.attempts.remove(attempt)
         self.ray.util.remove_placement_group(attempt.group)
 

@@ -1,4 +1,4 @@
-"""Measure a fleet: choose the nodes, let an engine run the node's program, keep what came back.
+"""Measure a fleet: choose the nodes, let a launcher run the node's program, keep what came back.
 
 A run has a name. Started again under the same name it does only what is missing, lost nodes too;
 without a name, a run that was killed is continued, or a new one is begun.
@@ -9,32 +9,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from groundspeed.fleet.history.store import AGAIN, RunRecord, Store, check_run_name
-from groundspeed.fleet.run.launcher import Engine, Event, Tell
+from groundspeed.fleet.run.launcher import Event, Launcher, OnEvent
 from groundspeed.fleet.run.worker import Work
 from groundspeed.profiles.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a run is asked to do."""
+class RunRequest:
+    """What to measure, and on which nodes."""
 
     work: Work
     """Its ``run`` is empty where the run is to be found or named."""
     nodes: tuple[str, ...] = ()
-    """All that the engine has, if empty."""
+    """Every node of the launcher, if empty."""
     new: bool = False
     """Begin a new run although one is unfinished."""
 
 
-def run_fleet(engine: Engine, request: Asked, tell: Tell) -> RunRecord:
+def run_fleet(launcher: Launcher, request: RunRequest, on_event: OnEvent) -> RunRecord:
     """Run, or continue a run.
 
     Parameters
     ----------
-    engine : Engine
-    asked : Asked
-    tell : callable
-        Told every event, also of nodes that were done before.
+    launcher : Launcher
+    request : RunRequest
+    on_event : callable
+        Receives every event, also those of nodes that were done before.
 
     Returns
     -------
@@ -44,34 +44,34 @@ def run_fleet(engine: Engine, request: Asked, tell: Tell) -> RunRecord:
     Raises
     ------
     InputError
-        If the engine does not answer, a node is unknown, or the store cannot be written.
+        If the launcher does not answer, a node is unknown, or the store cannot be written.
     """
     store = Store(request.work.store)
-    record = find_run(store, engine, request)
+    record = find_run(store, launcher, request)
     store.write_run(record)
     done = set(store.nodes_done(record.run))
     for node in sorted(done):
-        tell(Event(node, "done"))
+        on_event(Event(node, "done"))
     lost: dict[str, str] = {}
 
     def remember(event: Event) -> None:
         if event.kind == "lost":
-            lost[event.node] = event.why
+            lost[event.node] = event.reason
         elif event.kind == "done":
             lost.pop(event.node, None)
-        tell(event)
+        on_event(event)
 
     missing = [n for n in record.nodes if n not in done]
-    engine.run(replace(request.work, run=record.run), missing, remember)
+    launcher.run(replace(request.work, run=record.run), missing, remember)
     nodes = tuple(dict.fromkeys((*record.nodes, *store.nodes_done(record.run))))
     finished_run = record.model_copy(update={"finished": True, "lost": lost, "nodes": nodes})
     store.write_run(finished_run)
     return finished_run
 
 
-def find_run(store: Store, engine: Engine, request: Asked) -> RunRecord:
+def find_run(store: Store, launcher: Launcher, request: RunRequest) -> RunRecord:
     """The run to continue, or a new one."""
-    nodes = chosen_nodes(engine, request.nodes)
+    nodes = chosen_nodes(launcher, request.nodes)
     name = request.work.run
     for known in reversed(store.runs()):
         open_run = not known.finished and not request.new and AGAIN not in known.run
@@ -91,12 +91,12 @@ def find_run(store: Store, engine: Engine, request: Asked) -> RunRecord:
         run=check_run_name(name or now.strftime("%Y%m%dT%H%M%SZ")),
         date_utc=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         level=request.work.level,
-        engine=engine.name,
+        launcher=launcher.name,
         nodes=nodes,
     )
 
 
-def chosen_nodes(engine: Engine, wanted: Sequence[str]) -> tuple[str, ...]:
+def chosen_nodes(launcher: Launcher, wanted: Sequence[str]) -> tuple[str, ...]:
     """The nodes to measure.
 
     Raises
@@ -104,14 +104,14 @@ def chosen_nodes(engine: Engine, wanted: Sequence[str]) -> tuple[str, ...]:
     InputError
         If there are none, or one that is named is not there.
     """
-    known = engine.nodes()
+    known = launcher.nodes()
     for node in wanted:
         if node not in known:
             raise InputError(
-                f"{engine.name} has no node '{node}' that could be measured now",
+                f"{launcher.name} has no node '{node}' that could be measured now",
                 where="--nodes",
                 remedy=did_you_mean(node, list(known)),
             )
     if not known:
-        raise InputError(f"{engine.name} has no node that could be measured now")
+        raise InputError(f"{launcher.name} has no node that could be measured now")
     return tuple(dict.fromkeys(wanted)) or known

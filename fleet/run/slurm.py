@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from groundspeed.fleet.history.store import Store
-from groundspeed.fleet.run.launcher import Event, Tell
+from groundspeed.fleet.run.launcher import Event, OnEvent
 from groundspeed.fleet.run.worker import Work
 from groundspeed.profiles.errors import InputError
 
@@ -30,7 +30,7 @@ GONE = ("down", "drain", "drng", "fail", "maint", "unk", "boot", "not_responding
 
 
 @dataclass
-class SlurmEngine:
+class SlurmLauncher:
     """Submits an array and waits for it.
 
     Parameters
@@ -56,7 +56,7 @@ class SlurmEngine:
         )
         return tuple(names)
 
-    def run(self, work: Work, nodes: Sequence[str], tell: Tell) -> None:
+    def run(self, work: Work, nodes: Sequence[str], on_event: OnEvent) -> None:
         """Submit, follow, and clean up."""
         if not nodes:
             return
@@ -76,12 +76,12 @@ class SlurmEngine:
             for i, node in enumerate(nodes):
                 _slurm("scontrol", "update", f"JobId={job}_{i}", f"ReqNodeList={node}")
             _slurm("scontrol", "release", job)
-            self._follow(store, work, job, dict(enumerate(nodes)), tell)
+            self._follow(store, work, job, dict(enumerate(nodes)), on_event)
         finally:
             subprocess.run(["scancel", "--quiet", job], check=False, capture_output=True)
 
     def _follow(
-        self, store: Store, work: Work, job: str, waiting: dict[int, str], tell: Tell
+        self, store: Store, work: Work, job: str, waiting: dict[int, str], on_event: OnEvent
     ) -> None:
         started: set[int] = set()
         stuck: dict[int, float] = {}
@@ -89,7 +89,7 @@ class SlurmEngine:
         while waiting:
             done = set(store.nodes_done(work.run))
             for i in [i for i, node in waiting.items() if node in done]:
-                tell(Event(waiting.pop(i), "done"))
+                on_event(Event(waiting.pop(i), "done"))
             states = _queue(job)
             if states is None:
                 time.sleep(POLL_S)
@@ -101,13 +101,13 @@ class SlurmEngine:
                     stuck.pop(i, None)
                     if i not in started:
                         started.add(i)
-                        tell(Event(waiting[i], "started"))
+                        on_event(Event(waiting[i], "started"))
                 elif state == "PENDING" and "NotAvail" in reason:
                     if now - stuck.setdefault(i, now) > UNAVAILABLE_S:
                         _slurm("scancel", f"{job}_{i}")
-                        tell(Event(waiting.pop(i), "lost", f"Slurm says {reason}"))
+                        on_event(Event(waiting.pop(i), "lost", f"Slurm says {reason}"))
                 elif state != "PENDING" and now - ended.setdefault(i, now) > GRACE_S:
-                    tell(Event(waiting.pop(i), "lost", _why(job, i, store, work)))
+                    on_event(Event(waiting.pop(i), "lost", _why(job, i, store, work)))
             if waiting:
                 time.sleep(POLL_S)
 
@@ -153,8 +153,8 @@ def _slurm(*command: str, stdin: str | None = None) -> str:
     except subprocess.TimeoutExpired as error:
         raise InputError(f"{command[0]} does not answer", remedy="look at slurmctld") from error
     if finished.returncode:
-        why = (finished.stderr.strip() or finished.stdout.strip()).splitlines() or [
+        reason = (finished.stderr.strip() or finished.stdout.strip()).splitlines() or [
             "no reason given"
         ]
-        raise InputError(f"{command[0]} failed ({why[-1]})")
+        raise InputError(f"{command[0]} failed ({reason[-1]})")
     return finished.stdout

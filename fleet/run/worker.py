@@ -1,6 +1,6 @@
 """What runs on a node: measure its devices, keep the journal in the store, write the rows last.
 
-Every engine starts this same program, so a node that was measured under Slurm can be compared with
+Every launcher starts this same program, so a node measured under Slurm can be compared with
 one that Ray measured. Each device is a process of its own: one that hangs or crashes leaves the
 others alone, and all devices work at the same time, as they do in production.
 """
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from groundspeed.fleet.node_names import LevelOfWork, file_name
+from groundspeed.fleet.node_names import CheckLevel, file_name
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ class Work:
 
     store: str
     run: str
-    level: LevelOfWork = "check"
+    level: CheckLevel = "check"
     device: str | None = None
     """Of ``--device``: all there are if not given."""
     allow_busy: bool = False
 
     def command(self, node: str | None = None) -> list[str]:
-        """The program that does it, for an engine to start."""
+        """The program that does it, for a launcher to start."""
         options = ["--store", self.store, "--run", self.run, "--level", self.level]
         options += ["--device", self.device] if self.device else []
         options += ["--allow-busy"] if self.allow_busy else []
@@ -140,9 +140,9 @@ def check_rows(
         index = _index(device)
         document = answer.document
         if document is None:
-            whys.append(f"{device}: {answer.why}")
+            whys.append(f"{device}: {answer.reason}")
             failed = {"gpu": index, "metric": "check", "value": None, "unit": ""}
-            records.append({**failed, "note": answer.why})
+            records.append({**failed, "note": answer.reason})
             continue
         about = {
             "sku": document["sku"],
@@ -190,7 +190,7 @@ def _calibrated(work: Work, node: str, folder: Path, store: "Store") -> pd.DataF
         store.write(path.read_bytes(), *where)
         records += profile_rows(profile)
     if not records:
-        raise InputError(f"nothing could be measured ({answer.why})", where=node)
+        raise InputError(f"nothing could be measured ({answer.reason})", where=node)
     return _frame(records, work.run, node, date)
 
 
@@ -215,7 +215,7 @@ class Answer:
     """What a program printed, or why it printed nothing."""
 
     document: dict[str, Any] | None
-    why: str = ""
+    reason: str = ""
 
 
 def run_all(commands: Sequence[Sequence[str]], timeout_s: float) -> list[Answer]:
@@ -247,9 +247,11 @@ def _answer(process: subprocess.Popen[str], deadline: float) -> Answer:
         process.communicate()
         return Answer(None, "no answer in time: given up")
     said = err.strip().splitlines()
-    why = said[-1].removeprefix("groundspeed: ") if said else f"it ended with {process.returncode}"
+    reason = (
+        said[-1].removeprefix("groundspeed: ") if said else f"it ended with {process.returncode}"
+    )
     if process.returncode != 0:
-        return Answer(None, why)
+        return Answer(None, reason)
     try:
         document = json.loads(out)
     except ValueError:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-Rule = Callable[[pd.DataFrame], pd.Series]
+Detector = Callable[[pd.DataFrame], pd.Series]
 """From one metric's rows (node, gpu, value; higher is better) to which are flagged."""
 
 
-def fixed(loss: float) -> Rule:
+def fixed(loss: float) -> Detector:
     """Below the median by a fixed share."""
 
     def rule(rows: pd.DataFrame) -> pd.Series:
@@ -36,7 +36,7 @@ def median_or_tenth(rows: pd.DataFrame) -> pd.Series:
     return (rows["value"] - median).abs() > max(mad, 0.1 * median)
 
 
-OTHERS: dict[str, Rule] = {
+DETECTORS: dict[str, Detector] = {
     "fixed 5 %": fixed(0.05),
     "fixed 10 %": fixed(0.10),
     "mean - 3 sigma": three_sigma,

@@ -90,7 +90,7 @@ def _cause(unit: Unit, telemetry: Telemetry) -> tuple[str, str]:
         return "below_floor", f"down: {down} against the reference, whatever its class does"
     if kinds.get("host_link", 0.0) >= HALF_WIDTH:
         return "pcie_width", f"down: {down}: what half the lanes lose, or more"
-    telemetry_cause = _telemetry_says(unit, telemetry)
+    telemetry_cause = _cause_from_telemetry(unit, telemetry)
     if "tensor" in kinds and telemetry_cause is not None:
         return telemetry_cause[0], f"down: {down}; {telemetry_cause[1]}"
     if "vector" in kinds and "tensor" not in kinds:
@@ -105,7 +105,7 @@ def _cause(unit: Unit, telemetry: Telemetry) -> tuple[str, str]:
     return "unknown", f"down: {down}"
 
 
-def _telemetry_says(unit: Unit, telemetry: Telemetry) -> tuple[str, str] | None:
+def _cause_from_telemetry(unit: Unit, telemetry: Telemetry) -> tuple[str, str] | None:
     if unit.gpu is None or (unit.node, unit.gpu) not in telemetry.of_unit:
         return None
     mine = telemetry.of_unit[unit.node, unit.gpu]

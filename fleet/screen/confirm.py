@@ -109,10 +109,10 @@ def _after(
     runs = len(fallen)
     missing = sum(not _was_measured(f, done) for done in measured)
     if missing or any(disturbed):
-        why = f"{missing} of {runs} re-runs have no result of it" if missing else (
+        reason = f"{missing} of {runs} re-runs have no result of it" if missing else (
             f"the control fell too in {sum(disturbed)} of {runs} re-runs"
         )  # fmt: skip
-        note = f"{f.evidence}; {why}"
+        note = f"{f.evidence}; {reason}"
         return f.model_copy(update={"verdict": "INCONCLUSIVE", "evidence": note})
     fell = sum(_fell(f, units) for units in fallen)
     if fell == runs:
@@ -144,11 +144,11 @@ def replace_rows(table: FleetTable, again: FleetTable) -> FleetTable:
     fresh = new.astype({"node": str, "metric": str})
     index = pd.MultiIndex.from_frame(fresh[keys])
     kept = old[~pd.MultiIndex.from_frame(old[keys]).isin(index)]
-    fresh = fresh.drop(columns=["klass", "rack"]).merge(
-        old[["node", "gpu", "klass", "rack"]].drop_duplicates(["node", "gpu"]),
+    fresh = fresh.drop(columns=["cohort", "rack"]).merge(
+        old[["node", "gpu", "cohort", "rack"]].drop_duplicates(["node", "gpu"]),
         on=["node", "gpu"], how="inner",
     )  # fmt: skip
     rows = pd.concat([kept, fresh], ignore_index=True)
-    rows = rows.astype({"node": "category", "metric": "category", "klass": "category"})
+    rows = rows.astype({"node": "category", "metric": "category", "cohort": "category"})
     rows["rack"] = rows["rack"].astype("category")
     return replace(table, rows=rows, excluded=(*table.excluded, *again.excluded))

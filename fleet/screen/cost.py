@@ -64,12 +64,14 @@ def cost_of(finding: Finding, server: Server, workload: ServingWorkload) -> Cost
 
 def _slowed(law: Law, kinds: set[Kind], left: float) -> Law:
     """A law with the rates of what is slow times what is left of them."""
-    if law.knots is not None:
+    if law.piecewise_linear is not None:
         if "nvlink" not in kinds or law.operation != "collective":
             return law
-        first = law.knots.time_s[0]
-        times = tuple(first + (t - first) / left for t in law.knots.time_s)
-        return law.model_copy(update={"knots": law.knots.model_copy(update={"time_s": times})})
+        first = law.piecewise_linear.time_s[0]
+        times = tuple(first + (t - first) / left for t in law.piecewise_linear.time_s)
+        return law.model_copy(
+            update={"piecewise_linear": law.piecewise_linear.model_copy(update={"time_s": times})}
+        )
     coefficients = {
         name: _scaled(name, c, law, kinds, left) for name, c in law.coefficients.items()
     }
@@ -83,7 +85,7 @@ def _scaled(name: str, c: Coefficient, law: Law, kinds: set[Kind], left: float) 
     hit = (
         ("tensor" in kinds and name == "compute_flops_per_s")
         or ("memory" in kinds and rate and "bytes" in name)
-        or ("vector" in kinds and rate and law.operation == "glue")
+        or ("vector" in kinds and rate and law.operation == "elementwise")
     )
     if hit:
         return Coefficient(value=c.value * left, low=c.low * left, high=c.high * left)

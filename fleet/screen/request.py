@@ -30,7 +30,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Question:
+class ScreenRequest:
     """What to screen, and how."""
 
     sources: Sequence[str]
@@ -47,7 +47,7 @@ class Question:
     profile_dir: Path | None = None
 
 
-def ask(question: Question) -> "tuple[FleetTable, Screening]":
+def screen_sources(request: ScreenRequest) -> "tuple[FleetTable, Screening]":
     """Read and screen.
 
     Returns
@@ -62,28 +62,28 @@ def ask(question: Question) -> "tuple[FleetTable, Screening]":
     from groundspeed.fleet.history.sources import open_fleet, open_reruns, screen_again
     from groundspeed.fleet.screen.screen_table import screen
 
-    table = open_fleet(question.sources, question.run)
-    reached = reference_of(question, table)
-    screening = screen(table, lower_is_better=question.lower_is_better, reference=reached)
-    reruns = [open_fleet([path]) for path in question.again]
-    if question.confirm and not reruns:
-        reruns = open_reruns(question.sources[0], question.run)
+    table = open_fleet(request.sources, request.run)
+    reached = reference_of(request, table)
+    screening = screen(table, lower_is_better=request.lower_is_better, reference=reached)
+    reruns = [open_fleet([path]) for path in request.again]
+    if request.confirm and not reruns:
+        reruns = open_reruns(request.sources[0], request.run)
         if not reruns:
             raise InputError(
                 "has not been measured again",
-                where=question.sources[0],
+                where=request.sources[0],
                 remedy=_how_to_confirm(table, screening),
             )
     if reruns:
         screening = screen_again(
-            table, screening, reruns, lower_is_better=question.lower_is_better, reference=reached
+            table, screening, reruns, lower_is_better=request.lower_is_better, reference=reached
         )
-    if question.served is not None:
-        screening = with_costs(screening, question.served, question.profile_dir)
+    if request.served is not None:
+        screening = with_costs(screening, request.served, request.profile_dir)
     return table, screening
 
 
-def ask_table(frame: "pd.DataFrame", question: Question) -> "Screening":
+def screen_dataframe(frame: "pd.DataFrame", request: ScreenRequest) -> "Screening":
     """Screen a table that is in memory: columns as a CSV has them.
 
     Raises
@@ -104,28 +104,28 @@ def ask_table(frame: "pd.DataFrame", question: Question) -> "Screening":
     table = clean_fleet(frame, "the table")
     screening = screen(
         table,
-        lower_is_better=question.lower_is_better,
-        reference=reference_of(question, table),
+        lower_is_better=request.lower_is_better,
+        reference=reference_of(request, table),
     )
-    if question.served is not None:
-        screening = with_costs(screening, question.served, question.profile_dir)
+    if request.served is not None:
+        screening = with_costs(screening, request.served, request.profile_dir)
     return screening
 
 
-def reference_of(question: Question, table: "FleetTable") -> dict[str, float]:
+def reference_of(request: ScreenRequest, table: "FleetTable") -> dict[str, float]:
     """What the named reference reaches, in the units of a table; nothing if none is named."""
-    if question.reference is None:
+    if request.reference is None:
         return {}
-    from groundspeed.fleet.health.baseline import in_units_of, reference_rates
+    from groundspeed.fleet.health.baseline import convert_to_units, reference_rates
 
-    hardware = find_hardware(question.reference, profile_dir=question.profile_dir)
+    hardware = find_hardware(request.reference, profile_dir=request.profile_dir)
     if hardware.profile is None:
         raise InputError(
-            f"'{question.reference}' is a data sheet",
+            f"'{request.reference}' is a data sheet",
             where="--reference",
             remedy="give a profile that was measured",
         )
-    return in_units_of(reference_rates(hardware.profile), table.units)
+    return convert_to_units(reference_rates(hardware.profile), table.units)
 
 
 def with_costs(

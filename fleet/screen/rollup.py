@@ -80,16 +80,16 @@ def slow_classes(rows: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Lo
     """Class and metric, where half of the units (two or more) are below the reference's floor."""
     if not scores.below.any():
         return {}
-    part = rows[["klass", "metric", "value"]].assign(
+    part = rows[["cohort", "metric", "value"]].assign(
         below=scores.below, loss=scores.loss, expected=scores.expected
     )
     slow = {}
-    for key, mine in part[part["value"].notna()].groupby(["klass", "metric"], observed=True):
+    for key, mine in part[part["value"].notna()].groupby(["cohort", "metric"], observed=True):
         short = mine[mine["below"]]
         if len(short) >= 2 and len(short) >= len(mine) / 2:
-            klass, metric = (str(k) for k in key) if isinstance(key, tuple) else (str(key), "")
+            cohort, metric = (str(k) for k in key) if isinstance(key, tuple) else (str(key), "")
             middle = short[["loss", "value", "expected"]].median()
-            slow[klass, metric] = Loss(
+            slow[cohort, metric] = Loss(
                 float(middle["loss"]), np.nan, float(middle["value"]), float(middle["expected"]),
                 float(FAIL),
             )  # fmt: skip
@@ -99,8 +99,8 @@ def slow_classes(rows: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Lo
 def class_units(rows: pd.DataFrame, classes: Mapping[tuple[str, str], Loss]) -> dict[Key, Losses]:
     """What whole classes do; a class that is one node is that node."""
     class_losses: dict[Key, Losses] = {}
-    for (klass, metric), loss in sorted(classes.items()):
-        nodes = rows.loc[rows["klass"] == klass, "node"].unique()
-        key: Key = (str(nodes[0]), None, "node") if len(nodes) == 1 else (klass, None, "class")
+    for (cohort, metric), loss in sorted(classes.items()):
+        nodes = rows.loc[rows["cohort"] == cohort, "node"].unique()
+        key: Key = (str(nodes[0]), None, "node") if len(nodes) == 1 else (cohort, None, "class")
         class_losses.setdefault(key, {})[metric] = loss
     return class_losses

@@ -80,7 +80,7 @@ def score(
     values = rows["value"].to_numpy()
     slots = rows["gpu"].to_numpy(dtype=np.float64)
     nodes = np.array(rows["node"].cat.codes, dtype=np.float64)
-    groups = rows.groupby(["klass", "metric"], observed=True, sort=True).indices
+    groups = rows.groupby(["cohort", "metric"], observed=True, sort=True).indices
     for key, where in groups.items():
         metric = str(key[1]) if isinstance(key, tuple) else str(key)
         facts = facts_of(metric, lower_is_better, table.units.get(metric, ""))

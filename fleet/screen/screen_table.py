@@ -63,8 +63,8 @@ def screen(
     findings += _missing(table, rows)
     findings += _without_class(table, scores)
     findings += [
-        _inconclusive(node, ("all",), "missing", f"no result at all: {why}")
-        for node, why in sorted(table.absent.items())
+        _inconclusive(node, ("all",), "missing", f"no result at all: {reason}")
+        for node, reason in sorted(table.absent.items())
     ]
     findings.sort(key=lambda f: (ORDER[f.verdict], -(f.loss_fraction or 0.0), f.node, f.gpu or -1))
     gpus = rows.loc[rows["gpu"] != NODE_LEVEL, ["node", "gpu"]].drop_duplicates()
@@ -93,11 +93,11 @@ def _gather(
     losses: dict[Key, Losses] = {}
     flagged = np.flatnonzero((scores.tier == WARN) | (scores.tier == FAIL))
     part = rows.iloc[flagged]
-    for position, node, gpu, metric, value, klass in zip(
-        flagged, part["node"], part["gpu"], part["metric"], part["value"], part["klass"],
+    for position, node, gpu, metric, value, cohort in zip(
+        flagged, part["node"], part["gpu"], part["metric"], part["value"], part["cohort"],
         strict=True,
     ):  # fmt: skip
-        if not np.isfinite(scores.z[position]) and (str(klass), str(metric)) in classes:
+        if not np.isfinite(scores.z[position]) and (str(cohort), str(metric)) in classes:
             continue
         level: Level = "node" if gpu == NODE_LEVEL else "gpu"
         key = (str(node), None if gpu == NODE_LEVEL else int(gpu), level)
@@ -132,7 +132,7 @@ def _telemetry(table: FleetTable) -> Telemetry:
     usual: dict[tuple[str, int], dict[str, float]] = {}
     for name in names:
         part = rows[(rows["metric"] == name) & rows["value"].notna()]
-        middle = part.groupby("klass", observed=True)["value"].transform("median")
+        middle = part.groupby("cohort", observed=True)["value"].transform("median")
         for node, gpu, value, median in zip(
             part["node"], part["gpu"], part["value"], middle, strict=True
         ):
@@ -188,8 +188,8 @@ def _missing(table: FleetTable, rows: pd.DataFrame) -> list[Finding]:
             note for (name, _, metric), note in sorted(table.notes.items())
             if name == node and metric in (*lacking, "check")
         )  # fmt: skip
-        why = "".join(f"; {note}" for note in list(said)[:2])
-        evidence = f"{short} results missing or failed: {shown}{why}"
+        reason = "".join(f"; {note}" for note in list(said)[:2])
+        evidence = f"{short} results missing or failed: {shown}{reason}"
         findings.append(_inconclusive(node, lacking, "missing", evidence))
     return findings
 
@@ -210,7 +210,7 @@ def _without_class(table: FleetTable, scores: Scores) -> list[Finding]:
     findings = []
     for node, mine in part.groupby("node", observed=True):
         metrics = tuple(sorted(str(m) for m in mine["metric"].unique()))
-        kinds = ", ".join(sorted(str(k) for k in mine["klass"].unique()))
+        kinds = ", ".join(sorted(str(k) for k in mine["cohort"].unique()))
         evidence = (
             f"fewer than {FEWEST_UNITS} results of its kind ({kinds}): "
             "nothing to compare with but a reference"

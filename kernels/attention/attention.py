@@ -56,7 +56,7 @@ class _Attention:
     backend: str = "torch"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """The data type of activations and cache."""
         return {"dtype": self.dtype}
 

@@ -152,7 +152,7 @@ class PagedDecode:
     backend: str = "triton"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """The data type of the cache."""
         return {"dtype": self.dtype}
 

@@ -102,16 +102,16 @@ ITEMS_READ_WRITTEN: dict[str, tuple[float, float]] = {
 
 
 @dataclass(frozen=True)
-class Glue:
+class Elementwise:
     """One of the small operations on ``rows`` rows of ``width`` elements."""
 
     op: str
     dtype: str
-    operation: str = "glue"
+    operation: str = "elementwise"
     backend: str = "torch"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """Which operation, and the data type."""
         return {"op": self.op, "dtype": self.dtype}
 
@@ -204,4 +204,4 @@ class Glue:
         if self.op == "argmax":
             return (lambda: argmax(x)), lambda at: x[at].double()
         known = ", ".join(ITEMS_READ_WRITTEN)
-        raise UnsupportedCaseError(f"unknown glue operation '{self.op}', known: {known}")
+        raise UnsupportedCaseError(f"unknown elementwise operation '{self.op}', known: {known}")

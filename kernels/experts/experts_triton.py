@@ -152,7 +152,7 @@ class GroupedExperts:
     backend: str = "triton"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """The data type, how tokens are routed, and the shape of the layer."""
         sizes = {name: f"{value:g}" for name, value in self.shape}
         return {"dtype": self.dtype, "distribution": self.distribution} | sizes

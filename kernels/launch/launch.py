@@ -34,7 +34,7 @@ class Launch:
         return GRAPH_CALLS if self.op == "graph" else 1
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """How it is launched."""
         return {"op": self.op}
 

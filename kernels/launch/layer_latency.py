@@ -39,7 +39,7 @@ class LayerLatency:
     runs_per_call: int = LAYERS
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """How it is launched."""
         return {"op": self.op}
 

@@ -26,7 +26,7 @@ class HostLink:
     backend: str = "torch"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """Direction and kind of host memory."""
         return {"direction": self.direction, "memory": self.memory}
 

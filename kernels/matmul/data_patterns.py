@@ -28,7 +28,7 @@ class DataMatmul:
     backend: str = "torch"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """The data type and the kind of data."""
         return {"dtype": self.dtype, "data": self.data}
 

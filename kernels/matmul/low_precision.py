@@ -38,7 +38,7 @@ class Fp8Matmul:
     backend: str = "torch"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """``fp8`` or ``fp8_row``."""
         return {"dtype": self.dtype}
 
@@ -105,7 +105,7 @@ class Int8Matmul:
     backend: str = "torch"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """The data type."""
         return {"dtype": self.dtype}
 
@@ -153,7 +153,7 @@ class Tf32Matmul:
     backend: str = "torch"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """The data type."""
         return {"dtype": self.dtype}
 

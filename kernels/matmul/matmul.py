@@ -27,7 +27,7 @@ class TorchMatmul:
     backend: str = "torch"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """The data type."""
         return {"dtype": self.dtype}
 

@@ -204,7 +204,7 @@ class TritonMatmul:
     backend: str = "triton"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """The data type."""
         return {"dtype": self.dtype}
 

@@ -24,7 +24,7 @@ class PageGather:
     backend: str = "torch"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """A stream of its own mode."""
         return {"mode": "gather", "dtype": self.dtype}
 

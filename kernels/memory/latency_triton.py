@@ -63,7 +63,7 @@ class PointerChase:
         return self.steps
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """What kind of access."""
         return {"op": "load"}
 

@@ -31,7 +31,7 @@ class TorchStream:
     backend: str = "torch"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """The mode and the data type."""
         return {"mode": self.mode, "dtype": self.dtype}
 

@@ -73,7 +73,7 @@ class TritonStream:
     backend: str = "triton"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """The mode and the data type."""
         return {"mode": self.mode, "dtype": self.dtype}
 

@@ -53,7 +53,7 @@ class TorchWorkingSet:
     backend: str = "torch"
 
     @property
-    def regime(self) -> dict[str, str]:
+    def config_key(self) -> dict[str, str]:
         """The data type."""
         return {"dtype": self.dtype}
 

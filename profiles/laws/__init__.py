@@ -6,23 +6,23 @@ points that were held out. Evaluating it needs numpy alone. A new form is a file
 """
 
 from groundspeed.profiles.laws.law import (
-    FORMS,
+    MODEL_FORMS,
     Coefficient,
     HeldOutError,
     Law,
     LawPrediction,
     law_time,
 )
-from groundspeed.profiles.laws.piecewise_linear import Knots
-from groundspeed.profiles.laws.residual_gp import Surface
+from groundspeed.profiles.laws.piecewise_linear import PiecewiseLinear
+from groundspeed.profiles.laws.residual_gp import ResidualGP
 
 __all__ = [
-    "FORMS",
+    "MODEL_FORMS",
     "Coefficient",
     "HeldOutError",
-    "Knots",
     "Law",
     "LawPrediction",
-    "Surface",
+    "PiecewiseLinear",
+    "ResidualGP",
     "law_time",
 ]

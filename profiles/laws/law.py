@@ -1,8 +1,8 @@
 """The record of a fitted law, and how to ask it for a time with an error bar."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,15 @@ from groundspeed.profiles.laws import (
     prefill_attention,
     soft_roofline,
 )
-from groundspeed.profiles.laws.piecewise_linear import Knots
-from groundspeed.profiles.laws.residual_gp import Surface
+from groundspeed.profiles.laws.piecewise_linear import PiecewiseLinear
+from groundspeed.profiles.laws.residual_gp import ResidualGP
 from groundspeed.profiles.laws.work import Values, Work
 from groundspeed.profiles.operations import OPERATIONS, Array, Columns
-from groundspeed.profiles.record import NonNegative, Positive, Record
+from groundspeed.profiles.record import NonNegative, Positive, Record, RenamedRecord
 
 
 @dataclass(frozen=True)
-class Form:
+class ModelForm:
     """A formula with coefficients that have names and units."""
 
     time_s: Callable[[Work, Values], Array]
@@ -33,18 +33,18 @@ class Form:
     """Needed beside those for operations that compute."""
 
 
-FORMS: dict[str, Form] = {
-    "soft_roofline": Form(
+MODEL_FORMS: dict[str, ModelForm] = {
+    "soft_roofline": ModelForm(
         soft_roofline.time_s, soft_roofline.COEFFICIENTS, soft_roofline.COMPUTING
     ),
-    "gemm": Form(gemm.time_s, gemm.COEFFICIENTS),
-    "decode_attention": Form(decode_attention.time_s, decode_attention.COEFFICIENTS),
-    "experts": Form(experts.time_s, experts.COEFFICIENTS),
-    "prefill_attention": Form(prefill_attention.time_s, prefill_attention.COEFFICIENTS),
+    "gemm": ModelForm(gemm.time_s, gemm.COEFFICIENTS),
+    "decode_attention": ModelForm(decode_attention.time_s, decode_attention.COEFFICIENTS),
+    "experts": ModelForm(experts.time_s, experts.COEFFICIENTS),
+    "prefill_attention": ModelForm(prefill_attention.time_s, prefill_attention.COEFFICIENTS),
 }
 """Every formula that a law can have."""
 
-CHAIN = "chain"
+PIECEWISE_LINEAR = "piecewise_linear"
 """The form without coefficients: pieces between knots."""
 
 Origin = Literal["measured", "imported", "transferred", "datasheet"]
@@ -80,20 +80,28 @@ class HeldOutError(Record):
     """95 % quantile: with ``log_q05`` the 90 % interval of one new measurement."""
 
 
-class Law(Record):
+class Law(RenamedRecord):
     """A fitted function from an operation to seconds, with what it stands on."""
 
+    old_names: ClassVar[Mapping[str, str]] = {
+        "config_key": "regime",
+        "model_form": "form",
+        "fit_range": "box",
+        "piecewise_linear": "knots",
+        "residual_gp": "surface",
+    }
+
     operation: str
-    regime: dict[str, str]
-    """What it holds for: data type, stream mode, glue operation."""
-    form: str
+    config_key: dict[str, str]
+    """What it holds for: data type, stream mode, elementwise operation."""
+    model_form: str
     coefficients: dict[str, Coefficient]
-    box: dict[str, tuple[Positive, Positive]]
+    fit_range: dict[str, tuple[Positive, Positive]]
     """Smallest and largest value of each column, and of the work, among the fitted points."""
-    knots: Knots | None = None
-    surface: Surface | None = None
+    piecewise_linear: PiecewiseLinear | None = None
+    residual_gp: ResidualGP | None = None
     """Residual of the form between the points, and the interval."""
-    unaligned: Surface | None = None
+    unaligned: ResidualGP | None = None
     """What products cost more, or less, whose rows are no multiple of 16."""
     points: int = Field(ge=1)
     held_out: HeldOutError
@@ -107,28 +115,33 @@ class Law(Record):
             raise ValueError(
                 f"operation '{self.operation}': {did_you_mean(self.operation, OPERATIONS)}"
             )
-        if self.form not in (*FORMS, CHAIN):
-            raise ValueError(f"form '{self.form}': {did_you_mean(self.form, [*FORMS, CHAIN])}")
-        if (self.form == CHAIN) != (self.knots is not None):
-            raise ValueError("knots belong to the form 'chain', and to no other")
+        if self.model_form not in (*MODEL_FORMS, PIECEWISE_LINEAR):
+            raise ValueError(
+                f"model form '{self.model_form}': "
+                f"{did_you_mean(self.model_form, [*MODEL_FORMS, PIECEWISE_LINEAR])}"
+            )
+        if (self.model_form == PIECEWISE_LINEAR) != (self.piecewise_linear is not None):
+            raise ValueError("only the model form 'piecewise_linear' has a field of that name")
         spec = OPERATIONS[self.operation]
-        lacking = [c for c in spec.categories if c not in self.regime]
+        lacking = [c for c in spec.categories if c not in self.config_key]
         if lacking:
-            raise ValueError(f"regime lacks {', '.join(lacking)}")
-        if self.knots is not None and self.knots.column not in spec.columns:
-            raise ValueError(f"knots over '{self.knots.column}', which is no column")
+            raise ValueError(f"config key lacks {', '.join(lacking)}")
+        if self.piecewise_linear is not None and self.piecewise_linear.column not in spec.columns:
+            raise ValueError(
+                f"piecewise linear in '{self.piecewise_linear.column}', which is not a column"
+            )
         needed: set[str] = set()
-        if self.form in FORMS:
-            form = FORMS[self.form]
-            needed = {*form.coefficients, *(form.computing if spec.computes else ())}
+        if self.model_form in MODEL_FORMS:
+            model_form = MODEL_FORMS[self.model_form]
+            needed = {*model_form.coefficients, *(model_form.computing if spec.computes else ())}
         missing = needed - set(self.coefficients)
         if missing:
             raise ValueError(f"coefficients lack {', '.join(sorted(missing))}")
-        strange = set(self.box) - {*spec.columns, *WORK}
+        strange = set(self.fit_range) - {*spec.columns, *WORK}
         if strange:
-            raise ValueError(f"box has no column {', '.join(sorted(strange))}")
-        if any(low > high for low, high in self.box.values()):
-            raise ValueError("a box ends before it begins")
+            raise ValueError(f"fit range has no column {', '.join(sorted(strange))}")
+        if any(low > high for low, high in self.fit_range.values()):
+            raise ValueError("a fit range ends before it begins")
         return self
 
     def values(self) -> dict[str, float]:
@@ -194,24 +207,24 @@ BLOCK = 32_768
 def _block_time(law: Law, arrays: dict[str, Array]) -> tuple[Array, Array, Array, Flags]:
     """Time, its interval, and whether it is outside the box."""
     operation = OPERATIONS[law.operation]
-    flops = operation.flops(arrays, law.regime)
-    moved = operation.bytes(arrays, law.regime)
-    if law.knots is not None:
-        time = law.knots.evaluate(arrays[law.knots.column])
+    flops = operation.flops(arrays, law.config_key)
+    moved = operation.bytes(arrays, law.config_key)
+    if law.piecewise_linear is not None:
+        time = law.piecewise_linear.evaluate(arrays[law.piecewise_linear.column])
     else:
-        time = FORMS[law.form].time_s(Work(arrays, flops, moved), law.values())
+        time = MODEL_FORMS[law.model_form].time_s(Work(arrays, flops, moved), law.values())
     octaves = np.zeros_like(time)
     work = {"flops": flops, "bytes": moved}
-    for name, (low, high) in law.box.items():
+    for name, (low, high) in law.fit_range.items():
         value = np.maximum(arrays[name] if name in arrays else work[name], 1e-9)
         octaves += np.log2(np.maximum(np.maximum(low / value, value / high), 1.0))
     widen = 1.0 + WIDER_AN_OCTAVE * octaves
     below, above = np.minimum(law.held_out.log_q05, 0.0), np.maximum(law.held_out.log_q95, 0.0)
-    if law.knots is not None:
-        spread = law.knots.spread(arrays[law.knots.column])
+    if law.piecewise_linear is not None:
+        spread = law.piecewise_linear.spread(arrays[law.piecewise_linear.column])
         below, above = -spread, spread
-    if law.surface is not None:
-        residual, spread = law.surface.evaluate(arrays)
+    if law.residual_gp is not None:
+        residual, spread = law.residual_gp.evaluate(arrays)
         odd = is_unaligned(arrays)
         if odd.any():
             more, wider = _unaligned(law, {c: v[odd] for c, v in arrays.items()})

@@ -24,7 +24,7 @@ from groundspeed.profiles.operations import Array
 from groundspeed.profiles.record import NonNegative, Positive, Record
 
 
-class Knots(Record):
+class PiecewiseLinear(Record):
     """A monotone chain of pieces in one column, and how far new measurements lie from it."""
 
     column: str
@@ -36,7 +36,7 @@ class Knots(Record):
     """Half width of the 90 % interval of log(measured / law) at each knot."""
 
     @model_validator(mode="after")
-    def _is_a_chain(self) -> "Knots":
+    def _is_a_chain(self) -> "PiecewiseLinear":
         if not len(self.at) == len(self.time_s) == len(self.log_spread):
             raise ValueError("each knot has a place, a time and a spread")
         if any(b <= a for a, b in zip(self.at, self.at[1:], strict=False)):

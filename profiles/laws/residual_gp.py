@@ -31,7 +31,7 @@ HALF_OF_90 = 1.645
 Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
-class Surface(Record):
+class ResidualGP(Record):
     """A Gaussian process over some columns, as the points it goes by."""
 
     columns: tuple[str, ...] = Field(min_length=1)
@@ -53,7 +53,7 @@ class Surface(Record):
     """log(measured / form) at each."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Surface":
+    def _fits_together(self) -> "ResidualGP":
         if len(self.points) != len(self.residual):
             raise ValueError("each point has one residual")
         if any(len(p) != len(self.columns) for p in self.points):

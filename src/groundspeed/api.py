@@ -188,16 +188,18 @@ def screen(
     InputError
         If nothing can be judged from it.
     """
-    from groundspeed.fleet.screen.request import Question, ask, ask_table
+    from groundspeed.fleet.screen.request import ScreenRequest, screen_dataframe, screen_sources
 
     if isinstance(source, str | Path):
         sources: Sequence[str] = [str(source)]
     elif isinstance(source, Sequence):
         sources = [str(s) for s in source]
     else:
-        question = Question((), lower_is_better=lower_is_better, reference=reference, served=served)
-        return FleetScreening.model_construct(**dict(ask_table(source, question)))
-    _, screening = ask(
-        Question(sources, lower_is_better=lower_is_better, reference=reference, served=served)
+        request = ScreenRequest(
+            (), lower_is_better=lower_is_better, reference=reference, served=served
+        )
+        return FleetScreening.model_construct(**dict(screen_dataframe(source, request)))
+    _, screening = screen_sources(
+        ScreenRequest(sources, lower_is_better=lower_is_better, reference=reference, served=served)
     )
     return FleetScreening.model_construct(**dict(screening))

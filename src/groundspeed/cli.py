@@ -24,7 +24,7 @@ from groundspeed.commands.run import run_command
 from groundspeed.commands.verify import verify_command
 from groundspeed.extras import missing_library
 from groundspeed.fleet_commands.app import fleet_app
-from groundspeed.measuring.all_devices import compare_alone_command
+from groundspeed.measuring.all_devices import compare_isolated_command
 from groundspeed.profiles.errors import InputError, one_line
 
 INTERRUPTED = 130
@@ -47,7 +47,7 @@ app.command("backtest")(backtest_command)
 app.command("report")(report_command)
 app.command("doctor")(doctor_command)
 app.command("verify")(verify_command)
-app.command("compare-alone", hidden=True)(compare_alone_command)
+app.command("compare-alone", hidden=True)(compare_isolated_command)
 app.add_typer(profile_app, name="profile")
 app.add_typer(fleet_app, name="fleet")
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from findings import judged, named
-from groundspeed.fleet.health.baseline import in_units_of
+from groundspeed.fleet.health.baseline import convert_to_units
 from groundspeed.fleet.metrics import facts_of
 from groundspeed.fleet.screen.screen_table import screen
 from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
@@ -125,8 +125,8 @@ def test_failed_tests_are_always_told() -> None:
 
 
 def test_a_reference_is_held_against_the_units_of_the_table() -> None:
-    assert in_units_of({"matmul": 8e14, "hbm": 4e12}, {"matmul": "TFLOPS", "hbm": "GB/s"}) == {
+    assert convert_to_units({"matmul": 8e14, "hbm": 4e12}, {"matmul": "TFLOPS", "hbm": "GB/s"}) == {
         "matmul": pytest.approx(800.0), "hbm": pytest.approx(4000.0),
     }  # fmt: skip
     with pytest.raises(InputError, match="no unit that a reference"):
-        in_units_of({"matmul": 8e14}, {"matmul": "parsecs"})
+        convert_to_units({"matmul": 8e14}, {"matmul": "parsecs"})

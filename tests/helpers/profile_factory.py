@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from groundspeed.profiles import OPERATIONS, Profile, load_datasheets
-from groundspeed.profiles.schema import Curve
+from groundspeed.profiles.schema import SCHEMA_VERSION, Curve
 from groundspeed.profiles.summary import derive_rates
 
 RATE_FLOPS_PER_S = 700e12
@@ -13,13 +13,13 @@ BANDWIDTH_BYTES_PER_S = 4.0e12
 
 
 def point(
-    operation: str, regime: dict[str, str], case: dict[str, float], **more: Any
+    operation: str, config_key: dict[str, str], case: dict[str, float], **more: Any
 ) -> dict[str, Any]:
     """A measured point whose time follows a roofline of the rates above."""
     columns = {k: np.array([v]) for k, v in case.items()}
     spec = OPERATIONS[operation]
-    flops = float(spec.flops(columns, regime)[0])
-    moved = float(spec.bytes(columns, regime)[0])
+    flops = float(spec.flops(columns, config_key)[0])
+    moved = float(spec.bytes(columns, config_key)[0])
     time = 3e-6 + max(flops / RATE_FLOPS_PER_S, moved / BANDWIDTH_BYTES_PER_S)
     return {
         "case": case,
@@ -42,7 +42,7 @@ def document() -> dict[str, Any]:
     curves: list[dict[str, Any]] = [
         {
             "operation": "matmul",
-            "regime": matmul,
+            "config_key": matmul,
             "backend": "torch",
             "cache": "cold",
             "origin": "measured",
@@ -54,7 +54,7 @@ def document() -> dict[str, Any]:
         },
         {
             "operation": "stream",
-            "regime": copy,
+            "config_key": copy,
             "backend": "torch",
             "cache": "cold",
             "origin": "measured",
@@ -65,7 +65,7 @@ def document() -> dict[str, Any]:
     datasheet = load_datasheets()["h200-sxm"]
     rates = derive_rates(tuple(Curve.model_validate(c) for c in curves), datasheet, (), 62914560.0)
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "id": "h200-sxm-test",
         "device": {
             "name": "NVIDIA H200",
@@ -105,7 +105,7 @@ GLUE = ("embed", "rms_norm", "rotary", "kv_write", "residual_add", "silu_mul", "
 
 
 def law(
-    operation: str, regime: dict[str, str], box: dict[str, tuple[float, float]]
+    operation: str, config_key: dict[str, str], box: dict[str, tuple[float, float]]
 ) -> dict[str, Any]:
     """A law at the rates above with a 10 % error."""
     values = {"startup_s": 3e-6, "bandwidth_bytes_per_s": BANDWIDTH_BYTES_PER_S}
@@ -113,10 +113,10 @@ def law(
         values |= {"compute_flops_per_s": RATE_FLOPS_PER_S, "sharpness": 8.0}
     return {
         "operation": operation,
-        "regime": regime,
-        "form": "soft_roofline",
+        "config_key": config_key,
+        "model_form": "soft_roofline",
         "coefficients": {k: {"value": v, "low": v, "high": v} for k, v in values.items()},
-        "box": box,
+        "fit_range": box,
         "points": 20,
         "held_out": {
             "points": 20,
@@ -141,6 +141,6 @@ def document_with_laws() -> dict[str, Any]:
         law("matmul", bf16, {"m": wide, "n": (64.0, 65536.0), "k": (64.0, 65536.0)}),
         law("attention_prefill", bf16, heads | {"seq_len": wide}),
         law("attention_decode", bf16, heads | {"kv_len": wide}),
-        *(law("glue", {"op": op, **bf16}, {"rows": wide, "width": wide}) for op in GLUE),
+        *(law("elementwise", {"op": op, **bf16}, {"rows": wide, "width": wide}) for op in GLUE),
     ]
     return document() | {"laws": laws}

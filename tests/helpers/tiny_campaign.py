@@ -20,7 +20,7 @@ TINY = Mode(
     matmul_points={"bfloat16": 8, "float32": 6},
     stream_points=5,
     attention_points=5,
-    glue_points=5,
+    elementwise_points=5,
     longest_call_s=0.002,
     rule=StopRule(min_samples=5, min_time_s=0.001, half_width_fraction=0.2, time_cap_s=0.02),
     largest_operand_bytes=2.0**24,

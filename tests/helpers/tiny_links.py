@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from groundspeed.calibrate.links.collective_timing import Settings
-from groundspeed.calibrate.links.launcher_environment import find_place
+from groundspeed.calibrate.links.launcher_environment import find_rank_info
 from groundspeed.calibrate.links.local_ranks import run_ranks
-from groundspeed.calibrate.links.rank_main import LinkRequest, OthersTellError, measure_links
+from groundspeed.calibrate.links.rank_main import LinkRequest, ReportedElsewhereError, measure_links
 from groundspeed.calibrate.run.runner import Progress
 from groundspeed.profiles import InputError
 
@@ -35,11 +35,11 @@ def main(folder: Path, ranks: int, timeout_s: float) -> int:
         if ranks:
             profile = run_ranks(ranks, request, pids)
         else:
-            place = find_place(os.environ)
-            assert place is not None
+            rank_info = find_rank_info(os.environ)
+            assert rank_info is not None
             with pids("") as progress:
-                profile = measure_links(place, request, progress)
-    except OthersTellError:
+                profile = measure_links(rank_info, request, progress)
+    except ReportedElsewhereError:
         return 2
     except InputError as error:
         print(error, file=sys.stderr)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from groundspeed.kernels.attention.attention import DecodeAttention, PrefillAttention
-from groundspeed.kernels.decoder.elementwise import ITEMS_READ_WRITTEN, Glue
+from groundspeed.kernels.decoder.elementwise import ITEMS_READ_WRITTEN, Elementwise
 from groundspeed.kernels.kernel import UnsupportedCaseError, deviation
 from groundspeed.kernels.launch.launch import Launch
 from groundspeed.kernels.matmul import matmul
@@ -107,14 +107,14 @@ def test_writing_streams_never_touch_the_random_operands(pool: OperandPool) -> N
 
 @pytest.mark.parametrize("op", ITEMS_READ_WRITTEN)
 @pytest.mark.parametrize("rows", [1, 3, 64])
-def test_glue(pool: OperandPool, op: str, rows: int) -> None:
-    assert Glue(op, "bfloat16").check({"rows": float(rows), "width": 896.0}, pool) <= 1.0
-    assert Glue(op, "float32").check({"rows": float(rows), "width": 1024.0}, pool) <= 1.0
+def test_elementwise(pool: OperandPool, op: str, rows: int) -> None:
+    assert Elementwise(op, "bfloat16").check({"rows": float(rows), "width": 896.0}, pool) <= 1.0
+    assert Elementwise(op, "float32").check({"rows": float(rows), "width": 1024.0}, pool) <= 1.0
 
 
-def test_glue_unknown_is_refused(pool: OperandPool) -> None:
+def test_an_unknown_elementwise_operation_is_refused(pool: OperandPool) -> None:
     with pytest.raises(UnsupportedCaseError, match="known: rms_norm"):
-        Glue("softplus", "bfloat16").prepare({"rows": 1.0, "width": 64.0}, pool)
+        Elementwise("softplus", "bfloat16").prepare({"rows": 1.0, "width": 64.0}, pool)
 
 
 @pytest.mark.parametrize("heads", [(4, 4), (14, 2), (8, 1)], ids=str)

@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundspeed.kernels.attention.attention import DecodeAttention, PrefillAttention
-from groundspeed.kernels.decoder.elementwise import ITEMS_READ_WRITTEN, Glue
+from groundspeed.kernels.decoder.elementwise import ITEMS_READ_WRITTEN, Elementwise
 from groundspeed.kernels.kernel import Cost, Kernel
 from groundspeed.kernels.matmul.matmul import TorchMatmul
 from groundspeed.kernels.memory.stream import TorchStream
 from groundspeed.profiles import OPERATIONS
-from groundspeed.profiles.operations import GLUE_ITEMS_MOVED
+from groundspeed.profiles.operations import ELEMENTWISE_ITEMS_MOVED
 
 size = st.integers(1, 4096)
 KERNELS: list[Kernel] = [
@@ -18,7 +18,7 @@ KERNELS: list[Kernel] = [
     TorchStream("copy"),
     PrefillAttention("bfloat16"),
     DecodeAttention("float32"),
-    *(Glue(op, "bfloat16") for op in GLUE_ITEMS_MOVED),
+    *(Elementwise(op, "bfloat16") for op in ELEMENTWISE_ITEMS_MOVED),
 ]
 
 
@@ -32,12 +32,12 @@ def test_kernel_and_law_count_the_same(kernel: Kernel, data: st.DataObject) -> N
         case["bytes"] *= 24.0
     columns = {k: np.array([v]) for k, v in case.items()}
     cost = kernel.cost(case)
-    assert cost.flops == operation.flops(columns, kernel.regime)[0]
-    assert np.isclose(cost.bytes, operation.bytes(columns, kernel.regime)[0])
+    assert cost.flops == operation.flops(columns, kernel.config_key)[0]
+    assert np.isclose(cost.bytes, operation.bytes(columns, kernel.config_key)[0])
 
 
-def test_every_glue_operation_is_known_on_both_sides() -> None:
-    assert set(ITEMS_READ_WRITTEN) == set(GLUE_ITEMS_MOVED)
+def test_every_elementwise_operation_is_known_on_both_sides() -> None:
+    assert set(ITEMS_READ_WRITTEN) == set(ELEMENTWISE_ITEMS_MOVED)
 
 
 def test_costs_add() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from groundspeed.profiles.cache_levels import find_plateaus
+from groundspeed.profiles.cache_levels import find_cache_levels
 
 SIZES = np.geomspace(2.0**16, 2.0**30, 43, dtype=np.float64)
 
@@ -30,7 +30,7 @@ def read_time(cache_bytes: list[float], rates: list[float]) -> NDArray[np.float6
 )
 def test_one_cache_in_front_of_a_memory(cache: float, fall: float, seed: int) -> None:
     noise = np.exp(np.random.default_rng(seed).normal(0.0, 0.02, SIZES.size))
-    plateaus = find_plateaus(SIZES, noise / read_time([cache], [fall * 4e12, 4e12]))
+    plateaus = find_cache_levels(SIZES, noise / read_time([cache], [fall * 4e12, 4e12]))
     fast, slow = plateaus[0], plateaus[-1]
     assert fast.rate_bytes_per_s == pytest.approx(fall * 4e12, rel=0.05)
     assert slow.rate_bytes_per_s == pytest.approx(4e12, rel=0.05)
@@ -40,22 +40,22 @@ def test_one_cache_in_front_of_a_memory(cache: float, fall: float, seed: int) ->
 def test_two_caches_as_on_an_mi300x() -> None:
     """4 MB of L2 a die, 256 MB of Infinity Cache: three levels, in order."""
     rates = 1.0 / read_time([2.0**22, 2.0**28], [20e12, 9e12, 4e12])
-    levels = find_plateaus(SIZES, rates)
+    levels = find_cache_levels(SIZES, rates)
     assert [round(p.rate_bytes_per_s / 1e12) for p in levels] == [20, 9, 4]
 
 
 def test_one_disturbed_size_does_not_split_a_plateau() -> None:
     rates = np.full(SIZES.size, 4e12)
     rates[20] = 2.5e12
-    (only,) = find_plateaus(SIZES, rates)
+    (only,) = find_cache_levels(SIZES, rates)
     assert (only.smallest_bytes, only.largest_bytes) == (SIZES[0], SIZES[-1])
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_too_few_sizes_have_no_plateau(count: int) -> None:
-    assert find_plateaus(SIZES[:count], np.full(count, 4e12)) == []
+    assert find_cache_levels(SIZES[:count], np.full(count, 4e12)) == []
 
 
 def test_a_slope_is_not_a_plateau() -> None:
     rates = np.array([1e12 * 1.5**i for i in range(SIZES.size)])
-    assert find_plateaus(SIZES, rates) == []
+    assert find_cache_levels(SIZES, rates) == []

@@ -22,16 +22,16 @@ def law(d: Document) -> Document:
 
 
 HOSTILE: dict[str, Callable[[Document], object]] = {
-    "law without its regime": lambda d: law(d).update(regime={}),
+    "law without its regime": lambda d: law(d).update(config_key={}),
     "law without sharpness": lambda d: law(d)["coefficients"].pop("sharpness"),
     "law without a compute rate": lambda d: law(d)["coefficients"].pop("compute_flops_per_s"),
     "sharpness zero": lambda d: law(d)["coefficients"]["sharpness"].update(value=0.0, low=0.0),
     "bandwidth zero": lambda d: law(d)["coefficients"]["bandwidth_bytes_per_s"].update(value=0.0),
-    "box of a strange column": lambda d: law(d)["box"].update(x=(1.0, 2.0)),
-    "box that ends before it begins": lambda d: law(d)["box"].update(m=(9.0, 1.0)),
+    "box of a strange column": lambda d: law(d)["fit_range"].update(x=(1.0, 2.0)),
+    "box that ends before it begins": lambda d: law(d)["fit_range"].update(m=(9.0, 1.0)),
     "an error of e^1e300": lambda d: law(d)["held_out"].update(log_q95=1e300),
-    "curve without its regime": lambda d: d["curves"][0].update(regime={}),
-    "stream without its mode": lambda d: d["curves"][1].update(regime={"dtype": "float32"}),
+    "curve without its regime": lambda d: d["curves"][0].update(config_key={}),
+    "stream without its mode": lambda d: d["curves"][1].update(config_key={"dtype": "float32"}),
     "case without columns": lambda d: d["curves"][0]["points"][0].update(case={}),
     "no work at all": lambda d: [p.update(flops=0.0, bytes=0.0) for p in d["curves"][0]["points"]],
     "an id with a path in it": lambda d: d.update(id="../../etc/passwd"),
@@ -72,7 +72,7 @@ def test_a_folder_of_them_breaks_no_command(own_data_folder: Path) -> None:
 def test_markup_in_every_string_is_shown_as_it_is(tmp_path: Path) -> None:
     document = profile_factory.document_with_laws()
     document["datasheet"]["name"] = "[/red]sheet"
-    document["laws"][3]["regime"]["note"] = "[/z]"
+    document["laws"][3]["config_key"]["note"] = "[/z]"
     document["environment"]["telemetry"] = "[bold]"
     (tmp_path / "p.json").write_text(json.dumps(document))
     ran = groundspeed("profile", "show", "./p.json", cwd=tmp_path)

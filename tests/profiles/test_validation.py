@@ -119,15 +119,15 @@ def test_a_law_of_other_points() -> None:
     document["laws"] = [
         {
             "operation": "matmul",
-            "regime": {"dtype": "bfloat16"},
-            "form": "soft_roofline",
+            "config_key": {"dtype": "bfloat16"},
+            "model_form": "soft_roofline",
             "coefficients": {
                 "startup_s": {"value": 3e-3, "low": 3e-3, "high": 3e-3},
                 "bandwidth_bytes_per_s": {"value": 4e9, "low": 4e9, "high": 4e9},
                 "compute_flops_per_s": {"value": 7e11, "low": 7e11, "high": 7e11},
                 "sharpness": {"value": 3.0, "low": 3.0, "high": 3.0},
             },
-            "box": {"m": (1.0, 8192.0), "n": (4096.0, 4096.0), "k": (4096.0, 4096.0)},
+            "fit_range": {"m": (1.0, 8192.0), "n": (4096.0, 4096.0), "k": (4096.0, 4096.0)},
             "points": 9,
             "held_out": {
                 "points": 9, "method": "leave one out", "median_fraction": 0.1,

@@ -74,14 +74,14 @@ def audit_command(
             document["comparison"] = fair.model_dump(mode="json")
         deliver(json.dumps(document, indent=1), output, force=force)
     else:
-        from groundspeed.display.show_audit import show_audit, show_fair
+        from groundspeed.display.show_audit import show_audit, show_fair_comparison
         from groundspeed.display.terminal import make_console
 
         console = make_console()
         for audit in audits:
             show_audit(console, audit)
         if fair is not None:
-            show_fair(console, fair)
+            show_fair_comparison(console, fair)
     if not all(a.passes for a in audits):
         raise typer.Exit(1)
 

@@ -41,7 +41,7 @@ def backtest_command(
     from groundspeed.estimator.decisions.backtest import METRICS, backtest, summarize
     from groundspeed.estimator.decisions.load_tools import read_load_tool
     from groundspeed.estimator.hardware.find_hardware import find_hardware
-    from groundspeed.profiles.csv_rows import read_rows
+    from groundspeed.profiles.files import read_rows
 
     given = {"gpu": gpu, "model": model, "engine": engine, "tp": str(tp) if tp else None}
     source: Iterable[dict[str, str]] = (

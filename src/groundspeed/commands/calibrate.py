@@ -24,6 +24,7 @@ from groundspeed.measuring.session import (
     require_measuring,
 )
 from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.record import WITH_OLD_NAMES
 
 if TYPE_CHECKING:
     from groundspeed.calibrate.run.device import RunningDevice
@@ -118,7 +119,11 @@ def calibrate_command(
     if lines:
         return
     if as_json:
-        deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)
+        deliver(
+            profile.model_dump_json(indent=1, exclude_none=True, context=WITH_OLD_NAMES),
+            None,
+            force=False,
+        )
         return
     from groundspeed.display.show_profile import show_profile
     from groundspeed.display.terminal import make_console, plain
@@ -146,7 +151,9 @@ def _calibrate_devices(
         link_result = measure_links_here(links)
         profiles += [link_result[0]] if link_result is not None else []
     if as_json:
-        documents = [p.model_dump(mode="json", exclude_none=True) for p in profiles]
+        documents = [
+            p.model_dump(mode="json", exclude_none=True, context=WITH_OLD_NAMES) for p in profiles
+        ]
         deliver(json.dumps(documents, indent=1), None, force=False)
         return
     from groundspeed.display.show_profile import show_profile
@@ -161,9 +168,9 @@ def _calibrate_devices(
 def started_as_a_rank() -> bool:
     """Whether a launcher started this process as one of several."""
     require_measuring()
-    from groundspeed.calibrate.links.launcher_environment import find_place
+    from groundspeed.calibrate.links.launcher_environment import find_rank_info
 
-    return find_place(os.environ) is not None
+    return find_rank_info(os.environ) is not None
 
 
 def parse_dtypes(text: str | None) -> tuple[str, ...]:

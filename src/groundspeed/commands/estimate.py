@@ -11,7 +11,7 @@ from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
     from groundspeed.estimator import Model, Workload
-    from groundspeed.estimator.hardware.find_hardware import FoundHardware
+    from groundspeed.estimator.hardware.find_hardware import HardwareChoice
 
 
 def estimate_command(
@@ -145,7 +145,7 @@ def estimate_command(
         batch=batch, prompt_tokens=isl, output_tokens=osl, dtype=dtype or shape.dtype
     )
     if method == "article":
-        _article(shape, choices, workload, utilization, as_json, output, force)
+        _naive_estimate(shape, choices, workload, utilization, as_json, output, force)
         return
     from groundspeed.estimator import DatasheetHardware, ProfileHardware, predict
 
@@ -159,7 +159,7 @@ def estimate_command(
             columns.append((name, predict(shape, ProfileHardware(hardware.profile), workload)))
     if as_json or output is not None:
         document = {
-            "hardware": [{"name": h.name, "chosen": h.why} for h in choices],
+            "hardware": [{"name": h.name, "chosen": h.reason} for h in choices],
             "predictions": [p.model_dump(mode="json") for _, p in columns],
         }
         deliver(json.dumps(document, indent=1), output, force=force)
@@ -174,7 +174,7 @@ def estimate_command(
         f"prompt {isl}, output {osl}, batch {batch}, {workload.dtype}"
     )
     for hardware in choices:
-        console.print(plain(f"{hardware.name}: {hardware.why}"), style="dim")
+        console.print(plain(f"{hardware.name}: {hardware.reason}"), style="dim")
     console.print()
     show_predictions(console, columns)
     if len(columns) <= 2 and len(choices) == 1:
@@ -188,16 +188,16 @@ def estimate_command(
     console.print(best.tpot_definition, style="dim")
 
 
-def _article(
+def _naive_estimate(
     shape: "Model",
-    choices: "list[FoundHardware]",
+    choices: "list[HardwareChoice]",
     workload: "Workload",
     utilization: float,
     as_json: bool,
     output: Path | None,
     force: bool,
 ) -> None:
-    from groundspeed.estimator.decisions.naive_method import article_estimate
+    from groundspeed.estimator.decisions.naive_method import naive_estimate
 
     estimates = []
     for hardware in choices:
@@ -206,14 +206,14 @@ def _article(
                 f"the article's method needs a data sheet, '{hardware.name}' has none",
                 remedy="name a GPU",
             )
-        estimates.append(article_estimate(shape, hardware.spec, workload, utilization=utilization))
+        estimates.append(naive_estimate(shape, hardware.spec, workload, utilization=utilization))
     if as_json or output is not None:
         document = {"estimates": [e.model_dump(mode="json") for e in estimates]}
         deliver(json.dumps(document, indent=1), output, force=force)
         return
-    from groundspeed.display.show_profile import show_article
+    from groundspeed.display.show_profile import show_naive_estimate
     from groundspeed.display.terminal import make_console
 
     console = make_console()
     for estimate in estimates:
-        show_article(console, estimate)
+        show_naive_estimate(console, estimate)

@@ -11,7 +11,7 @@ from groundspeed.profiles.errors import InputError
 if TYPE_CHECKING:
     from groundspeed.estimator import Model
     from groundspeed.estimator.engines.engine import Engine
-    from groundspeed.estimator.hardware.find_hardware import FoundHardware
+    from groundspeed.estimator.hardware.find_hardware import HardwareChoice
     from groundspeed.estimator.hardware.law_lookup import Hardware
     from groundspeed.estimator.serving.deployment import Deployment
     from groundspeed.estimator.serving.pools import Disaggregated
@@ -102,7 +102,7 @@ def read_trace(path: Path) -> tuple[tuple[float, int, int], ...]:
     InputError
         If a column is missing or a value is no number.
     """
-    from groundspeed.profiles.csv_rows import read_rows
+    from groundspeed.profiles.files import read_rows
 
     arrivals = []
     for line, row in enumerate(read_rows(path), start=2):
@@ -123,7 +123,7 @@ def read_trace(path: Path) -> tuple[tuple[float, int, int], ...]:
 
 def estimate_serving(
     model: "Model",
-    choices: "list[FoundHardware]",
+    choices: "list[HardwareChoice]",
     request: ServingRequest,
     *,
     as_json: bool,
@@ -137,10 +137,10 @@ def estimate_serving(
     for hardware in choices:
         engine = _engine(request, hardware)
         if hardware.spec is not None and (len(choices) == 1 or hardware.profile is None):
-            bare = _sheet_engine(engine)
+            bare = _datasheet_engine(engine)
             name = "data sheet" if len(choices) == 1 else f"{hardware.name} (sheet)"
-            sheet = DatasheetHardware(hardware.spec)
-            columns.append((name, _predict(model, request, bare, sheet)))
+            datasheet = DatasheetHardware(hardware.spec)
+            columns.append((name, _predict(model, request, bare, datasheet)))
         if hardware.profile is not None:
             name = "calibrated" if len(choices) == 1 else hardware.name
             profile = ProfileHardware(hardware.profile)
@@ -153,7 +153,7 @@ def estimate_serving(
         plot_serving(columns, measured, request.plot)
     if as_json or output is not None:
         document: dict[str, object] = {
-            "hardware": [{"name": h.name, "chosen": h.why} for h in choices],
+            "hardware": [{"name": h.name, "chosen": h.reason} for h in choices],
             "predictions": [
                 {"column": name, **p.model_dump(mode="json")} for name, ps in columns for p in ps
             ],
@@ -183,7 +183,7 @@ def estimate_serving(
         f"output {w.output_tokens}"
     )
     for hardware in choices:
-        console.print(plain(f"{hardware.name}: {hardware.why}"), style="dim")
+        console.print(plain(f"{hardware.name}: {hardware.reason}"), style="dim")
     console.print()
     show_serving(console, columns, measured)
     if request.simulate:
@@ -204,7 +204,7 @@ def estimate_serving(
     console.print(last.tpot_definition, style="dim")
 
 
-def _engine(request: ServingRequest, hardware: "FoundHardware") -> "Engine":
+def _engine(request: ServingRequest, hardware: "HardwareChoice") -> "Engine":
     from groundspeed.estimator.engines.engine import find_engine
     from groundspeed.estimator.serving.server import with_budget
 
@@ -215,7 +215,7 @@ def _engine(request: ServingRequest, hardware: "FoundHardware") -> "Engine":
     return with_budget(engine, request.token_budget, request.max_sequences)
 
 
-def _sheet_engine(engine: "Engine") -> "Engine":
+def _datasheet_engine(engine: "Engine") -> "Engine":
     """The same scheduler without any cost of the host: a bound stays a bound."""
     from groundspeed.estimator.engines.engine import Costs
 
@@ -249,7 +249,7 @@ def _predict(
     return predictions
 
 
-def _pools(model: "Model", request: ServingRequest, hardware: "FoundHardware") -> "Disaggregated":
+def _pools(model: "Model", request: ServingRequest, hardware: "HardwareChoice") -> "Disaggregated":
     from groundspeed.estimator.serving.pools import Pools, predict_disaggregated
     from groundspeed.estimator.serving.server import Server
 
@@ -271,7 +271,7 @@ def read_measured(path: Path) -> Measured:
     InputError
         If it is no such table.
     """
-    from groundspeed.profiles.csv_rows import read_rows
+    from groundspeed.profiles.files import read_rows
 
     rows: Measured = {}
     for row in read_rows(path):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver, folder_of
+from groundspeed.profiles.record import WITH_OLD_NAMES
 
 profile_app = typer.Typer(
     help="List, show, check and compare profiles.",
@@ -100,8 +101,14 @@ def show_command(
     plot: Annotated[
         Path | None, typer.Option(help="Also draw the roofline to this .png or .svg.")
     ] = None,
-    sheet: Annotated[
-        bool, typer.Option("--sheet", help="The vendor's data sheet, not the profile.")
+    datasheet: Annotated[
+        bool,
+        typer.Option(
+            "--datasheet",
+            "--sheet",
+            help="Show the vendor's datasheet, also where there is a profile. (--sheet is its "
+            "old name.)",
+        ),
     ] = False,
     as_json: Json = False,
     output: Output = None,
@@ -114,12 +121,12 @@ def show_command(
     from groundspeed.estimator.hardware.find_hardware import find_hardware
 
     hardware = find_hardware(name, profile_dir=profile_dir)
-    if sheet:
+    if datasheet:
         from groundspeed.profiles.errors import InputError
 
         if hardware.spec is None:
             raise InputError(f"there is no data sheet of '{name}'")
-        hardware = replace(hardware, profile=None, why=f"data sheet {hardware.spec.id}")
+        hardware = replace(hardware, profile=None, reason=f"data sheet {hardware.spec.id}")
     record = hardware.profile or hardware.spec
     if record is None:
         raise AssertionError("a name stands for a profile or a data sheet")
@@ -131,13 +138,14 @@ def show_command(
             raise InputError(f"'{name}' is a data sheet, there is no point to draw")
         save_roofline(hardware.profile, plot, force=force)
     if as_json or output is not None:
-        deliver(record.model_dump_json(indent=1, exclude_none=True), output, force=force)
+        text = record.model_dump_json(indent=1, exclude_none=True, context=WITH_OLD_NAMES)
+        deliver(text, output, force=force)
         return
     from groundspeed.display.show_profile import show_datasheet, show_profile
     from groundspeed.display.terminal import make_console, plain
 
     console = make_console()
-    console.print(plain(hardware.why), style="dim")
+    console.print(plain(hardware.reason), style="dim")
     if hardware.profile is not None:
         show_profile(console, hardware.profile)
     elif hardware.spec is not None:
@@ -235,7 +243,8 @@ def import_command(
     path = output or folder_of(profile_dir) / f"{profile.id}.json"
     save_profile(profile, path, force=force)
     if as_json:
-        deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)
+        text = profile.model_dump_json(indent=1, exclude_none=True, context=WITH_OLD_NAMES)
+        deliver(text, None, force=False)
         return
     from groundspeed.display.show_profile import show_profile
     from groundspeed.display.terminal import make_console, plain

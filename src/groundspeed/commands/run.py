@@ -17,6 +17,7 @@ from groundspeed.commands.options import (
     require_writable,
 )
 from groundspeed.measuring.session import calibrate_and_save, open_running_device
+from groundspeed.profiles.record import WITH_OLD_NAMES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,7 +84,7 @@ def run_command(
         document = {
             "profile_path": str(path),
             "roofline": drawn,
-            "profile": profile.model_dump(mode="json", exclude_none=True),
+            "profile": profile.model_dump(mode="json", exclude_none=True, context=WITH_OLD_NAMES),
             "verification": result.model_dump(mode="json"),
         }
         deliver(json.dumps(document, indent=1), output, force=force)

@@ -70,7 +70,7 @@ class MeasuredProfile(Profile):
             for p in curve.points:
                 rows.append(
                     {
-                        "operation": curve.operation, **curve.regime, "backend": curve.backend,
+                        "operation": curve.operation, **curve.config_key, "backend": curve.backend,
                         "cache": curve.cache, "origin": curve.origin, **p.case,
                         "time_us": 1e6 * p.time_s, "low_us": 1e6 * p.low_s,
                         "high_us": 1e6 * p.high_s, "flops": p.flops, "bytes": p.bytes,

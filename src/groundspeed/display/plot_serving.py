@@ -39,12 +39,12 @@ def draw_serving(
     for colour, (name, predictions) in zip(LINES, columns, strict=False):
         x = [p.e2e_s for p in predictions]
         y = [p.total_tokens_per_s for p in predictions]
-        sheet = predictions[0].origin == "datasheet"
+        datasheet = predictions[0].origin == "datasheet"
         axes.plot(
-            x, y, color=INK if sheet else colour, linestyle=":" if sheet else "-", marker="o",
-            markersize=3 if sheet else 5, linewidth=1.2, label=f"{name}, predicted",
+            x, y, color=INK if datasheet else colour, linestyle=":" if datasheet else "-",
+            marker="o", markersize=3 if datasheet else 5, linewidth=1.2, label=f"{name}, predicted",
         )  # fmt: skip
-        if sheet:
+        if datasheet:
             continue
         low = [p.total_tokens_per_s * p.tpot_s / p.tpot_high_s for p in predictions]
         high = [p.total_tokens_per_s * p.tpot_s / p.tpot_low_s for p in predictions]

@@ -113,10 +113,10 @@ def _draw_busbw(axes: "Axes", profile: Profile) -> None:
     curves = [c for c in profile.curves if c.operation == "collective"]
     if not curves:
         raise InputError(f"profile {profile.id} holds no collective to draw")
-    ops = list(dict.fromkeys(c.regime["op"] for c in curves))
-    worlds = sorted({int(c.regime["world_size"]) for c in curves})
+    ops = list(dict.fromkeys(c.config_key["op"] for c in curves))
+    worlds = sorted({int(c.config_key["world_size"]) for c in curves})
     for curve in curves:
-        op, ranks = curve.regime["op"], int(curve.regime["world_size"])
+        op, ranks = curve.config_key["op"], int(curve.config_key["world_size"])
         points = sorted((p for p in curve.points if p.valid), key=lambda p: p.bytes)
         if not points:
             continue
@@ -125,7 +125,7 @@ def _draw_busbw(axes: "Axes", profile: Profile) -> None:
         colour = LINES[ops.index(op) % len(LINES)]
         style = STYLES[worlds.index(ranks) % len(STYLES)]
         axes.plot(sizes, rates, "o", color=colour, markersize=4, alpha=0.8, markeredgewidth=0)
-        law = profile.law("collective", **curve.regime)
+        law = profile.law("collective", **curve.config_key)
         if law is not None:
             fine = np.geomspace(sizes[0], sizes[-1], 200)
             prediction = law_time(law, {"bytes": fine})
@@ -160,7 +160,7 @@ def _draw_roofline(axes: "Axes", profile: Profile) -> None:
         intensity = np.array([p.flops / p.bytes for p in points])
         rate = np.array([p.flops / p.time_s for p in points])
         lowest, highest = min(lowest, intensity.min()), max(highest, intensity.max())
-        dtype = curve.regime["dtype"]
+        dtype = curve.config_key["dtype"]
         axes.plot(
             intensity,
             rate,
@@ -169,7 +169,7 @@ def _draw_roofline(axes: "Axes", profile: Profile) -> None:
             markersize=5,
             alpha=0.7,
             markeredgewidth=0,
-            label=f"{curve.operation.replace('_', ' ')} {' '.join(curve.regime.values())}",
+            label=f"{curve.operation.replace('_', ' ')} {' '.join(curve.config_key.values())}",
         )
     if highest == 0.0:
         raise InputError(f"profile {profile.id} holds no point with FLOPs to draw")
@@ -179,24 +179,24 @@ def _draw_roofline(axes: "Axes", profile: Profile) -> None:
         if law.operation != "matmul":
             continue
         roof = np.minimum(values["compute_flops_per_s"], span * values["bandwidth_bytes_per_s"])
-        colour = COLOURS.get(law.regime["dtype"], INK)
+        colour = COLOURS.get(law.config_key["dtype"], INK)
         axes.plot(span, roof, color=colour, linewidth=1.5)
         label = shown(values["compute_flops_per_s"], "FLOP/s")
         axes.annotate(
             label, (span[-1], roof[-1]), (-4, 4), textcoords="offset points",
             ha="right", fontsize=8, color=colour,
         )  # fmt: skip
-    sheet = profile.datasheet
-    if sheet is not None and sheet.memory_bandwidth_bytes_per_s is not None:
-        for dtype, peak in sheet.peak_flops_per_s.items():
+    datasheet = profile.datasheet
+    if datasheet is not None and datasheet.memory_bandwidth_bytes_per_s is not None:
+        for dtype, peak in datasheet.peak_flops_per_s.items():
             if dtype in COLOURS:
-                roof = np.minimum(peak.value, span * sheet.memory_bandwidth_bytes_per_s.value)
+                roof = np.minimum(peak.value, span * datasheet.memory_bandwidth_bytes_per_s.value)
                 axes.plot(span, roof, color=COLOURS[dtype], linewidth=1.0, linestyle=":")
     axes.set_xlabel("arithmetic intensity [FLOP/byte]")
     axes.set_ylabel("achieved rate")
     axes.yaxis.set_major_formatter(lambda rate, _: shown(rate, "FLOP/s"))
     axes.xaxis.set_major_formatter(lambda intensity, _: f"{intensity:g}")
-    lines = "fitted matmul roof" + (", dotted: data sheet" if sheet else "")
+    lines = "fitted matmul roof" + (", dotted: data sheet" if datasheet else "")
     axes.set_title(
         f"{profile.device.name} (points: measured; lines: {lines})", fontsize=10, color=INK
     )

@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from groundspeed.display.terminal import digits, make_table, plain, safe
-from groundspeed.estimator.decisions.audit import Audit, Fair
+from groundspeed.estimator.decisions.audit import Audit, FairComparison
 
 MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]note[/yellow]", "wrong": "[red]wrong[/red]"}
 
@@ -23,7 +23,7 @@ def show_audit(console: Console, audit: Audit) -> None:
     console.print()
 
 
-def show_fair(console: Console, fair: Fair) -> None:
+def show_fair_comparison(console: Console, fair: FairComparison) -> None:
     """Two claims on one footing."""
     table = make_table("", "output token/s a GPU")
     for name, rate in zip(fair.names, fair.output_per_gpu, strict=True):

@@ -14,8 +14,8 @@ def show_screening(console: Console, screening: Screening) -> None:
     console.print(
         plain(
             f"{screening.nodes} nodes, {screening.gpus} GPUs, {screening.metrics} metrics, "
-            f"{screening.measurements:,} measurements: {screening.fail} FAIL, {screening.warn} WARN, "
-            f"{screening.inconclusive} INCONCLUSIVE"
+            f"{screening.measurements:,} measurements: {screening.fail} FAIL, "
+            f"{screening.warn} WARN, {screening.inconclusive} INCONCLUSIVE"
         )
     )
     for line in screening.excluded:

@@ -29,10 +29,10 @@ def show_links(console: Console, profile: Profile) -> None:
         points = sorted((p for p in curve.points if p.valid), key=lambda p: p.case["bytes"])
         if not points:
             continue
-        op, ranks = curve.regime["op"], int(curve.regime["world_size"])
+        op, ranks = curve.config_key["op"], int(curve.config_key["world_size"])
         rates = [busbw(op, ranks, p.bytes, p.time_s) for p in points]
         best = max(range(len(points)), key=lambda i: rates[i])
-        law = profile.law("collective", **curve.regime)
+        law = profile.law("collective", **curve.config_key)
         table.add_row(
             plain(curve_name(curve)),
             shown(points[0].time_s, "s"),
@@ -46,10 +46,10 @@ def show_links(console: Console, profile: Profile) -> None:
 
 def curve_name(curve: Curve) -> str:
     """What tells a collective's curve from another: ``all_reduce x8 on 2 hosts graph``."""
-    name = f"{curve.regime['op']} x{curve.regime['world_size']}"
-    if "hosts" in curve.regime:
-        name += f" on {curve.regime['hosts']} hosts"
-    return name + (" graph" if curve.regime.get("mode") == "graph" else "")
+    name = f"{curve.config_key['op']} x{curve.config_key['world_size']}"
+    if "hosts" in curve.config_key:
+        name += f" on {curve.config_key['hosts']} hosts"
+    return name + (" graph" if curve.config_key.get("mode") == "graph" else "")
 
 
 def size_name(size_bytes: float) -> str:

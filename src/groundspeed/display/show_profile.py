@@ -14,7 +14,7 @@ from groundspeed.display.terminal import (
     shown,
     shown_interval,
 )
-from groundspeed.estimator.decisions.naive_method import ArticleEstimate
+from groundspeed.estimator.decisions.naive_method import NaiveEstimate
 from groundspeed.estimator.serving.static_batch import Estimate, Phase, Prediction
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.difference import ProfileComparison
@@ -23,7 +23,7 @@ from groundspeed.profiles.utilization import utilization
 from groundspeed.profiles.validation import Violation
 
 
-def show_device_line(console: Console, device: Device, sheet: DeviceSpec | None) -> None:
+def show_device_line(console: Console, device: Device, datasheet: DeviceSpec | None) -> None:
     """Say what the device is and what its data sheet claims."""
     units = "threads" if device.kind == "cpu" else "compute units"
     facts = [f"{device.compute_units} {units}", f"{device.memory_bytes / 2**30:.0f} GiB"]
@@ -31,13 +31,15 @@ def show_device_line(console: Console, device: Device, sheet: DeviceSpec | None)
         facts.append(f"{device.last_level_cache_bytes / 2**20:.0f} MiB last-level cache")
     facts += device.instruction_sets
     console.print(f"[bold]{safe(device.name)}[/bold]  {safe(', '.join(facts))}")
-    if sheet is None:
+    if datasheet is None:
         console.print("data sheet: none for this device; rates are shown as achieved, alone")
         return
-    claims = [f"{name} {shown(q.value, 'FLOP/s')}" for name, q in sheet.peak_flops_per_s.items()]
-    if sheet.memory_bandwidth_bytes_per_s:
-        claims.append(f"memory {shown(sheet.memory_bandwidth_bytes_per_s.value, 'bytes/s')}")
-    console.print(plain(f"data sheet ({sheet.id}): {', '.join(claims)}"))
+    claims = [
+        f"{name} {shown(q.value, 'FLOP/s')}" for name, q in datasheet.peak_flops_per_s.items()
+    ]
+    if datasheet.memory_bandwidth_bytes_per_s:
+        claims.append(f"memory {shown(datasheet.memory_bandwidth_bytes_per_s.value, 'bytes/s')}")
+    console.print(plain(f"data sheet ({datasheet.id}): {', '.join(claims)}"))
 
 
 def show_rates(console: Console, profile: Profile) -> None:
@@ -75,7 +77,7 @@ def show_utilization(console: Console, profile: Profile) -> None:
     for u in utilizations:
         unit = "FLOP/s" if u.phase == "prefill" else "bytes/s"
         row: list[Text | str] = [
-            plain(f"{u.phase} {u.regime}"),
+            plain(f"{u.phase} {u.config_key}"),
             f"{u.rows:,}",
             shown(u.rate, unit),
         ]
@@ -93,12 +95,12 @@ def show_laws(console: Console, profile: Profile) -> None:
     """Each law's coefficients and its error on points it has not seen."""
     table = make_table("law", "start-up", "compute", "bandwidth", "points", "median error", "P90")
     for law in profile.laws:
-        if law.knots is not None:
+        if law.piecewise_linear is not None:
             continue  # shown as curves
         values = law.values()
         compute = values.get("compute_flops_per_s")
         table.add_row(
-            plain(f"{law.operation} {' '.join(law.regime.values())}"),
+            plain(f"{law.operation} {' '.join(law.config_key.values())}"),
             shown(values["startup_s"], "s"),
             shown(compute, "FLOP/s") if compute else "",
             shown(values["bandwidth_bytes_per_s"], "bytes/s"),
@@ -197,7 +199,7 @@ def show_breakdown(console: Console, prediction: Prediction) -> None:
         console.print(table)
 
 
-def show_article(console: Console, estimate: ArticleEstimate) -> None:
+def show_naive_estimate(console: Console, estimate: NaiveEstimate) -> None:
     """The article's table as printed, exact values beside, and what it leaves out."""
     console.print(
         f"[bold]{safe(estimate.model)}[/bold] on {estimate.hardware}, "

@@ -94,9 +94,11 @@ def show_costs(console: Console, predictions: Sequence[ServingPrediction]) -> No
     if ends[0].output_tokens_per_joule is not None:
         shown_ends = " to ".join(digits(p.output_tokens_per_joule or 0.0) for p in ends)
         least = "at least " if ends[0].power_origin == "cap" else ""
-        why = "the cap" if ends[0].power_origin == "cap" else "measured"
+        reason = "the cap" if ends[0].power_origin == "cap" else "measured"
         console.print(
-            plain(f"{least}{shown_ends} output token/J at {ends[0].power_w:.0f} W a device ({why})")
+            plain(
+                f"{least}{shown_ends} output token/J at {ends[0].power_w:.0f} W a device ({reason})"
+            )
         )
     if ends[0].cost_per_million_output_tokens is not None:
         costs = " to ".join(f"{p.cost_per_million_output_tokens or 0.0:.2f}" for p in ends)

@@ -114,12 +114,12 @@ def safe(text: str) -> str:
     return escape("".join(c if c.isprintable() else " " for c in text))
 
 
-ManyBars = Callable[[str, int, int, str], None]
+ReportProgress = Callable[[str, int, int, str], None]
 """Reports (who, done, total, name of the case)."""
 
 
 @contextmanager
-def many_bars(titles: list[str], *, quiet: bool) -> Iterator[ManyBars]:
+def progress_bars(titles: list[str], *, quiet: bool) -> Iterator[ReportProgress]:
     """A progress bar for each of several things that go on at the same time."""
     console = make_console(stderr=True)
     if quiet or not console.is_terminal:

@@ -12,6 +12,7 @@ from groundspeed.commands.options import Force, Json, Output, ProfileDir, delive
 from groundspeed.extras import missing_library
 from groundspeed.fleet_commands.run import Busy, Devices
 from groundspeed.profiles.errors import InputError, one_line
+from groundspeed.profiles.record import WITH_OLD_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ BaselineOption = Annotated[
 
 
 @dataclass(frozen=True)
-class _Asked:
+class HealthRequest:
     """What every check of a loop has in common."""
 
     baseline: str | None
@@ -84,16 +85,16 @@ def healthcheck_command(
             err=True,
         )
         raise typer.Exit(EXIT_CODES["UNKNOWN"])
-    request = _Asked(baseline, store, device, allow_busy, timeout_s, profile_dir)
+    request = HealthRequest(baseline, store, device, allow_busy, timeout_s, profile_dir)
 
     def check() -> "Health":
         health = _check(request)
         if drain:
-            _act(health)
+            _drain_or_resume(health)
         if textfile is not None:
             _write(health, textfile)
         if as_json:
-            deliver(health.model_dump_json(indent=1), None, force=False)
+            deliver(health.model_dump_json(indent=1, context=WITH_OLD_NAMES), None, force=False)
         else:
             deliver(npd_line(health) if npd else nagios_line(health), None, force=False)
         return health
@@ -105,11 +106,11 @@ def healthcheck_command(
     raise typer.Exit(int(health.state == "FAIL") if prolog else codes[health.state])
 
 
-def _act(health: "Health") -> None:
-    from groundspeed.fleet.health.drain import act
+def _drain_or_resume(health: "Health") -> None:
+    from groundspeed.fleet.health.drain import drain_or_resume
 
     try:
-        if done := act(health):
+        if done := drain_or_resume(health):
             typer.echo(f"groundspeed: {done}", err=True)
     except InputError as error:  # the verdict stands, whatever Slurm says
         typer.echo(f"groundspeed: {one_line(str(error))}", err=True)
@@ -124,30 +125,30 @@ def _write(health: "Health", textfile: Path) -> None:
         typer.echo(f"groundspeed: {one_line(str(error))}", err=True)
 
 
-def _check(request: _Asked) -> "Health":
+def _check(request: HealthRequest) -> "Health":
     """One check; whatever goes wrong is UNKNOWN, with the reason."""
-    from groundspeed.fleet.health.node_health import judge_node, unknown
+    from groundspeed.fleet.health.node_health import judge_node, unknown_health
 
     node = "this node"
     try:
-        from groundspeed.fleet.run.node_lock import only_one
+        from groundspeed.fleet.run.node_lock import hold_node_lock
         from groundspeed.fleet.run.worker import node_name
 
         node = node_name()
         named = _named(request)
-        with only_one(node):
+        with hold_node_lock(node):
             rows = _measure(request, node)
         kept, reference, against = named or _of_device(request, rows)
         return judge_node(rows, node, baseline=kept, reference=reference, against=against)
     except InputError as error:
-        return unknown(node, one_line(str(error)))
+        return unknown_health(node, one_line(str(error)))
     except ModuleNotFoundError as error:
-        return unknown(node, missing_library(error) or str(error))
+        return unknown_health(node, missing_library(error) or str(error))
     except Exception as error:
-        return unknown(node, f"{type(error).__name__}: {error}")
+        return unknown_health(node, f"{type(error).__name__}: {error}")
 
 
-def _measure(request: _Asked, node: str) -> "pd.DataFrame":
+def _measure(request: HealthRequest, node: str) -> "pd.DataFrame":
     import datetime
     import tempfile
 
@@ -167,7 +168,7 @@ def _measure(request: _Asked, node: str) -> "pd.DataFrame":
     return rows
 
 
-def _named(request: _Asked) -> "tuple[Baseline | None, dict[str, float] | None, str] | None":
+def _named(request: HealthRequest) -> "tuple[Baseline | None, dict[str, float] | None, str] | None":
     """What was named to compare with, before anything is measured."""
     from groundspeed.fleet.health.baseline import baseline_of, read_baseline, reference_rates
     from groundspeed.fleet.history.sources import is_store, open_fleet
@@ -201,7 +202,7 @@ def _named(request: _Asked) -> "tuple[Baseline | None, dict[str, float] | None, 
 
 
 def _of_device(
-    request: _Asked, rows: "pd.DataFrame"
+    request: HealthRequest, rows: "pd.DataFrame"
 ) -> "tuple[Baseline | None, dict[str, float] | None, str]":
     """Where nothing was named: the profile of this GPU, if there is one."""
     from groundspeed.estimator.hardware.find_hardware import find_hardware
@@ -260,7 +261,7 @@ def baseline_command(
         say = f"{len(baseline.usual)} medians kept in {sources[0]}"
         deliver(json.dumps(kept) if as_json else say, None, force=False)
         return
-    deliver(baseline.model_dump_json(indent=1), output, force=force)
+    deliver(baseline.model_dump_json(indent=1, context=WITH_OLD_NAMES), output, force=force)
 
 
 def dashboard_command(

@@ -11,11 +11,12 @@ import typer
 from groundspeed.commands.options import Json, Quiet, deliver
 from groundspeed.fleet_commands.screen import exit_code
 from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.record import WITH_OLD_NAMES
 
 if TYPE_CHECKING:
     from groundspeed.fleet.history.store import RunRecord
     from groundspeed.fleet.run.kubernetes import PodOptions
-    from groundspeed.fleet.run.launcher import Engine, Event
+    from groundspeed.fleet.run.launcher import Event, Launcher
     from groundspeed.fleet.run.worker import Work
     from groundspeed.fleet.screen.findings import Screening
 
@@ -40,9 +41,13 @@ Selector = Annotated[
 
 def run_command(
     store: StoreOption,
-    engine: Annotated[
+    launcher: Annotated[
         Literal["local", "slurm", "ray", "kubernetes"],
-        typer.Option(help="What starts programs on your nodes."),
+        typer.Option(
+            "--launcher",
+            "--engine",
+            help="What starts programs on your nodes. (--engine is its old name.)",
+        ),
     ] = "local",
     level: LevelOption = "check",
     nodes: Annotated[str | None, typer.Option(help="Only these: n1,n2.")] = None,
@@ -74,9 +79,9 @@ def run_command(
 ) -> None:
     """Measure many nodes through Slurm, Ray or Kubernetes. Exit code 1: a node was lost.
 
-    Example: groundspeed fleet run --engine slurm --store /shared/fleet
+    Example: groundspeed fleet run --launcher slurm --store /shared/fleet
     """
-    from groundspeed.fleet.run.run_fleet import Asked, run_fleet
+    from groundspeed.fleet.run.run_fleet import RunRequest, run_fleet
     from groundspeed.fleet.run.worker import Work
 
     work = Work(store, run, level, device, allow_busy)
@@ -84,44 +89,44 @@ def run_command(
     if manifest:
         _print_job(work, wanted, count, _pod(image, gpus, vendor, claim, namespace, selector))
         return
-    chosen: Engine
-    if engine == "slurm":
-        from groundspeed.fleet.run.slurm import SlurmEngine
+    chosen: Launcher
+    if launcher == "slurm":
+        from groundspeed.fleet.run.slurm import SlurmLauncher
 
-        chosen = SlurmEngine(tuple(option or ()))
-    elif engine == "ray":
-        from groundspeed.fleet.run.ray_cluster import RayEngine
+        chosen = SlurmLauncher(tuple(option or ()))
+    elif launcher == "ray":
+        from groundspeed.fleet.run.ray_cluster import RayLauncher
 
-        chosen = RayEngine(address)
-    elif engine == "kubernetes":
-        from groundspeed.fleet.run.kubernetes import KubernetesEngine
+        chosen = RayLauncher(address)
+    elif launcher == "kubernetes":
+        from groundspeed.fleet.run.kubernetes import KubernetesLauncher
 
-        chosen = KubernetesEngine(_pod(image, gpus, vendor, claim, namespace, selector))
+        chosen = KubernetesLauncher(_pod(image, gpus, vendor, claim, namespace, selector))
     else:
-        from groundspeed.fleet.run.local import LocalEngine
+        from groundspeed.fleet.run.local import LocalLauncher
 
-        chosen = LocalEngine()
+        chosen = LocalLauncher()
     if count is not None and not wanted:
         wanted = _first(chosen, count)
     if confirm:
         from groundspeed.fleet.run.confirm_run import confirm_run
 
-        with _followed(quiet=quiet or as_json) as tell:
-            screening = confirm_run(chosen, work, tell)
+        with _followed(quiet=quiet or as_json) as on_event:
+            screening = confirm_run(chosen, work, on_event)
         _deliver_screening(screening, as_json=as_json)
-    with _followed(quiet=quiet or as_json) as tell:
-        record = run_fleet(chosen, Asked(work, wanted, new), tell)
+    with _followed(quiet=quiet or as_json) as on_event:
+        record = run_fleet(chosen, RunRequest(work, wanted, new), on_event)
     if as_json:
-        deliver(record.model_dump_json(indent=1), None, force=False)
+        deliver(record.model_dump_json(indent=1, context=WITH_OLD_NAMES), None, force=False)
     else:
         _show(record, store)
     raise typer.Exit(1 if record.lost else 0)
 
 
-def _first(engine: "Engine", count: int) -> tuple[str, ...]:
-    known = engine.nodes()
+def _first(launcher: "Launcher", count: int) -> tuple[str, ...]:
+    known = launcher.nodes()
     if count > len(known):
-        raise InputError(f"{engine.name} has {len(known)} nodes now", where="--count")
+        raise InputError(f"{launcher.name} has {len(known)} nodes now", where="--count")
     return known[:count]
 
 
@@ -142,8 +147,8 @@ def _show(record: "RunRecord", store: str) -> None:
     console = make_console()
     measured = len(record.nodes) - len(record.lost)
     console.print(plain(f"run {record.run}: {measured} nodes measured, {len(record.lost)} lost"))
-    for node, why in sorted(record.lost.items()):
-        console.print(plain(f"  {node}: {why}"), style="yellow")
+    for node, reason in sorted(record.lost.items()):
+        console.print(plain(f"  {node}: {reason}"), style="yellow")
     console.print(plain(f"next: groundspeed fleet screen {store}"))
 
 
@@ -155,12 +160,12 @@ def _followed(*, quiet: bool) -> "Iterator[Callable[[Event], None]]":
     seen: dict[str, str] = {}
     with progress_bar("measuring the fleet", quiet=quiet) as progress:
 
-        def tell(event: "Event") -> None:
+        def on_event(event: "Event") -> None:
             seen[event.node] = event.kind
             ended = sum(kind != "started" for kind in seen.values())
             progress(ended, len(seen), f"{event.node} {event.kind}")
 
-        yield tell
+        yield on_event
 
 
 def _pod(
@@ -222,7 +227,7 @@ def work_command(
     device: Devices = None,
     allow_busy: Busy = False,
 ) -> None:
-    """Measure this node for a run: what engines start.
+    """Measure this node for a run: what a launcher starts.
 
     Example: groundspeed fleet work --store /shared/fleet --run acceptance
     """

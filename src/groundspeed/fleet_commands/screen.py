@@ -47,16 +47,16 @@ def screen_command(
 
     Example: groundspeed fleet screen results.csv --model llama-3.3-70b --gpu h200
     """
-    from groundspeed.fleet.screen.request import Question, ask
+    from groundspeed.fleet.screen.request import ScreenRequest, screen_sources
     from groundspeed.profiles.errors import InputError, one_line
 
     try:
         served = served_by(model, gpu, tp, engine, isl, osl, concurrency, dtype)
-        question = Question(
+        request = ScreenRequest(
             sources, run, lower_is_better or (), reference, confirm, again or (), served,
             profile_dir,
         )  # fmt: skip
-        _, screening = ask(question)
+        _, screening = screen_sources(request)
         require_writable(output, force=force)
     except InputError as error:
         typer.echo(f"groundspeed: {one_line(str(error))}", err=True)

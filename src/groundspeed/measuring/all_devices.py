@@ -15,7 +15,7 @@ from groundspeed.commands.options import Device, ProfileDir, folder_of
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
-    from groundspeed.display.terminal import ManyBars
+    from groundspeed.display.terminal import ReportProgress
     from groundspeed.profiles.schema import Profile
 
 PROGRAM = (sys.executable, "-P", "-m", "groundspeed")
@@ -28,12 +28,12 @@ class Worker:
     device: str
     process: subprocess.Popen[str]
     profile: Path | None = None
-    last_words: list[str] = field(default_factory=list)
+    last_error_line: list[str] = field(default_factory=list)
 
     @property
-    def why_it_failed(self) -> str:
+    def failure_reason(self) -> str:
         """The one line in which it said so."""
-        said = self.last_words[-1] if self.last_words else "it said nothing"
+        said = self.last_error_line[-1] if self.last_error_line else "it said nothing"
         return said.removeprefix("groundspeed: ")
 
 
@@ -84,7 +84,7 @@ def calibrate_together(
     InputError
         If a device could not be measured; the others have been, and their profiles are kept.
     """
-    from groundspeed.display.terminal import many_bars
+    from groundspeed.display.terminal import progress_bars
     from groundspeed.profiles.store import load_profile
 
     common = ["--profile-dir", str(folder), *arguments, "--lines"]
@@ -100,14 +100,14 @@ def calibrate_together(
         )
         for device in devices
     ]
-    with many_bars([w.device for w in workers], quiet=quiet) as bars:
+    with progress_bars([w.device for w in workers], quiet=quiet) as bars:
         _listen(workers, bars)
     failed = [w for w in workers if w.profile is None]
     finished = [(w.device, w.profile) for w in workers if w.profile is not None]
     if len(finished) > 1:
-        _note_what_company_changed(*finished[0], [path for _, path in finished])
+        _note_contention(*finished[0], [path for _, path in finished])
     if failed:
-        reasons = "; ".join(f"{w.device}: {w.why_it_failed}" for w in failed)
+        reasons = "; ".join(f"{w.device}: {w.failure_reason}" for w in failed)
         kept = ", ".join(path.name for _, path in finished) or "none"
         raise InputError(
             f"{len(failed)} of {len(workers)} devices could not be measured ({reasons})",
@@ -117,7 +117,7 @@ def calibrate_together(
     return [load_profile(path) for _, path in finished]
 
 
-def _listen(workers: list[Worker], bars: "ManyBars") -> None:
+def _listen(workers: list[Worker], bars: "ReportProgress") -> None:
     """Follow all processes until they have ended."""
 
     def follow(worker: Worker) -> None:
@@ -134,7 +134,7 @@ def _listen(workers: list[Worker], bars: "ManyBars") -> None:
         if worker.process.stderr is None:
             raise AssertionError("workers are started with a pipe")
         for line in worker.process.stderr:
-            worker.last_words = [*worker.last_words, line.strip()][-5:]
+            worker.last_error_line = [*worker.last_error_line, line.strip()][-5:]
 
     threads = [threading.Thread(target=f, args=(w,)) for w in workers for f in (follow, remember)]
     for thread in threads:
@@ -150,7 +150,7 @@ def _listen(workers: list[Worker], bars: "ManyBars") -> None:
             thread.join()
 
 
-def _note_what_company_changed(device: str, first: Path, paths: list[Path]) -> None:
+def _note_contention(device: str, first: Path, paths: list[Path]) -> None:
     """Measure the first device alone, and write into all profiles what was different."""
     from groundspeed.profiles.store import load_profile, save_profile
 
@@ -168,7 +168,7 @@ def _note_what_company_changed(device: str, first: Path, paths: list[Path]) -> N
         save_profile(profile.model_copy(update={"warnings": told_notes}), path, force=True)
 
 
-def compare_alone_command(
+def compare_isolated_command(
     profile: Annotated[Path, typer.Argument(help="The device's profile, measured together.")],
     others: Annotated[int, typer.Option(help="How many were measured at the same time.")],
     device: Device = None,
@@ -180,7 +180,7 @@ def compare_alone_command(
     """
     from groundspeed.calibrate.design.measurement_plan import MODES
     from groundspeed.calibrate.run.campaign import Request, journal_path
-    from groundspeed.calibrate.run.isolation import compare_alone
+    from groundspeed.calibrate.run.isolation import compare_isolated
     from groundspeed.measuring.session import open_running_device
     from groundspeed.profiles.store import load_profile
 
@@ -188,4 +188,4 @@ def compare_alone_command(
     mode = MODES["quick"]
     journal = journal_path(folder_of(profile_dir), running, mode)
     request = Request(running, mode, journal, "compare-alone")
-    typer.echo(json.dumps(compare_alone(request, load_profile(profile), others)))
+    typer.echo(json.dumps(compare_isolated(request, load_profile(profile), others)))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import typer
 
-from groundspeed.calibrate.links.launcher_environment import Place, find_place
+from groundspeed.calibrate.links.launcher_environment import RankInfo, find_rank_info
 from groundspeed.calibrate.links.rank_main import (
     LinkRequest,
-    OthersTellError,
+    ReportedElsewhereError,
     measure_links,
     silent,
 )
@@ -20,6 +20,7 @@ from groundspeed.calibrate.run.runner import ProgressBar
 from groundspeed.commands.options import deliver
 from groundspeed.display.terminal import progress_bar
 from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.record import WITH_OLD_NAMES
 from groundspeed.profiles.schema import Profile
 
 
@@ -54,7 +55,11 @@ def show_links_here(options: LinkOptions, *, as_json: bool) -> None:
         return
     profile, path = result
     if as_json:
-        deliver(profile.model_dump_json(indent=1, exclude_none=True), None, force=False)
+        deliver(
+            profile.model_dump_json(indent=1, exclude_none=True, context=WITH_OLD_NAMES),
+            None,
+            force=False,
+        )
         return
     console = make_console()
     show_profile(console, profile)
@@ -77,22 +82,24 @@ def measure_links_here(options: LinkOptions) -> tuple[Profile, Path] | None:
     from groundspeed.measuring.session import keep_samples
     from groundspeed.profiles.store import save_profile
 
-    place = find_place(os.environ)
-    if place is not None and options.ranks not in (None, place.world_size):
+    rank_info = find_rank_info(os.environ)
+    if rank_info is not None and options.ranks not in (None, rank_info.world_size):
         raise InputError(
-            f"{place.launcher} started {place.world_size} ranks",
+            f"{rank_info.launcher} started {rank_info.world_size} ranks",
             where=f"--ranks {options.ranks}",
             remedy="leave --ranks out: the launcher decides",
         )
     kind = _device_kind(options.device)
-    count = place.world_size if place is not None else _count(options.ranks, kind)
+    count = rank_info.world_size if rank_info is not None else _count(options.ranks, kind)
     journal = options.folder / "unfinished" / f"links-{kind}-x{count}.jsonl"
     if options.fresh:
         journal.unlink(missing_ok=True)
     command = "groundspeed " + shlex.join(sys.argv[1:])
     request = LinkRequest(kind, journal, command, options.seed, options.timeout_s)
     bar = partial(progress_bar, quiet=options.quiet)
-    profile = _start(count, request, bar) if place is None else _take_part(place, request, bar)
+    profile = (
+        _start(count, request, bar) if rank_info is None else _take_part(rank_info, request, bar)
+    )
     if profile is None:
         return None
     path = options.output or options.folder / f"{profile.id}.json"
@@ -138,11 +145,11 @@ def _start(count: int, request: LinkRequest, bar: ProgressBar) -> Profile:
     return run_ranks(count, request, bar)
 
 
-def _take_part(place: Place, request: LinkRequest, bar: ProgressBar) -> Profile | None:
+def _take_part(rank_info: RankInfo, request: LinkRequest, bar: ProgressBar) -> Profile | None:
     try:
-        if place.rank > 0:
-            return measure_links(place, request, silent)
-        with bar(f"links of {place.world_size} ranks") as progress:
-            return measure_links(place, request, progress)
-    except OthersTellError as error:
+        if rank_info.rank > 0:
+            return measure_links(rank_info, request, silent)
+        with bar(f"links of {rank_info.world_size} ranks") as progress:
+            return measure_links(rank_info, request, progress)
+    except ReportedElsewhereError as error:
         raise typer.Exit(2) from error

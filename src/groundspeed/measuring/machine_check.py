@@ -101,7 +101,7 @@ def _libraries() -> Iterator[Check]:
         "measure": "calibrate, run, verify, plots",
         "fleet": "fleet run, stores, Prometheus",
         "report": "report",
-        "ray": "fleet run --engine ray",
+        "ray": "fleet run --launcher ray",
         "hub": "models by their hub name",
     }
     for name, extra in EXTRA_OF.items():
@@ -150,7 +150,7 @@ def _gpu() -> Iterator[Check]:
             remedy=f"you need the right to use it{group}",
         )
         return
-    seen = _torch_says()
+    seen = _torch_checks()
     yield Check(
         what="GPU",
         state="ok" if _sees_gpu() else "missing",
@@ -160,7 +160,7 @@ def _gpu() -> Iterator[Check]:
     )
 
 
-def _torch_says() -> str:
+def _torch_checks() -> str:
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed"
     import torch

@@ -80,7 +80,7 @@ def calibrate_and_save(
     with progress_bar(f"calibrating {running.device.name}", quiet=quiet or lines) as progress:
         profile = calibrate(
             request,
-            _say_lines if lines else progress,
+            _print_progress_lines if lines else progress,
             lambda plan: None if quiet or lines else typer.echo(plan.summary(), err=True),
         )
     path = output or folder / f"{profile.id}.json"
@@ -104,7 +104,7 @@ def calibrate_and_save(
     return profile, path
 
 
-def _say_lines(done: int, total: int, case: str) -> None:
+def _print_progress_lines(done: int, total: int, case: str) -> None:
     """Progress for another process to read."""
     print(json.dumps({"done": done, "total": total, "case": case}), flush=True)
 

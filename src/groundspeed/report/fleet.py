@@ -48,7 +48,8 @@ def fleet_page(table: FleetTable, scores: Scores, screening: Screening, source: 
         facts.append(("draining gives back", f"{lost:,.0f} token/s"))
     return Page(
         title="Which GPU is slow",
-        subtitle=f"{source}: {screening.measurements:,} measurements of {screening.metrics} metrics",
+        subtitle=f"{source}: {screening.measurements:,} measurements of "
+        f"{screening.metrics} metrics",
         facts=facts,
         warnings=[f"left out: {line}" for line in screening.excluded],
         sections=[

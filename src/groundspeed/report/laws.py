@@ -17,7 +17,7 @@ def law_section(profile: Profile) -> Section | None:
         return None
     rows = [
         (
-            f"{law.operation} {' '.join(law.regime.values())}",
+            f"{law.operation} {' '.join(law.config_key.values())}",
             str(law.points),
             f"{law.held_out.median_fraction:.1%}",
             f"{law.held_out.q90_fraction:.1%}",
@@ -33,12 +33,13 @@ def law_section(profile: Profile) -> Section | None:
     table = Table(columns, rows, "Errors on points that were not fitted", filtered=len(rows) > 12)
     traces: list[Trace] = []
     for law in profile.laws:
-        curve = profile.curve(law.operation, **law.regime)
+        curve = profile.curve(law.operation, **law.config_key)
         errors = _errors(law, curve) if curve is not None else np.array([])
         if errors.size >= 5 and len(traces) < MOST_HISTOGRAMS:
             traces.append(
                 {
-                    "type": "violin", "name": f"{law.operation} {' '.join(law.regime.values())}",
+                    "type": "violin",
+                    "name": f"{law.operation} {' '.join(law.config_key.values())}",
                     "x": numbers(errors), "orientation": "h", "box": {"visible": True},
                     "points": "all", "meanline": {"visible": True}, "spanmode": "hard",
                 }

@@ -91,7 +91,7 @@ def _summary(profile: Profile) -> Section:
     if shares:
         seen_by_models = [
             (
-                f"{u.phase} {u.regime}",
+                f"{u.phase} {u.config_key}",
                 f"{u.rows:,}",
                 shown(u.rate, "FLOP/s" if u.phase == "prefill" else "bytes/s"),
                 f"{u.share:.0%}" if u.share else "",
@@ -114,7 +114,7 @@ def _roofline(profile: Profile) -> Section | None:
         points = [p for p in curve.points if p.valid and p.flops > 0 and p.bytes > 0]
         if curve.operation not in ("matmul", "attention_prefill", "attention_decode") or not points:
             continue
-        name = f"{curve.operation.replace('_', ' ')} {' '.join(curve.regime.values())}"
+        name = f"{curve.operation.replace('_', ' ')} {' '.join(curve.config_key.values())}"
         if curve.backend != "torch":
             name += f" ({curve.backend})"
         x = np.array([p.flops / p.bytes for p in points])
@@ -129,18 +129,18 @@ def _roofline(profile: Profile) -> Section | None:
         )  # fmt: skip
     low, high = (min(intensities), max(intensities)) if intensities else (1.0, 4096.0)
     span = np.geomspace(low / 1.5, high * 1.5, 100)
-    sheet = profile.datasheet
-    if sheet is not None and sheet.memory_bandwidth_bytes_per_s is not None:
-        bandwidth = sheet.memory_bandwidth_bytes_per_s.value
-        for dtype, peak in sheet.peak_flops_per_s.items():
-            if any(dtype == law.regime.get("dtype") for law in profile.laws):
+    datasheet = profile.datasheet
+    if datasheet is not None and datasheet.memory_bandwidth_bytes_per_s is not None:
+        bandwidth = datasheet.memory_bandwidth_bytes_per_s.value
+        for dtype, peak in datasheet.peak_flops_per_s.items():
+            if any(dtype == law.config_key.get("dtype") for law in profile.laws):
                 roof = np.minimum(peak.value, span * bandwidth)
                 traces.append(_line(f"data sheet {dtype}", span, roof, "dot"))
     for law in profile.laws:
         values = law.values()
         if law.operation == "matmul" and "compute_flops_per_s" in values:
             roof = np.minimum(values["compute_flops_per_s"], span * values["bandwidth_bytes_per_s"])
-            traces.append(_line(f"fitted {law.regime['dtype']}", span, roof, "solid"))
+            traces.append(_line(f"fitted {law.config_key['dtype']}", span, roof, "solid"))
     if not traces:
         return None
     return Section(
@@ -174,7 +174,7 @@ def _efficiency(profile: Profile) -> Section | None:
     figures = []
     for number, law in enumerate(w for w in profile.laws if w.operation == "matmul"):
         traces: list[Trace] = []
-        curve = profile.curve("matmul", **law.regime)
+        curve = profile.curve("matmul", **law.config_key)
         for n, k in SHAPES:
             columns = {"m": ROWS, "n": np.full(ROWS.size, n), "k": np.full(ROWS.size, k)}
             prediction = law_time(law, columns)
@@ -199,7 +199,7 @@ def _efficiency(profile: Profile) -> Section | None:
             traces.append({**line, "line": {"color": colour, "width": 2}})
         traces += _near(curve)
         if traces:
-            dtype = " ".join(law.regime.values())
+            dtype = " ".join(law.config_key.values())
             figures.append(
                 Figure(
                     f"efficiency-{number}", f"{dtype}.",
@@ -242,7 +242,7 @@ def _memory(profile: Profile) -> Section | None:
         points = [p for p in points if not SELECTED & set(p.tags)]
         if len(points) < 2:
             continue
-        name = " ".join([curve.operation.replace("_", " "), *curve.regime.values()])
+        name = " ".join([curve.operation.replace("_", " "), *curve.config_key.values()])
         traces.append(
             {
                 "type": "scatter", "mode": "lines+markers",
@@ -269,21 +269,21 @@ def _size(p: Point) -> float:
 
 def _links(profile: Profile) -> Section | None:
     by_op: dict[str, list[Trace]] = defaultdict(list)
-    regimes = {tuple(sorted(c.regime.items())): c for c in profile.curves
+    regimes = {tuple(sorted(c.config_key.items())): c for c in profile.curves
                if c.operation == "collective"}  # fmt: skip
     for law in profile.laws:
         if law.operation != "collective":
             continue
-        op, ranks = law.regime["op"], int(law.regime["world_size"])
-        low, high = law.box["bytes"]
+        op, ranks = law.config_key["op"], int(law.config_key["world_size"])
+        low, high = law.fit_range["bytes"]
         size = np.geomspace(low, high, 80)
         prediction = law_time(law, {"bytes": size})
         rate = np.array(
             [busbw(op, ranks, b, t) for b, t in zip(size, prediction.time_s, strict=True)]
         )
-        name = f"{ranks} ranks" + (f" {law.regime['mode']}" if "mode" in law.regime else "")
+        name = f"{ranks} ranks" + (f" {law.config_key['mode']}" if "mode" in law.config_key else "")
         by_op[op].append(_line(name, size, rate, "solid"))
-        curve = regimes.get(tuple(sorted(law.regime.items())))
+        curve = regimes.get(tuple(sorted(law.config_key.items())))
         points = [p for p in (curve.points if curve else ()) if p.valid]
         if curve is not None and points:
             by_op[op].append(

@@ -85,13 +85,15 @@ def _fleet(
     served: Served | None,
     profile_dir: Path | None,
 ) -> Page:
-    from groundspeed.fleet.screen.request import Question, ask, reference_of
+    from groundspeed.fleet.screen.request import ScreenRequest, reference_of, screen_sources
     from groundspeed.fleet.screen.score import score
     from groundspeed.report.fleet import fleet_page
 
-    question = Question(sources, run, reference=reference, served=served, profile_dir=profile_dir)
-    table, screening = ask(question)
-    scores = score(table, reference=reference_of(question, table))
+    request = ScreenRequest(
+        sources, run, reference=reference, served=served, profile_dir=profile_dir
+    )
+    table, screening = screen_sources(request)
+    scores = score(table, reference=reference_of(request, table))
     names = ", ".join(Path(s).name or s for s in sources)
     return fleet_page(table, scores, screening, names)
 

@@ -69,7 +69,7 @@ def decoder_shape(model: Model, dtype: str) -> DecoderShape:
     )
 
 
-def lacking(model: Model, longest: int) -> str | None:
+def unsupported_features(model: Model, longest: int) -> str | None:
     """What this model has and our decoder does not; None if it can be run."""
     window = model.sliding_window
     parts = {
@@ -86,7 +86,7 @@ def lacking(model: Model, longest: int) -> str | None:
     return next((name for name, has in parts.items() if has), None)
 
 
-class DecoderBench:
+class DecoderHarness:
     """A decoder on a device, and how to time it.
 
     Parameters

@@ -32,10 +32,10 @@ from groundspeed.profiles.record import Record
 from groundspeed.profiles.schema import Profile
 from groundspeed.verify.decoder_timing import (
     CaseTiming,
-    DecoderBench,
+    DecoderHarness,
     PhaseTiming,
     decoder_shape,
-    lacking,
+    unsupported_features,
 )
 
 INSIDE_SHARE = 0.8
@@ -161,7 +161,7 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
             bench = _bench(shape, request, batch, longest)
             for prompt in sorted({p for b, p in request.cases if b == batch}):
                 progress(len(measured), len(request.cases), f"batch {batch}, prompt {prompt}")
-                with memory_trouble(request, batch):
+                with memory_shortfall(request, batch):
                     timing = bench.time(prompt, request.output_tokens, budget_s=request.budget_s)
                 predicted, datasheet = predictions[batch, prompt]
                 after = probe.changes()
@@ -198,7 +198,7 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
 
 def _require_runnable(request: VerifyRequest) -> None:
     longest = max((prompt for _, prompt in request.cases), default=0) + request.output_tokens
-    if (what := lacking(request.model, longest)) is not None:
+    if (what := unsupported_features(request.model, longest)) is not None:
         raise InputError(
             f"{request.model.id} has {what}, and the decoder that verify runs has not",
             remedy="verify a dense model with full attention, such as qwen2.5-7b",
@@ -217,7 +217,9 @@ def _require_runnable(request: VerifyRequest) -> None:
         )
 
 
-def _bench(shape: DecoderShape, request: VerifyRequest, batch: int, capacity: int) -> DecoderBench:
+def _bench(
+    shape: DecoderShape, request: VerifyRequest, batch: int, capacity: int
+) -> DecoderHarness:
     model, device = request.model, request.running.device
     item = 4.0 if request.dtype == "float32" else 2.0
     needed = item * (model.parameters + model.kv_items_per_token * batch * capacity)
@@ -227,12 +229,12 @@ def _bench(shape: DecoderShape, request: VerifyRequest, batch: int, capacity: in
             f"{device.name} has {device.memory_bytes / 2**30:.1f}",
             remedy="verify fewer layers with --layers N: each layer is the same work",
         )
-    with memory_trouble(request, batch):
-        return DecoderBench(shape, request.running.torch_device, batch=batch, capacity=capacity)
+    with memory_shortfall(request, batch):
+        return DecoderHarness(shape, request.running.torch_device, batch=batch, capacity=capacity)
 
 
 @contextmanager
-def memory_trouble(request: VerifyRequest, batch: int) -> Iterator[None]:
+def memory_shortfall(request: VerifyRequest, batch: int) -> Iterator[None]:
     """Turn every way of running out of memory into one line.
 
     Raises

@@ -11,7 +11,7 @@ from groundspeed.calibrate.design.measurement_plan import (
     expected_s,
     make_plan,
     matmul_kernel,
-    yardsticks,
+    reference_cases,
 )
 from groundspeed.calibrate.design.peak_search import LARGEST, SMALLEST, neighbours
 from groundspeed.calibrate.run.build_profile import WARM
@@ -55,7 +55,7 @@ def test_no_case_is_too_slow_or_too_big(device: Device) -> None:
     limits = FAST if device.kind == "cuda" else SLOW
     for case in plan(device, "full"):
         cost = case.kernel.cost(case.case)
-        dtype = case.kernel.regime.get("dtype", "bfloat16")
+        dtype = case.kernel.config_key.get("dtype", "bfloat16")
         if case.kernel.operation in ("matmul", "matmul_projections"):
             assert cost.flops / limits.flops_per_s[dtype] <= limits.seconds, case.key
         assert max(cost.read_bytes, cost.written_bytes) <= limits.operand_bytes, case.key
@@ -82,8 +82,8 @@ def test_memory_rates_stand_on_several_sizes_beyond_the_cache() -> None:
 def test_every_family_is_in_the_standard_plan_of_a_gpu() -> None:
     operations = {c.kernel.operation for c in plan(H200, "standard")}
     assert {
-        "matmul", "stream", "attention_prefill", "attention_decode", "glue", "launch", "latency",
-        "host_link", "moe",
+        "matmul", "stream", "attention_prefill", "attention_decode", "elementwise", "launch",
+        "latency", "host_link", "moe",
     } <= operations  # fmt: skip
     full = {c.kernel.operation for c in plan(H200, "full")}
     assert {"matmul_projections", "matmul_alignment"} <= full
@@ -98,7 +98,7 @@ def test_a_processor_measures_only_what_it_has() -> None:
 
 def test_references_are_long_enough_to_see_a_clock() -> None:
     """On an H200 a reference below 100 us would time its own launch."""
-    sticks = yardsticks("cuda")
+    sticks = reference_cases("cuda")
     compute = matmul_kernel("bfloat16").cost(sticks.references["compute"])
     memory = matmul_kernel("bfloat16").cost(sticks.references["memory"])
     assert compute.flops / 989e12 > 100e-6

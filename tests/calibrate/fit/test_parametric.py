@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from groundspeed.calibrate import choose_points, fit_law
-from groundspeed.calibrate.fit.parametric import fit_precise
+from groundspeed.calibrate.fit.parametric import fit_parametric
 from groundspeed.profiles import InputError, Law, law_time
 from groundspeed.profiles.datasheet import find_device
 from groundspeed.profiles.operations import Array
@@ -159,7 +159,9 @@ def shapes(count: int, seed: int) -> dict[str, Array]:
 def fitted(count: int = 96, noise: float = 0.0) -> Law:
     seen = shapes(count, 1)
     times = truth(**seen) * np.exp(np.random.default_rng(2).normal(0.0, noise, count))
-    return fit_precise("matmul", BF16, seen, times, sheet=SHEET, origin="measured", source="truth")
+    return fit_parametric(
+        "matmul", BF16, seen, times, datasheet=SHEET, origin="measured", source="truth"
+    )
 
 
 def test_known_truth_comes_back() -> None:
@@ -179,9 +181,9 @@ def test_the_interval_holds_nine_in_ten_new_measurements(noise: float) -> None:
 
 def test_intervals_are_wider_where_points_are_thin() -> None:
     law = fitted(noise=0.02)
-    assert law.surface is not None
-    at = {c: np.array([2.0 ** row[i] for row in law.surface.points])
-          for i, c in enumerate(law.surface.columns)}  # fmt: skip
+    assert law.residual_gp is not None
+    at = {c: np.array([2.0 ** row[i] for row in law.residual_gp.points])
+          for i, c in enumerate(law.residual_gp.columns)}  # fmt: skip
     near = law_time(law, at)
     far = law_time(law, {"m": np.array([60000.0]), "n": np.array([64.0]), "k": np.array([64.0])})
     width = np.median(np.log(near.high_s / near.low_s))
@@ -198,7 +200,9 @@ def test_a_law_survives_being_written_down() -> None:
 
 def test_a_device_without_a_sheet_has_laws_too() -> None:
     seen = shapes(60, 7)
-    law = fit_precise("matmul", BF16, seen, truth(**seen), sheet=None, origin="measured", source="")
+    law = fit_parametric(
+        "matmul", BF16, seen, truth(**seen), datasheet=None, origin="measured", source=""
+    )
     new = shapes(1000, 8)
     assert np.median(np.abs(law_time(law, new).time_s / truth(**new) - 1.0)) < 0.04
 
@@ -209,4 +213,4 @@ def test_impossible_times(time: float) -> None:
     times = truth(**seen)
     times[3] = time
     with pytest.raises(InputError, match="time of matmul bfloat16 must be positive"):
-        fit_precise("matmul", BF16, seen, times, sheet=SHEET, origin="measured", source="")
+        fit_parametric("matmul", BF16, seen, times, datasheet=SHEET, origin="measured", source="")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundspeed.calibrate import fit_law
-from groundspeed.calibrate.fit.piecewise import fit_chain, pool_falling
+from groundspeed.calibrate.fit.piecewise import fit_piecewise, pool_falling
 from groundspeed.profiles import InputError, law_time
 from groundspeed.profiles.operations import Array
 
@@ -23,19 +23,21 @@ def truth(sizes: Array) -> Array:
 
 
 def test_two_protocols_are_followed_without_being_told() -> None:
-    law = fit_chain("collective", REGIME, SIZES, truth(SIZES), origin="measured", source="truth")
+    law = fit_piecewise(
+        "collective", REGIME, SIZES, truth(SIZES), origin="measured", source="truth"
+    )
     between = SIZES[:-1] * 1.5
     error = np.abs(law_time(law, {"bytes": between}).time_s / truth(between) - 1.0)
     assert np.median(error) < 0.02
-    assert law.knots is not None
-    assert law.knots.pieces()[-1][1] == pytest.approx(250e9, rel=0.03)
+    assert law.piecewise_linear is not None
+    assert law.piecewise_linear.pieces()[-1][1] == pytest.approx(250e9, rel=0.03)
 
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10_000), noise=st.floats(0.0, 0.3))
 def test_never_falls_however_noisy(seed: int, noise: float) -> None:
     times = truth(SIZES) * np.exp(np.random.default_rng(seed).normal(0.0, noise, SIZES.size))
-    law = fit_chain("collective", REGIME, SIZES, times, origin="measured", source="noise")
+    law = fit_piecewise("collective", REGIME, SIZES, times, origin="measured", source="noise")
     fine = np.geomspace(SIZES[0] / 4, SIZES[-1] * 4, 500)
     predicted = law_time(law, {"bytes": fine})
     assert (np.diff(predicted.time_s) >= -1e-12).all()
@@ -53,7 +55,9 @@ def test_pooling_keeps_the_mean_and_rises(values: list[float]) -> None:
 
 def test_too_few_sizes() -> None:
     with pytest.raises(InputError, match="needs 4 sizes, there are 3"):
-        fit_chain("collective", REGIME, SIZES[:3], truth(SIZES[:3]), origin="measured", source="x")
+        fit_piecewise(
+            "collective", REGIME, SIZES[:3], truth(SIZES[:3]), origin="measured", source="x"
+        )
 
 
 def half(frame: pd.DataFrame, by: list[str], which: int) -> "pd.Series[bool]":

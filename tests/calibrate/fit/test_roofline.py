@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from groundspeed.calibrate import choose_points, fit_law
-from groundspeed.calibrate.fit.roofline import fit_points
+from groundspeed.calibrate.fit.roofline import fit_roofline
 from groundspeed.profiles import InputError
 from groundspeed.profiles.laws import Law, soft_roofline
 from groundspeed.profiles.laws.work import Work
@@ -30,14 +30,14 @@ def synthetic(
         "n": 2.0 ** rng.integers(9, 14, n),
         "k": 2.0 ** rng.integers(9, 14, n),
     }
-    spec, regime = OPERATIONS["matmul"], {"dtype": "bfloat16"}
-    work = Work(columns, spec.flops(columns, regime), spec.bytes(columns, regime))
+    spec, config_key = OPERATIONS["matmul"], {"dtype": "bfloat16"}
+    work = Work(columns, spec.flops(columns, config_key), spec.bytes(columns, config_key))
     time = soft_roofline.time_s(work, TRUTH)
     return columns, time * np.exp(noise * rng.normal(size=n))
 
 
 def fit(columns: dict[str, np.ndarray], time: np.ndarray) -> Law:
-    return fit_points(
+    return fit_roofline(
         "matmul", {"dtype": "bfloat16"}, columns, time, origin="measured", source="a test"
     )
 

@@ -30,7 +30,7 @@ def rate(profile: Profile, quantity: str) -> float:
 def test_nccl_tests_table() -> None:
     profile = read("nccl-tests", "all_reduce_h100.txt")
     (curve,) = profile.curves
-    assert curve.regime == {"op": "all_reduce", "world_size": "2", "mode": "eager"}
+    assert curve.config_key == {"op": "all_reduce", "world_size": "2", "mode": "eager"}
     assert curve.origin == "imported"
     assert profile.datasheet is not None and profile.datasheet.id == "h100-sxm"
     assert rate(profile, "all_reduce x2") == pytest.approx(315.08e9, rel=1e-4)
@@ -41,7 +41,7 @@ def test_nccl_tests_table() -> None:
 def test_nccl_tests_json_with_a_wrong_result() -> None:
     profile = read("nccl-tests", "all_gather.json")
     (curve,) = profile.curves
-    assert curve.regime == {"op": "all_gather", "world_size": "4", "mode": "graph"}
+    assert curve.config_key == {"op": "all_gather", "world_size": "4", "mode": "graph"}
     assert [p.valid for p in curve.points] == [True, True, True, False]
     assert profile.interconnect is not None and profile.interconnect.version == "2.29.2"
     assert rate(profile, "all_gather x4 in a graph") == pytest.approx(197.07e9, rel=1e-3)
@@ -133,7 +133,7 @@ def test_a_table_of_published_products(reference: Path) -> None:
     assert [v.what for v in check_profile(profile) if v.severity == "error"] == []
     assert len(profile.model_dump_json(exclude_none=True)) < 300_000
     (law,) = profile.laws
-    assert (law.origin, law.form, law.points) == ("imported", "gemm", 192)
+    assert (law.origin, law.model_form, law.points) == ("imported", "gemm", 192)
     prefill = [u for u in utilization(profile) if u.phase == "prefill"]
     assert all(0.5 < (u.share or 0.0) < 0.9 for u in prefill)  # 60 % is at the low end of it
     assert "6808 of 7000 rows are not among the points" in profile.warnings[0]

@@ -13,7 +13,7 @@ from groundspeed.calibrate.importers import IMPORTERS, ImportRequest, import_pro
 from groundspeed.estimator.hardware.find_hardware import shipped_profile
 from groundspeed.profiles import InputError, check_profile
 from groundspeed.profiles.schema import Profile
-from groundspeed.profiles.store import require_physics
+from groundspeed.profiles.store import require_valid_profile
 from repository import SHIPPED_PROFILES, TEST_DATA
 
 SILICON = TEST_DATA / "silicon"
@@ -67,7 +67,7 @@ def rate(profile: Profile, quantity: str) -> float:
 
 def test_mamf() -> None:
     profile = read("mamf", MAMF)
-    require_physics(profile, "mamf")
+    require_valid_profile(profile, "mamf")
     assert profile.datasheet is not None and profile.datasheet.id == "a100-sxm-80gb"
     assert rate(profile, "matmul bfloat16") == pytest.approx(271.3e12)
     assert len(profile.curves[0].points) == 3
@@ -82,7 +82,7 @@ def test_superbench() -> None:
         for i, value in enumerate((1600.0, 1626.0, 900.0))
     ]  # fmt: skip
     profile = read("superbench", "\n".join(json.dumps(n) for n in nodes), "h200")
-    require_physics(profile, "superbench")
+    require_valid_profile(profile, "superbench")
     assert rate(profile, "matmul fp8") == pytest.approx(1600e12)  # the slow node does not decide
     assert rate(profile, "host link h2d") == pytest.approx(55.4e9)
     assert "medians over 3 nodes" in profile.warnings
@@ -90,7 +90,7 @@ def test_superbench() -> None:
 
 def test_babelstream() -> None:
     profile = read("babelstream", BABELSTREAM)
-    require_physics(profile, "babelstream")
+    require_valid_profile(profile, "babelstream")
     assert profile.datasheet is not None and profile.datasheet.id == "h200-sxm"
     assert rate(profile, "memory copy") == pytest.approx(4010e9, rel=1e-3)
     assert rate(profile, "memory read") == pytest.approx(4480e9, rel=1e-3)
@@ -122,14 +122,14 @@ def test_sparse_peaks_are_above_the_roof() -> None:
     """With sparsity a sheet's peak is twice the dense one: such a rate was not measured."""
     text = MAMF.replace("271.3", "542.6").replace("268.4", "536.8").replace("262.3", "524.6")
     with pytest.raises(InputError, match="is above 312.0, the bfloat16 roof of a100"):
-        require_physics(read("mamf", text), "sparse")
+        require_valid_profile(read("mamf", text), "sparse")
 
 
 def test_gib_taken_for_gb_is_above_the_memory() -> None:
     """4,650 GiB/s written as GB/s would be 4,330: the other way round it beats the memory."""
     text = BABELSTREAM.replace("4480000.000 0.00095870", "5153960.000 0.00095870")
     with pytest.raises(InputError, match="above the memory's 4800"):
-        require_physics(read("babelstream", text), "GiB")
+        require_valid_profile(read("babelstream", text), "GiB")
 
 
 def test_microseconds_taken_for_milliseconds() -> None:
@@ -138,7 +138,7 @@ def test_microseconds_taken_for_milliseconds() -> None:
     text = frame.to_csv(index=False)
     request = ImportRequest(Path(__file__), text, "csv", "h100-sxm", "matmul")
     with pytest.raises(InputError, match="roof"):
-        require_physics(import_profile(request, IMPORTERS["csv"], "a test"), "us")
+        require_valid_profile(import_profile(request, IMPORTERS["csv"], "a test"), "us")
 
 
 def test_a_copy_of_a_faster_gpu_is_caught() -> None:
@@ -146,7 +146,7 @@ def test_a_copy_of_a_faster_gpu_is_caught() -> None:
     text = (SILICON / "h100_matmul_240.csv").read_text()
     request = ImportRequest(Path(__file__), text, "csv", "a100-sxm-80gb", "matmul")
     with pytest.raises(InputError, match="the bfloat16 roof of a100-sxm-80gb"):
-        require_physics(import_profile(request, IMPORTERS["csv"], "a test"), "copy")
+        require_valid_profile(import_profile(request, IMPORTERS["csv"], "a test"), "copy")
 
 
 def make_tables(folder: Path, *, slow: float = 1.0, beyond: float = 1.0) -> Path:
@@ -161,7 +161,7 @@ def make_tables(folder: Path, *, slow: float = 1.0, beyond: float = 1.0) -> Path
         }
     ).join(frame[["m", "n", "k"]])
     gemm["latency"] *= slow
-    path = SHIPPED_PROFILES / "h100_sxm" / "gemm" / "trtllm" / "1.3.0rc20"
+    path = folder / "h100_sxm" / "gemm" / "trtllm" / "1.3.0rc20"
     path.mkdir(parents=True)
     gemm.to_parquet(path / "gemm_perf.parquet")
     rows = [
@@ -177,7 +177,7 @@ def make_tables(folder: Path, *, slow: float = 1.0, beyond: float = 1.0) -> Path
     decode["attn_dtype"] = decode["kv_cache_dtype"] = "bfloat16"
     moved = 4.0 * decode["batch_size"] * decode["isl"] * 8 * 128
     decode["latency"] = 0.012 + moved / (0.9 * beyond * 3.35e12) * 1e3
-    path = SHIPPED_PROFILES / "h100_sxm" / "attention" / "vllm" / "0.24.0"
+    path = folder / "h100_sxm" / "attention" / "vllm" / "0.24.0"
     path.mkdir(parents=True)
     decode.to_parquet(path / "generation_attention_perf.parquet")
     return folder
@@ -190,7 +190,7 @@ def aiconfigurator(folder: Path, device: str = "h100") -> Profile:
 
 def test_aiconfigurator(tmp_path: Path) -> None:
     profile = aiconfigurator(make_tables(tmp_path))
-    require_physics(profile, "aiconfigurator")
+    require_valid_profile(profile, "aiconfigurator")
     law = profile.law("matmul", dtype="bfloat16")
     assert law is not None and law.origin == "imported"
     assert law.held_out.median_fraction < 0.08

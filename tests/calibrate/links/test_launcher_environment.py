@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
-from groundspeed.calibrate.links.launcher_environment import find_place, first_node
+from groundspeed.calibrate.links.launcher_environment import find_rank_info, first_node
 from groundspeed.profiles import InputError
 
 TORCHRUN = {
@@ -37,22 +37,22 @@ def test_launchers(
     address: str,
     port: int,
 ) -> None:
-    place = find_place(variables)
-    assert place is not None
-    assert place.launcher == launcher
-    assert (place.rank, place.world_size) == rank
-    assert (place.local_rank, place.local_size) == local
-    assert (place.address, place.port) == (address, port)
+    rank_info = find_rank_info(variables)
+    assert rank_info is not None
+    assert rank_info.launcher == launcher
+    assert (rank_info.rank, rank_info.world_size) == rank
+    assert (rank_info.local_rank, rank_info.local_size) == local
+    assert (rank_info.address, rank_info.port) == (address, port)
 
 
 def test_torchrun_inside_a_slurm_job_counts_as_torchrun() -> None:
-    place = find_place(SRUN | TORCHRUN)
-    assert place is not None and place.launcher == "torchrun"
+    rank_info = find_rank_info(SRUN | TORCHRUN)
+    assert rank_info is not None and rank_info.launcher == "torchrun"
 
 
 @pytest.mark.parametrize("variables", [{}, {**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}])
 def test_a_process_alone_is_no_rank(variables: dict[str, str]) -> None:
-    assert find_place(variables) is None
+    assert find_rank_info(variables) is None
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_process_alone_is_no_rank(variables: dict[str, str]) -> None:
 )
 def test_variables_that_make_no_sense(change: dict[str, str], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        find_place(TORCHRUN | change)
+        find_rank_info(TORCHRUN | change)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from groundspeed.calibrate.links.nccl_log import listening, parse_nccl_log, read_nccl_log
+from groundspeed.calibrate.links.nccl_log import capture_nccl_log, parse_nccl_log, read_nccl_log
 
 # nccl issues 892 and 1595; the third in the words of newer versions.
 WITHOUT = "host:33347:33366 [6] NCCL INFO 16 coll channels, 0 nvls channels, 16 p2p channels"
@@ -37,17 +37,17 @@ def test_a_user_s_own_logging_is_left_alone(
     log.write_text(COLLNET)
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
     monkeypatch.setenv("NCCL_DEBUG_FILE", str(log))
-    with listening() as path:
+    with capture_nccl_log() as path:
         assert read_nccl_log(path).in_network_reduction is True
     monkeypatch.setenv("NCCL_DEBUG_FILE", "nccl.%h.%p")
-    with listening() as path:
+    with capture_nccl_log() as path:
         assert path is None
     assert log.exists()
 
 
 def test_otherwise_it_listens_only_while_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NCCL_DEBUG", raising=False)
-    with listening() as path:
+    with capture_nccl_log() as path:
         assert path is not None and os.environ["NCCL_DEBUG_SUBSYS"] == "INIT"
         path.write_text(WITHOUT)
         assert read_nccl_log(path).in_network_reduction is False

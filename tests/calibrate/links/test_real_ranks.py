@@ -75,7 +75,7 @@ def test_four_ranks_from_the_command_line(tmp_path: Path) -> None:
     profile = Profile.model_validate_json(ran.out)
     assert [v.what for v in check_profile(profile) if v.severity == "error"] == []
     laws = [law for law in profile.laws if law.operation == "collective"]
-    assert {law.regime["world_size"] for law in laws} == {"2", "4"}
+    assert {law.config_key["world_size"] for law in laws} == {"2", "4"}
     errors = sorted(law.held_out.median_fraction for law in laws)
     assert errors[len(errors) // 2] < 0.25
     pairs = [p for c in profile.curves if c.operation == "p2p" for p in c.points]
@@ -228,7 +228,7 @@ def test_a_device_that_returns_wrong_data(tmp_path: Path, other_checkout: Path) 
     profile = Profile.model_validate_json((tmp_path / "profile.json").read_text())
     wrong = [w for w in profile.warnings if w.startswith(f"wrong data on rank 1 ({HOST}) in all_g")]
     assert wrong
-    fitted = {law.regime["op"] for law in profile.laws}
+    fitted = {law.config_key["op"] for law in profile.laws}
     assert fitted == {"all_reduce", "broadcast"}
 
 

@@ -52,7 +52,13 @@ def test_profile_is_complete_and_possible(finished: Path) -> None:
     assert [v for v in check_profile(profile) if v.severity == "error"] == []
     assert all(p.valid for c in profile.curves for p in c.points)
     operations = {law.operation for law in profile.laws}
-    assert operations == {"matmul", "stream", "attention_prefill", "attention_decode", "glue"}
+    assert operations == {
+        "matmul",
+        "stream",
+        "attention_prefill",
+        "attention_decode",
+        "elementwise",
+    }
     quantities = {r.quantity for r in profile.rates}
     assert {"matmul bfloat16", "memory read", "memory copy", "launch eager"} <= quantities
     assert all(r.low <= r.value <= r.high for r in profile.rates)

@@ -3,7 +3,7 @@
 import pytest
 
 import profile_factory
-from groundspeed.calibrate.run.quality import TAGGED, caveats
+from groundspeed.calibrate.run.quality import TAGGED, quality_warnings
 from groundspeed.profiles.schema import Curve, Environment, Stability
 
 PROFILE = profile_factory.profile()
@@ -23,12 +23,12 @@ def environment(**changes: object) -> Environment:
 
 
 def test_a_clean_run_has_no_caveat() -> None:
-    assert caveats(PROFILE.curves, PROFILE.environment, ()) == []
+    assert quality_warnings(PROFILE.curves, PROFILE.environment, ()) == []
 
 
 @pytest.mark.parametrize("tag", TAGGED)
 def test_many_tagged_cases_are_counted_and_explained(tag: str) -> None:
-    (text,) = caveats(tagged(tag, 4), PROFILE.environment, ())
+    (text,) = quality_warnings(tagged(tag, 4), PROFILE.environment, ())
     assert text.startswith("4 of 9 cases ")
     assert TAGGED[tag] in text
 
@@ -37,7 +37,7 @@ def test_what_happens_now_and_then_is_not_worth_a_word() -> None:
     twenty = PROFILE.curves[0].points * 3
     points = (twenty[0].model_copy(update={"tags": ("drift",)}), *twenty[1:])
     curve = PROFILE.curves[0].model_copy(update={"points": points})
-    assert caveats([curve], PROFILE.environment, ()) == []
+    assert quality_warnings([curve], PROFILE.environment, ()) == []
 
 
 def test_company_partitions_and_noise_are_told() -> None:
@@ -45,7 +45,7 @@ def test_company_partitions_and_noise_are_told() -> None:
         limit="memory", reference="matmul", time_s=1e-3, repeats=24, spread_fraction=0.12,
         drift_fraction=0.0, verdict="noisy",
     )  # fmt: skip
-    warnings = caveats(
+    warnings = quality_warnings(
         PROFILE.curves, environment(other_processes=2, partition_mode="MIG"), (noisy,)
     )
     assert len(warnings) == 3
@@ -56,7 +56,9 @@ def test_company_partitions_and_noise_are_told() -> None:
 
 def test_a_virtual_machine_and_a_rate_above_the_roof_are_told() -> None:
     rate = PROFILE.rates[0].model_copy(update={"utilization": 1.07})
-    warnings = caveats(PROFILE.curves, environment(virtualization="virtual machine"), (), (rate,))
+    warnings = quality_warnings(
+        PROFILE.curves, environment(virtualization="virtual machine"), (), (rate,)
+    )
     assert "virtual machine" in warnings[0]
     assert f"{rate.quantity} is 107% of the data sheet" in warnings[1]
 
@@ -70,7 +72,7 @@ def test_a_clock_that_moves_is_told_and_a_steady_one_is_not() -> None:
             for i, p in enumerate(curve.points)
         ]
         changed = curve.model_copy(update={"points": tuple(points)})
-        return caveats([changed], PROFILE.environment, ())
+        return quality_warnings([changed], PROFILE.environment, ())
 
     assert at([1980.0, 1965.0]) == []
     (text,) = at([1980.0, 1410.0])
@@ -80,5 +82,7 @@ def test_a_clock_that_moves_is_told_and_a_steady_one_is_not() -> None:
 def test_running_out_of_time_is_told() -> None:
     curve = PROFILE.curves[0]
     capped = tuple(p.model_copy(update={"stop": "time-cap"}) for p in curve.points)
-    (text,) = caveats([curve.model_copy(update={"points": capped})], PROFILE.environment, ())
+    (text,) = quality_warnings(
+        [curve.model_copy(update={"points": capped})], PROFILE.environment, ()
+    )
     assert "9 of 9 cases ran out of time" in text

@@ -3,13 +3,13 @@
 import pytest
 
 from groundspeed.estimator import DatasheetHardware, Workload, find_model, predict
-from groundspeed.estimator.decisions.naive_method import article_estimate, memory_roof_tokens_per_s
+from groundspeed.estimator.decisions.naive_method import memory_roof_tokens_per_s, naive_estimate
 from groundspeed.profiles import InputError, find_device
 
 MODEL = find_model("qwen2.5-32b")
 H20 = find_device("h20").spec
 WORKLOAD = Workload(batch=1, prompt_tokens=1024, output_tokens=1024)
-ROWS = {row.quantity: row for row in article_estimate(MODEL, H20, WORKLOAD).rows}
+ROWS = {row.quantity: row for row in naive_estimate(MODEL, H20, WORKLOAD).rows}
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_exact_beside_it(quantity: str, exact: float, digits: int) -> None:
 def test_what_the_memory_allows() -> None:
     assert round(memory_roof_tokens_per_s(MODEL, H20, WORKLOAD, with_cache=False), 1) == 62.5
     assert round(memory_roof_tokens_per_s(MODEL, H20, WORKLOAD, with_cache=True), 1) == 62.1
-    text = " ".join(article_estimate(MODEL, H20, WORKLOAD).left_out)
+    text = " ".join(naive_estimate(MODEL, H20, WORKLOAD).left_out)
     for said in ("memory-bound", "62.5", "62.1", "2.7%", "32.76 B", "64.0 GB", "half of the score"):
         assert said in text
 
@@ -70,10 +70,10 @@ def test_the_default_method_is_bound_by_memory(gpu: str, tokens_per_s: float) ->
 
 def test_no_peak_no_estimate() -> None:
     with pytest.raises(InputError, match="mi308x gives no bfloat16 peak"):
-        article_estimate(MODEL, find_device("mi308x").spec, WORKLOAD)
+        naive_estimate(MODEL, find_device("mi308x").spec, WORKLOAD)
 
 
 @pytest.mark.parametrize("utilization", [0.0, -0.1, 1.1, float("nan")])
 def test_utilization_is_a_fraction(utilization: float) -> None:
     with pytest.raises(InputError, match="utilization"):
-        article_estimate(MODEL, H20, WORKLOAD, utilization=utilization)
+        naive_estimate(MODEL, H20, WORKLOAD, utilization=utilization)

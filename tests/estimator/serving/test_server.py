@@ -104,11 +104,11 @@ def test_no_prediction_beats_the_memory(model: str, tp: int, engine: str) -> Non
 def test_the_data_sheet_is_a_bound() -> None:
     for model, tp in (("llama-3.1-70b", 4), ("deepseek-r1", 8)):
         own = server(model, tp=tp).predict(ServingWorkload(1024, 512, 16))
-        sheet = Server(
+        datasheet = Server(
             find_model(model), Deployment(tp=tp), find_engine("vllm"),
             DatasheetHardware(find_device("h200-sxm").spec),
         ).predict(ServingWorkload(1024, 512, 16))  # fmt: skip
-        assert sheet.tpot_s < own.tpot_s
+        assert datasheet.tpot_s < own.tpot_s
 
 
 def test_more_clients_take_longer_and_yield_more() -> None:
@@ -360,5 +360,5 @@ def test_shipped_profiles_are_small_attributed_and_honest() -> None:
 
 
 def test_estimate_says_which_profile_and_why() -> None:
-    assert "published timings" in find_hardware("h200").why
-    assert "scaled" in find_hardware("mi300x").why
+    assert "published timings" in find_hardware("h200").reason
+    assert "scaled" in find_hardware("mi300x").reason

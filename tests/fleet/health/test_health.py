@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from groundspeed.calibrate.run.quick_check import tests_for as cases_of
+from groundspeed.calibrate.run.quick_check import check_cases as cases_of
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.fleet.health.baseline import (
     GPU_CASES,
@@ -23,14 +23,14 @@ from groundspeed.fleet.health.baseline import (
     reference_rates,
 )
 from groundspeed.fleet.health.dashboard import dashboard_json
-from groundspeed.fleet.health.node_health import Health, judge_node, unknown
+from groundspeed.fleet.health.node_health import Health, judge_node, unknown_health
 from groundspeed.fleet.health.report_formats import (
     NPD_CHARACTERS,
     nagios_line,
     npd_line,
     registry_of,
 )
-from groundspeed.fleet.run.node_lock import only_one
+from groundspeed.fleet.run.node_lock import hold_node_lock
 from groundspeed.fleet.run.worker import node_name
 from groundspeed.fleet.screen.screen_table import screen
 from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
@@ -124,7 +124,7 @@ def test_cases_of_a_check_are_those_a_profile_is_asked_for() -> None:
     for metric, wanted in GPU_CASES.items():
         test = kernels[metric]
         assert test.kernel.operation == wanted.operation
-        assert dict(wanted.regime).items() <= dict(test.kernel.regime).items()
+        assert dict(wanted.config_key).items() <= dict(test.kernel.config_key).items()
         assert dict(test.case) == dict(wanted.case)
     profile = find_hardware("h200-sxm").profile
     assert profile is not None
@@ -143,9 +143,9 @@ def test_plugin_lines(baseline: Baseline) -> None:
     assert len(data) == len(sick.rows)
     assert all(re.fullmatch(r"'gpu\d_\w+'=[\d.e+]+;[\d.e+]+:;[\d.e+]+:", part) for part in data)
     assert len(npd_line(sick)) <= NPD_CHARACTERS
-    hostile = nagios_line(unknown(HOSTILE, f"{HOSTILE} did not answer"))
+    hostile = nagios_line(unknown_health(HOSTILE, f"{HOSTILE} did not answer"))
     assert "\n" not in hostile and "|" not in hostile
-    assert len(npd_line(unknown("x", "y" * 500))) == NPD_CHARACTERS
+    assert len(npd_line(unknown_health("x", "y" * 500))) == NPD_CHARACTERS
 
 
 def test_gauges(baseline: Baseline) -> None:
@@ -172,9 +172,13 @@ def test_gauges(baseline: Baseline) -> None:
 
 
 def test_one_check_at_a_time() -> None:
-    with only_one("a node"), pytest.raises(InputError, match="has not ended"), only_one("a node"):
+    with (
+        hold_node_lock("a node"),
+        pytest.raises(InputError, match="has not ended"),
+        hold_node_lock("a node"),
+    ):
         pass
-    with only_one("a node"):
+    with hold_node_lock("a node"):
         pass
 
 
@@ -188,14 +192,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Health]:
     ran = groundspeed("fleet", "healthcheck", "--device", "cpu", "--store", str(store), "--json")
     assert ran.code == 3
     health = Health.model_validate_json(ran.out)
-    assert "no profile of" in health.why
+    assert "no profile of" in health.reason
     return store, health
 
 
 def against(path: Path, health: Health, times: float) -> str:
     """A baseline file: so many times what this machine just did."""
     usual = tuple(
-        Usual(klass=klass_of(path), metric=r.metric, median=r.value * times, spread=0.05, units=8)
+        Usual(cohort=klass_of(path), metric=r.metric, median=r.value * times, spread=0.05, units=8)
         for r in health.rows
         if r.value is not None and r.unit == "bytes/s"
     )
@@ -208,7 +212,7 @@ def against(path: Path, health: Health, times: float) -> str:
 def klass_of(store: Path) -> str:
     from groundspeed.fleet.history.store import Store
 
-    return str(clean_fleet(Store(str(store)).rows(), "x").rows["klass"].iloc[0])
+    return str(clean_fleet(Store(str(store)).rows(), "x").rows["cohort"].iloc[0])
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from groundspeed.fleet.health.baseline import Baseline
 from groundspeed.fleet.history.store import RunRecord, Store, check_run_name
 from groundspeed.fleet.node_names import file_name
 from groundspeed.fleet.run.launcher import Event
-from groundspeed.fleet.run.local import LocalEngine
-from groundspeed.fleet.run.run_fleet import Asked, find_run, run_fleet
+from groundspeed.fleet.run.local import LocalLauncher
+from groundspeed.fleet.run.run_fleet import RunRequest, find_run, run_fleet
 from groundspeed.fleet.run.worker import PROGRAM, Work, run_all
 from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
 from groundspeed.profiles import InputError
@@ -102,7 +102,7 @@ def test_a_node_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
     kept = journal.read_text().splitlines()
     assert store.nodes_done("r") == []
     (answer,) = run_all([command], timeout_s=200.0)
-    assert answer.document is not None, answer.why
+    assert answer.document is not None, answer.reason
     assert store.nodes_done("r") == ["n1"]
     assert not journal.exists()
     assert len(kept) > 2
@@ -112,16 +112,18 @@ def test_a_node_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_run_here_is_not_made_twice(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     events: list[Event] = []
-    record = run_fleet(LocalEngine(), Asked(Work(store.url, "", device="cpu")), events.append)
+    record = run_fleet(
+        LocalLauncher(), RunRequest(Work(store.url, "", device="cpu")), events.append
+    )
     assert [e.kind for e in events] == ["started", "done"]
     events.clear()
     again = run_fleet(
-        LocalEngine(), Asked(Work(store.url, record.run, device="cpu")), events.append
+        LocalLauncher(), RunRequest(Work(store.url, record.run, device="cpu")), events.append
     )
     assert [e.kind for e in events] == ["done"]
     assert again.finished
     with pytest.raises(InputError, match="is of level check"):
-        run_fleet(LocalEngine(), Asked(Work(store.url, record.run, "quick")), events.append)
+        run_fleet(LocalLauncher(), RunRequest(Work(store.url, record.run, "quick")), events.append)
     # The whole way on the command line: out of the store, into a table, and back.
     table = tmp_path / "out.csv"
     assert groundspeed("fleet", "export", store.url, "-o", str(table)).code == 0
@@ -137,7 +139,7 @@ def keep(store: Store, run: str, date: str, table: pd.DataFrame) -> None:
     for node, part in dated.groupby("node"):
         store.write_rows(run, str(node), part)
     nodes = tuple(sorted(str(n) for n in dated["node"].unique()))
-    record = RunRecord(run=run, date_utc=date, level="check", engine="local", nodes=nodes)
+    record = RunRecord(run=run, date_utc=date, level="check", launcher="local", nodes=nodes)
     store.write_run(record.model_copy(update={"finished": True}))
 
 
@@ -162,14 +164,14 @@ def test_a_store_is_screened_and_confirmed(tmp_path: Path) -> None:
     (finding,) = [f for f in document["findings"] if (f["node"], f["gpu"]) == ("n00003", 1)]
     assert finding["verdict"] == "FLAKY"
     assert "1 of 2 re-runs" in finding["evidence"]
-    for arguments, why in (
+    for arguments, reason in (
         ((store.url, str(tmp_path / "x.csv")), "one store at a time"),
         ((store.url, "--run", "jume"), "did you mean 'june'"),
         ((str(tmp_path / "x.csv"), "--run", "may"), "only a store has runs"),
     ):
         ran = groundspeed("fleet", "screen", *arguments)
         assert ran.code == 3
-        assert why in ran.err
+        assert reason in ran.err
 
 
 def test_a_confirmation_from_tables(tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_a_confirmation_is_not_what_a_run_continues(tmp_path: Path) -> None:
     keep(store, "may", "2026-05-01T00:00:00Z", simulate_fleet(4, seed=5).table)
     (record,) = store.runs()
     store.write_run(record.model_copy(update={"run": "may.again1", "finished": False}))
-    record = find_run(store, LocalEngine(), Asked(Work(store.url, "")))
+    record = find_run(store, LocalLauncher(), RunRequest(Work(store.url, "")))
     assert "again" not in record.run
 
 

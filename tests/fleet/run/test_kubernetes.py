@@ -10,14 +10,14 @@ import yaml
 
 from groundspeed.fleet.history.store import Store
 from groundspeed.fleet.run.kubernetes import (
-    KubernetesEngine,
+    KubernetesLauncher,
     PodOptions,
     as_yaml,
     daemonset_manifest,
     job_manifest,
     job_name,
 )
-from groundspeed.fleet.run.run_fleet import Asked, run_fleet
+from groundspeed.fleet.run.run_fleet import RunRequest, run_fleet
 from groundspeed.fleet.run.worker import Work
 from groundspeed.profiles import InputError
 from program import groundspeed
@@ -85,20 +85,20 @@ def test_a_folder_that_pods_do_not_see() -> None:
 
 
 def test_printed_for_a_review() -> None:
-    ran = groundspeed("fleet", "run", "--engine", "kubernetes", "--store", "s3://b/f", "--print",
+    ran = groundspeed("fleet", "run", "--launcher", "kubernetes", "--store", "s3://b/f", "--print",
                       "--image", "you/groundspeed", "--count", "2", "--gpus", "8")  # fmt: skip
     valid(yaml.safe_load(ran.out))
     ran = groundspeed("fleet", "daemonset", "--store", "s3://b/f", "--image", "you/groundspeed")
     valid(yaml.safe_load(ran.out))
-    ran = groundspeed("fleet", "run", "--engine", "kubernetes", "--store", "s3://b/f", "--print")
+    ran = groundspeed("fleet", "run", "--launcher", "kubernetes", "--store", "s3://b/f", "--print")
     assert ran.code == 2
     assert "--image" in ran.err
 
 
 def test_no_kubectl_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    engine = KubernetesEngine(PODS[0])
+    launcher = KubernetesLauncher(PODS[0])
     with pytest.raises(InputError, match="kubectl is not on this machine"):
-        run_fleet(engine, Asked(Work("memory://k", "")), lambda event: None)
+        run_fleet(launcher, RunRequest(Work("memory://k", "")), lambda event: None)
     assert Store("memory://k").runs() == []
     assert os.environ["PATH"] == str(tmp_path)

@@ -14,8 +14,8 @@ import pytest
 
 from groundspeed.fleet.history.store import Store
 from groundspeed.fleet.run.launcher import Event
-from groundspeed.fleet.run.ray_cluster import RayEngine
-from groundspeed.fleet.run.run_fleet import Asked, run_fleet
+from groundspeed.fleet.run.ray_cluster import RayLauncher
+from groundspeed.fleet.run.run_fleet import RunRequest, run_fleet
 from groundspeed.fleet.run.worker import Work
 from groundspeed.profiles import InputError
 
@@ -53,13 +53,13 @@ def switch_off(node: Any) -> None:
 
 def test_no_cluster_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no Ray cluster"):
-        RayEngine("127.0.0.1:1").nodes()
+        RayLauncher("127.0.0.1:1").nodes()
 
 
 def test_a_node_that_ray_does_not_know(cluster: tuple[str, list[Any]], tmp_path: Path) -> None:
-    request = Asked(Work(str(tmp_path), "", device="cpu"), ("n9",))
+    request = RunRequest(Work(str(tmp_path), "", device="cpu"), ("n9",))
     with pytest.raises(InputError, match="no node 'n9'"):
-        run_fleet(RayEngine(cluster[0]), request, lambda event: None)
+        run_fleet(RayLauncher(cluster[0]), request, lambda event: None)
 
 
 def test_a_raylet_is_killed_in_the_middle(cluster: tuple[str, list[Any]], tmp_path: Path) -> None:
@@ -68,16 +68,16 @@ def test_a_raylet_is_killed_in_the_middle(cluster: tuple[str, list[Any]], tmp_pa
     events: list[Event] = []
     begun = threading.Event()
 
-    def tell(event: Event) -> None:
+    def on_event(event: Event) -> None:
         events.append(event)
         if sum(e.kind == "started" for e in events) == 3:
             begun.set()
 
-    engine = RayEngine(cluster[0])
-    assert engine.nodes() == ("n0", "n1", "n2", "n3")
+    launcher = RayLauncher(cluster[0])
+    assert launcher.nodes() == ("n0", "n1", "n2", "n3")
     records: list[Any] = []
-    request = Asked(Work(store.url, "", device="cpu"), ("n0", "n1", "n2"))
-    runner = threading.Thread(target=lambda: records.append(run_fleet(engine, request, tell)))
+    request = RunRequest(Work(store.url, "", device="cpu"), ("n0", "n1", "n2"))
+    runner = threading.Thread(target=lambda: records.append(run_fleet(launcher, request, on_event)))
     runner.start()
     assert begun.wait(90.0)
     time.sleep(1.0)

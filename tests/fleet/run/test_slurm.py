@@ -14,8 +14,8 @@ import pytest
 from groundspeed.fleet.health.baseline import Baseline, Usual
 from groundspeed.fleet.history.store import Store
 from groundspeed.fleet.run.launcher import Event
-from groundspeed.fleet.run.run_fleet import Asked, run_fleet
-from groundspeed.fleet.run.slurm import SlurmEngine
+from groundspeed.fleet.run.run_fleet import RunRequest, run_fleet
+from groundspeed.fleet.run.slurm import SlurmLauncher
 from groundspeed.fleet.run.worker import PROGRAM, Work, work_here
 from groundspeed.fleet.table import clean_fleet
 from groundspeed.profiles import InputError
@@ -53,25 +53,27 @@ def kinds(events: list[Event], node: str) -> list[str]:
 def test_an_array_over_three_nodes(slurm: SlurmCluster, tmp_path: Path) -> None:
     """One is lost when its job is cancelled; the run, started again, measures that one alone."""
     store = Store(str(tmp_path / "store"))
-    engine = SlurmEngine()
-    assert engine.nodes() == NODES
+    launcher = SlurmLauncher()
+    assert launcher.nodes() == NODES
     events: list[Event] = []
 
-    def tell(event: Event) -> None:
+    def on_event(event: Event) -> None:
         events.append(event)
         if event.kind == "started" and event.node == "n3":
             jobs = slurm.run("squeue", "--noheader", "--nodelist=n3", "--format=%i")
             slurm.run("scancel", "--signal=KILL", jobs.strip())
 
     work = Work(store.url, "", device="cpu")
-    record = run_fleet(engine, Asked(work), tell)
+    record = run_fleet(launcher, RunRequest(work), on_event)
     assert list(record.lost) == ["n3"]
     assert record.lost["n3"]
     assert store.nodes_done(record.run) == ["n1", "n2"]
     assert kinds(events, "n1") == kinds(events, "n2") == ["started", "done"]
 
     events.clear()
-    again = run_fleet(engine, Asked(Work(store.url, record.run, device="cpu")), events.append)
+    again = run_fleet(
+        launcher, RunRequest(Work(store.url, record.run, device="cpu")), events.append
+    )
     assert again.lost == {}
     assert kinds(events, "n1") == kinds(events, "n2") == ["done"]
     assert kinds(events, "n3") == ["started", "done"]
@@ -83,29 +85,29 @@ def test_an_array_over_three_nodes(slurm: SlurmCluster, tmp_path: Path) -> None:
 def test_a_drained_node_is_not_asked(slurm: SlurmCluster, tmp_path: Path) -> None:
     slurm.run("scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=disk")
     slurm.wait_for(lambda: slurm.state("n2") == "drain", "n2")
-    engine = SlurmEngine()
-    assert engine.nodes() == ("n1", "n3")
+    launcher = SlurmLauncher()
+    assert launcher.nodes() == ("n1", "n3")
     with pytest.raises(InputError, match="no node 'n2'"):
-        run_fleet(engine, Asked(Work(str(tmp_path), ""), ("n2",)), lambda event: None)
+        run_fleet(launcher, RunRequest(Work(str(tmp_path), ""), ("n2",)), lambda event: None)
 
 
 def test_a_partition_that_is_not_there(slurm: SlurmCluster, tmp_path: Path) -> None:
-    engine = SlurmEngine(("--account=nobody", "--constraint=nothing"))
+    launcher = SlurmLauncher(("--account=nobody", "--constraint=nothing"))
     with pytest.raises(InputError, match="sbatch failed"):
-        run_fleet(engine, Asked(Work(str(tmp_path), ""), ("n1",)), lambda event: None)
+        run_fleet(launcher, RunRequest(Work(str(tmp_path), ""), ("n1",)), lambda event: None)
     assert slurm.run("squeue", "--noheader") == ""
 
 
 def test_no_slurm_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="sinfo is not on this machine"):
-        SlurmEngine().nodes()
+        SlurmLauncher().nodes()
 
 
 def test_a_killed_run_leaves_no_job(slurm: SlurmCluster, tmp_path: Path) -> None:
     """The one that asked is killed: what it had begun goes on or ends, and a new start finds it."""
     url = str(tmp_path / "store")
-    command = [*PROGRAM, "fleet", "run", "--engine", "slurm", "--store", url]
+    command = [*PROGRAM, "fleet", "run", "--launcher", "slurm", "--store", url]
     process = subprocess.Popen([*command, "--device", "cpu"], stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, env=os.environ)  # fmt: skip
     slurm.wait_for(lambda: "R" in slurm.run("squeue", "--noheader", "--format=%t"), "jobs")
@@ -125,7 +127,7 @@ def test_a_slow_node_is_drained_and_resumed_when_well(slurm_checked: SlurmCluste
     slurm.wait_for(lambda: slurm.state("n2") == "drain", "n2 drained")
     assert slurm.reason("n2").startswith("groundspeed: ")
     assert "slow" in slurm.reason("n2")
-    assert SlurmEngine().nodes() == ("n1",)
+    assert SlurmLauncher().nodes() == ("n1",)
     write_baseline(slurm, times=0.001)
     slurm.wait_for(lambda: slurm.state("n2") == "idle", "n2 resumed")
     assert slurm.state("n3") == "drain"
@@ -136,7 +138,7 @@ def write_baseline(slurm: SlurmCluster, times: float) -> None:
     """What n2 must reach: so many times what any processor does."""
     kind = read_kind(slurm)
     usual = [
-        Usual(klass=kind, metric=m, median=1e10 * times, spread=0.05, units=8)
+        Usual(cohort=kind, metric=m, median=1e10 * times, spread=0.05, units=8)
         for m in ("memory_triad", "memory_read", "matmul_float32")
     ]
     text = Baseline(source="a test", date_utc="2026-01-01T00:00:00Z", usual=tuple(usual))
@@ -150,7 +152,7 @@ def read_kind(slurm: SlurmCluster) -> str:
     store = Store(str(slurm.folder / "store"))
     if not store.exists():
         work_here(Work(store.url, "first", device="cpu"), "n2")
-    return str(clean_fleet(store.rows(("first",)), "").rows["klass"].iloc[0])
+    return str(clean_fleet(store.rows(("first",)), "").rows["cohort"].iloc[0])
 
 
 @pytest.fixture

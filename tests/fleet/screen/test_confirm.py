@@ -13,7 +13,7 @@ from groundspeed.fleet.screen.confirm import (
     replace_rows,
     suspects,
 )
-from groundspeed.fleet.screen.request import Question, ask
+from groundspeed.fleet.screen.request import ScreenRequest, screen_sources
 from groundspeed.fleet.screen.screen_table import screen
 from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
 from groundspeed.fleet.table import clean_fleet
@@ -105,6 +105,6 @@ def test_a_rerun_is_judged_by_the_same_rules(tmp_path: Path) -> None:
         part["value"] = part["value"].where(~slow, part["value"] * 1.4)
         runs.append(tmp_path / f"{number}.csv")
         part.to_csv(runs[-1], index=False)
-    question = Question([str(runs[0])], lower_is_better=["quux"], again=[str(runs[1])])
-    _, screening = ask(question)
+    request = ScreenRequest([str(runs[0])], lower_is_better=["quux"], again=[str(runs[1])])
+    _, screening = screen_sources(request)
     assert [(f.node, f.gpu, f.verdict) for f in judged(screening)] == [("n00003", 3, "FAIL")]

@@ -14,7 +14,7 @@ from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import ServingWorkload
-from groundspeed.fleet.screen.baseline_detectors import OTHERS
+from groundspeed.fleet.screen.baseline_detectors import DETECTORS
 from groundspeed.fleet.screen.cost import cost_of
 from groundspeed.fleet.screen.findings import CAUSES, Screening
 from groundspeed.fleet.screen.screen_table import screen
@@ -99,7 +99,7 @@ def test_other_rules_miss_what_is_shared_or_small() -> None:
     blamed = named(screen(clean_fleet(rows, "simulated")))
     assert blamed == {("n00003", None), ("n00005", 1)}
     part = rows[rows["metric"] == "matmul_bf16"]
-    missed = {name: set(part[rule(part)]["node"]) for name, rule in OTHERS.items()}
+    missed = {name: set(part[rule(part)]["node"]) for name, rule in DETECTORS.items()}
     assert "n00003" not in missed["gpu-fryer"]
     assert all("n00005" not in missed[name] for name in ("fixed 10 %", "Megatron", "gpu-fryer"))
 

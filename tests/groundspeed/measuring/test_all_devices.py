@@ -40,8 +40,8 @@ def test_one_device_that_fails_does_not_take_the_others_along(tmp_path: Path) ->
     assert ("1 of 2 devices" if path.suffix == ".json" else "2 of 2 devices") in ran.err
     profile = load_profile(path, check=False)
     assert profile.device.kind == "cpu"
-    assert {c.regime["dtype"] for c in profile.curves if c.operation == "matmul"} == {"float32"}
-    plateaus = [r for r in profile.rates if r.quantity.startswith("read plateau")]
+    assert {c.config_key["dtype"] for c in profile.curves if c.operation == "matmul"} == {"float32"}
+    plateaus = [r for r in profile.rates if r.quantity.startswith("read level")]
     assert plateaus and all(r.unit == "bytes/s" and "MiB" in r.note for r in plateaus)
     if path.suffix != ".json":
         return

@@ -235,7 +235,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     ran = groundspeed("report", "h200", "-o", str(tmp_path / "r.html"))
     assert (ran.code, "--force" in ran.err) == (2, True)
     broken = tmp_path / "x.json"
-    for text, why in (
+    for text, reason in (
         ("{", "no JSON"),
         ("[]", "no result"),
         ("{}", "nothing that has a report"),
@@ -245,6 +245,6 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         ran = groundspeed("report", str(broken), "-o", str(tmp_path / "y.html"))
         assert ran.code == 2
         assert ran.err.count("\n") == 1
-        assert why in ran.err
+        assert reason in ran.err
     ran = groundspeed("report", "b200", "h100", "h200", "-o", str(tmp_path / "y.html"))
     assert ran.code == 2

@@ -131,10 +131,10 @@ def test_what_does_not_fit_is_refused_before_it_is_built(profile: Profile) -> No
         ("mistral-7b-v0.1", "a window of 4096 tokens"),
     ],
 )
-def test_what_the_decoder_is_not_is_refused(profile: Profile, model: str, why: str) -> None:
+def test_what_the_decoder_is_not_is_refused(profile: Profile, model: str, reason: str) -> None:
     """A dense decoder in the place of a mixture would be compared with another model's times."""
     cases = [(1, 8192)]
-    with pytest.raises(InputError, match=why):
+    with pytest.raises(InputError, match=reason):
         verify(request(profile, model=find_model(model), cases=cases), lambda *_: None)
 
 

@@ -22,12 +22,12 @@ def make_law() -> Law:
     return Law.model_validate(
         {
             "operation": "matmul",
-            "regime": {"dtype": "bfloat16"},
-            "form": "soft_roofline",
+            "config_key": {"dtype": "bfloat16"},
+            "model_form": "soft_roofline",
             "coefficients": {
                 k: {"value": v, "low": 0.9 * v, "high": 1.1 * v} for k, v in COEFFICIENTS.items()
             },
-            "box": {"m": (1.0, 4096.0), "n": (512.0, 8192.0), "k": (512.0, 8192.0)},
+            "fit_range": {"m": (1.0, 4096.0), "n": (512.0, 8192.0), "k": (512.0, 8192.0)},
             "points": 40,
             "held_out": {
                 "points": 40,
