@@ -17,16 +17,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from groundspeed.kernels import (
-    attention_decode_triton as attention,
-)
-from groundspeed.kernels import (
-    latency_triton,
-    matmul_triton,
-    moe_triton,
-    stream_triton,
-    working_set_triton,
-)
+from groundspeed.kernels.attention import decode_triton
+from groundspeed.kernels.experts import experts_triton
+from groundspeed.kernels.matmul import matmul_triton
+from groundspeed.kernels.memory import latency_triton, stream_triton, working_set_triton
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -80,18 +74,20 @@ def jobs(target: str) -> Iterator[Job]:
                 "pages": "i32",
             }  # fmt: skip
             constants = {
-                "H": 8, "G": group, "D": dim, "PAGE": attention.PAGE, "SPLITS": splits,
-                "BLOCK_G": 16, "BLOCK_N": attention.BLOCK_N,
+                "H": 8, "G": group, "D": dim, "PAGE": decode_triton.PAGE, "SPLITS": splits,
+                "BLOCK_G": 16, "BLOCK_N": decode_triton.BLOCK_N,
             }  # fmt: skip
             name = f"decode {cache} group {group} dim {dim} splits {splits}"
-            yield Job(name, attention.split_kernel, signature, constants, stages=2)
+            yield Job(name, decode_triton.split_kernel, signature, constants, stages=2)
     join = {"part_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": "*bf16"}
-    yield Job("decode join", attention.join_kernel, join, {"D": 128, "SPLITS": 16})
+    yield Job("decode join", decode_triton.join_kernel, join, {"D": 128, "SPLITS": 16})
     signature = pointers | {"row_ptr": "*i32", "expert_ptr": "*i32", "N": "i32", "K": "i32"}
     constants = {
-        "BLOCK_M": moe_triton.BLOCK_M, "BLOCK_N": moe_triton.BLOCK_N, "BLOCK_K": moe_triton.BLOCK_K,
+        "BLOCK_M": experts_triton.BLOCK_M,
+        "BLOCK_N": experts_triton.BLOCK_N,
+        "BLOCK_K": experts_triton.BLOCK_K,
     }  # fmt: skip
-    yield Job("experts", moe_triton.grouped_kernel, signature, constants, stages=4)
+    yield Job("experts", experts_triton.grouped_kernel, signature, constants, stages=4)
     chase = {"chain_ptr": "*i64", "end_ptr": "*i64", "steps": "i32"}
     reading = {"x_ptr": "*fp32", "sums_ptr": "*fp32", "items": "i32", "repeats": "i32"}
     kernel = working_set_triton.working_set_kernel

@@ -219,7 +219,7 @@ def test_ranks_of_different_versions(tmp_path: Path, other_checkout: Path) -> No
 def test_a_device_that_returns_wrong_data(tmp_path: Path, other_checkout: Path) -> None:
     """Its rows are kept, marked, and no law is fitted to them."""
     change(
-        other_checkout / "kernels" / "collectives.py",
+        other_checkout / "kernels" / "links" / "collectives.py",
         "    share = items // group.size\n    ranks = range",
         "    received[-1:] += 1\n    share = items // group.size\n    ranks = range",
     )
