@@ -167,7 +167,7 @@ def naive(operation: str, seen: pd.DataFrame, rest: pd.DataFrame) -> dict[str, t
 
 
 def _roofs(operation: str, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds at the data sheet's two roofs, and the logarithms of the columns."""
+    """Seconds at the datasheet's two roofs, and the logarithms of the columns."""
     spec, datasheet = OPERATIONS[operation], find_device(DEVICE).spec
     columns = {c: rows[c].to_numpy(dtype=float) for c in spec.columns}
     config_key = {"dtype": str(rows["dtype"].iloc[0])}

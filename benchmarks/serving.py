@@ -105,7 +105,7 @@ def with_engine(server: Server, **update: object) -> Server:
 
 
 def datasheet(server: Server, w: ServingWorkload) -> tuple[Server, ServingWorkload]:
-    """Data sheet peaks and no host."""
+    """Datasheet peaks and no host."""
     spec = find_hardware(server.hardware.id.rsplit("-", 1)[0]).spec
     assert spec is not None
     return replace(with_engine(server, costs=NO_COSTS), hardware=DatasheetHardware(spec)), w
@@ -113,7 +113,7 @@ def datasheet(server: Server, w: ServingWorkload) -> tuple[Server, ServingWorklo
 
 VARIANTS: dict[str, Change] = {
     "everything": lambda s, w: (s, w),
-    "data sheet: peaks, no host": datasheet,
+    "datasheet: peaks, no host": datasheet,
     "measured kernels, no host": lambda s, w: (with_engine(s, costs=NO_COSTS), w),
     "measured kernels, one set of host costs for all engines": lambda s, w: (
         with_engine(s, costs=POOLED), w

@@ -6,7 +6,8 @@ the chip is assumed: a cache that is not there, or is shared away, gives no plat
 
 >>> sizes = np.array([64e3, 128e3, 256e3, 512e3, 1e6, 2e6, 4e6, 8e6])
 >>> rates = np.array([10e12, 10.2e12, 10.1e12, 9.9e12, 6e12, 4.1e12, 4.0e12, 4.05e12])
->>> [(p.smallest_bytes, p.largest_bytes, p.rate_bytes_per_s) for p in find_plateaus(sizes, rates)]
+>>> levels = find_cache_levels(sizes, rates)
+>>> [(p.smallest_bytes, p.largest_bytes, p.rate_bytes_per_s) for p in levels]
 [(64000.0, 512000.0, 10050000000000.0), (2000000.0, 8000000.0, 4050000000000.0)]
 """
 
@@ -49,7 +50,7 @@ def find_cache_levels(
 
     Returns
     -------
-    list of Plateau
+    list of CacheLevel
         By size, not overlapping; longest stretches are taken first.
     """
     order = np.argsort(size_bytes)

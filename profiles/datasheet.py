@@ -1,4 +1,4 @@
-"""Data sheets: what the vendor promises, number by number, each with its source.
+"""Datasheets: what the vendor promises, number by number, each with its source.
 
 One TOML file a device in ``datasheets/``. A number without a source does not load; what a sheet
 lacks is absent, and a method that needs it refuses instead of guessing. All peaks are dense (no
@@ -113,7 +113,7 @@ class DeviceSpec(Record):
         if peak is None:
             known = ", ".join(sorted(self.peak_flops_per_s)) or "none at all"
             raise InputError(
-                f"the data sheet of {self.id} gives no {dtype} peak",
+                f"the datasheet of {self.id} gives no {dtype} peak",
                 remedy=f"it gives: {known}; a measured profile does not need it",
             )
         return peak.value
@@ -127,7 +127,7 @@ class DeviceSpec(Record):
             If the sheet does not give it.
         """
         if self.memory_bandwidth_bytes_per_s is None:
-            raise InputError(f"the data sheet of {self.id} gives no memory bandwidth")
+            raise InputError(f"the datasheet of {self.id} gives no memory bandwidth")
         return self.memory_bandwidth_bytes_per_s.value
 
     def roof_flops(self, dtype: str) -> float | None:
@@ -148,7 +148,7 @@ class DatasheetMatch:
 
 @functools.cache
 def load_datasheets() -> dict[str, DeviceSpec]:
-    """Read every data sheet that ships, by id.
+    """Read every datasheet that ships, by id.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def _names(specs: dict[str, DeviceSpec]) -> dict[str, DeviceSpec]:
 
 
 def find_device(name: str) -> DatasheetMatch:
-    """Find the data sheet that a name stands for, as people and drivers write it.
+    """Find the datasheet that a name stands for, as people and drivers write it.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """The profile: one human-readable file that says what a device delivers, and how we know.
 
-A profile can be reviewed in a pull request: device, the data sheet it is compared with, the
+A profile can be reviewed in a pull request: device, the datasheet it is compared with, the
 environment it was measured in, each measured curve point by point, the fitted laws with their
 held-out error, and a utilization summary that is *derived* from the curves (a summary that does
 not follow from them fails the physics check: no number is entered by hand).
@@ -134,7 +134,7 @@ class Curve(RenamedRecord):
 
 
 class Rate(Record):
-    """One achieved rate, and what share of the data sheet it is."""
+    """One achieved rate, and what share of the datasheet it is."""
 
     quantity: str
     """``matmul bfloat16``, ``memory read``, ``launch eager``."""

@@ -3,7 +3,7 @@
 A peak is reached by one shape; a model is made of many. So the laws of a profile are asked for the
 products of real models' layers: with the rows of a prefill, where arithmetic limits, and with the
 rows of a decode step, where the memory does. Utilization is what all of them together achieve,
-over what the data sheet claims; its interval is that of the laws, as if their errors went together
+over what the datasheet claims; its interval is that of the laws, as if their errors went together
 (they are the errors of one library on one device).
 """
 
@@ -29,7 +29,7 @@ DECODE_ROWS = (1, 8, 32)
 
 @dataclass(frozen=True)
 class Utilization:
-    """A share of the data sheet, as models of several sizes see it."""
+    """A share of the datasheet, as models of several sizes see it."""
 
     dtype: str
     config_key: str
@@ -41,7 +41,7 @@ class Utilization:
     rate: float
     """[FLOP/s] in prefill, [bytes/s] in decode."""
     share: float | None
-    """Of the data sheet; None if it has no such number."""
+    """Of the datasheet; None if it has no such number."""
     low: float | None
     """90 % interval of the share."""
     high: float | None

@@ -47,7 +47,7 @@ def sustained(
     ----------
     kernel : Kernel
     case : mapping of str to float
-    bench : Bench
+    harness : Harness
     seconds : float
         [s] How long to run.
     tags : tuple of str, optional

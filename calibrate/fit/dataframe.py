@@ -101,7 +101,7 @@ def fit_law(
         The operation's columns and ``time_us``; each combination of its categories
         (``dtype``, ``library``, ...) is a regime with a law of its own.
     device : str, DeviceSpec or None
-        Whose times these are; None for a device without a data sheet, such as a processor.
+        Whose times these are; None for a device without a datasheet, such as a processor.
     seed : int, default 0
 
     Raises
@@ -123,7 +123,7 @@ def fit_law(
         config_key = {n: str(v) for n, v in zip(names, values, strict=True)}
         columns = {c: group[c].to_numpy(dtype=float) for c in operation_spec.columns}
         time_s = group["time_us"].to_numpy(dtype=float) * 1e-6
-        source = f"{len(group)} rows of {spec.id if spec else 'a device without a data sheet'}"
+        source = f"{len(group)} rows of {spec.id if spec else 'a device without a datasheet'}"
         if operation == "collective":
             sizes = columns["bytes"]
             law = fit_piecewise(

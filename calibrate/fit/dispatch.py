@@ -22,7 +22,7 @@ def law_of_curve(
     curve : Curve
     source : str
         What the law will say it stands on.
-    sheet : DeviceSpec or None
+    datasheet : DeviceSpec or None
         Whose roofs hold its constants.
     on_cpu : bool
         A processor's timings follow neither tiles nor waves: it keeps the soft roofline.

@@ -49,11 +49,11 @@ def fit_parametric(
     Parameters
     ----------
     operation : str
-    regime : mapping of str to str
+    config_key : mapping of str to str
     columns : mapping of str to (N,) ndarray
     time_s : (N,) ndarray
         [s]
-    sheet : DeviceSpec or None
+    datasheet : DeviceSpec or None
         Whose roofs the priors are shares of.
     origin : {'measured', 'imported', 'transferred'}
     source : str

@@ -57,7 +57,7 @@ def fit_piecewise(
     ----------
     operation : str
         With the one column ``bytes``.
-    regime : mapping of str to str
+    config_key : mapping of str to str
         ``{"op": "all_reduce", "world_size": "8"}``
     size_bytes, time_s : (N,) ndarray
         [bytes], [s]; several measurements of one size are averaged (geometric mean).
@@ -107,7 +107,7 @@ def fit_token_counts(
     ----------
     operation : str
         With the one column ``tokens``.
-    regime : mapping of str to str
+    config_key : mapping of str to str
     tokens, time_s : (N,) ndarray
     origin : {'measured', 'imported', 'transferred'}
     source : str

@@ -1,7 +1,7 @@
 """What is believed about a law's constants before the first point: wide, and from where.
 
 A handful of points cannot tell eight constants apart. So each has a prior: its typical share of
-the data sheet (or of the best rate seen, where there is no sheet), and how far devices and
+the datasheet (or of the best rate seen, where there is no sheet), and how far devices and
 libraries have been seen to differ from it. The shares are those of published H200 and H100
 timings (cuBLAS, FlashAttention 3); the widths let a point or two overrule them.
 """
@@ -44,13 +44,13 @@ CACHE_UNKNOWN = 50e6
 
 UNKNOWN_LOG_SD = 1.0
 BEST_SEEN = 0.85
-"""The best rate among a few points is about this share of the data sheet's."""
+"""The best rate among a few points is about this share of the datasheet's."""
 
 EIGHT_BIT = ("fp8", "fp8_row", "fp8_block", "int8")
 
 
 def roofs(datasheet: DeviceSpec | None, config_key: ConfigKey, work: Work, time_s: Array) -> Roofs:
-    """The data sheet's roofs; where it has none, from the best rates among the points."""
+    """The datasheet's roofs; where it has none, from the best rates among the points."""
     peak = datasheet.peak(config_key.get("dtype", "")) if datasheet else None
     bandwidth = datasheet.memory_bandwidth_bytes_per_s if datasheet else None
     l2 = (datasheet.l2_bytes or datasheet.last_level_cache_bytes) if datasheet else None
@@ -74,7 +74,7 @@ def priors(
     Parameters
     ----------
     operation : str
-    regime : mapping of str to str
+    config_key : mapping of str to str
     roof : Roofs
     time_s : (N,) ndarray
         [s] Measured; the fastest bounds the start-up.

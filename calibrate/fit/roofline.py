@@ -56,7 +56,7 @@ def fit_roofline(
     Parameters
     ----------
     operation : str
-    regime : mapping of str to str
+    config_key : mapping of str to str
         What the points have in common: ``{"dtype": "bfloat16"}``.
     columns : mapping of str to (N,) ndarray
         The operation's numeric columns.

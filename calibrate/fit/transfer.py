@@ -1,6 +1,6 @@
 """Laws for a device that cannot be measured: fractions kept, peaks swapped, corrected by anchors.
 
-Two chips of one architecture reach much the same share of their data sheets: constants fitted on
+Two chips of one architecture reach much the same share of their datasheets: constants fitted on
 an H100 and scaled to an H200 predict its products to 4.5 % median, against 3.7 for its own. So
 rates scale with the sheets' rates, times of starting stay, and the surface of residuals is kept.
 
@@ -68,7 +68,7 @@ def transfer_law(
     Parameters
     ----------
     source_profile : Profile
-        With laws, and the data sheet they are shares of.
+        With laws, and the datasheet they are shares of.
     target_datasheet : DeviceSpec or str
     anchors : DataFrame, optional
         Rows measured on the target: ``operation``, its columns and ``time_us``; a regime's columns
@@ -82,7 +82,7 @@ def transfer_law(
     Raises
     ------
     InputError
-        If the source has no data sheet, or nothing can be transferred.
+        If the source has no datasheet, or nothing can be transferred.
     """
     target = (
         find_device(target_datasheet).spec
@@ -92,7 +92,7 @@ def transfer_law(
     source = source_profile.datasheet
     if source is None:
         raise InputError(
-            f"profile {source_profile.id} has no data sheet, so its rates are shares of nothing"
+            f"profile {source_profile.id} has no datasheet, so its rates are shares of nothing"
         )
     moved = [m for law in source_profile.laws if (m := _swapped(law, source, target)) is not None]
     if not moved:

@@ -46,7 +46,7 @@ SYSTEMS = {
     "l40s": "l40s",
     "rtx_pro_6000_server": "rtx-pro-6000-server",
 }
-"""Names of its systems, and of our data sheets."""
+"""Names of its systems, and of our datasheets."""
 
 IN_RANGE_POINTS = 96
 OUTSIDE_POINTS = 48

@@ -158,7 +158,7 @@ def _modified(path: Path) -> str:
 
 
 def device_of(datasheet: DeviceSpec) -> Device:
-    """The device of a data sheet, for profiles of machines that are not here."""
+    """The device of a datasheet, for profiles of machines that are not here."""
     cache = datasheet.last_level_cache_bytes or datasheet.l2_bytes
     amd = datasheet.architecture.lower().startswith(("cdna", "gfx"))
     return Device(

@@ -77,7 +77,7 @@ def measure_links(rank_info: RankInfo, request: LinkRequest, progress: Progress)
     ------
     InputError
         Naming rank, host and operation if one is lost; what was measured is in the journal.
-    OthersTellError
+    ReportedElsewhereError
         If another surviving rank says so.
     """
     logging.getLogger("torch").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Which device this is, what its data sheet claims, and the environment of a measurement."""
+"""Which device this is, what its datasheet claims, and the environment of a measurement."""
 
 import datetime
 import functools
@@ -54,7 +54,7 @@ def open_device(name: str | None = None) -> RunningDevice:
             torch.device("cpu"),
             describe_cpu(),
             None,
-            "a processor: no data sheet, achieved alone",
+            "a processor: no datasheet, achieved alone",
             allocator=keep_freed_memory(),
         )
     match = re.fullmatch(r"(?:cuda|gpu|rocm|hip)(?::(\d{1,3}))?", name)
@@ -77,12 +77,12 @@ def open_device(name: str | None = None) -> RunningDevice:
     except RuntimeError as error:
         raise InputError(f"GPU {index} cannot be opened ({error})") from error
     rocm = torch.version.hip is not None
-    spec, note = None, f"no data sheet is known for '{properties.name}'"
+    spec, note = None, f"no datasheet is known for '{properties.name}'"
     try:
         match_in_datasheets = find_device(properties.name)
         spec, note = (
             match_in_datasheets.spec,
-            match_in_datasheets.note or f"data sheet {match_in_datasheets.spec.id}",
+            match_in_datasheets.note or f"datasheet {match_in_datasheets.spec.id}",
         )
         if properties.multi_processor_count < WHOLE_DEVICE * _units(spec):
             spec, note = None, f"a part of {properties.name}: the sheet is of the whole"
@@ -100,7 +100,7 @@ def open_device(name: str | None = None) -> RunningDevice:
         ),
         compute_units=properties.multi_processor_count,
         memory_bytes=float(properties.total_memory),
-        # The driver reports L2; the Infinity Cache behind it only the data sheet knows.
+        # The driver reports L2; the Infinity Cache behind it only the datasheet knows.
         last_level_cache_bytes=max(cache.value if cache else 0.0, float(properties.L2_cache_size))
         or None,
         max_clock_hz=spec.max_clock_hz.value if spec and spec.max_clock_hz else None,

@@ -49,7 +49,7 @@ def compare_isolated(request: Request, profile: Profile, others: int) -> list[st
             try:
                 alone = measure(kernel, case, bench).point
             except (MemoryError, RuntimeError, UnsupportedCaseError) as error:
-                notes.append(f"what company changes in {name} is not known ({error})")
+                notes.append(f"how much contention slows {name} is not known ({error})")
                 continue
             change = together.time_s / alone.time_s - 1.0
             apart = together.low_s > alone.high_s or together.high_s < alone.low_s

@@ -48,7 +48,7 @@ def quality_warnings(
     environment : Environment
     stability : iterable of Stability
     rates : iterable of Rate, optional
-        The summary, held against the data sheet.
+        The summary, held against the datasheet.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def quality_warnings(
     for rate in rates:
         if rate.utilization is not None and rate.utilization > ABOVE_ROOF:
             warnings.append(
-                f"{rate.quantity} is {rate.utilization:.0%} of the data sheet: another clock than "
+                f"{rate.quantity} is {rate.utilization:.0%} of the datasheet: another clock than "
                 "the sheet's, a cache that was not left, or the wrong sheet"
             )
     return warnings

@@ -51,7 +51,7 @@ def measure(kernel: Kernel, case: Case, bench: Harness, *, tags: tuple[str, ...]
     ----------
     kernel : Kernel
     case : mapping of str to float
-    bench : Bench
+    harness : Harness
     tags : tuple of str, optional
         Marks to put on the point (``winner``).
 

@@ -4,7 +4,7 @@ A claim is a rate (tokens a second) and what it counts. A total of 170 tokens a 
 and 800 out is not 170 tokens anybody waits for: a request of 4000 tokens takes 23.5 s, in which 800
 are written, 34 a second. Swap the lengths and the same hardware shows a quarter of the total. So a
 claim is turned into the time of a request and the rate of each phase, held against the roof of the
-data sheet and against a prediction, and shown at swapped lengths.
+datasheet and against a prediction, and shown at swapped lengths.
 
 The article this begins from takes the whole request as decode; beside it stands what prefill really
 takes, by prediction.
@@ -88,7 +88,7 @@ def audit_claim(
     claim : Claim
     hardware : Hardware
         What is known of the device best.
-    sheet : DeviceSpec or None
+    datasheet : DeviceSpec or None
         For the roof.
     engine : Engine
         Whose scheduling a prediction takes.
@@ -196,7 +196,7 @@ def _figure(name: str, value: float, unit: str, how: str) -> Figure:
 
 
 def _roof(claim: Claim, datasheet: DeviceSpec, engine: Engine) -> Check:
-    """The most that the peaks of the data sheet allow, without any overhead."""
+    """The most that the peaks of the datasheet allow, without any overhead."""
     nothing = Costs(step_s=0.0, layer_s=0.0, sequence_s=0.0, collective_s=0.0, request_s=0.0)
     bare = engine.model_copy(
         update={"costs": nothing, "overhead_bytes": 0.0, "memory_fraction": 1.0}
@@ -209,13 +209,13 @@ def _roof(claim: Claim, datasheet: DeviceSpec, engine: Engine) -> Check:
         return Check(
             name="possible",
             severity="wrong",
-            text=f"{share:.2f} times the roof: the data sheet's peaks allow {roof:,.0f} tokens/s "
+            text=f"{share:.2f} times the roof: the datasheet's peaks allow {roof:,.0f} tokens/s "
             f"({claim.counts or 'total'}) of this workload",
         )
     return Check(
         name="possible",
         severity="ok",
-        text=f"{share:.0%} of what the data sheet's peaks allow ({roof:,.0f} tokens/s)",
+        text=f"{share:.0%} of what the datasheet's peaks allow ({roof:,.0f} tokens/s)",
     )
 
 

@@ -63,7 +63,7 @@ def naive_estimate(
     Raises
     ------
     InputError
-        If the data sheet lacks the peak, or the utilization is not a fraction.
+        If the datasheet lacks the peak, or the utilization is not a fraction.
     """
     if not 0.0 < utilization <= 1.0:
         raise InputError(f"utilization must lie in (0, 1], not {utilization}")

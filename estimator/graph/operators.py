@@ -1,6 +1,6 @@
 """Cut a forward pass into its operators: what runs, how often, how much work it is.
 
-One list serves every question: its FLOPs and bytes are the model's cost, a data sheet or a
+One list serves every question: its FLOPs and bytes are the model's cost, a datasheet or a
 profile's laws give each operator a time, and ``verify`` compares that time with what the same
 group of the real decoder takes. The structure is the plain one (fused QKV and gate-up products,
 static KV cache, fused attention), one launch an operator.

@@ -41,7 +41,7 @@ def find_law(profile: Profile, operation: str, config_key: dict[str, str]) -> La
     ----------
     profile : Profile
     operation : str
-    regime : dict of str to str
+    config_key : dict of str to str
         ``dtype``; attention: also ``kv_dtype``; collectives: ``op``, ``world_size``, ``mode``.
     """
     own = [law for law in profile.laws if law.operation == operation]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HardwareChoice:
-    """What a name stands for: a profile, a data sheet, or both."""
+    """What a name stands for: a profile, a datasheet, or both."""
 
     name: str
     profile: Profile | None
@@ -27,7 +27,7 @@ class HardwareChoice:
 
     @property
     def best(self) -> ProfileHardware | DatasheetHardware:
-        """The profile if there is one, else the data sheet."""
+        """The profile if there is one, else the datasheet."""
         if self.profile is not None:
             return ProfileHardware(self.profile)
         if self.spec is None:
@@ -75,7 +75,7 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> HardwareChoi
         how = "published timings" if shipped.mode == "imported" else "laws of a relative, scaled"
         reason = f"{note}profile {shipped.id} ({how}); none of yours is of this device"
         return HardwareChoice(name, shipped, match.spec, reason)
-    reason = f"{note}data sheet {match.spec.id}; no profile of it"
+    reason = f"{note}datasheet {match.spec.id}; no profile of it"
     return HardwareChoice(name, None, match.spec, reason)
 
 

@@ -1,6 +1,6 @@
-"""Give an operator a time: by a data sheet's two peaks, or by the laws of a measured profile.
+"""Give an operator a time: by a datasheet's two peaks, or by the laws of a measured profile.
 
-The data sheet is the classic roofline with everything at its peak: no real kernel is faster, so
+The datasheet is the classic roofline with everything at its peak: no real kernel is faster, so
 its answer is a bound. A profile's laws know start-up costs, achieved rates and their error.
 """
 
@@ -38,7 +38,7 @@ class Hardware(Protocol):
 
     @property
     def id(self) -> str:
-        """Name of the profile or data sheet."""
+        """Name of the profile or datasheet."""
         ...
 
     @property
@@ -83,7 +83,7 @@ class DatasheetHardware:
 
     @property
     def id(self) -> str:
-        """The data sheet's id."""
+        """The datasheet's id."""
         return self.spec.id
 
     @property
@@ -130,7 +130,7 @@ class DatasheetHardware:
     def _collective(self, operator: Operator) -> OperatorTime:
         wire = self.spec.scaleup_bandwidth_bytes_per_s or self.spec.p2p_bandwidth_bytes_per_s
         if wire is None:
-            raise InputError(f"the data sheet of {self.spec.id} gives no bandwidth between GPUs")
+            raise InputError(f"the datasheet of {self.spec.id} gives no bandwidth between GPUs")
         factor = bus_factor(operator.config_key["op"], int(operator.config_key["world_size"]))
         time = operator.bytes * factor / wire.value
         return OperatorTime(time, time, time, "link", extrapolated=False)

@@ -21,19 +21,19 @@ HUB_TIMEOUT_S = 10.0
 
 @functools.cache
 def shipped_models() -> dict[str, dict[str, Any]]:
-    """The fact sheets that ship, by id."""
+    """The facts of every model that ships, by id."""
     folder = resources.files("groundspeed.estimator") / "models"
-    sheets = [
+    all_facts = [
         json.loads(entry.read_text(encoding="utf-8"))
         for entry in folder.iterdir()
         if entry.name.endswith(".json")
     ]
-    return {datasheet["id"]: datasheet for datasheet in sorted(sheets, key=lambda s: s["id"])}
+    return {facts["id"]: facts for facts in sorted(all_facts, key=lambda s: s["id"])}
 
 
-def _names(key: str, datasheet: dict[str, Any]) -> tuple[str, ...]:
+def _names(key: str, facts: dict[str, Any]) -> tuple[str, ...]:
     """An id, hub names, and models of the very same shape."""
-    return (key, *datasheet["hub_names"], *datasheet.get("aliases", ()))
+    return (key, *facts["hub_names"], *facts.get("aliases", ()))
 
 
 def find_model(name: str, *, assume: str | None = None) -> Model:
@@ -53,19 +53,17 @@ def find_model(name: str, *, assume: str | None = None) -> Model:
     InputError
         If nothing of that name can be found or read; the message says what is close.
     """
-    sheets = shipped_models()
-    names = {alias.lower(): key for key, s in sheets.items() for alias in _names(key, s)}
+    models = shipped_models()
+    names = {alias.lower(): key for key, s in models.items() for alias in _names(key, s)}
     names |= {alias.split("/")[-1]: key for alias, key in names.items()}
     plain = name.strip().lower().split("/")[-1]
     while plain not in names and (shorter := _without_suffix(plain)) != plain:
         plain = shorter
     exact = names.get(name.strip().lower()) or (names.get(plain) if not Path(name).exists() else "")
-    datasheet = sheets.get(exact or "")
-    if datasheet is not None:
-        model = parse_config(
-            datasheet["config"], name=datasheet["id"], where=f"model {datasheet['id']}"
-        )
-        return model.model_copy(update={"published_parameters": datasheet["parameters"]})
+    facts = models.get(exact or "")
+    if facts is not None:
+        model = parse_config(facts["config"], name=facts["id"], where=f"model {facts['id']}")
+        return model.model_copy(update={"published_parameters": facts["parameters"]})
     try:
         path = Path(name)
         exists = path.exists()
@@ -77,14 +75,14 @@ def find_model(name: str, *, assume: str | None = None) -> Model:
         return _from_hub(name)
     raise InputError(
         f"unknown model '{name}'",
-        remedy=f"{did_you_mean(name, sheets)}; or give the path of a config.json",
+        remedy=f"{did_you_mean(name, models)}; or give the path of a config.json",
     )
 
 
 def hub_name(model: Model) -> str:
     """What a hub calls a shipped model; its id, if it does not ship."""
-    datasheet = shipped_models().get(model.id)
-    names = datasheet["hub_names"] if datasheet else []
+    facts = shipped_models().get(model.id)
+    names = facts["hub_names"] if facts else []
     return str(names[0]) if names else model.id
 
 

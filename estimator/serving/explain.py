@@ -63,7 +63,7 @@ def serving_notes(
             "asked for; throughput is a bound, TTFT is the length of a queue"
         )
     if hardware.origin == "datasheet":
-        notes.append("from the data sheet's peaks: a bound on speed, no real kernel reaches it")
+        notes.append("from the datasheet's peaks: a bound on speed, no real kernel reaches it")
     outside = sorted({p.group for p in (*decode, *prefill) if p.extrapolated and p.share > 0.02})
     if outside:
         notes.append(f"beyond the measured range: {', '.join(outside)}")

@@ -105,7 +105,7 @@ def predict(model: Model, hardware: Hardware, workload: Workload) -> Prediction:
     ----------
     model : Model
     hardware : Hardware
-        A data sheet or a profile.
+        A datasheet or a profile.
     workload : Workload
 
     Raises
@@ -309,7 +309,7 @@ def _notes(
             f"it has {memory / 2**30:.1f}; the times are those of the arithmetic alone"
         )
     if hardware.origin == "datasheet":
-        notes.append("from the data sheet's peaks: a bound on speed, no real kernel reaches it")
+        notes.append("from the datasheet's peaks: a bound on speed, no real kernel reaches it")
     outside = {
         f"{name} {g.group}"
         for name, phase in (("prefill", prefill), ("decode", decode))

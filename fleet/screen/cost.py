@@ -41,12 +41,12 @@ def cost_of(finding: Finding, server: Server, workload: ServingWorkload) -> Cost
     Raises
     ------
     InputError
-        If nothing but a data sheet is known of the device: it has no laws to slow.
+        If nothing but a datasheet is known of the device: it has no laws to slow.
     """
     hardware = server.hardware
     if not isinstance(hardware, ProfileHardware):
         raise InputError(
-            f"the cost of a finding needs a profile, of {hardware.id} there is a data sheet only"
+            f"the cost of a finding needs a profile, of {hardware.id} there is a datasheet only"
         )
     loss = min(finding.loss_fraction or 0.0, MOST)
     kinds: set[Kind] = {facts_of(metric).kind for metric in finding.metrics}

@@ -121,7 +121,7 @@ def reference_of(request: ScreenRequest, table: "FleetTable") -> dict[str, float
     hardware = find_hardware(request.reference, profile_dir=request.profile_dir)
     if hardware.profile is None:
         raise InputError(
-            f"'{request.reference}' is a data sheet",
+            f"'{request.reference}' is a datasheet",
             where="--reference",
             remedy="give a profile that was measured",
         )

@@ -3,7 +3,7 @@
 A working set is read again and again inside one operation. As long as it fits a cache, that cache
 answers; beyond it, the next one. The curve of rate over size therefore has a plateau for each
 level, and the sizes at which it falls are what the caches are *worth*, which need not be what a
-data sheet says (a cache shared by two halves of a chip, or by other tenants, ends earlier).
+datasheet says (a cache shared by two halves of a chip, or by other tenants, ends earlier).
 
 This is the one kernel whose operands are warm on purpose.
 """

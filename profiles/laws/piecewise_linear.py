@@ -9,9 +9,9 @@ its own. So the law is a chain of alpha-beta pieces: time is linear in size betw
 Before the first knot the latency holds, beyond the last its bandwidth. Where nothing is linear
 (tokens through experts), pieces are straight in the logarithm of both instead.
 
->>> chain = Knots(column="bytes", scale="linear", at=(1e3, 1e6), time_s=(1e-5, 2e-5),
-...               log_spread=(0.1, 0.02))
->>> chain.evaluate(np.array([500.0, 1e3, 1e6, 1.999e6]))
+>>> pieces = PiecewiseLinear(column="bytes", scale="linear", at=(1e3, 1e6),
+...                          time_s=(1e-5, 2e-5), log_spread=(0.1, 0.02))
+>>> pieces.evaluate(np.array([500.0, 1e3, 1e6, 1.999e6]))
 array([1.e-05, 1.e-05, 2.e-05, 3.e-05])
 """
 

@@ -2,7 +2,7 @@
 
 >>> from groundspeed import estimate
 >>> p = estimate("qwen2.5-32b", gpu="h20", prompt_tokens=1024, output_tokens=1024)
->>> 40 < 1 / p.tpot_s.value < 62.1  # token/s; the data sheet's bound is 62.1
+>>> 40 < 1 / p.tpot_s.value < 62.1  # token/s; the datasheet's bound is 62.1
 True
 """
 

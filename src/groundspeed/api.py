@@ -50,7 +50,7 @@ def load_profile(name: str | Path) -> MeasuredProfile:
     """
     hardware = find_hardware(str(name))
     if hardware.profile is None:
-        raise InputError(f"'{name}' is a data sheet: nothing was measured")
+        raise InputError(f"'{name}' is a datasheet: nothing was measured")
     return MeasuredProfile.model_construct(**dict(hardware.profile))
 
 

@@ -47,7 +47,7 @@ app.command("backtest")(backtest_command)
 app.command("report")(report_command)
 app.command("doctor")(doctor_command)
 app.command("verify")(verify_command)
-app.command("compare-alone", hidden=True)(compare_isolated_command)
+app.command("compare-isolated", hidden=True)(compare_isolated_command)
 app.add_typer(profile_app, name="profile")
 app.add_typer(fleet_app, name="fleet")
 

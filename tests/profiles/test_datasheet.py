@@ -1,4 +1,4 @@
-"""Data sheets: every number sourced, names resolved as people write them, nothing guessed."""
+"""Datasheets: every number sourced, names resolved as people write them, nothing guessed."""
 
 import csv
 from pathlib import Path

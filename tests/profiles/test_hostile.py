@@ -22,7 +22,7 @@ def law(d: Document) -> Document:
 
 
 HOSTILE: dict[str, Callable[[Document], object]] = {
-    "law without its regime": lambda d: law(d).update(config_key={}),
+    "law without its config key": lambda d: law(d).update(config_key={}),
     "law without sharpness": lambda d: law(d)["coefficients"].pop("sharpness"),
     "law without a compute rate": lambda d: law(d)["coefficients"].pop("compute_flops_per_s"),
     "sharpness zero": lambda d: law(d)["coefficients"]["sharpness"].update(value=0.0, low=0.0),
@@ -30,7 +30,7 @@ HOSTILE: dict[str, Callable[[Document], object]] = {
     "box of a strange column": lambda d: law(d)["fit_range"].update(x=(1.0, 2.0)),
     "box that ends before it begins": lambda d: law(d)["fit_range"].update(m=(9.0, 1.0)),
     "an error of e^1e300": lambda d: law(d)["held_out"].update(log_q95=1e300),
-    "curve without its regime": lambda d: d["curves"][0].update(config_key={}),
+    "curve without its config key": lambda d: d["curves"][0].update(config_key={}),
     "stream without its mode": lambda d: d["curves"][1].update(config_key={"dtype": "float32"}),
     "case without columns": lambda d: d["curves"][0]["points"][0].update(case={}),
     "no work at all": lambda d: [p.update(flops=0.0, bytes=0.0) for p in d["curves"][0]["points"]],
@@ -92,11 +92,11 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     "workload", [["--batch", "0"], ["--isl", "-5"], ["--osl", "0"], ["--isl", "9" * 40]], ids=str
 )
 def test_the_article_needs_a_possible_workload(workload: list[str]) -> None:
-    ran = groundspeed("estimate", "qwen2.5-32b", "--gpu", "h20", "--method", "article", *workload)
+    ran = groundspeed("estimate", "qwen2.5-32b", "--gpu", "h20", "--method", "naive", *workload)
     assert ran.code == 2
     assert len(ran.err.strip().splitlines()) == 1
 
 
 def test_the_article_does_not_describe_a_plain_mlp() -> None:
-    ran = groundspeed("estimate", "gpt-j-6b", "--gpu", "h20", "--method", "article", "--isl", "64")
+    ran = groundspeed("estimate", "gpt-j-6b", "--gpu", "h20", "--method", "naive", "--isl", "64")
     assert (ran.code, "gated MLP" in ran.err) == (2, True)

@@ -72,9 +72,16 @@ def estimate_command(
         str | None, typer.Option(help="'dense': read an unknown architecture as a plain decoder.")
     ] = None,
     method: Annotated[
-        str, typer.Option(help="'operators', or 'article': FLOPs / peak / 60 %.")
+        str,
+        typer.Option(
+            help="'operators' predicts each operator; 'naive' divides FLOPs by the datasheet's peak "
+            "and --utilization, as people do by hand ('article' is its old name)."
+        ),
     ] = "operators",
-    utilization: Annotated[float, typer.Option(help="For the article's method.")] = 0.6,
+    utilization: Annotated[
+        float,
+        typer.Option(help="Share of the peak, from 0 to 1, that --method naive assumes."),
+    ] = 0.6,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
     output: Output = None,
@@ -88,9 +95,10 @@ def estimate_command(
     from groundspeed.estimator import Workload, find_model
     from groundspeed.estimator.hardware.find_hardware import find_hardware
 
-    if method not in ("operators", "article"):
+    method = {"article": "naive"}.get(method, method)
+    if method not in ("operators", "naive"):
         raise InputError(
-            f"unknown method '{method}'", where="--method", remedy="use operators or article"
+            f"unknown method '{method}'", where="--method", remedy="use operators or naive"
         )
     shape = find_model(model, assume=assume)
     choices = [find_hardware(name, profile_dir=profile_dir) for name in gpu]
@@ -144,7 +152,7 @@ def estimate_command(
     workload = Workload(
         batch=batch, prompt_tokens=isl, output_tokens=osl, dtype=dtype or shape.dtype
     )
-    if method == "article":
+    if method == "naive":
         _naive_estimate(shape, choices, workload, utilization, as_json, output, force)
         return
     from groundspeed.estimator import DatasheetHardware, ProfileHardware, predict
@@ -152,7 +160,7 @@ def estimate_command(
     columns = []
     for hardware in choices:
         if hardware.spec is not None and (len(choices) == 1 or hardware.profile is None):
-            name = hardware.spec.id if len(choices) > 1 else f"data sheet {hardware.spec.id}"
+            name = hardware.spec.id if len(choices) > 1 else f"datasheet {hardware.spec.id}"
             columns.append((name, predict(shape, DatasheetHardware(hardware.spec), workload)))
         if hardware.profile is not None:
             name = hardware.name if len(choices) > 1 else "calibrated"
@@ -203,7 +211,7 @@ def _naive_estimate(
     for hardware in choices:
         if hardware.spec is None:
             raise InputError(
-                f"the article's method needs a data sheet, '{hardware.name}' has none",
+                f"--method naive needs a datasheet, '{hardware.name}' has none",
                 remedy="name a GPU",
             )
         estimates.append(naive_estimate(shape, hardware.spec, workload, utilization=utilization))

@@ -138,7 +138,7 @@ def estimate_serving(
         engine = _engine(request, hardware)
         if hardware.spec is not None and (len(choices) == 1 or hardware.profile is None):
             bare = _datasheet_engine(engine)
-            name = "data sheet" if len(choices) == 1 else f"{hardware.name} (sheet)"
+            name = "datasheet" if len(choices) == 1 else f"{hardware.name} (sheet)"
             datasheet = DatasheetHardware(hardware.spec)
             columns.append((name, _predict(model, request, bare, datasheet)))
         if hardware.profile is not None:

@@ -26,7 +26,7 @@ def list_command(
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """List measured profiles and the data sheets that ship.
+    """List measured profiles and the datasheets that ship.
 
     Example: groundspeed profile list
     """
@@ -79,7 +79,7 @@ def list_command(
     else:
         console.print("no measured profile yet: groundspeed calibrate --quick")
     console.print()
-    table = make_table("data sheet", "bf16 dense", "memory", "bandwidth", "highest clock")
+    table = make_table("datasheet", "bf16 dense", "memory", "bandwidth", "highest clock")
     for s in sheets.values():
         peak = s.peak_flops_per_s.get("bfloat16")
         table.add_row(
@@ -114,7 +114,7 @@ def show_command(
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Show what a profile or a data sheet says, each number with its origin.
+    """Show what a profile or a datasheet says, each number with its origin.
 
     Example: groundspeed profile show h200
     """
@@ -125,17 +125,17 @@ def show_command(
         from groundspeed.profiles.errors import InputError
 
         if hardware.spec is None:
-            raise InputError(f"there is no data sheet of '{name}'")
-        hardware = replace(hardware, profile=None, reason=f"data sheet {hardware.spec.id}")
+            raise InputError(f"there is no datasheet of '{name}'")
+        hardware = replace(hardware, profile=None, reason=f"datasheet {hardware.spec.id}")
     record = hardware.profile or hardware.spec
     if record is None:
-        raise AssertionError("a name stands for a profile or a data sheet")
+        raise AssertionError("a name stands for a profile or a datasheet")
     if plot is not None:
         from groundspeed.display.plots import save_roofline
         from groundspeed.profiles.errors import InputError
 
         if hardware.profile is None:
-            raise InputError(f"'{name}' is a data sheet, there is no point to draw")
+            raise InputError(f"'{name}' is a datasheet, there is no point to draw")
         save_roofline(hardware.profile, plot, force=force)
     if as_json or output is not None:
         text = record.model_dump_json(indent=1, exclude_none=True, context=WITH_OLD_NAMES)
@@ -275,7 +275,7 @@ def diff_command(
     for name in (first, second):
         hardware = find_hardware(name, profile_dir=profile_dir)
         if hardware.profile is None:
-            raise InputError(f"'{name}' is a data sheet; diff compares measured profiles")
+            raise InputError(f"'{name}' is a datasheet; diff compares measured profiles")
         profiles.append(hardware.profile)
     comparison = compare_profiles(*profiles)
     if as_json or output is not None:

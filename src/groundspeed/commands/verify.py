@@ -84,7 +84,7 @@ def _profile(name: str | None, running: "RunningDevice", profile_dir: "Path | No
         profile = find_hardware(name, profile_dir=profile_dir).profile
         if profile is None:
             raise InputError(
-                f"'{name}' is a data sheet, verify needs a measured profile",
+                f"'{name}' is a datasheet, verify needs a measured profile",
                 remedy="groundspeed calibrate",
             )
         return profile

@@ -196,7 +196,7 @@ def _draw_roofline(axes: "Axes", profile: Profile) -> None:
     axes.set_ylabel("achieved rate")
     axes.yaxis.set_major_formatter(lambda rate, _: shown(rate, "FLOP/s"))
     axes.xaxis.set_major_formatter(lambda intensity, _: f"{intensity:g}")
-    lines = "fitted matmul roof" + (", dotted: data sheet" if datasheet else "")
+    lines = "fitted matmul roof" + (", dotted: datasheet" if datasheet else "")
     axes.set_title(
         f"{profile.device.name} (points: measured; lines: {lines})", fontsize=10, color=INK
     )

@@ -24,7 +24,7 @@ from groundspeed.profiles.validation import Violation
 
 
 def show_device_line(console: Console, device: Device, datasheet: DeviceSpec | None) -> None:
-    """Say what the device is and what its data sheet claims."""
+    """Say what the device is and what its datasheet claims."""
     units = "threads" if device.kind == "cpu" else "compute units"
     facts = [f"{device.compute_units} {units}", f"{device.memory_bytes / 2**30:.0f} GiB"]
     if device.last_level_cache_bytes:
@@ -32,21 +32,21 @@ def show_device_line(console: Console, device: Device, datasheet: DeviceSpec | N
     facts += device.instruction_sets
     console.print(f"[bold]{safe(device.name)}[/bold]  {safe(', '.join(facts))}")
     if datasheet is None:
-        console.print("data sheet: none for this device; rates are shown as achieved, alone")
+        console.print("datasheet: none for this device; rates are shown as achieved, alone")
         return
     claims = [
         f"{name} {shown(q.value, 'FLOP/s')}" for name, q in datasheet.peak_flops_per_s.items()
     ]
     if datasheet.memory_bandwidth_bytes_per_s:
         claims.append(f"memory {shown(datasheet.memory_bandwidth_bytes_per_s.value, 'bytes/s')}")
-    console.print(plain(f"data sheet ({datasheet.id}): {', '.join(claims)}"))
+    console.print(plain(f"datasheet ({datasheet.id}): {', '.join(claims)}"))
 
 
 def show_rates(console: Console, profile: Profile) -> None:
-    """Achieved against data sheet, with 90 % intervals."""
+    """Achieved against datasheet, with 90 % intervals."""
     known = any(r.utilization is not None for r in profile.rates)
     columns = ["achieved", "rate", "90 % interval"]
-    columns += ["data sheet", "utilization", ""] if known else [""]
+    columns += ["datasheet", "utilization", ""] if known else [""]
     table = make_table(*columns)
     for rate in profile.rates:
         divisor, unit = scale_for(rate.value, rate.unit)
@@ -73,7 +73,7 @@ def show_utilization(console: Console, profile: Profile) -> None:
         return
     shares = any(u.share is not None for u in utilizations)
     columns = ["a model's", "rows", "achieved"]
-    table = make_table(*columns, *(["of the data sheet", "90 % interval", ""] if shares else [""]))
+    table = make_table(*columns, *(["of the datasheet", "90 % interval", ""] if shares else [""]))
     for u in utilizations:
         unit = "FLOP/s" if u.phase == "prefill" else "bytes/s"
         row: list[Text | str] = [
@@ -200,12 +200,12 @@ def show_breakdown(console: Console, prediction: Prediction) -> None:
 
 
 def show_naive_estimate(console: Console, estimate: NaiveEstimate) -> None:
-    """The article's table as printed, exact values beside, and what it leaves out."""
+    """Print the naive estimate, exact values beside the rounded ones, and what it leaves out."""
     console.print(
         f"[bold]{safe(estimate.model)}[/bold] on {estimate.hardware}, "
         f"{shown(estimate.peak_flops_per_s, 'FLOP/s')} {estimate.workload.dtype}, "
         f"prompt {estimate.workload.prompt_tokens}, output {estimate.workload.output_tokens}, "
-        f"batch {estimate.workload.batch}: the article's method"
+        f"batch {estimate.workload.batch}: --method naive"
     )
     table = make_table("quantity", "as printed", "exact", "unit")
     table.add_column("", justify="left")
@@ -224,9 +224,9 @@ def show_naive_estimate(console: Console, estimate: NaiveEstimate) -> None:
 
 
 def show_datasheet(console: Console, spec: DeviceSpec) -> None:
-    """Each number of a data sheet with its source."""
+    """Each number of a datasheet with its source."""
     console.print(
-        f"[bold]{safe(spec.name)}[/bold]  {safe(spec.architecture)}, data sheet {safe(spec.id)}"
+        f"[bold]{safe(spec.name)}[/bold]  {safe(spec.architecture)}, datasheet {safe(spec.id)}"
     )
     table = make_table("quantity", "value", "confidence")
     table.add_column("source", justify="left", overflow="fold")

@@ -19,7 +19,7 @@ def show_serving(
     columns: Sequence[tuple[str, Sequence[ServingPrediction]]],
     measured: Mapping[int, Mapping[str, float]],
 ) -> None:
-    """TTFT, TPOT and throughput over concurrency: data sheet, calibrated, and what was measured."""
+    """TTFT, TPOT and throughput over concurrency: datasheet, calibrated, and what was measured."""
     for metric, title, scale in (
         ("ttft_s", "TTFT, ms", 1e3),
         ("tpot_s", "TPOT, ms", 1e3),

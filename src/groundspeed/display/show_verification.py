@@ -22,7 +22,7 @@ def show_verification(console: Console, result: Verification) -> None:
     )
     known = result.cases[0].ttft_s.datasheet is not None
     table = make_table(
-        "case", "", *(["data sheet"] if known else []), "calibrated", "measured", "error",
+        "case", "", *(["datasheet"] if known else []), "calibrated", "measured", "error",
         "inside", "machine"
     )  # fmt: skip
     for case in result.cases:
@@ -55,12 +55,12 @@ def show_verification(console: Console, result: Verification) -> None:
 
 
 def show_run(console: Console, result: Verification) -> None:
-    """Three columns: data sheet, calibrated, measured."""
+    """Three columns: datasheet, calibrated, measured."""
     console.print(
         f"[bold]{safe(result.model)}[/bold] with random weights, {result.dtype}: predicted first, "
         "then really run"
     )
-    table = make_table("case", "", "data sheet", "calibrated", "measured", "error")
+    table = make_table("case", "", "datasheet", "calibrated", "measured", "error")
     for case in result.cases:
         name = f"batch {case.batch}, prompt {case.prompt_tokens}"
         for title, comparison, unit in (

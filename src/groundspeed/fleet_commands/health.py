@@ -196,7 +196,7 @@ def _named(request: HealthRequest) -> "tuple[Baseline | None, dict[str, float] |
 
     profile = find_hardware(named, profile_dir=request.profile_dir).profile
     if profile is None:
-        raise InputError(f"'{named}' is a data sheet", where="--baseline",
+        raise InputError(f"'{named}' is a datasheet", where="--baseline",
                          remedy="give a profile that was measured")  # fmt: skip
     return None, reference_rates(profile), f"profile {profile.id}, less a tenth"
 

@@ -154,7 +154,7 @@ def _note_contention(device: str, first: Path, paths: list[Path]) -> None:
     """Measure the first device alone, and write into all profiles what was different."""
     from groundspeed.profiles.store import load_profile, save_profile
 
-    command = [*PROGRAM, "compare-alone", str(first), "--device", device]
+    command = [*PROGRAM, "compare-isolated", str(first), "--device", device]
     command += ["--others", str(len(paths) - 1)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     notes = (
@@ -176,7 +176,7 @@ def compare_isolated_command(
 ) -> None:
     """Measure a profile's best cases again, alone; prints what differs as JSON.
 
-    Example: groundspeed compare-alone h200-gpu0.json --others 7 --device cuda:0
+    Example: groundspeed compare-isolated h200-gpu0.json --others 7 --device cuda:0
     """
     from groundspeed.calibrate.design.measurement_plan import MODES
     from groundspeed.calibrate.run.campaign import Request, journal_path
@@ -187,5 +187,5 @@ def compare_isolated_command(
     running = open_running_device(device)
     mode = MODES["quick"]
     journal = journal_path(folder_of(profile_dir), running, mode)
-    request = Request(running, mode, journal, "compare-alone")
+    request = Request(running, mode, journal, "compare-isolated")
     typer.echo(json.dumps(compare_isolated(request, load_profile(profile), others)))

@@ -82,7 +82,7 @@ def _summary(profile: Profile) -> Section:
         )
     tables = [
         Table(
-            ("achieved", "rate", "90 % interval", "data sheet", "utilization", "case"),
+            ("achieved", "rate", "90 % interval", "datasheet", "utilization", "case"),
             rows,
             "Best of each kind, measured again with fresh samples",
         )
@@ -100,7 +100,7 @@ def _summary(profile: Profile) -> Section:
             )
             for u in shares
         ]
-        columns = ("a model's", "rows", "achieved", "of the data sheet", "90 % interval", "")
+        columns = ("a model's", "rows", "achieved", "of the datasheet", "90 % interval", "")
         tables.append(
             Table(columns, seen_by_models, "What models see: the number that replaces “60 %”")
         )
@@ -135,7 +135,7 @@ def _roofline(profile: Profile) -> Section | None:
         for dtype, peak in datasheet.peak_flops_per_s.items():
             if any(dtype == law.config_key.get("dtype") for law in profile.laws):
                 roof = np.minimum(peak.value, span * bandwidth)
-                traces.append(_line(f"data sheet {dtype}", span, roof, "dot"))
+                traces.append(_line(f"datasheet {dtype}", span, roof, "dot"))
     for law in profile.laws:
         values = law.values()
         if law.operation == "matmul" and "compute_flops_per_s" in values:
@@ -146,7 +146,7 @@ def _roofline(profile: Profile) -> Section | None:
     return Section(
         "Roofline",
         "Every measured point: arithmetic intensity against achieved rate. Solid lines are fitted, "
-        "dotted ones are the data sheet's.",
+        "dotted ones are the datasheet's.",
         figures=[
             Figure(
                 "roofline", "Roofline.", f"{len(intensities) // 2} curves and their roofs.",

@@ -65,7 +65,7 @@ def page_of(
 
     hardware = find_hardware(first, profile_dir=profile_dir)
     if hardware.profile is None:
-        raise InputError(f"'{first}' is a data sheet", remedy="nothing was measured to report")
+        raise InputError(f"'{first}' is a datasheet", remedy="nothing was measured to report")
     return profile_page(hardware.profile)
 
 
@@ -107,7 +107,7 @@ def _two(sources: Sequence[str], profile_dir: Path | None) -> Page:
     for name in sources:
         profile = find_hardware(name, profile_dir=profile_dir).profile
         if profile is None:
-            raise InputError(f"'{name}' is a data sheet", remedy="give two profiles")
+            raise InputError(f"'{name}' is a datasheet", remedy="give two profiles")
         profiles.append(profile)
     return comparison_page(compare_profiles(profiles[0], profiles[1]))
 

@@ -13,7 +13,7 @@ from groundspeed.calibrate.fit.piecewise import fit_piecewise, pool_falling
 from groundspeed.profiles import InputError, law_time
 from groundspeed.profiles.operations import Array
 
-REGIME = {"op": "all_reduce", "world_size": "8"}
+CONFIG_KEY = {"op": "all_reduce", "world_size": "8"}
 SIZES: Array = np.array([2.0**i for i in range(10, 30)])
 
 
@@ -24,7 +24,7 @@ def truth(sizes: Array) -> Array:
 
 def test_two_protocols_are_followed_without_being_told() -> None:
     law = fit_piecewise(
-        "collective", REGIME, SIZES, truth(SIZES), origin="measured", source="truth"
+        "collective", CONFIG_KEY, SIZES, truth(SIZES), origin="measured", source="truth"
     )
     between = SIZES[:-1] * 1.5
     error = np.abs(law_time(law, {"bytes": between}).time_s / truth(between) - 1.0)
@@ -37,7 +37,7 @@ def test_two_protocols_are_followed_without_being_told() -> None:
 @given(seed=st.integers(0, 10_000), noise=st.floats(0.0, 0.3))
 def test_never_falls_however_noisy(seed: int, noise: float) -> None:
     times = truth(SIZES) * np.exp(np.random.default_rng(seed).normal(0.0, noise, SIZES.size))
-    law = fit_piecewise("collective", REGIME, SIZES, times, origin="measured", source="noise")
+    law = fit_piecewise("collective", CONFIG_KEY, SIZES, times, origin="measured", source="noise")
     fine = np.geomspace(SIZES[0] / 4, SIZES[-1] * 4, 500)
     predicted = law_time(law, {"bytes": fine})
     assert (np.diff(predicted.time_s) >= -1e-12).all()
@@ -56,7 +56,7 @@ def test_pooling_keeps_the_mean_and_rises(values: list[float]) -> None:
 def test_too_few_sizes() -> None:
     with pytest.raises(InputError, match="needs 4 sizes, there are 3"):
         fit_piecewise(
-            "collective", REGIME, SIZES[:3], truth(SIZES[:3]), origin="measured", source="x"
+            "collective", CONFIG_KEY, SIZES[:3], truth(SIZES[:3]), origin="measured", source="x"
         )
 
 

@@ -60,7 +60,7 @@ def test_a_virtual_machine_and_a_rate_above_the_roof_are_told() -> None:
         PROFILE.curves, environment(virtualization="virtual machine"), (), (rate,)
     )
     assert "virtual machine" in warnings[0]
-    assert f"{rate.quantity} is 107% of the data sheet" in warnings[1]
+    assert f"{rate.quantity} is 107% of the datasheet" in warnings[1]
 
 
 def test_a_clock_that_moves_is_told_and_a_steady_one_is_not() -> None:

@@ -129,7 +129,7 @@ def test_cases_of_a_check_are_those_a_profile_is_asked_for() -> None:
     profile = find_hardware("h200-sxm").profile
     assert profile is not None
     rates = reference_rates(profile)
-    assert 600e12 < rates["matmul_bfloat16"] < 989e12  # of the data sheet's 989 TFLOPS
+    assert 600e12 < rates["matmul_bfloat16"] < 989e12  # of the datasheet's 989 TFLOPS
 
 
 HOSTILE = "n|1\n'<script>"

@@ -66,7 +66,7 @@ def test_help_has_a_real_example(command: list[str]) -> None:
         (["estimate", "/", "--gpu", "h20"], "is a folder"),
         (["estimate", "/proc/self/mem", "--gpu", "h20"], "cannot be read"),
         (["estimate", "qwen2.5-32b", "--gpu", "absent.json"], "no such profile"),
-        (["profile", "show", "v100-sxm", "--plot", "x.png"], "is a data sheet"),
+        (["profile", "show", "v100-sxm", "--plot", "x.png"], "is a datasheet"),
         (["profile", "check", "absent.json"], "no such profile"),
         (["profile", "diff", "v100-sxm", "rtx-4090"], "compares measured profiles"),
         (["verify", "qwen2.5-0.5b", "--prompts", "64,x"], "not a positive whole number"),
@@ -93,7 +93,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     [
         ["estimate", "qwen2.5-32b", "--gpu", "h20", "--json"],
         ["estimate", "qwen2.5-32b", "--gpu", "h20", "--gpu", "mi300x", "--json"],
-        ["estimate", "qwen2.5-32b", "--gpu", "h20", "--method", "article", "--json"],
+        ["estimate", "qwen2.5-32b", "--gpu", "h20", "--method", "naive", "--json"],
         ["profile", "list", "--json"],
         ["fleet", "rounds", "--nodes", "a,b,c,d", "--json"],
         ["fleet", "dashboard", "--json"],
@@ -110,7 +110,7 @@ def test_json_is_one_document_on_stdout(arguments: list[str]) -> None:
 
 
 def test_estimate_of_the_article() -> None:
-    ran = groundspeed("estimate", "qwen2.5-32b", "--gpu", "h20", "--method", "article")
+    ran = groundspeed("estimate", "qwen2.5-32b", "--gpu", "h20", "--method", "naive")
     for figure in ("31.98", "65.28", "441", "735", "2466", "432", "2312", "2297", "62.5", "2.7%"):
         assert figure in ran.out, figure
 
@@ -133,7 +133,7 @@ def test_a_measured_profile_wins_over_the_data_sheet(own_data_folder: Path) -> N
     ran = groundspeed("estimate", "llama-3.1-8b", "--gpu", "h200")
     assert ran.code == 0, ran.err
     assert "measured profile h200-sxm-test, the newest of this device" in ran.out
-    assert "data sheet h200-sxm" in ran.out
+    assert "datasheet h200-sxm" in ran.out
     assert "calibrated" in ran.out
     listed = json.loads(groundspeed("profile", "list", "--json").out)
     assert [p["id"] for p in listed["profiles"]] == ["h200-sxm-test"]

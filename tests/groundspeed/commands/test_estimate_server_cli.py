@@ -17,7 +17,7 @@ def test_columns_breakdown_memory_and_reasons() -> None:
     ran = groundspeed(*R1, "--engine", "sglang", "--concurrency", "1,4..16")
     assert ran.code == 0, ran.err
     for text in (
-        "data sheet", "calibrated", "concurrency 8", "TTFT, ms", "experts", "bound by",
+        "datasheet", "calibrated", "concurrency 8", "TTFT, ms", "experts", "bound by",
         "profile h200-sxm-imported (published timings)", "TTFT is mostly waiting",
         "requests of this length", "TPOT = (E2E - TTFT) / (output tokens - 1)",
     ):  # fmt: skip
@@ -28,7 +28,7 @@ def test_json_has_every_prediction() -> None:
     ran = groundspeed(*R1, "--concurrency", "1,2", "--slo", "ttft=1000,tpot=30", "--json")
     document = json.loads(ran.out)
     assert [(p["column"], p["concurrency"]) for p in document["predictions"]] == [
-        ("data sheet", 1), ("data sheet", 2), ("calibrated", 1), ("calibrated", 2),
+        ("datasheet", 1), ("datasheet", 2), ("calibrated", 1), ("calibrated", 2),
     ]  # fmt: skip
     last = document["predictions"][-1]
     assert last["ttft"]["p99"] >= last["ttft"]["p50"] > 0

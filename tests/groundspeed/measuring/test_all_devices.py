@@ -45,7 +45,7 @@ def test_one_device_that_fails_does_not_take_the_others_along(tmp_path: Path) ->
     assert plateaus and all(r.unit == "bytes/s" and "MiB" in r.note for r in plateaus)
     if path.suffix != ".json":
         return
-    compared = groundspeed("compare-alone", str(path), "--others", "1", "--device", "cpu")
+    compared = groundspeed("compare-isolated", str(path), "--others", "1", "--device", "cpu")
     assert compared.code == 0, compared.err
     notes = json.loads(compared.out)
     assert all("measured together with 1 other devices; alone," in note for note in notes)
