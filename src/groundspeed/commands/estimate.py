@@ -74,8 +74,8 @@ def estimate_command(
     method: Annotated[
         str,
         typer.Option(
-            help="'operators' predicts each operator; 'naive' divides FLOPs by the datasheet's peak "
-            "and --utilization, as people do by hand ('article' is its old name)."
+            help="'operators' predicts each operator; 'naive' divides FLOPs by the datasheet's "
+            "peak and --utilization, as people do by hand ('article' is its old name)."
         ),
     ] = "operators",
     utilization: Annotated[
