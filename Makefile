@@ -4,12 +4,14 @@ BIN := .venv/bin
 export PYTHONSAFEPATH := 1
 
 OUT ?= gpu-results
+WORKERS ?= auto
 
-.PHONY: run test lint format docs benchmarks gpu rehearse clean help
+.PHONY: run test test-slow lint format docs benchmarks gpu rehearse clean help
 
 help:
 	@echo "make run         measure this machine, predict a model, run it, compare"
-	@echo "make test        run every test"
+	@echo "make test        run the tests but the slow ones (minutes)"
+	@echo "make test-slow   run the slow ones: Slurm, Ray, killed ranks, compilers, the wheel"
 	@echo "make lint        ruff, mypy, pyright, import rules"
 	@echo "make docs        regenerate the output shown in README.md"
 	@echo "make benchmarks  speed of the program itself, as ratios"
@@ -20,10 +22,15 @@ run: .python
 	@$(PYTHON) scripts/make_venv.py measure
 	@$(BIN)/groundspeed run
 
+# WORKERS=0 runs the tests in one process, as a debugger needs it.
 test: .python
 	@$(PYTHON) scripts/make_venv.py measure,dev
-	$(BIN)/pytest
-	$(BIN)/pytest -q --doctest-modules --pyargs groundspeed
+	$(BIN)/pytest -q -n $(WORKERS) -m "not slow"
+	$(BIN)/pytest -q --durations=0 --doctest-modules --pyargs groundspeed
+
+test-slow: .python
+	@$(PYTHON) scripts/make_venv.py measure,dev
+	$(BIN)/pytest -q -n $(WORKERS) -m slow
 
 lint: .python
 	@$(PYTHON) scripts/make_venv.py measure,dev

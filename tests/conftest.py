@@ -24,6 +24,45 @@ if not any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/kfd")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker is left with one at the end."""
+    slow: dict[str, int] = {}
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            slow[item.nodeid.split("::")[0]] = slow.get(item.nodeid.split("::")[0], 0) + 1
+    items.sort(key=lambda item: -slow.get(item.nodeid.split("::")[0], 0))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what did not run, and how to get it."""
+    skipped: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
+        skipped[reason] = skipped.get(reason, 0) + 1
+    left_out = len(terminalreporter.stats.get("deselected", []))
+    if left_out == 0 and not skipped:
+        return
+    terminalreporter.section("not run")
+    if "not slow" in str(terminalreporter.config.option.markexpr):
+        terminalreporter.line("slow tests (Slurm, Ray, killed ranks, compilers): make test-slow")
+    for reason, count in sorted(skipped.items()):
+        remedy = next((r for word, r in REMEDIES.items() if word in reason), "")
+        terminalreporter.line(f"{count} x {reason}{f': {remedy}' if remedy else ''}")
+
+
+REMEDIES = {
+    "no GPU": "run them on a machine with one: make gpu",
+    "no reference data": "measurements that this repository does not ship",
+    "chromium": "apt-get install chromium",
+    "munged": "apt-get install slurm-wlm munge",
+    "torch is not installed": "pip install 'groundspeed[measure]'",
+    "triton is not installed": "pip install 'groundspeed[measure]'",
+    "is not installed": "pip install 'groundspeed[dev]'",
+}
+"""What to do about a reason to skip, by a word in it."""
+
+
 @pytest.fixture(autouse=True)
 def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give each test an empty data folder: no test sees or touches a user's profiles."""

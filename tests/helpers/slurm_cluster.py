@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from program import PATIENCE_S
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "sinfo")
 NODES = ("n1", "n2", "n3")
-START_TIMEOUT_S = 120.0
 
 
 def missing() -> list[str]:
@@ -135,7 +136,7 @@ class SlurmCluster:
         TimeoutError
             With the end of every log.
         """
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + PATIENCE_S
         while not condition():
             if time.monotonic() > deadline:
                 logs = [*self.folder.glob("*.log"), *self.folder.glob("*.out")]
@@ -165,7 +166,7 @@ class SlurmCluster:
             if process := self.daemons.pop(name, None):
                 process.terminate()
                 try:
-                    process.wait(20.0)
+                    process.wait(60.0)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()

@@ -17,6 +17,8 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from repository import HELPERS
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = HELPERS / "compile_kernels.py"
 SHARED_BYTES = {
     # What one block may use: CUDA C++ programming guide (compute capabilities); CDNA3 and CDNA4

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,30 +20,47 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 import torch
 
-from groundspeed.calibrate.links.local_ranks import LONGEST_END_S
 from groundspeed.kernels.links.collectives import SMALL_PRIME, value_of
 from groundspeed.profiles import check_profile
 from groundspeed.profiles.schema import Profile
-from program import environment, groundspeed
+from program import PATIENCE_S, environment, groundspeed, slowness
 from repository import HELPERS
 
 SCRIPT = HELPERS / "tiny_links.py"
 HOST = socket.gethostname()
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """End every process that a test has started, also where the test failed."""
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+    STARTED.clear()
+
+
+STARTED: list[subprocess.Popen[str]] = []
+
+
 def start(folder: Path, ranks: int, timeout_s: float, **more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    """Start ranks that give one up after ``timeout_s``, or later on a busy machine."""
+    timeout_s *= slowness()
+    process = subprocess.Popen(
         [sys.executable, "-P", str(SCRIPT), str(folder), str(ranks), str(timeout_s)],
         env=environment(**more),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def rank_processes(parent: int, count: int) -> list[int]:
     """Process ids of the ranks, in their order: the launcher starts them one after the other."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         processes = []
         for path in Path("/proc").glob("[0-9]*/stat"):
@@ -87,36 +106,37 @@ def test_four_ranks_from_the_command_line(tmp_path: Path) -> None:
     assert all(p.valid for c in profile.curves for p in c.points)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_named_and_what_was_measured_is_kept(tmp_path: Path) -> None:
     process = start(tmp_path, 3, 20)
     wait_for_entries(tmp_path, process, 6)
     os.kill(rank_processes(process.pid, 3)[1], signal.SIGKILL)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert f"rank 1 on {HOST} was killed by SIGKILL in " in stderr
     assert len(stderr.strip().splitlines()) == 1, stderr
     kept = journal(tmp_path)
     assert len(kept) > 6
     again = start(tmp_path, 3, 20)
-    _, stderr = again.communicate(timeout=240)
+    _, stderr = again.communicate(timeout=PATIENCE_S)
     assert again.returncode == 0, stderr
     assert journal(tmp_path)[: len(kept)] == kept
 
 
+@pytest.mark.slow
 def test_a_hung_rank_is_named_after_the_timeout(tmp_path: Path) -> None:
     process = start(tmp_path, 3, 5)
     wait_for_entries(tmp_path, process, 3)
     hung = rank_processes(process.pid, 3)[2]
     os.kill(hung, signal.SIGSTOP)
-    begin = time.monotonic()
-    _, stderr = process.communicate(timeout=60)
-    assert time.monotonic() - begin < 5 + LONGEST_END_S
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert f"rank 2 on {HOST} was lost in " in stderr
     with pytest.raises(ProcessLookupError):
         os.kill(hung, 0)
 
 
+@pytest.mark.slow
 def test_a_slow_rank_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     """It runs a tenth of the time, as on a node whose other half swaps."""
     process = start(tmp_path, 2, 60)
@@ -134,7 +154,7 @@ def test_a_slow_rank_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
     thread = threading.Thread(target=slow_down)
     thread.start()
     try:
-        _, stderr = process.communicate(timeout=240)
+        _, stderr = process.communicate(timeout=PATIENCE_S)
     finally:
         stop.set()
         thread.join()
@@ -163,24 +183,26 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         other.listen()
         port = other.getsockname()[1]
         process = rank(tmp_path, 0, port)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert stderr.startswith(f"localhost:{port}: port {port} is in use by another program")
 
 
+@pytest.mark.slow
 def test_nobody_at_the_address(tmp_path: Path) -> None:
     process = rank(tmp_path, 1, free_port(), timeout_s="3")
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
-    assert f"rank 1 on {HOST} finds nobody there within 3 s" in stderr
+    assert re.search(rf"rank 1 on {HOST} finds nobody there within [\d.]+ s", stderr)
     assert "check MASTER_ADDR" in stderr
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_come(tmp_path: Path) -> None:
     process = rank(tmp_path, 0, free_port(), timeout_s="3")
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
-    assert "rank 1 of 2 did not come within 3 s" in stderr
+    assert re.search(r"rank 1 of 2 did not come within [\d.]+ s", stderr)
 
 
 @pytest.fixture
@@ -204,11 +226,12 @@ def both(folder: Path, checkout: Path) -> tuple[int, str]:
     port = free_port()
     first = rank(folder, 0, port, timeout_s="20")
     second = rank(folder, 1, port, timeout_s="20", PYTHONPATH=f"{checkout / 'src'}:{SCRIPT.parent}")
-    _, stderr = first.communicate(timeout=120)
-    second.communicate(timeout=60)
+    _, stderr = first.communicate(timeout=PATIENCE_S)
+    second.communicate(timeout=PATIENCE_S)
     return first.returncode, stderr
 
 
+@pytest.mark.slow
 def test_ranks_of_different_versions(tmp_path: Path, other_checkout: Path) -> None:
     change(other_checkout / "calibrate" / "version.py", "METHOD_VERSION = 1", "METHOD_VERSION = 0")
     code, stderr = both(tmp_path, other_checkout)
@@ -216,6 +239,7 @@ def test_ranks_of_different_versions(tmp_path: Path, other_checkout: Path) -> No
     assert f"rank 1 on {HOST} runs method 0, rank 0 on {HOST} 1" in stderr
 
 
+@pytest.mark.slow
 def test_a_device_that_returns_wrong_data(tmp_path: Path, other_checkout: Path) -> None:
     """Its rows are kept, marked, and no law is fitted to them."""
     change(
@@ -241,6 +265,7 @@ def test_sums_are_exact_in_16_bit_however_many_ranks(ranks: int) -> None:
     assert torch.equal(total, (torch.arange(2100) % SMALL_PRIME + 1).to(torch.bfloat16))
 
 
+@pytest.mark.slow
 def test_a_lost_rank_under_a_launcher_is_named_once(tmp_path: Path) -> None:
     """Without a starter of ours: those that are left find out by themselves, one speaks."""
     port = free_port()
@@ -253,15 +278,16 @@ def test_a_lost_rank_under_a_launcher_is_named_once(tmp_path: Path) -> None:
     ]  # fmt: skip
     wait_for_entries(tmp_path, three[0], 4)
     three[2].send_signal(signal.SIGKILL)
-    messages = [process.communicate(timeout=90)[1].strip() for process in three]
+    messages = [process.communicate(timeout=PATIENCE_S)[1].strip() for process in three]
     assert [process.returncode for process in three[:2]] == [2, 2]
     assert f"rank 2 on {HOST} was lost in " in messages[0]
     assert messages[1] == ""
 
 
+@pytest.mark.slow
 def test_the_journal_says_which_ranks_it_is_of(tmp_path: Path) -> None:
     process = start(tmp_path, 2, 20)
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     head = json.loads(journal(tmp_path)[0])
     assert (head["ranks"], head["hosts"]) == (2, [HOST, HOST])

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 
 from groundspeed.profiles import InputError, check_profile, load_profile
+from program import PATIENCE_S
 from repository import HELPERS
 
 SCRIPT = HELPERS / "tiny_campaign.py"
@@ -42,7 +43,7 @@ def keys(lines: list[str]) -> list[str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("campaign")
     process = start(folder)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     return folder
 
@@ -73,6 +74,7 @@ def test_every_point_is_in_the_journal_with_its_samples(finished: Path) -> None:
     assert all(len(e["samples_s"]) == e["point"]["samples"] for e in entries)
 
 
+@pytest.mark.slow
 def test_killed_at_any_instant_it_continues(tmp_path: Path) -> None:
     """kill -9 three times; nothing is measured twice, nothing that was on the disk is lost."""
     kept: list[str] = []
@@ -88,7 +90,7 @@ def test_killed_at_any_instant_it_continues(tmp_path: Path) -> None:
         kept = lines if complete else lines[:-1]
         assert not (tmp_path / "profile.json").exists()
     process = start(tmp_path)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     lines = journal_lines(tmp_path)
     assert lines[: len(kept)] == kept
@@ -102,7 +104,7 @@ def test_half_a_line_at_the_end_is_cut_off(finished: Path, tmp_path: Path) -> No
     lines = journal_lines(finished)
     (tmp_path / "journal.jsonl").write_text("\n".join(lines[:-2]) + "\n" + lines[-2][:40])
     process = start(tmp_path)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     assert keys(journal_lines(tmp_path))[: len(lines) - 3] == keys(lines)[:-2]
 

@@ -36,7 +36,7 @@ from groundspeed.fleet.screen.screen_table import screen
 from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
 from groundspeed.fleet.table import clean_fleet
 from groundspeed.profiles import InputError
-from program import environment, groundspeed
+from program import PATIENCE_S, environment, groundspeed
 
 FAULT = Fault(2, 5, 0.06)
 
@@ -259,7 +259,7 @@ def test_a_check_that_goes_on_and_answers_prometheus(measured: tuple[Path, Healt
     with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as process:
         try:
             text = ""
-            deadline = time.monotonic() + 120.0
+            deadline = time.monotonic() + PATIENCE_S
             while "groundspeed_node_verdict{" not in text and time.monotonic() < deadline:
                 time.sleep(1.0)
                 try:

@@ -18,6 +18,7 @@ from groundspeed.fleet.run.ray_cluster import RayLauncher
 from groundspeed.fleet.run.run_fleet import RunRequest, run_fleet
 from groundspeed.fleet.run.worker import Work
 from groundspeed.profiles import InputError
+from program import PATIENCE_S
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -79,10 +80,10 @@ def test_a_raylet_is_killed_in_the_middle(cluster: tuple[str, list[Any]], tmp_pa
     request = RunRequest(Work(store.url, "", device="cpu"), ("n0", "n1", "n2"))
     runner = threading.Thread(target=lambda: records.append(run_fleet(launcher, request, on_event)))
     runner.start()
-    assert begun.wait(90.0)
+    assert begun.wait(PATIENCE_S)
     time.sleep(1.0)
     switch_off(cluster[1][1])
-    runner.join(240.0)
+    runner.join(PATIENCE_S)
     assert not runner.is_alive()
     (record,) = records
     assert list(record.lost) == ["n1"]

@@ -15,7 +15,7 @@ import typer
 import profile_factory
 from groundspeed.cli import app
 from groundspeed.profiles import save_profile
-from program import environment, groundspeed
+from program import PATIENCE_S, environment, groundspeed, running
 
 
 def test_estimate_imports_nothing_heavy() -> None:
@@ -184,20 +184,20 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "groundspeed", "calibrate", "--quick", "--device", "cpu",
-         "--profile-dir", str(tmp_path)],
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    command = [
+        sys.executable, "-P", "-m", "groundspeed", "calibrate", "--quick", "--device", "cpu",
+        "--profile-dir", str(tmp_path),
+    ]  # fmt: skip
     journals: list[Path] = []
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        journals = list((tmp_path / "unfinished").glob("*.jsonl"))
-        if journals and len(journals[0].read_text().splitlines()) > 5:
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    with running(command) as process:
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and process.poll() is None:
+            journals = list((tmp_path / "unfinished").glob("*.jsonl"))
+            if journals and len(journals[0].read_text().splitlines()) > 5:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
     assert "interrupted; what was measured is kept" in errors
     assert "Traceback" not in errors

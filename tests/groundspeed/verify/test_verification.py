@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_refused_before_it_is_built(profile: Profile) -> No
 
 
 @pytest.mark.parametrize(
-    ("model", "why"),
+    ("model", "reason"),
     [
         ("qwen3-30b-a3b", "experts"),
         ("deepseek-v2-lite", "latent attention|experts"),
