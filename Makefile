@@ -1,4 +1,4 @@
-# Two commands: `make run` measures this machine, `make test` tests the code.
+# Main commands: `make run` measures this machine, `make test` runs the tests. See `make help`.
 PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1
@@ -9,20 +9,20 @@ WORKERS ?= auto
 .PHONY: run test test-slow lint format docs benchmarks gpu rehearse clean help
 
 help:
-	@echo "make run         measure this machine, predict a model, run it, compare"
-	@echo "make test        run the tests but the slow ones (minutes)"
-	@echo "make test-slow   run the slow ones: Slurm, Ray, killed ranks, compilers, the wheel"
-	@echo "make lint        ruff, mypy, pyright, import rules"
-	@echo "make docs        regenerate the output shown in README.md"
-	@echo "make benchmarks  speed of the program itself, as ratios"
-	@echo "make rehearse    the steps of make gpu on the processor, in small"
-	@echo "make gpu         everything a GPU is needed for; continues when stopped (OUT=folder)"
+	@echo "make run         measure this machine, predict a model, run it and compare"
+	@echo "make test        run all tests except the slow ones (takes minutes)"
+	@echo "make test-slow   run the slow tests: Slurm, Ray, killed ranks, compilers, the wheel"
+	@echo "make lint        run ruff, mypy, pyright and the import rules"
+	@echo "make docs        regenerate the output shown in README.md and docs/"
+	@echo "make benchmarks  measure the start-up time of the program"
+	@echo "make rehearse    run the steps of make gpu on the CPU in the smallest size"
+	@echo "make gpu         run all steps that need a GPU; resumes if interrupted (OUT=folder)"
 
 run: .python
 	@$(PYTHON) scripts/make_venv.py measure
 	@$(BIN)/groundspeed run
 
-# WORKERS=0 runs the tests in one process, as a debugger needs it.
+# WORKERS=0 runs the tests in one process, for use with a debugger.
 test: .python
 	@$(PYTHON) scripts/make_venv.py measure,dev
 	$(BIN)/pytest -q -n $(WORKERS) -m "not slow"
@@ -52,11 +52,11 @@ benchmarks: .python
 	@$(PYTHON) scripts/make_venv.py measure,dev
 	$(BIN)/python benchmarks/startup.py
 
-# From a bare checkout: no installation, only the libraries that are there.
+# Runs from a bare checkout without installation, with the libraries that are installed.
 gpu: .python
 	PYTHONPATH=src $(PYTHON) -P scripts/gpu.py $(OUT)
 
-# The same on the processor, as small as it comes: whether all parts fit.
+# The steps of `make gpu` on the CPU in the smallest size, to test the script.
 rehearse: .python
 	PYTHONPATH=src $(PYTHON) -P scripts/gpu.py $(OUT) --rehearse
 

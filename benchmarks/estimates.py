@@ -1,10 +1,11 @@
-"""How many predictions a second, and how long one takes from a cold start.
+"""Measure the number of predictions per second, and the time of one from a cold start.
 
     python benchmarks/estimates.py
 
-In process, on one core: the closed form over arrays of loads, the simulation one at a time, both
-with the tables of step times made before. A cold start is a new process; beside it stands one that
-only imports numpy and pydantic, measured in turns.
+In one process on one core, it times the closed form for arrays of loads, and single estimates with
+the simulation. The step-time tables are built beforehand and timed separately. A cold start is a
+new process that runs ``groundspeed estimate``. It alternates with a process that only imports numpy
+and pydantic.
 """
 
 import os
@@ -35,7 +36,7 @@ ESTIMATE = [
 
 
 def main() -> None:
-    """Print all of it."""
+    """Run all measurements and print their results."""
     hardware, engine = find_hardware("h200").best, find_engine("vllm")
     model, deployment = find_model("llama-3.1-70b"), Deployment(tp=4, dtype="fp8")
     begin = time.perf_counter()
@@ -62,20 +63,20 @@ def main() -> None:
         begin = time.perf_counter()
         server.predict(ServingWorkload(1024, 512, n))
         times.append(time.perf_counter() - begin)
-    print(f"tables of step times, one deployment   {tables_s * 1e3:8.1f} ms")
-    print(f"closed form, {points:,} loads        {points / closed_s:8,.0f} a second, "
+    print(f"step-time tables of one deployment     {tables_s * 1e3:8.1f} ms")
+    print(f"closed form, {points:,} loads        {points / closed_s:8,.0f} per second, "
           f"{grown / 1024:.0f} MiB more memory")  # fmt: skip
-    print(f"one estimate with its simulation       {statistics.median(times) * 1e3:8.1f} ms")
+    print(f"one estimate with simulation           {statistics.median(times) * 1e3:8.1f} ms")
     cold, bare = [], []
     for _ in range(TURNS):
         cold.append(timed(ESTIMATE))
         bare.append(timed(["-c", "import numpy, pydantic"]))
     a, b = statistics.median(cold), statistics.median(bare)
-    print(f"cold start, a whole estimate           {a:8.2f} s, {a / b:.1f} times the imports alone")
+    print(f"cold start of one estimate             {a:8.2f} s, {a / b:.1f} times the imports alone")
 
 
 def timed(arguments: list[str]) -> float:
-    """Wall time of a new process [s]."""
+    """Run Python with these arguments in a new process and return the wall time [s]."""
     begin = time.perf_counter()
     subprocess.run(
         [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=os.environ

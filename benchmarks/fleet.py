@@ -1,13 +1,14 @@
-"""Rules on simulated fleets with known faults, and how screening grows with the fleet.
+"""Test detection rules on simulated fleets with known faults, and time the screening of a fleet.
 
     python benchmarks/fleet.py            both tables
-    python benchmarks/fleet.py rules      what each rule finds
-    python benchmarks/fleet.py speed      10,000 nodes in one process, and ten million rows
+    python benchmarks/fleet.py rules      recall and false alarms of each rule
+    python benchmarks/fleet.py speed      screening time, up to 41,667 nodes (ten million rows)
     python benchmarks/fleet.py links FILE pairs of real nodes (h100_10_nodes_pairwise.csv)
 
-``found`` is the share of slowed GPUs that a single run names; ``false`` counts healthy GPUs named,
-for a thousand GPUs and a metric; ``after`` those still named after two re-runs although their
-noise-free value lies within 2 % of their class.
+Columns of the table of rules: ``found`` is the share of slowed GPUs that a rule flags in one run.
+``false`` is the number of healthy GPUs flagged per thousand GPUs and metric. ``after`` is the
+number of GPUs that are still flagged after two re-runs although their noise-free value lies within
+2 % of their class.
 """
 
 import subprocess
@@ -33,7 +34,7 @@ Named = set[tuple[str, int | None]]
 
 
 def main() -> None:
-    """Print what was asked for."""
+    """Run the benchmarks named on the command line; default: rules and speed."""
     wanted = sys.argv[1:] or ["rules", "speed"]
     if "rules" in wanted:
         rules()
@@ -51,12 +52,12 @@ def main() -> None:
 
 
 def named(screening: Screening) -> Named:
-    """GPUs that a screening names."""
+    """Return the nodes and GPUs that a screening flags with WARN or FAIL."""
     return {(f.node, f.gpu) for f in screening.findings if f.verdict in ("WARN", "FAIL")}
 
 
 def rules() -> None:
-    """Recall and false names of each rule, for GPUs slowed by 5 and by 3 %."""
+    """Print recall and false alarms of each rule, for GPUs slowed by 5 % and by 3 %."""
     print(f"{'nodes':>6} {'slowed':>7}  {'rule':16} {'found':>7} {'false':>7} {'after':>6}")
     for nodes, trials in TRIALS.items():
         for loss in (0.05, 0.03):
@@ -71,7 +72,10 @@ def rules() -> None:
 
 
 def one_fleet(nodes: int, loss: float, seed: int, scores: dict[str, list[float]]) -> None:
-    """One fleet, three runs of it, every rule."""
+    """Simulate a fleet, apply each rule to it, and record the counts in ``scores``.
+
+    groundspeed's own screening is also confirmed by two re-runs.
+    """
     rng = np.random.default_rng(seed)
     count = 1 if nodes < 1000 else 20
     places = rng.choice(nodes, count, replace=False)
@@ -95,7 +99,7 @@ def one_fleet(nodes: int, loss: float, seed: int, scores: dict[str, list[float]]
 def add(
     scores: dict[str, list[float]], rule: str, units: Named, truth: set[tuple[str, int]], after: int
 ) -> None:
-    """Count hits, faults, false names and those left after confirmation."""
+    """Add hits, faults, false alarms and false alarms left after the re-runs to a rule's scores."""
     row = scores.setdefault(rule, [0.0, 0.0, 0.0, 0.0])
     row[0] += len(units & truth)
     row[1] += len(truth)
@@ -104,7 +108,7 @@ def add(
 
 
 def healthy(fleet: SimulatedFleet, unit: tuple[str, int | None]) -> bool:
-    """Whether a unit lies within 2 % of its class behind the noise."""
+    """Return True if a GPU's noise-free values are less than 2 % below the median of its class."""
     rows = fleet.truth
     share = 1.0 - rows["value"] / rows.groupby("metric")["value"].transform("median")
     mine = (rows["node"] == unit[0]) & (rows["gpu"] == unit[1])
@@ -112,7 +116,7 @@ def healthy(fleet: SimulatedFleet, unit: tuple[str, int | None]) -> bool:
 
 
 def links(path: Path) -> None:
-    """All pairs of real nodes, as measured, and with one cable and one node made slow."""
+    """Judge all pairs of real nodes: as measured, with one link slowed, with one node slowed."""
     rows = pd.read_csv(path)
     rows = rows[rows["N"] == 2]
     ends = rows["nodes"].str.split(",", expand=True)
@@ -128,13 +132,11 @@ def links(path: Path) -> None:
                 f"{f.level} {'-'.join(f.nodes)} {-f.loss_fraction:.0%} "
                 f"({f.slow_pairs} of {f.pairs} slow)" for f in findings
             )  # fmt: skip
-            print(
-                f"{test!s:13} {gpus} GPUs a node {len(mine):3} pairs  {what:15} {said or 'nobody'}"
-            )
+            print(f"{test!s:13} {gpus} GPUs a node {len(mine):3} pairs  {what:15} {said or 'none'}")
 
 
 def speed(nodes: int) -> None:
-    """Screen a CSV of so many nodes with 30 metrics a GPU."""
+    """Time the screening of a CSV file with ``nodes`` nodes and 30 metrics per GPU."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fleet.csv"
         simulate_fleet(nodes, seed=1, extra_metrics=27).table.to_csv(path, index=False)
@@ -148,7 +150,7 @@ def speed(nodes: int) -> None:
             "took = time.perf_counter() - begin\n"
             "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
             "print(f'{screening.nodes:6} nodes {screening.measurements:10,} rows {took:7.2f} s "
-            "{peak:5.2f} GiB at most')\n"
+            "{peak:5.2f} GiB peak')\n"
         )
         done = subprocess.run(
             [sys.executable, "-c", child, str(path)], check=True, capture_output=True, text=True

@@ -1,11 +1,12 @@
-"""Laws from 24, 48, 96 and 192 products of this device, held against 200 random ones.
+"""Test matmul laws fitted on this device to 24, 48, 96 and 192 points against 200 random shapes.
 
     python benchmarks/held_out.py DEVICE FOLDER [SHAPES]
 
-All products, those to choose from and those to predict, are measured in one run and in random
-order; what is measured is in a journal in FOLDER, so a run that is stopped continues. Prints JSON:
-for each number of points the median and 90 % quantile of the error, and the share of new
-measurements inside the 90 % interval.
+SHAPES is the number of random shapes to predict (default 200). The shapes for the fit and those to
+predict are measured in one run and in random order. The measurements are written to a journal in
+FOLDER, so that an interrupted run can be continued by the same command. The output is JSON: for
+each number of points, the median and the 90 % quantile of the error, the bias, and the share of
+held-out measurements inside the 90 % interval.
 """
 
 import json
@@ -31,7 +32,7 @@ SEED = 20
 
 
 def main() -> None:
-    """Measure, fit, print."""
+    """Measure all shapes, fit laws to each number of points, and print their errors."""
     device, folder = sys.argv[1], Path(sys.argv[2])
     held_out = int(sys.argv[3]) if len(sys.argv) > 3 else 200
     running = open_device(device)
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 def shapes(count: int, largest: float, seed: int) -> pd.DataFrame:
-    """Random products: n and k from 512, m from 1, multiples of 16 where a tile has that many."""
+    """Draw random matmul shapes: n and k from 512, m from 1; m above 16 is a multiple of 16."""
     rng = np.random.default_rng(seed)
     m = np.exp2(rng.uniform(0.0, largest, count)).round()
     n, k = (64.0 * np.exp2(rng.uniform(3.0, largest - 6.0, count)).round() for _ in range(2))
@@ -73,7 +74,7 @@ def shapes(count: int, largest: float, seed: int) -> pd.DataFrame:
 
 
 def measured(running: RunningDevice, journal: Path, wanted: pd.DataFrame) -> list[float]:
-    """[us] Time of each product; NaN for one that does not fit."""
+    """Return the time of each matmul [us]; NaN if it does not fit in memory or is not valid."""
     mode = replace(QUICK, name="held-out", largest_operand_bytes=2.0**31)
     request = Request(running, mode, journal, "held-out", SEED, allow_busy=True)
     times = [np.nan] * len(wanted)

@@ -1,14 +1,15 @@
-"""How far laws are off on shapes they have not seen, beside what simpler ideas make of the points.
+"""Measure the error of laws on held-out shapes, next to three simpler models.
 
     python benchmarks/laws.py [SEEDS]
 
-Published H200 timings (NVIDIA aiconfigurator-core 0.12.0, Apache-2.0) are read from the folder that
-GROUNDSPEED_REFERENCE names. From each table a few points are chosen and all others predicted:
-median and 90 % quantile of the absolute error in per cent, then the bias, the share of new
-measurements inside the 90 % interval, and the same points under three naive models:
+Published H200 timings (NVIDIA aiconfigurator-core 0.12.0, Apache-2.0) are read from the folder in
+the environment variable GROUNDSPEED_REFERENCE. From each table a few points are chosen for the fit
+and all others are predicted, for SEEDS random choices (default 10). Columns: median / 90 % quantile
+of the absolute error in per cent, the bias in per cent, the share of held-out measurements inside
+the 90 % interval, and the error of three naive models of the same points:
 
-- *constant*: one share of the roofline, the "60 %" of folklore, set to its best value;
-- *three constants*: start-up, matrix rate and bandwidth, fitted;
+- *constant*: one share of the roofline (the usual "60 %"), set to its best value;
+- *three constants*: fitted start-up time, compute rate and memory bandwidth;
 - *nearest*: the measured share of the roofline at the nearest point.
 """
 
@@ -33,31 +34,31 @@ DEVICE = "h200-sxm"
 REFERENCE = Path(os.environ.get("GROUNDSPEED_REFERENCE", ROOT.parent / "shared" / "reference"))
 
 Chosen = tuple[pd.DataFrame, pd.DataFrame]
-"""Rows to fit, rows to predict."""
+"""Rows to fit, and rows to predict."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One line of the table."""
+    """One line of the printed table."""
 
     name: str
     operation: str
     split: Callable[[int], Chosen]
-    """By seed."""
+    """Splits the rows into rows to fit and rows to predict, for a random seed."""
 
 
 def table(name: str) -> pd.DataFrame:
-    """A published table."""
+    """Read a published table of H200 timings by its name."""
     return pd.read_csv(REFERENCE / "silicon" / f"h200_{name}.csv.gz")
 
 
 def aligned(frame: pd.DataFrame) -> "pd.Series[bool]":
-    """Rows that fill whole tiles."""
+    """Return a mask of the rows whose m is at most 16 or a multiple of 16 (whole tiles)."""
     return (frame["m"] <= 16) | (frame["m"] % 16 == 0)
 
 
 def tasks() -> Iterator[Task]:
-    """Every line, in the order of the table."""
+    """Yield the lines of the printed table in order."""
     products = table("matmul")
     for dtype, library, points in (
         ("bfloat16", "trtllm", 96), ("bfloat16", "trtllm", 24), ("bfloat16", "vllm", 96),
@@ -70,7 +71,7 @@ def tasks() -> Iterator[Task]:
         yield Task(f"matmul {dtype} {library}", "matmul", splitter("matmul", inside, points))
         if (dtype, library) == ("fp8", "vllm"):
             odd = frame[sizes & ~aligned(frame)]
-            yield Task("  rows no multiple of 16", "matmul", with_odd(inside, odd))
+            yield Task("  m not a multiple of 16", "matmul", with_odd(inside, odd))
         if (dtype, library, points) == ("bfloat16", "trtllm", 96):
             large = (frame["n"] > 16384) | (frame["k"] > 16384)
             giant = frame[large & aligned(frame) & (frame["n"] >= 512) & (frame["k"] >= 512)]
@@ -78,7 +79,7 @@ def tasks() -> Iterator[Task]:
             tiny = frame[small & aligned(frame) & (frame[["n", "k"]].min(axis=1) >= 64)]
             tiny = tiny[tiny[["n", "k"]].max(axis=1) <= 16384]
             yield Task("  n or k above 16384", "matmul", outside(inside, giant))
-            yield Task("  n or k in 64..511", "matmul", outside(inside, tiny))
+            yield Task("  n or k from 64 to 511", "matmul", outside(inside, tiny))
     for operation, length, points in (
         ("attention_decode", "kv_len", 24), ("attention_prefill", "seq_len", 96),
     ):  # fmt: skip
@@ -86,14 +87,14 @@ def tasks() -> Iterator[Task]:
         frame = frame[(frame["head_dim"] == 128) & (frame["window"] == 0) & (frame[length] >= 128)]
         frame = frame[frame["kv_dtype"] == "bfloat16"]
         yield Task(operation, operation, splitter(operation, frame, points))
-    yield Task("collective, every other size", "collective", halves(table("collectives")))
+    yield Task("collective, every second size", "collective", halves(table("collectives")))
     yield Task("moe, 7 token counts", "moe", splitter("moe", table("moe"), 7))
     for operation in ("mla_decode", "mla_prefill"):
         yield Task(operation, operation, splitter(operation, table(operation), 4 * 96))
 
 
 def splitter(operation: str, frame: pd.DataFrame, points: int) -> Callable[[int], Chosen]:
-    """Choose points, predict the others."""
+    """Return a split: choose points to fit, predict all other rows."""
 
     def split(seed: int) -> Chosen:
         chosen = choose_points(operation, frame, budget=points, seed=seed)
@@ -103,7 +104,7 @@ def splitter(operation: str, frame: pd.DataFrame, points: int) -> Callable[[int]
 
 
 def outside(inside: pd.DataFrame, beyond: pd.DataFrame) -> Callable[[int], Chosen]:
-    """Choose points in range, predict rows out of it."""
+    """Return a split: choose 96 points in range to fit, predict the rows out of range."""
 
     def split(seed: int) -> Chosen:
         return inside.loc[choose_points("matmul", inside, budget=96, seed=seed)], beyond
@@ -112,7 +113,7 @@ def outside(inside: pd.DataFrame, beyond: pd.DataFrame) -> Callable[[int], Chose
 
 
 def with_odd(inside: pd.DataFrame, odd: pd.DataFrame) -> Callable[[int], Chosen]:
-    """96 points in whole tiles and 24 that are not; predict the rest of those."""
+    """Return a split: fit 96 aligned and 24 unaligned points, predict the other unaligned rows."""
 
     def split(seed: int) -> Chosen:
         some = odd.loc[choose_points("matmul", odd, budget=24, seed=seed)]
@@ -123,7 +124,7 @@ def with_odd(inside: pd.DataFrame, odd: pd.DataFrame) -> Callable[[int], Chosen]
 
 
 def halves(frame: pd.DataFrame) -> Callable[[int], Chosen]:
-    """Every other size of each curve; the seed says which."""
+    """Return a split: fit every second size of each curve; the seed selects odd or even sizes."""
 
     def split(seed: int) -> Chosen:
         turn = frame.sort_values("bytes").groupby(["op", "world_size"]).cumcount()
@@ -134,13 +135,13 @@ def halves(frame: pd.DataFrame) -> Callable[[int], Chosen]:
 
 
 def error(told_us: np.ndarray, rows: pd.DataFrame) -> tuple[float, float]:
-    """Median and 90 % quantile of the absolute error [%]."""
+    """Return median and 90 % quantile of the absolute error [%]."""
     off = np.abs(told_us / rows["time_us"].to_numpy() - 1.0) * 100.0
     return float(np.median(off)), float(np.quantile(off, 0.9))
 
 
 def naive(operation: str, seen: pd.DataFrame, rest: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    """What the naive models make of the same points; none for chains, which have no roofline."""
+    """Return the errors of the naive models; empty for operations that have no roofline."""
     if operation not in ("matmul", "attention_decode", "attention_prefill"):
         return {}
     roof, log_columns = _roofs(operation, seen)
@@ -167,7 +168,7 @@ def naive(operation: str, seen: pd.DataFrame, rest: pd.DataFrame) -> dict[str, t
 
 
 def _roofs(operation: str, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds at the datasheet's two roofs, and the logarithms of the columns."""
+    """Return the times at the datasheet's compute and memory peaks [s], and log2 of the columns."""
     spec, datasheet = OPERATIONS[operation], find_device(DEVICE).spec
     columns = {c: rows[c].to_numpy(dtype=float) for c in spec.columns}
     config_key = {"dtype": str(rows["dtype"].iloc[0])}
@@ -179,7 +180,7 @@ def _roofs(operation: str, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table of errors, then the speed of prediction."""
     seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
     columns = ("law", "bias", "inside", "constant", "three constants", "nearest")
     print(f"{'':30s}" + "".join(f"{c:>16s}" for c in columns))
@@ -207,7 +208,7 @@ def main() -> None:
 
 
 def speed() -> None:
-    """Predictions a second, with their intervals, in one process."""
+    """Measure and print predictions per second, with intervals, in one process."""
     frame = table("matmul")
     frame = frame[(frame["dtype"] == "bfloat16") & aligned(frame)].drop(columns="library")
     law = fit_law("matmul", frame.sample(96, random_state=0), device=DEVICE).laws[0]
@@ -217,7 +218,7 @@ def speed() -> None:
     begin = time.perf_counter()
     law_time(law, shapes)
     taken = time.perf_counter() - begin
-    print(f"\n{1e6 / taken:,.0f} predictions of products a second, with intervals")
+    print(f"\n{1e6 / taken:,.0f} matmul predictions per second, with intervals")
 
 
 if __name__ == "__main__":

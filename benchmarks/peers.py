@@ -1,8 +1,9 @@
-"""Our timing beside that of other tools, on the same kernels in the same process.
+"""Compare groundspeed's timing with that of other tools, on the same kernels in one process.
 
-triton's ``do_bench`` and ``torch.utils.benchmark`` are what people use; a plain loop is what they
-write. Printed are medians and ratios to ours. On a GPU the ratios show what a flush, a queue that
-runs dry or a warm cache do; on a processor there is no do_bench, and the loop shows warm operands.
+The other tools are triton's ``do_bench``, ``torch.utils.benchmark``, and a plain loop as people
+often write it. The output is each tool's median and its ratio to groundspeed's. On a GPU the ratios
+show the effect of a cache flush, of an empty launch queue or of a warm cache. On a CPU there is no
+``do_bench``, and the plain loop shows the effect of warm operands.
 
     python benchmarks/peers.py [cpu|cuda]
 """
@@ -32,7 +33,7 @@ Call = Callable[[], object]
 
 
 def cases(kind: str) -> list[tuple[str, Kernel, dict[str, float]]]:
-    """Name, kernel and shape of what is compared."""
+    """Return name, kernel and shape of each case that is compared."""
     side = 8192.0 if kind == "cuda" else 1024.0
     small = {"m": 1.0, "n": 4096.0, "k": 4096.0}
     stream = {"bytes": 2.0**32 if kind == "cuda" else 2.0**27}
@@ -45,7 +46,7 @@ def cases(kind: str) -> list[tuple[str, Kernel, dict[str, float]]]:
 
 
 def plain_loop(call: Call, device: torch.device) -> float:
-    """What people write: a loop between two looks at the clock."""
+    """Time a call by a plain loop between two clock readings [s]."""
     for _ in range(3):
         call()
     if device.type == "cuda":
@@ -59,19 +60,19 @@ def plain_loop(call: Call, device: torch.device) -> float:
 
 
 def torch_benchmark(call: Call) -> float:
-    """``torch.utils.benchmark``: median of an adaptive run."""
+    """Time a call by ``torch.utils.benchmark``: median of an adaptive run [s]."""
     return float(Timer("call()", globals={"call": call}).adaptive_autorange().median)
 
 
 def do_bench(call: Call) -> float:
-    """``triton.testing.do_bench``: median in seconds."""
+    """Time a call by ``triton.testing.do_bench``: median [s]."""
     from triton.testing import do_bench as bench
 
     return float(bench(call, return_mode="median")) * 1e-3
 
 
 def main() -> None:
-    """Compare, and print ratios to ours."""
+    """Time each case with each tool, and print the ratios to groundspeed's time."""
     running = open_device(sys.argv[1] if len(sys.argv) > 1 else None)
     device = running.torch_device
     cold = int(cold_bytes(running))
@@ -82,7 +83,7 @@ def main() -> None:
     }
     if device.type == "cuda":
         peers = {"triton do_bench": do_bench, **peers}
-    print(f"{running.device.name}: median, and ratio to ours")
+    print(f"{running.device.name}: median time, and its ratio to groundspeed's")
     with torch.inference_mode():
         timer = timer_for(device)
         for name, kernel, case in cases(device.type):

@@ -1,10 +1,10 @@
-"""How far predictions of servers are from published measurements, and what each part is worth.
+"""Compare serving predictions with published measurements, in full and with parts left out.
 
     python benchmarks/serving.py ROWS.csv
 
-The first table has every group of rows, bad ones included. The second leaves one thing out of the
-model at a time. TPOT and TTFT: median / mean absolute error in per cent, and bias; saturated rows
-are not counted for TTFT.
+The first table lists the error of every group of rows, including bad ones. The second table changes
+or leaves out one part of the model at a time (ablation). The TPOT and TTFT columns hold the median
+/ mean absolute error and the bias, in per cent. Saturated rows are not counted for TTFT.
 """
 
 import argparse
@@ -27,14 +27,20 @@ Change = Callable[[Server, ServingWorkload], tuple[Server, ServingWorkload]]
 
 NO_COSTS = Costs(step_s=0.0, layer_s=0.0, sequence_s=0.0, collective_s=0.0, request_s=0.0)
 POOLED = Costs(step_s=0.5e-3, layer_s=6e-6, sequence_s=15e-6, collective_s=2e-6, request_s=16e-3)
-"""One set for all engines and versions, and no factor of any kernel."""
+"""One set of host costs for all engines and versions, without kernel factors."""
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the table of groups and the table of model variants."""
     parser = argparse.ArgumentParser(description=__doc__)
     default = os.environ.get("GROUNDSPEED_REFERENCE", "../shared/reference")
-    parser.add_argument("rows", type=Path, nargs="?", default=Path(default) / "e2e_dev.csv")
+    parser.add_argument(
+        "rows",
+        type=Path,
+        nargs="?",
+        default=Path(default) / "e2e_dev.csv",
+        help="CSV file of measurements; default: e2e_dev.csv in $GROUNDSPEED_REFERENCE",
+    )
     arguments = parser.parse_args()
     with arguments.rows.open(newline="") as file:
         rows = [r for r in csv.DictReader(file) if r["tier"] != "C"]
@@ -64,12 +70,12 @@ def main() -> None:
 
 
 def find(name: str) -> Hardware:
-    """The hardware of a name."""
+    """Return the best available hardware description for a GPU name."""
     return find_hardware(name).best
 
 
 def cells(results: Sequence[RowResult]) -> str:
-    """Errors of TPOT and TTFT."""
+    """Format the errors of TPOT and TTFT as two table cells."""
     summaries = {s.metric: s for s in summarize(results)}
     text = ""
     for metric in ("tpot_ms", "ttft_ms"):
@@ -82,7 +88,7 @@ def cells(results: Sequence[RowResult]) -> str:
 
 
 def changed(rows: list[dict[str, str]], change: Change) -> list[RowResult]:
-    """The backtest with every server and load changed."""
+    """Run the backtest with a change applied to each server and workload."""
     server_and_workload = module.server_and_workload
 
     def other(row: module.Row, resolver: Resolver) -> tuple[Server, ServingWorkload]:
@@ -93,48 +99,48 @@ def changed(rows: list[dict[str, str]], change: Change) -> list[RowResult]:
 
 
 def with_costs(server: Server, **update: object) -> Server:
-    """A server whose engine costs differ."""
+    """Return the server with other engine costs."""
     costs = server.engine.costs.model_copy(update=update)
     return replace(server, engine=server.engine.model_copy(update={"costs": costs}))
 
 
 def with_engine(server: Server, **update: object) -> Server:
-    """A server whose engine differs."""
+    """Return the server with other engine fields."""
     engine: Engine = server.engine.model_copy(update=update)
     return replace(server, engine=engine)
 
 
 def datasheet(server: Server, w: ServingWorkload) -> tuple[Server, ServingWorkload]:
-    """Datasheet peaks and no host."""
+    """Use datasheet peaks instead of laws, and no host costs."""
     spec = find_hardware(server.hardware.id.rsplit("-", 1)[0]).spec
     assert spec is not None
     return replace(with_engine(server, costs=NO_COSTS), hardware=DatasheetHardware(spec)), w
 
 
 VARIANTS: dict[str, Change] = {
-    "everything": lambda s, w: (s, w),
-    "datasheet: peaks, no host": datasheet,
-    "measured kernels, no host": lambda s, w: (with_engine(s, costs=NO_COSTS), w),
+    "full model": lambda s, w: (s, w),
+    "datasheet peaks, no host costs": datasheet,
+    "measured kernels, no host costs": lambda s, w: (with_engine(s, costs=NO_COSTS), w),
     "measured kernels, one set of host costs for all engines": lambda s, w: (
         with_engine(s, costs=POOLED), w
     ),
-    "without the cost of each sequence": lambda s, w: (with_costs(s, sequence_s=0.0), w),
-    "without the gaps between a layer's kernels": lambda s, w: (with_costs(s, layer_s=0.0), w),
-    "without the cost of each collective": lambda s, w: (with_costs(s, collective_s=0.0), w),
-    "without the engine's own all-reduce": lambda s, w: (
+    "without the host cost per sequence": lambda s, w: (with_costs(s, sequence_s=0.0), w),
+    "without the cost per layer (kernel gaps)": lambda s, w: (with_costs(s, layer_s=0.0), w),
+    "without the host cost per collective": lambda s, w: (with_costs(s, collective_s=0.0), w),
+    "without the engine's custom all-reduce": lambda s, w: (
         with_engine(s, custom_all_reduce=False), w
     ),
-    "rounding to 8 bit as a launch of its own": lambda s, w: (
+    "8-bit quantization as a separate kernel launch": lambda s, w: (
         with_engine(s, fused_quantize=False), w
     ),
-    "the other library's attention": lambda s, w: (
+    "attention kernels of the other library": lambda s, w: (
         with_engine(s, kernels="vllm" if s.engine.kernels == "trtllm" else "trtllm"), w
     ),
-    "experts as fast as today's": lambda s, w: (with_costs(s, experts_factor=1.0), w),
-    "latent prefill attention as fast as today's": lambda s, w: (
+    "experts as fast as in current versions": lambda s, w: (with_costs(s, experts_factor=1.0), w),
+    "MLA prefill as fast as in current versions": lambda s, w: (
         with_costs(s, latent_prefill_factor=1.0), w
     ),
-    "latent decode launched as fast as captured": lambda s, w: (
+    "MLA decode without the cost of eager launches": lambda s, w: (
         with_costs(s, eager_latent_layer_s=0.0), w
     ),
     "the other scheduling policy": lambda s, w: (
@@ -143,10 +149,10 @@ VARIANTS: dict[str, Change] = {
     "token budget doubled": lambda s, w: (
         with_engine(s, token_budget=2 * s.engine.token_budget), w
     ),
-    "lengths all equal": lambda s, w: (s, replace(w, length_low=0.9, length_high=0.9)
+    "all requests of equal length": lambda s, w: (s, replace(w, length_low=0.9, length_high=0.9)
                                        if w.length_low != w.length_high else w),
 }  # fmt: skip
-"""What is left out, one at a time."""
+"""Variants of the model by name: each one changes a single part (the first one changes none)."""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""How long the program takes to start, against a bare interpreter measured side by side.
+"""Measure how long the program takes to start, compared with a bare Python interpreter.
 
-Goal: ``--help`` under 0.5 s and a whole estimate under 0.7 s on a small machine. Runs alternate,
-so a noisy moment hits all of them alike; printed are medians and ratios.
+Goal: ``--help`` under 0.5 s and a whole estimate under 0.7 s on a small machine. The commands
+alternate, so that a disturbance affects all of them alike. The output is the median time of each
+command and its ratio to the bare interpreter.
+
+    python benchmarks/startup.py
 """
 
 import statistics
@@ -19,7 +22,7 @@ ROUNDS = 15
 
 
 def main() -> None:
-    """Time each command in turn, print a table."""
+    """Time the commands alternately and print a table."""
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(ROUNDS):
         for name, arguments in COMMANDS.items():

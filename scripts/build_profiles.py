@@ -1,9 +1,12 @@
-"""Build the profiles that ship: imported where tables are published, transferred where not.
+"""Build the profiles that are shipped with the package, in ``profiles/shipped``.
+
+GPUs with published timing tables get an imported profile. Other GPUs get a profile transferred
+from a similar one.
 
     pip install aiconfigurator-core pyarrow
     python scripts/build_profiles.py [--tables systems/data]
 
-Needs no GPU and no torch; the same tables give the same files.
+It needs no GPU and no torch. The same tables always give the same files.
 """
 
 import argparse
@@ -27,7 +30,8 @@ from groundspeed.profiles.validation import check_profile
 
 FOLDER = Path(__file__).resolve().parents[1] / "profiles" / "shipped"
 KEPT_POINTS = 10
-"""Of a curve: the fastest, and the corners. The law keeps what it was fitted to."""
+"""Curves with more points are reduced to the fastest points and those with the least and most work.
+The residual GP of the law still holds all points that it was fitted to."""
 
 SOURCE = "aiconfigurator-core 0.12.0, Copyright NVIDIA CORPORATION & AFFILIATES, Apache-2.0"
 DATE = "2026-08-21T00:00:00Z"
@@ -38,13 +42,17 @@ FROM = {
     "l40": "l40s", "l4": "l40s", "rtx-6000-ada": "l40s",
     "mi300x": "h200-sxm", "mi325x": "h200-sxm", "mi308x": "h200-sxm", "mi355x": "b200-sxm",
 }  # fmt: skip
-"""Devices without tables, and what they are transferred from."""
+"""Devices without tables, and the device whose laws are transferred to each."""
 
 
 def main() -> None:
-    """Build all of them."""
+    """Build and write all shipped profiles."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tables", type=Path, help="aiconfigurator_core/systems/data")
+    parser.add_argument(
+        "--tables",
+        type=Path,
+        help="folder aiconfigurator_core/systems/data; default: that of the installed package",
+    )
     arguments = parser.parse_args()
     tables = arguments.tables or systems_folder()
     built: dict[str, Profile] = {}
@@ -67,11 +75,11 @@ def main() -> None:
 
 
 SAME_LINKS = {"gb200": "b200-sxm", "gb300": "b300-sxm"}
-"""Devices whose tables lack group sizes, and those with the same links and switch."""
+"""Devices whose tables lack some group sizes, and the device with the same links and switch."""
 
 
 def missing_links(profile: Profile, relative: Profile) -> list[Law]:
-    """Collectives that only a relative's tables have."""
+    """Transfer the collective laws that a profile lacks from a relative that has them."""
     have = {
         tuple(sorted(x.config_key.items())) for x in profile.laws if x.operation == "collective"
     }
@@ -87,7 +95,7 @@ def missing_links(profile: Profile, relative: Profile) -> list[Law]:
 
 
 def imported(name: str, tables: Path) -> Profile:
-    """A profile from published tables."""
+    """Build a profile from published tables."""
     request = ImportRequest(tables, "", "aiconfigurator", device=name)
     profile = import_profile(request, IMPORTERS["aiconfigurator"], "scripts/build_profiles.py")
     datasheet = find_device(name).spec
@@ -102,19 +110,19 @@ def imported(name: str, tables: Path) -> Profile:
             "environment": profile.environment.model_copy(update={"date_utc": DATE}),
             "warnings": (
                 *profile.warnings,
-                "small operations follow from two published figures, not from measurements",
+                "small operations are predicted from two published figures, not measured",
             ),
         }
     )
 
 
 def attributed(source: str) -> str:
-    """A source with its version, owner and licence."""
+    """Replace the tool name in a source text by its version, owner and licence."""
     return source.replace("aiconfigurator, data", SOURCE)
 
 
 def thin(curve: Curve) -> Curve:
-    """The fastest points of a curve and those at its corners."""
+    """Keep only the fastest points of a curve and those with the least and the most work."""
     points = curve.points
     if len(points) <= KEPT_POINTS:
         return curve.model_copy(
@@ -135,13 +143,13 @@ def thin(curve: Curve) -> Curve:
 
 
 def transferred(name: str, source: Profile) -> Profile:
-    """A profile of a device without tables."""
+    """Build a profile of a device without tables, by transfer from ``source``."""
     datasheet = find_device(name).spec
     laws = transfer_law(source, datasheet, anchors_of(name))
     figures = sorted({row["source"] for row in published(name)})
-    note = f"transferred from {source.id}, never measured"
+    note = f"laws transferred from {source.id}; this device was never measured"
     if figures:
-        note += f"; anchored by {'; '.join(figures)}"
+        note += f"; corrected by published figures: {'; '.join(figures)}"
     return Profile(
         id=f"{name}-transferred",
         device=device_of(datasheet),
@@ -157,9 +165,9 @@ def transferred(name: str, source: Profile) -> Profile:
 
 
 def write(name: str, profile: Profile) -> None:
-    """Check it, round what needs no more digits, and write it."""
+    """Round the numbers of a profile, check it, and write it if it has no error."""
     text = json.dumps(rounded(json.loads(profile.model_dump_json(exclude_none=True))))
-    # One law, one curve a line: a diff of two versions says which changed.
+    # Put each law and each curve on its own line, so that a diff shows which ones changed.
     text = text.replace('{"operation"', '\n {"operation"').replace(', "laws"', ',\n"laws"')
     profile = Profile.model_validate_json(text)
     for violation in check_profile(profile):
@@ -173,7 +181,7 @@ def write(name: str, profile: Profile) -> None:
 
 
 def rounded(value: object) -> object:
-    """Six digits of measurements and constants; coordinates need five."""
+    """Round all numbers to seven significant digits, and GP coordinates to four decimals."""
     if isinstance(value, float):
         return float(f"{value:.7g}")
     if isinstance(value, dict):
@@ -190,7 +198,7 @@ def rounded(value: object) -> object:
 
 
 def coordinates(row: object) -> object:
-    """Logarithms to base two, to a part in a thousand."""
+    """Round coordinates and residuals of a residual GP to four decimals."""
     if isinstance(row, list):
         return [round(float(v), 4) for v in row]
     if isinstance(row, float):

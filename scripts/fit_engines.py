@@ -1,9 +1,10 @@
-"""Fit the constants of engines to measured rows, and print them for ``estimator/engines``.
+"""Fit the host costs of serving engines to published measurements, and print them as TOML.
 
     python scripts/fit_engines.py ROWS.csv
 
-A few constants for each engine, version and platform, in the logarithm of the error of TPOT and
-TTFT, held by priors: what the rows cannot tell stays where all engines together have it.
+The output goes into the files of ``estimator/engines``. For each engine, version and platform, a
+few constants are fitted to log(predicted / measured) of TPOT and TTFT, with priors. A constant that
+the rows do not determine stays at its prior, which is typical of all engines.
 """
 
 import argparse
@@ -33,7 +34,8 @@ PRIOR = {
     "prefill_factor": (1.05, 0.08),
     "attention_factor": (1.0, 0.15),
 }
-"""Value and width, in log, of what serving engines cost beside their kernels."""
+"""Log-normal priors of the engine constants: median, and standard deviation of the logarithm. They
+are the costs of a serving engine on top of its kernels."""
 
 EARLY = {
     "eager_latent_layer_s": (600e-6, 0.8),
@@ -44,14 +46,16 @@ EARLY = {
     "sequence_s": (15e-6, 1.0),
     "layer_s": (10e-6, 0.7),
 }
-"""What engines of early 2025 had on a model that was new: first kernels, no graphs in prefill."""
+"""Priors for engines of early 2025 running a model that was new then: first versions of the
+kernels, and no CUDA graphs in prefill."""
 
 TPOT_SPREAD, TTFT_SPREAD = 0.04, 0.10
+"""Scale of the TPOT and TTFT error, in log time: the residuals are divided by it."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that share constants."""
+    """A group of rows that share one set of engine constants."""
 
     name: str
     source: str
@@ -77,11 +81,15 @@ Case = tuple[Server, ServingWorkload, dict[str, float]]
 
 
 def main() -> None:
-    """Fit every group."""
+    """Fit each group and print its constants."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rows", type=Path)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--most", type=int, default=45)
+    parser.add_argument("rows", type=Path, help="CSV file of published measurements")
+    parser.add_argument(
+        "--only", default="", help="fit only groups whose name contains this text; default: all"
+    )
+    parser.add_argument(
+        "--most", type=int, default=45, help="rows of a group to fit, about; default: 45"
+    )
     arguments = parser.parse_args()
     with arguments.rows.open(newline="") as file:
         rows = [r for r in csv.DictReader(file) if r["tier"] != "C"]
@@ -98,14 +106,14 @@ def main() -> None:
 
 
 def case(row: Mapping[str, str], resolver: Resolver) -> Case:
-    """A row, understood, and what it measured."""
+    """Convert a CSV row to a server, a workload and its measured metrics [ms]."""
     server, workload = server_and_workload(row, resolver)
     measured = {m: float(row[m]) for m in ("ttft_ms", "tpot_ms", "e2e_latency_ms") if row.get(m)}
     return server, workload, measured
 
 
 def remember_steps() -> None:
-    """Tables of step times hold no engine constants: they are made once a deployment."""
+    """Cache the step-time tables: they do not depend on the constants that are fitted here."""
     made: dict[object, StepTimes] = {}
     plain = StepTimes
 
@@ -123,7 +131,7 @@ def remember_steps() -> None:
 
 
 def errors(cases: Sequence[Case], constants: Mapping[str, float]) -> list[float]:
-    """Log errors over their spreads, softened."""
+    """Return log(predicted / measured) divided by its spread, with a robust (soft L1) loss."""
     residuals = []
     for server, workload, measured in cases:
         costs = server.engine.costs.model_copy(update=dict(constants))
@@ -148,7 +156,7 @@ def errors(cases: Sequence[Case], constants: Mapping[str, float]) -> list[float]
 
 
 def fit(group: Group, cases: Sequence[Case], most: int) -> None:
-    """Fit one group and print its constants."""
+    """Fit the constants of one group to at most about ``most`` of its rows, and print them."""
     step = max(1, len(cases) // most)
     few = cases[::step]
     names = list(group.prior)

@@ -1,11 +1,12 @@
-"""Everything a GPU is needed for, in steps that survive being stopped; ends with one table.
+"""Run all steps of the project that need a GPU, and print one table of their results.
 
-Runs from a bare checkout with torch, triton, numpy, pandas, scipy, pydantic, typer and rich:
+The steps are GPU tests, calibration, verification and comparisons with other benchmarks. It runs
+from a bare checkout with torch, triton, numpy, pandas, scipy, pydantic, typer and rich:
 
     PYTHONPATH=src python3 -P scripts/gpu.py OUT [--seconds 540]
 
-Each step writes its result under OUT and is not run again when it is there, so the same command
-continues after any interruption. ``--seconds`` stops cleanly before a time limit.
+Each step writes its result under OUT. A step whose result exists is skipped, so the same command
+continues after an interruption. ``--seconds`` stops cleanly before a time limit.
 """
 
 import argparse
@@ -25,13 +26,13 @@ Step = tuple[str, list[str]]
 
 
 def steps(out: Path) -> list[Step]:
-    """Name and command of each step, the most wanted first; its standard output is its result."""
+    """Return name and command of each step, most important first; the result is its stdout."""
     profiles = ["--profile-dir", str(out / "profiles")]
     verify = [*TOOL, "verify", "--json", *profiles, "--osl", "32", "--seconds", "2"]
     long = ["--prompts", "256,4096,16384", "--batches", "1,8"]
     large = ["--prompts", "512,4096", "--batches", "1,16"]
     small = ["--prompts", "128,512,2048", "--batches", "1,8,64"]
-    # Half of the layers of 70 B fit one GPU in bf16, and each layer is the same work.
+    # Half of the layers of a 70B model fit on one GPU in bf16. All layers do the same work.
     half = ["--layers", "40", "--prompts", "512,4096", "--batches", "1,16"]
     return [
         ("gpu tests", tests()),
@@ -52,7 +53,7 @@ def steps(out: Path) -> list[Step]:
 
 
 def rehearsal(out: Path) -> list[Step]:
-    """The same kinds of steps, as small as they come, on the processor: whether all parts fit."""
+    """Return the same kinds of steps in the smallest size on the CPU, to test this script."""
     profiles = ["--profile-dir", str(out / "profiles"), "--device", "cpu"]
     verify = [*TOOL, "verify", "--json", *profiles, "--osl", "4", "--seconds", "0.2"]
     return [
@@ -65,11 +66,11 @@ def rehearsal(out: Path) -> list[Step]:
 
 
 def tests() -> list[str]:
-    """The tests that need a GPU, if there is a pytest to run them."""
+    """Return the command of the tests that need a GPU; without pytest, it prints a note."""
     if importlib.util.find_spec("pytest") is None:
-        return [sys.executable, "-c", "print('pytest is not installed here: not run')"]
+        return [sys.executable, "-c", "print('not run: pytest is not installed')"]
     plain = ["-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
-    plain += ["-W", "ignore::pytest.PytestConfigWarning"]  # settings of plugins that are not here
+    plain += ["-W", "ignore::pytest.PytestConfigWarning"]  # options of plugins that may be missing
     return [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *plain, str(ROOT / "tests")]
 
 
@@ -78,13 +79,13 @@ HEALTH_CODES = (0, 1, 2, 3)
 
 
 def main() -> None:
-    """Run what is left, then print the table."""
+    """Run the steps that have no result yet, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, help="folder for the results; created if missing")
     parser.add_argument(
-        "--seconds", type=float, default=1e6, help="stop before this much has passed"
+        "--seconds", type=float, default=1e6, help="[s] stop before this time; default: no limit"
     )
-    parser.add_argument("--rehearse", action="store_true", help="small steps on the processor")
+    parser.add_argument("--rehearse", action="store_true", help="run small steps on the CPU")
     options = parser.parse_args()
     chosen = (rehearsal if options.rehearse else steps)(options.out)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -96,7 +97,7 @@ def main() -> None:
         if result.exists():
             continue
         if left < 30:
-            print(f"stopped before '{name}': run the same command again")
+            print(f"time limit reached before '{name}': run the same command again to continue")
             break
         print(f"{name} ...", flush=True)
         try:
@@ -104,10 +105,10 @@ def main() -> None:
                 command, env=environment, capture_output=True, text=True, timeout=left, check=False
             )
         except subprocess.TimeoutExpired:
-            print(f"out of time in '{name}': run the same command again, it continues")
+            print(f"time limit reached in '{name}': run the same command again to continue")
             break
         fine = HEALTH_CODES if name == "health" else (0, 1, 5)
-        if done.returncode in fine:  # 1: a check did not pass; 5: pytest found no test
+        if done.returncode in fine:  # 1: a check failed; 5: pytest found no test
             result.write_text(done.stdout)
         else:
             print(f"  failed: {done.stderr.strip()[-600:]}")
@@ -115,7 +116,7 @@ def main() -> None:
 
 
 def table(out: Path, chosen: list[Step]) -> None:
-    """One line a result."""
+    """Print the result of each step, one line for each value."""
     print()
     for name, _ in chosen:
         path = out / f"{name.replace(' ', '_')}.txt"
@@ -139,16 +140,19 @@ def table(out: Path, chosen: list[Step]) -> None:
                 median, q90 = row["median_error_fraction"], row["q90_error_fraction"]
                 print(
                     f"{name:24s} {row['points']:3d} points: median {median:.1%}, P90 {q90:.1%}, "
-                    f"inside {row['inside_share']:.0%}"
+                    f"in 90 % interval {row['inside_share']:.0%}"
                 )
         elif "state" in document:
             judged = [r for r in document["rows"] if r["loss_fraction"] is not None]
-            print(f"{name:24s} {document['state']}: {len(judged)} judged; {document['against']}")
+            print(
+                f"{name:24s} {document['state']}: {len(judged)} results compared; "
+                f"{document['against']}"
+            )
         else:
             print(
                 f"{name:24s} TTFT {document['ttft_median_error_fraction']:.1%}, "
                 f"TPOT {document['tpot_median_error_fraction']:.1%}, "
-                f"inside {document['inside_share']:.0%}, {document['blame']}"
+                f"in 90 % interval {document['inside_share']:.0%}, {document['blame']}"
             )
 
 

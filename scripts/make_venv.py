@@ -1,10 +1,12 @@
-"""Make ``.venv`` and install groundspeed into it, without ever replacing a torch that is there.
+"""Make ``.venv`` and install groundspeed into it, without replacing an installed torch.
 
-Images for GPUs (NGC, ROCm) bring a torch built for their driver; a second one from an index would
-hide it and break the machine. So if this interpreter has a torch, the environment sees it and pip
-is told to keep exactly that version; otherwise the tested version is installed.
+GPU images (NGC, ROCm) contain a torch built for their driver. A second torch from a package index
+would shadow it and break the machine. So if this interpreter has a torch, the virtual environment
+sees it and pip is constrained to exactly that version. Otherwise the tested version is installed.
 
-Standard library only: it runs before anything is installed.
+This script uses only the standard library, because it runs before anything is installed.
+
+    python scripts/make_venv.py measure,dev
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ INPUTS = ("pyproject.toml", "constraints.txt", "scripts/make_venv.py")
 
 
 def main() -> None:
-    """Make the environment if it is missing or older than what it is made from."""
+    """Make or update the environment if it is missing, incomplete or older than its inputs."""
     extras = sys.argv[1] if len(sys.argv) > 1 else "measure"
     require_machine()
     newest = max((ROOT / name).stat().st_mtime for name in INPUTS)
@@ -48,12 +50,12 @@ def main() -> None:
 
 
 def require_machine() -> None:
-    """Name what is missing, with the line that installs it."""
+    """Exit with an error that names missing programs and the command that installs them."""
     missing = []
-    if sys.version_info < (3, 11):  # noqa: UP036  (this file runs before pip can refuse)
+    if sys.version_info < (3, 11):  # noqa: UP036  (this runs before pip checks the version)
         sys.exit(
-            f"groundspeed needs Python 3.11 or newer, this is {sys.version.split()[0]}; "
-            "name another with: make run PYTHON=python3.12"
+            f"groundspeed needs Python 3.11 or newer, but this is {sys.version.split()[0]}; "
+            "choose another with: make run PYTHON=python3.12"
         )
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if importlib.util.find_spec("ensurepip") is None:
@@ -66,18 +68,18 @@ def require_machine() -> None:
 
 
 def has_gpu() -> bool:
-    """Whether a GPU's device node is there."""
+    """Return True if the device node of a GPU exists."""
     return any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd"))
 
 
 def has_pip() -> bool:
-    """Whether the environment was made completely (an interrupted one has no pip)."""
+    """Return True if the environment has pip; an interrupted creation leaves none."""
     command = [PYTHON, "-c", "import pip"]
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def find_torch() -> str | None:
-    """Version of the torch that this interpreter already has."""
+    """Return the version of the torch installed for this interpreter; None without torch."""
     try:
         from importlib import metadata
 
@@ -87,7 +89,10 @@ def find_torch() -> str | None:
 
 
 def link_parent() -> None:
-    """Show the packages of the environment we were started from (a venv of a venv sees none)."""
+    """Make the packages of the calling environment importable in the new one.
+
+    A virtual environment made from another one does not see that one's packages.
+    """
     inside = subprocess.run(
         [PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         check=True, capture_output=True, text=True,
@@ -97,11 +102,11 @@ def link_parent() -> None:
 
 
 def install(extras: str, own_torch: str | None) -> None:
-    """Install the package in place, and check that a torch that was there still is."""
+    """Install groundspeed in editable mode, and check that an existing torch was not replaced."""
     wanted = extras if own_torch is None else extras.replace("measure", "measure-with-own-torch")
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     if own_torch is not None:
-        print(f"keeping the torch {own_torch} that is already here", flush=True)
+        print(f"keeping the installed torch {own_torch}", flush=True)
         lines = [line for line in lines if not line.startswith("torch==")]
         lines.append(f"torch=={own_torch}")
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
@@ -116,14 +121,16 @@ def install(extras: str, own_torch: str | None) -> None:
     finally:
         Path(file.name).unlink()
     if failed:
-        sys.exit(f"pip could not install groundspeed[{wanted}]; its message stands above")
+        sys.exit(f"pip could not install groundspeed[{wanted}]; see its message above")
     if own_torch is not None:
         check = "from importlib import metadata; print(metadata.version('torch'))"
         now = subprocess.run(
             [PYTHON, "-c", check], check=True, capture_output=True, text=True
         ).stdout.strip()
         if now != own_torch:
-            sys.exit(f"torch {own_torch} was replaced by {now}: remove {VENV} and report this")
+            sys.exit(
+                f"torch {own_torch} was replaced by {now}: remove {VENV} and report this as a bug"
+            )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Put the program's real output into the documentation, and its schemas into ``docs/schema``.
+"""Update the program's output in the documentation, and the JSON schemas in ``docs/schema``.
 
-A page marks where output belongs:
+A page marks each place for output with a comment:
 
     <!-- output: groundspeed estimate qwen2.5-32b --gpu h20 -->
     <!-- measured: groundspeed run -->
 
-followed by a code block, which is replaced. ``output`` is the same on every machine, and a test
-holds the page against it; ``measured`` depends on the machine and is refreshed only here.
+The code block after the comment is replaced. An ``output`` block is the same on every machine, and
+a test compares the page with it. A ``measured`` block depends on the machine and is updated only by
+this script.
 
-    python scripts/regenerate_docs.py            all of it (takes some minutes)
-    python scripts/regenerate_docs.py --output   only what is the same everywhere
+    python scripts/regenerate_docs.py            all blocks (takes some minutes)
+    python scripts/regenerate_docs.py --output   only the output blocks
 """
 
 import json
@@ -36,7 +37,7 @@ MARK = re.compile(
 
 
 def run(command: str) -> str:
-    """Output of a command, as a terminal of 100 columns without colours shows it."""
+    """Run a command, and return its output for a terminal of 100 columns without colours."""
     with tempfile.TemporaryDirectory() as folder:
         reference = os.environ.get("GROUNDSPEED_REFERENCE", "../shared/reference")
         words = shlex.split(command.replace("$GROUNDSPEED_REFERENCE", reference))
@@ -45,7 +46,9 @@ def run(command: str) -> str:
         elif words[:1] == ["python"] and words[1].startswith("benchmarks/"):
             words = words[1:]
         else:
-            raise SystemExit(f"not our program: {command}")
+            raise SystemExit(
+                f"'{command}' is not allowed: only groundspeed and python benchmarks/... are run"
+            )
         done = subprocess.run(
             [sys.executable, "-P", *words],
             cwd=ROOT,
@@ -61,7 +64,7 @@ def run(command: str) -> str:
 
 
 def regenerated(text: str, *, kinds: tuple[str, ...]) -> str:
-    """A page with the blocks of some kinds replaced by what the program prints now."""
+    """Return a page with its blocks of the given kinds replaced by the current output."""
 
     def replace(match: re.Match[str]) -> str:
         if match["kind"] not in kinds:
@@ -72,7 +75,7 @@ def regenerated(text: str, *, kinds: tuple[str, ...]) -> str:
 
 
 def schemas() -> Iterator[tuple[str, str]]:
-    """Name and text of each published schema."""
+    """Yield the file name and text of each published JSON schema."""
     from groundspeed.estimator.decisions.audit import Audit
     from groundspeed.estimator.decisions.backtest import RowResult, Summary
     from groundspeed.estimator.decisions.compare import ServingComparison
@@ -100,13 +103,13 @@ def schemas() -> Iterator[tuple[str, str]]:
 
 
 def cli_reference() -> str:
-    """Every command with its options, from the program itself."""
+    """Return the page of all commands and their options, made from the help texts."""
     import typer
 
     from groundspeed.cli import app
 
     root = typer.main.get_command(app)
-    lines = ["# Commands", "", "Every command, from the program's own help.", ""]
+    lines = ["# Commands", "", "Every command and its options, generated from the help texts.", ""]
 
     def describe(name: str, command: Any) -> None:  # noqa: ANN401
         paragraphs = (command.help or "").strip().split("\n\n")
@@ -128,7 +131,7 @@ def cli_reference() -> str:
             default = "" if p.default in (None, False, "", ()) or argument else f"`{p.default}`"
             rows.append(f"| {shown} | {help_text} | {default} |")
         if rows:
-            lines.extend(["| option | what | default |", "|---|---|---|", *rows, ""])
+            lines.extend(["| option | meaning | default |", "|---|---|---|", *rows, ""])
 
     def walk(prefix: str, group: Any) -> None:  # noqa: ANN401
         for name, command in group.commands.items():
@@ -145,7 +148,7 @@ def cli_reference() -> str:
 
 
 def main() -> None:
-    """Rewrite pages and schemas in place."""
+    """Rewrite pages, schemas and the command reference in place."""
     kinds = ("output",) if "--output" in sys.argv else ("output", "measured")
     for page in PAGES:
         path = ROOT / page

@@ -1,7 +1,7 @@
-"""Run the example notebook from top to bottom, and keep what it shows.
+"""Run the example notebook from top to bottom, and save its output in the notebook.
 
 python scripts/run_notebook.py            rewrite docs/notebook.ipynb with its output
-python scripts/run_notebook.py --check    only run it
+python scripts/run_notebook.py --check    only run it, and write nothing
 """
 
 import sys
@@ -16,11 +16,11 @@ TIMEOUT_S = 300
 
 
 def main() -> None:
-    """Run it; any error in a cell is ours."""
+    """Run the notebook; an error in any cell stops this script with a traceback."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=TIMEOUT_S, kernel_name="python3").execute()
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times of this run: noise in a repository
+        cell.metadata.pop("execution", None)  # timestamps of this run would change in every commit
     if "--check" not in sys.argv:
         nbformat.write(notebook, NOTEBOOK)
     print(f"{sum(c.cell_type == 'code' for c in notebook.cells)} cells ran")

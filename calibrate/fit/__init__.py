@@ -1,1 +1,1 @@
-"""Fit laws to measured points, transfer them to devices nobody measured, check their errors."""
+"""Fit laws to measured points, estimate their error, and scale them to devices without data."""

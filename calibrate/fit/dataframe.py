@@ -1,4 +1,6 @@
-"""The DataFrame face of laws: microseconds in, microseconds out, one law a regime behind it.
+"""Fit laws to a pandas DataFrame and predict times for another one, in microseconds.
+
+Each combination of data type, library and other config key columns gets a law of its own.
 
 law = fit_law("matmul", measured, device="h200-sxm")   # columns dtype, m, n, k, time_us
 law.predict(shapes)                                    # time_us, low_us, high_us, origin
@@ -22,7 +24,7 @@ from groundspeed.profiles.operations import OPERATIONS, OPTIONAL_CATEGORIES
 
 @dataclass(frozen=True)
 class FittedLaw:
-    """The laws of one operation, one for each regime that was measured."""
+    """The laws of one operation: one for each config key among the fitted rows."""
 
     operation: str
     laws: tuple[Law, ...]
@@ -33,19 +35,20 @@ class FittedLaw:
         Parameters
         ----------
         cases : DataFrame
-            With the operation's columns and, where several regimes were fitted, theirs.
+            The operation's columns, plus each config key column (``dtype``, ``library``, ...) in
+            which the fitted laws differ.
 
         Returns
         -------
         DataFrame
             ``time_us``, ``low_us``, ``high_us`` (90 % interval of one new measurement) and
-            ``origin``: that of the law, or ``extrapolated`` outside the fitted box. The index is
-            that of ``cases``.
+            ``origin`` (the law's origin, or ``extrapolated`` outside the fit range). The index is
+            the same as that of ``cases``.
 
         Raises
         ------
         InputError
-            If a column is missing or a row's regime was never measured.
+            If a column is missing, or no law was fitted for the config key of a row.
         """
         columns = OPERATIONS[self.operation].columns
         cases = with_derived(self.operation, cases)
@@ -68,14 +71,17 @@ class FittedLaw:
             done |= rows
         if not done.all():
             row = cases.loc[~done].iloc[0].to_dict()
-            raise InputError(f"no {self.operation} law was fitted for {row}")
+            raise InputError(f"no {self.operation} law was fitted for the row {row}")
         return pd.DataFrame(
             {"time_us": time_us, "low_us": low_us, "high_us": high_us, "origin": origin},
             index=cases.index,
         )
 
     def _rows_of(self, law: Law, cases: pd.DataFrame) -> NDArray[np.bool_]:
-        """Which rows are of a law's regime; columns that no row states are taken as agreed."""
+        """Return a mask of the rows that match the config key of a law.
+
+        A config key column that is missing from ``cases`` is ignored if all laws agree in it.
+        """
         rows = np.ones(len(cases), dtype=bool)
         for name, value in law.config_key.items():
             if name not in cases.columns:
@@ -96,18 +102,22 @@ def fit_law(
     Parameters
     ----------
     operation : str
-        ``matmul``, ``attention_prefill``, ``attention_decode``, ``stream`` or ``elementwise``.
+        Name of an operation, e.g. ``matmul``, ``attention_prefill``, ``attention_decode``,
+        ``stream`` or ``elementwise``.
     measured : DataFrame
-        The operation's columns and ``time_us``; each combination of its categories
-        (``dtype``, ``library``, ...) is a regime with a law of its own.
+        The operation's columns and ``time_us``. Each combination of its config key columns
+        (``dtype``, ``library``, ...) gets a law of its own.
     device : str, DeviceSpec or None
-        Whose times these are; None for a device without a datasheet, such as a processor.
+        The device that was measured, by name or datasheet. None: a device without a datasheet,
+        such as a CPU.
     seed : int, default 0
+        Random seed of cross-validation and bootstrap. Used by the soft roofline only.
 
     Raises
     ------
     InputError
-        If the operation or device is unknown, a column is missing, or a regime has too few rows.
+        If the operation or device is unknown, a column is missing, or a config key has too few
+        rows.
     """
     if operation not in OPERATIONS:
         raise InputError(
@@ -153,10 +163,10 @@ def fit_law(
 
 
 def with_derived(operation: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with columns that follow from others.
+    """Return the frame with columns added that can be computed from others.
 
-    Of latent attention's decode, the context is the prompt and the steps since: published tables
-    hold ``seq_len`` and ``step``.
+    For ``mla_decode``, ``kv_len`` is ``seq_len + step``, because published tables hold the prompt
+    length and the number of decode steps since.
     """
     if operation == "mla_decode" and "kv_len" not in frame and {"seq_len", "step"} <= {*frame}:
         return frame.assign(kv_len=frame["seq_len"] + frame["step"])
@@ -164,7 +174,7 @@ def with_derived(operation: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def config_key_columns(operation: str, frame: pd.DataFrame) -> list[str]:
-    """Columns whose every combination is a regime with a law of its own."""
+    """Return a frame's config key columns; each combination of their values gets a law."""
     categories = OPERATIONS[operation].categories
     return [c for c in dict.fromkeys((*categories, *OPTIONAL_CATEGORIES)) if c in frame.columns]
 

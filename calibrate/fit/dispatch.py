@@ -1,4 +1,11 @@
-"""Which law a curve gets: one place that knows the form for each operation and kind of device."""
+"""Choose the model form for a measured curve and fit its law.
+
+This is the only place that maps an operation and a kind of device (GPU or CPU) to a model form:
+piecewise linear for collectives and ``moe`` sweeps, a parametric form with a residual GP for
+matmul, attention and experts on GPUs, and the soft roofline for everything else.
+
+    law = law_of_curve(curve, "nccl-tests, all_reduce.txt", datasheet=datasheet, on_cpu=False)
+"""
 
 import numpy as np
 
@@ -20,19 +27,23 @@ def law_of_curve(
     Parameters
     ----------
     curve : Curve
+        The measured or imported points. Points that are invalid, or that were selected because
+        they are fast, are not used.
     source : str
-        What the law will say it stands on.
+        Description of the data, stored in the law: the tool, file or publication.
     datasheet : DeviceSpec or None
-        Whose roofs hold its constants.
+        Datasheet of the device; its peaks set the priors of the constants. None: the priors are
+        set from the best measured rates.
     on_cpu : bool
-        A processor's timings follow neither tiles nor waves: it keeps the soft roofline.
+        True fits the soft roofline, because tile and wave quantization do not describe CPU
+        timings.
     seed : int, default 0
-        Of folds and bootstrap.
+        Random seed of the cross-validation folds and of the bootstrap.
 
     Returns
     -------
     Law or None
-        None for operations without laws, and for curves with too few valid points.
+        None for operations that have no law, and for curves with too few valid points.
     """
     points = [p for p in curve.points if p.valid and not SELECTED & set(p.tags)]
     spec = OPERATIONS.get(curve.operation)

@@ -1,8 +1,14 @@
-"""Fit a physical form and the surface of what it leaves: a law at the noise floor of its data.
+"""Fit the law of a GPU kernel: physical constants first, then a Gaussian process on the residuals.
 
-First the constants of the form, in the logarithm of time, robustly and held by priors; then a
-Gaussian process over the residuals. Products whose rows fill no whole tile are a regime of their
-own: their residual beside the surface's is a second surface.
+The constants of the model form (launch latency, compute rate, bandwidth, ...) are fitted to
+log(time) by robust least squares with priors. A Gaussian process (residual GP) then models
+log(measured / predicted); together they reach the noise floor of the data. Matmuls with m above 16
+and not a multiple of 16 fill no whole tile and get a second Gaussian process, on what the first
+one leaves (from four points on). The recorded error leaves each point out of the Gaussian process
+in turn.
+
+    law = fit_parametric("matmul", {"dtype": "bfloat16"}, {"m": m, "n": n, "k": k}, time_s,
+                         datasheet=None, origin="measured", source="this machine")
 """
 
 import numpy as np
@@ -20,18 +26,20 @@ from groundspeed.profiles.operations import OPERATIONS, Array, Columns, ConfigKe
 MODEL_FORM_OF = (
     "matmul", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode", "experts",
 )  # fmt: skip
-"""Operations whose laws have a form of their own and a surface. On a processor the soft roofline
-stays: its timings follow neither tiles nor waves."""
+"""Operations whose laws have a specific model form and a residual GP. On a CPU they are fitted by
+the soft roofline instead, because tile and wave quantization do not describe CPU timings."""
 
 FEWEST_POINTS = 5
 FEWEST_UNALIGNED = 4
 ROBUST = 0.06
-"""Residuals beyond this count linearly: the spread that forms leave on published timings."""
+"""Scale of the robust loss, in log time: larger residuals count linearly. It is the spread of the
+residuals of the model forms on published timings."""
 
 UNALIGNED_AMPLITUDE = 0.12
 UNALIGNED_NOISE = 0.08
 SHRINK_POINTS = 4.0
-"""The typical extra of unaligned rows is believed as if this many points had said it is none."""
+"""Strength of the shrinkage of the unaligned points' median residual towards 0, as a number of
+points with a residual of 0."""
 
 
 def fit_parametric(
@@ -44,24 +52,30 @@ def fit_parametric(
     origin: Origin,
     source: str,
 ) -> Law:
-    """Fit the law of one regime.
+    """Fit the law of one operation and config key.
 
     Parameters
     ----------
     operation : str
+        One of ``MODEL_FORM_OF``, e.g. ``matmul``.
     config_key : mapping of str to str
+        Config key that all points share, e.g. ``{"dtype": "bfloat16"}``.
     columns : mapping of str to (N,) ndarray
+        The operation's numeric columns.
     time_s : (N,) ndarray
-        [s]
+        [s] Measured times.
     datasheet : DeviceSpec or None
-        Whose roofs the priors are shares of.
+        Datasheet whose peaks set the priors. None: the priors are set from the best measured
+        rates.
     origin : {'measured', 'imported', 'transferred'}
+        How the times were obtained.
     source : str
+        Description of the data, stored in the law.
 
     Raises
     ------
     InputError
-        If there are fewer than five points, or a value is not positive.
+        If there are fewer than five points, or a value is not positive and finite.
     """
     spec = OPERATIONS[operation]
     name = f"{operation} {' '.join(config_key.values())}".strip()
@@ -72,10 +86,11 @@ def fit_parametric(
             raise InputError(f"{label} of {name} must be positive and finite in every row")
     odd = is_unaligned(arrays)
     if (~odd).sum() < FEWEST_POINTS:
-        odd = np.zeros_like(odd)  # too few to tell the two apart
+        odd = np.zeros_like(odd)  # too few aligned points: fit all points together
     if times.size < FEWEST_POINTS:
         raise InputError(
-            f"a law of {name} needs at least {FEWEST_POINTS} points, there are {times.size}"
+            f"fitting a law for {name} needs at least {FEWEST_POINTS} points, "
+            f"but there are {times.size}"
         )
     work = Work(arrays, spec.flops(arrays, config_key), spec.bytes(arrays, config_key))
     even = _rows(work, ~odd)
@@ -124,7 +139,7 @@ def _rows(work: Work, chosen: np.ndarray) -> Work:
 def _fit_form(
     model_form: str, constants: dict[str, Prior], work: Work, time_s: Array
 ) -> dict[str, Coefficient]:
-    """Most likely constants under their priors, and their 90 % intervals (Laplace's method)."""
+    """Return the MAP estimate of the constants and 90 % intervals (Laplace approximation)."""
     free, start, width = starting_point(constants)
     fixed = {n: p.value for n, p in constants.items() if n not in free}
 
@@ -157,7 +172,7 @@ def _held_out(residual_gp: ResidualGP) -> HeldOutError:
     q05, q50, q95 = np.clip(np.quantile(error, (0.05, 0.5, 0.95)), -20.0, 20.0)
     return HeldOutError(
         points=error.size,
-        method="each point left out of the surface in turn",
+        method="leave one out of the residual GP",
         median_fraction=float(np.median(fraction)),
         q90_fraction=float(np.quantile(fraction, 0.9)),
         log_q05=float(q05),

@@ -1,13 +1,17 @@
-"""Fit a chain of alpha-beta pieces to a curve of time over size.
+"""Fit a piecewise linear (alpha-beta) law to time as a function of message size or token count.
 
-Collectives are noisy where latency rules (repeats of one size differ by 5 to 10 %) and steady
-where bandwidth does (1 %). So the curve is smoothed by what is known of both: a base of latency,
-bandwidth and the square root between them (what a pipeline of chunks costs), fitted robustly, and
-a Gaussian process on the logarithm of what it leaves. Its values at the measured sizes and half-way
-between are the knots, made monotone by pooling neighbours that fall.
+Collective timings are noisy where latency dominates (repeats of one size differ by 5 to 10 %) and
+steady where bandwidth dominates (1 %). The curve is therefore smoothed in two steps:
 
-The error that is recorded is that of sizes left out, one at a time: a good R2 says nothing here
-(alpha + beta x reaches 0.998 on curves that it misses by half).
+1. A base curve with three terms is fitted robustly: a latency, a bandwidth term, and a term
+   proportional to the square root of the size (the cost of a pipeline of chunks).
+2. A Gaussian process models the logarithm of measured time over base curve.
+
+The knots are the smoothed values at the measured sizes and at the geometric mean of each two
+neighbouring sizes. They are made monotone by pooling adjacent values that decrease.
+
+The recorded error is the leave-one-out error over sizes. R2 is not used, because it is misleading
+here: alpha + beta x reaches an R2 of 0.998 on curves that it misses by half.
 """
 
 import itertools
@@ -23,23 +27,25 @@ from groundspeed.profiles.operations import Array, ConfigKey
 
 FEWEST_SIZES = 4
 MEMORY_OCTAVES = 2.0
-"""Residuals are related over about this many doublings of size: a protocol spans several."""
+"""Correlation length of the residuals, in doublings of the size: a protocol spans several."""
 
 RESIDUAL = 0.2
-"""Typical departure from the base, in log time: protocols differ by a fifth."""
+"""Standard deviation of log(time / base curve): protocols differ by about a fifth."""
 
 NOISE = {"latency": 0.05, "bandwidth": 0.01}
-"""Repeatability in log time. Published repeats of NCCL on one node: 2 % median and 13 % at the
-90 % quantile up to 64 KiB, 1 % over all sizes."""
+"""Standard deviation of repeated measurements, in log time, where latency or bandwidth dominates.
+Published repeats of NCCL on one node differ by 2 % (median) and 13 % (90 % quantile) up to 64 KiB,
+and by 1 % over all sizes."""
 
 ROBUST = 0.05
 FLOOR = 0.015
-"""No interval is narrower: two nodes of one kind differ by this much."""
+"""Smallest half width of a 90 % interval, in log time: two nodes of one kind differ by this."""
 
 NEIGHBOURHOOD_OCTAVES = 3.0
 LEFT_OUT_IS_HARDER = 0.75
-"""A size left out of a chain is twice as far from its neighbours as a new size from the knots, so
-its error is larger; the factor is that of H200 collectives, every second size unseen."""
+"""Factor from leave-one-out errors to the error at a new size. A left-out size is twice as far from
+its neighbours as a new size is from the nearest knots, so its error is larger. The value comes from
+H200 collectives with every second size held out."""
 
 
 def fit_piecewise(
@@ -51,29 +57,35 @@ def fit_piecewise(
     origin: Origin,
     source: str,
 ) -> Law:
-    """Fit the law of one curve.
+    """Fit a piecewise linear law to one curve of time over message size.
 
     Parameters
     ----------
     operation : str
-        With the one column ``bytes``.
+        Name of an operation whose only column is ``bytes``.
     config_key : mapping of str to str
-        ``{"op": "all_reduce", "world_size": "8"}``
+        Config key of the law, e.g. ``{"op": "all_reduce", "world_size": "8"}``.
     size_bytes, time_s : (N,) ndarray
-        [bytes], [s]; several measurements of one size are averaged (geometric mean).
+        [bytes], [s] Message sizes and measured times. Several measurements of one size are
+        averaged (geometric mean).
     origin : {'measured', 'imported', 'transferred'}
+        How the times were obtained.
     source : str
+        Description of the data, stored in the law.
 
     Raises
     ------
     InputError
-        If there are fewer than four sizes.
+        If there are fewer than four different sizes.
     """
     name = f"{operation} {' '.join(config_key.values())}"
     sizes = np.unique(size_bytes)
     times = np.exp([np.log(time_s[size_bytes == size]).mean() for size in sizes])
     if sizes.size < FEWEST_SIZES:
-        raise InputError(f"a law of {name} needs {FEWEST_SIZES} sizes, there are {sizes.size}")
+        raise InputError(
+            f"fitting a law for {name} needs at least {FEWEST_SIZES} sizes, "
+            f"but there are {sizes.size}"
+        )
     log_ratio = _left_out(sizes, times)
     at, smooth = _chain(sizes, times)
     spread = _local_spread(at, sizes, log_ratio)
@@ -84,7 +96,7 @@ def fit_piecewise(
         time_s=tuple(smooth.tolist()),
         log_spread=tuple(spread.tolist()),
     )
-    held_out = _error_of(log_ratio, "each size left out in turn")
+    held_out = _error_of(log_ratio, "leave one size out")
     return _law(operation, config_key, piecewise_linear, sizes, held_out, origin, source)
 
 
@@ -97,29 +109,38 @@ def fit_token_counts(
     origin: Origin,
     source: str,
 ) -> Law:
-    """Fit the law of a sweep over tokens through the experts of one layer.
+    """Fit a piecewise linear law to the time of one MoE layer's experts over the token count.
 
-    How many experts are hit, and how full their tiles are, makes a curve that no pooled form
-    follows (11 to 30 % median on published tables); each configuration's own seven points, joined
-    by a monotone curve in the logarithms, leave 3 to 4 %.
+    The curve depends on how many experts are hit and on how full their tiles are. One formula for
+    all configurations misses it by 11 to 30 % (median, published tables). A monotone curve in
+    log-log coordinates through the seven points of a single configuration has a median error of
+    3 to 4 %.
 
     Parameters
     ----------
     operation : str
-        With the one column ``tokens``.
+        Name of an operation whose only column is ``tokens``.
     config_key : mapping of str to str
+        Config key of the law: data type, sizes and number of experts, ...
     tokens, time_s : (N,) ndarray
+        Token counts, and [s] measured times. Several measurements of one token count are averaged
+        (geometric mean).
     origin : {'measured', 'imported', 'transferred'}
+        How the times were obtained.
     source : str
+        Description of the data, stored in the law.
 
     Raises
     ------
     InputError
-        If there are fewer than two token counts.
+        If there are fewer than two different token counts.
     """
     counts = np.unique(tokens)
     if counts.size < 2:
-        raise InputError(f"a sweep of {' '.join(config_key.values())} needs two token counts")
+        raise InputError(
+            f"fitting a law for {operation} {' '.join(config_key.values())} needs at least two "
+            "different token counts"
+        )
     times = np.exp([np.log(time_s[tokens == count]).mean() for count in counts])
     rising = pool_falling(np.log(times))
     at = _between(counts)
@@ -143,7 +164,7 @@ def fit_token_counts(
         time_s=tuple(np.maximum.accumulate(np.exp(curve)).tolist()),
         log_spread=tuple(np.maximum(spread, SWEEP_FLOOR).tolist()),
     )
-    held_out = _error_of(log_ratio, "each inner count left out in turn")
+    held_out = _error_of(log_ratio, "leave one inner token count out")
     return _law(operation, config_key, piecewise_linear, counts, held_out, origin, source)
 
 
@@ -156,7 +177,7 @@ def _law(
     origin: Origin,
     source: str,
 ) -> Law:
-    """The record of a chain through what was seen."""
+    """Build the ``Law`` record of a piecewise linear fit to the sizes or counts in ``seen``."""
     return Law(
         operation=operation,
         config_key=dict(config_key),
@@ -172,7 +193,7 @@ def _law(
 
 
 def _between(counts: Array) -> Array:
-    """The counts and three places between each two of them."""
+    """Return the counts with three log-spaced values inserted between each two neighbours."""
     log = np.log(counts)
     places = [np.linspace(a, b, PIECES + 1)[:-1] for a, b in itertools.pairwise(log)]
     token_counts: Array = np.exp(np.append(np.concatenate(places), log[-1]))
@@ -181,7 +202,7 @@ def _between(counts: Array) -> Array:
 
 
 def _monotone_curve(counts: Array, log_times: Array, at: Array) -> Array:
-    """Log times along a smooth curve that never falls between points that do not."""
+    """Interpolate log times by PCHIP over log counts, which is monotone if the points are."""
     if counts.size < 2:
         return np.full(at.size, float(log_times[0]))
     result: Array = PchipInterpolator(np.log(counts), log_times)(np.log(at))
@@ -190,9 +211,11 @@ def _monotone_curve(counts: Array, log_times: Array, at: Array) -> Array:
 
 PIECES = 4
 SWEEP_LEFT_OUT = 0.5
-"""A count left out of seven lies five octaves from its neighbours, a new one half as far."""
+"""Factor from leave-one-out errors to the error at a new token count. With seven counts, a left-out
+count is five octaves from its neighbours, and a new one half as far."""
 
 SWEEP_FLOOR = 0.05
+"""Smallest half width of a 90 % interval of a token sweep, in log time."""
 
 
 def _error_of(log_ratio: Array, method: str) -> HeldOutError:
@@ -210,14 +233,14 @@ def _error_of(log_ratio: Array, method: str) -> HeldOutError:
 
 
 def _chain(sizes: Array, times: Array) -> tuple[Array, Array]:
-    """Knots at the sizes and half-way between, and their monotone times."""
+    """Return knots at the sizes and at their geometric means, and the monotone times there."""
     half_way = np.sqrt(sizes[1:] * sizes[:-1])
     at = np.sort(np.concatenate([sizes, half_way]))
     return at, np.exp(pool_falling(np.log(_smooth(sizes, times, at))))
 
 
 def _smooth(sizes: Array, times: Array, at: Array) -> Array:
-    """Base times the Gaussian process of its residual."""
+    """Return the base curve multiplied by the exponential of the residual GP, at ``at``."""
     constants = _base(sizes, times)
 
     def base(x: Array) -> Array:
@@ -243,7 +266,7 @@ def _powers(x: Array) -> Array:
 
 
 def _base(sizes: Array, times: Array) -> Array:
-    """Latency, square-root and bandwidth constants, none negative; outliers count less."""
+    """Fit the latency, square-root and bandwidth constants: non-negative, robust to outliers."""
     columns = _powers(sizes)
     scale = columns.max(axis=0)
     weight = 1.0 / times
@@ -257,7 +280,7 @@ def _base(sizes: Array, times: Array) -> Array:
 
 
 def pool_falling(values: Array) -> Array:
-    """Closest rising sequence: neighbours that fall are replaced by their mean.
+    """Return the closest non-decreasing sequence (pool adjacent violators, least squares).
 
     >>> pool_falling(np.array([1.0, 3.0, 2.0, 4.0]))
     array([1. , 2.5, 2.5, 4. ])
@@ -272,7 +295,10 @@ def pool_falling(values: Array) -> Array:
 
 
 def _left_out(sizes: Array, times: Array) -> Array:
-    """log(measured / law) of each size, from a chain that has not seen it; ends from outside."""
+    """Return log(measured / predicted) of each size from a fit without it.
+
+    The smallest and the largest size are extrapolated.
+    """
     log_ratio = np.empty(sizes.size)
     for i in range(sizes.size):
         rest = np.arange(sizes.size) != i
@@ -289,7 +315,7 @@ def _left_out(sizes: Array, times: Array) -> Array:
 
 
 def _local_spread(at: Array, sizes: Array, log_ratio: Array) -> Array:
-    """Half width of the 90 % interval around each knot, from what was left out near it."""
+    """Half width of the 90 % interval at each knot, from leave-one-out errors of nearby sizes."""
     spread = np.empty(at.size)
     for i, place in enumerate(at):
         octaves = np.abs(np.log2(sizes / place))

@@ -1,9 +1,12 @@
-"""What is believed about a law's constants before the first point: wide, and from where.
+"""Prior distributions of the constants of each model form.
 
-A handful of points cannot tell eight constants apart. So each has a prior: its typical share of
-the datasheet (or of the best rate seen, where there is no sheet), and how far devices and
-libraries have been seen to differ from it. The shares are those of published H200 and H100
-timings (cuBLAS, FlashAttention 3); the widths let a point or two overrule them.
+A handful of points cannot determine eight constants. So each constant has a log-normal prior. Its
+centre is the constant's typical share of the datasheet value (or of the best measured rate if
+there is no datasheet), and its width is the observed variation over devices and libraries. The
+shares come from published H200 and H100 timings (cuBLAS, FlashAttention 3). The priors are wide
+enough that a point or two can override them.
+
+    model_form, constants = priors("matmul", config_key, roofs(datasheet, ...), time_s)
 """
 
 from dataclasses import dataclass
@@ -17,16 +20,17 @@ from groundspeed.profiles.operations import Array, ConfigKey
 
 @dataclass(frozen=True)
 class Prior:
-    """A constant before it is fitted: log-normal."""
+    """Log-normal prior of one constant."""
 
     value: float
+    """Median of the prior, in the unit of the constant."""
     log_sd: float
-    """0 fixes it."""
+    """Standard deviation of the constant's logarithm. 0 fixes the constant at ``value``."""
 
 
 @dataclass(frozen=True)
 class Roofs:
-    """What the device could do at best."""
+    """Peak rates and sizes of a device, from its datasheet or estimated from the points."""
 
     flops_per_s: float
     bytes_per_s: float
@@ -36,21 +40,23 @@ class Roofs:
 
 
 UNITS_UNKNOWN = 128.0
-"""Where no sheet says. In attention only its product with a fitted constant counts; the waves of
-products are then counted from a guess, and their fitted power goes to zero if it is bad."""
+"""Number of compute units (SMs, CUs) assumed if the datasheet gives none. In attention only the
+product with a fitted constant matters. For matmul the number of waves then rests on this guess; if
+it is bad, the fitted exponent of the wave term goes to zero."""
 
 CACHE_UNKNOWN = 50e6
-"""[bytes] That of an H100 and an H200; where no sheet says, the prior is wide."""
+"""[bytes] L2 size assumed if the datasheet gives none: that of an H100 and an H200. The prior is
+then wide (``UNKNOWN_LOG_SD``)."""
 
 UNKNOWN_LOG_SD = 1.0
 BEST_SEEN = 0.85
-"""The best rate among a few points is about this share of the datasheet's."""
+"""Typical ratio of the best rate among a few points to the datasheet peak."""
 
 EIGHT_BIT = ("fp8", "fp8_row", "fp8_block", "int8")
 
 
 def roofs(datasheet: DeviceSpec | None, config_key: ConfigKey, work: Work, time_s: Array) -> Roofs:
-    """The datasheet's roofs; where it has none, from the best rates among the points."""
+    """Return the datasheet's peaks, or estimates from the best measured rates where it has none."""
     peak = datasheet.peak(config_key.get("dtype", "")) if datasheet else None
     bandwidth = datasheet.memory_bandwidth_bytes_per_s if datasheet else None
     l2 = (datasheet.l2_bytes or datasheet.last_level_cache_bytes) if datasheet else None
@@ -69,19 +75,23 @@ def roofs(datasheet: DeviceSpec | None, config_key: ConfigKey, work: Work, time_
 def priors(
     operation: str, config_key: ConfigKey, roof: Roofs, time_s: Array
 ) -> tuple[str, dict[str, Prior]]:
-    """The form of an operation's law, and the priors of its constants.
+    """Return the model form of an operation and the priors of its constants.
 
     Parameters
     ----------
     operation : str
+        Name of an operation, e.g. ``matmul``.
     config_key : mapping of str to str
+        Config key of the law; its ``dtype`` selects the priors for 8-bit matmul.
     roof : Roofs
+        Peaks of the device, of which most priors are shares.
     time_s : (N,) ndarray
-        [s] Measured; the fastest bounds the start-up.
+        [s] Measured times. The fastest one is an upper bound of the start-up time's prior.
 
     Returns
     -------
     (str, dict of str to Prior)
+        Name of the model form, and the priors by coefficient.
     """
     fastest = float(time_s.min())
     if operation == "matmul":
@@ -125,7 +135,7 @@ def priors(
 def _gemm(config_key: ConfigKey, roof: Roofs, fastest: float) -> dict[str, Prior]:
     eight_bit = config_key.get("dtype") in EIGHT_BIT
     constants = {
-        # Rounding activations on the way adds a launch; the fastest point tells if it is there.
+        # Quantizing activations adds a kernel launch; the fastest point shows if it is there.
         "startup_s": Prior(min(8e-6 if eight_bit else 2.8e-6, fastest), 0.5),
         "compute_flops_per_s": Prior(0.8 * roof.flops_per_s, 0.25),
         "bandwidth_bytes_per_s": Prior(0.9 * roof.bytes_per_s, 0.2),
@@ -143,7 +153,7 @@ def _gemm(config_key: ConfigKey, roof: Roofs, fastest: float) -> dict[str, Prior
 
 
 def starting_point(constants: dict[str, Prior]) -> tuple[list[str], Array, Array]:
-    """Names, logarithms and widths of the constants that are fitted."""
+    """Return names, log prior medians and prior widths of the constants that are not fixed."""
     free = [name for name, prior in constants.items() if prior.log_sd > 0.0]
     start = np.log([constants[name].value for name in free])
     width = np.array([constants[name].log_sd for name in free])

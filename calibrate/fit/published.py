@@ -1,9 +1,14 @@
-"""Single figures that others have published, as anchors for devices nobody here has measured.
+"""Read single published measurements that anchor laws of devices without measurements of our own.
 
-``published.csv`` holds one figure a row with its source: a rate of one product, a stream, a
-collective. They anchor transferred laws, and two of them make the laws of small operations for
-imported profiles: tables of large kernels hold no norms and no activations, but what those cost
-follows from the time of the smallest kernel in a graph and from the rate of a copy.
+``published.csv`` has one figure with its source in each row: the rate of one matmul, stream or
+collective. They serve two purposes:
+
+- They correct laws that are transferred from another device (anchors).
+- Two of them give imported profiles laws for small operations. Published tables of large kernels
+  contain no norms and no activations, but their cost follows from the time of the smallest kernel
+  in a CUDA graph and from the rate of a copy.
+
+    laws = transfer_law(source_profile, "mi300x", anchors_of("mi300x"))
 """
 
 import csv
@@ -19,14 +24,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNCERTAIN = 0.35
-"""Half width of the 90 % interval, in log time, of a small operation that follows from a copy's
-rate and the smallest kernel's time: published norms and activations take 0.7 to 1.4 times that."""
+"""Half width of the 90 % interval, in log time, of a small operation predicted from the rate of a
+copy and the time of the smallest kernel. Published norms and activations take 0.7 to 1.4 times the
+predicted time."""
 
 LARGE_BYTES = 2e9
+"""[bytes] Upper end of the fit range of the copy law."""
 
 
 def published(gpu: str) -> list[dict[str, str]]:
-    """The figures of a device."""
+    """Return the rows of ``published.csv`` for a device, by its datasheet id."""
     text = (resources.files("groundspeed.calibrate.fit") / "published.csv").read_text(
         encoding="utf-8"
     )
@@ -34,7 +41,7 @@ def published(gpu: str) -> list[dict[str, str]]:
 
 
 def anchors_of(gpu: str) -> "pd.DataFrame | None":
-    """Published figures as rows that :func:`transfer_law` takes; None if there are none."""
+    """Return a device's published figures as anchors for :func:`transfer_law`; None if none."""
     import pandas as pd
 
     rows = []
@@ -59,9 +66,11 @@ def anchors_of(gpu: str) -> "pd.DataFrame | None":
 
 
 def small_operation_laws(datasheet: DeviceSpec, *, dtype: str = "bfloat16") -> tuple[Law, ...]:
-    """Laws of a copy and of the small operations, from published figures of a device.
+    """Return laws of a copy and of small operations, from two published figures.
 
-    Empty where the figures are missing: such laws are then transferred.
+    The figures are the device's copy rate and the launch time of an H200. The result is empty if
+    the device has no published copy rate or is not from NVIDIA; its laws must then be transferred
+    from another device.
     """
     copies = [
         r for r in published(datasheet.id) if r["operation"] == "stream" and r["op"] == "copy"
@@ -93,7 +102,7 @@ def small_operation_laws(datasheet: DeviceSpec, *, dtype: str = "bfloat16") -> t
             points=2,
             held_out=HeldOutError(
                 points=0,
-                method="none: two published figures",
+                method="none: derived from two published figures",
                 median_fraction=UNCERTAIN / 2.4,
                 q90_fraction=UNCERTAIN,
                 log_q05=-UNCERTAIN,

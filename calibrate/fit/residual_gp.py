@@ -1,8 +1,11 @@
-"""Fit the surface of residuals: how far each reaches, how much is noise, how wide intervals are.
+"""Fit the residual GP: a Gaussian process on log(measured / model form).
 
-Lengths, amplitude and noise are those under which the residuals are most likely (with priors, for
-a few points say little about six numbers). The interval is then checked by leaving each point out
-(for a Gaussian process that has a closed form) and scaled so that it holds nine in ten of them.
+The correlation lengths, the amplitude and the noise maximize the posterior. They have priors,
+because a few points carry little information on six numbers. The 90 % interval is then checked by
+leave-one-out prediction, which has a closed form for a Gaussian process, and is scaled so that it
+holds nine in ten of the points.
+
+    residual_gp = fit_residual_gp(columns, ["m", "n", "k"], np.log(measured_s / predicted_s))
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,8 @@ from groundspeed.profiles.operations import Array, Columns
 LENGTH_OCTAVES = 5.0
 LENGTH_LOG_SD = 0.7
 AMPLITUDE_OF_SPREAD = 1.6
-"""A surface rises and falls about this many times as far as the middle of its residuals."""
+"""Prior mean of the amplitude, as a multiple of the residuals' robust standard deviation (from
+their median absolute deviation)."""
 
 LEAST_AMPLITUDE = 0.02
 AMPLITUDE_LOG_SD = 0.3
@@ -25,14 +29,17 @@ NOISE_LOG_SD = 0.6
 SMALLEST_NOISE = 0.005
 STEPS = 40
 FARTHEST = 4.0
-"""Standard deviations of its prior that a number may move."""
+"""Largest distance of a fitted hyperparameter from its prior mean, in prior standard deviations."""
 
 FAR_BEGIN = (0.5, 1.5, 0.0)
-"""A second place to begin: longer, higher. The likelihood often has two maxima."""
+"""Second starting point, in prior standard deviations (length, amplitude, noise): longer and higher
+than the first. The likelihood often has two maxima."""
 
 SCALE_LIMITS = (0.8, 2.5)
+"""Smallest and largest factor by which the leave-one-out check may scale the 90 % interval."""
 OPTIMISM = 1.0
-"""Constants were fitted to the point that is left out too, so its error looks this much smaller."""
+"""Factor by which leave-one-out errors look too small, because the constants of the model form were
+fitted to the left-out point too."""
 
 
 def fit_residual_gp(
@@ -44,21 +51,24 @@ def fit_residual_gp(
     amplitude: float | None = None,
     noise: float = NOISE,
 ) -> ResidualGP:
-    """Fit a surface to residuals.
+    """Fit a Gaussian process to residuals.
 
     Parameters
     ----------
     columns : mapping of str to (N,) ndarray
+        The operation's columns; values must be positive.
     names : sequence of str
-        Columns that vary; the others tell nothing.
+        Names of the columns to use as coordinates: those that vary. A constant column carries no
+        information.
     residual : (N,) ndarray
-        log(measured / form)
+        log(measured / model form) of each point.
     mean : float, default 0
-        Residual far from all points.
+        Residual that is predicted far from all points.
     amplitude : float, optional
-        Expected before; from the spread of the residuals if not given.
-    noise : float
-        Expected before.
+        Prior mean of the GP's standard deviation, in log time. Not given: derived from the spread
+        of the residuals.
+    noise : float, default 0.03
+        Prior mean of the standard deviation of one measurement, in log time.
     """
     x = np.stack([np.log2(columns[c]) for c in names], axis=1)
     dimensions = x.shape[1]
@@ -106,9 +116,10 @@ def fit_residual_gp(
 
 
 def left_out(residual_gp: ResidualGP) -> tuple[Array, Array]:
-    """Error at each point from all the others, and the same in standard deviations.
+    """Return the leave-one-out error of each point, in log time and in standard deviations.
 
-    (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, eq. 5.10 to 5.12)
+    The formulas are from Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006,
+    eq. 5.10 to 5.12.
     """
     x = np.array(residual_gp.points) / np.array(residual_gp.octaves)
     covariance = related(x, x, residual_gp.amplitude) + residual_gp.noise**2 * np.eye(len(x))

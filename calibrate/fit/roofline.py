@@ -1,8 +1,11 @@
-"""Fit a law to measured points, robustly, and find out how wrong it is on points it has not seen.
+"""Fit a soft roofline to measured points, and estimate its error by cross-validation.
 
-Errors of timing are factors, so the fit minimizes the logarithm of measured over predicted, with
-a loss that grows only linearly for outliers (one disturbed sample must not bend the law). The
-error that is recorded is not the residual of the fit but that of points held out from it.
+Timing errors are multiplicative, so the fit minimizes log(measured / predicted). The loss
+(soft L1) grows only linearly for outliers, so that one disturbed sample does not distort the law.
+The recorded error is that of held-out points, not the residual of the fit.
+
+    law = fit_roofline("stream", {"mode": "copy", "dtype": "float64"}, {"bytes": size_bytes},
+                       time_s, origin="measured", source="this machine")
 """
 
 from dataclasses import dataclass
@@ -21,7 +24,8 @@ MIN_POINTS = 5
 FOLDS = 10
 BOOTSTRAPS = 30
 ROBUST_SCALE = 0.05
-"""Log residuals beyond this count linearly: 5 %, about the noise of a good measurement."""
+"""Scale of the soft L1 loss, in log time: larger residuals count linearly. It is about the noise of
+a good measurement (5 %)."""
 
 MAX_SHARPNESS = 16.0
 
@@ -34,7 +38,7 @@ class _Data:
 
     @property
     def work(self) -> Work:
-        """What a form is asked about."""
+        """Input of a model form: FLOPs and bytes without columns."""
         return Work({}, self.flops, self.bytes)
 
     def rows(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "_Data":
@@ -51,27 +55,29 @@ def fit_roofline(
     source: str,
     seed: int = 0,
 ) -> Law:
-    """Fit the law of one regime.
+    """Fit a soft roofline to the points of one config key.
 
     Parameters
     ----------
     operation : str
+        Name of an operation, e.g. ``stream``.
     config_key : mapping of str to str
-        What the points have in common: ``{"dtype": "bfloat16"}``.
+        Config key that all points share, e.g. ``{"dtype": "bfloat16"}``.
     columns : mapping of str to (N,) ndarray
         The operation's numeric columns.
     time_s : (N,) ndarray
         [s] Measured times.
     origin : {'measured', 'imported'}
+        How the times were obtained.
     source : str
-        Who measured, on what.
+        Who measured, and on which device; stored in the law.
     seed : int, default 0
-        Of folds and bootstrap.
+        Random seed of the cross-validation folds and of the bootstrap.
 
     Raises
     ------
     InputError
-        If there are fewer than five points, or one is not positive.
+        If there are fewer than five points, or a value is not positive and finite.
     """
     spec = OPERATIONS[operation]
     name = f"{operation} {' '.join(config_key.values())}".strip()
@@ -79,7 +85,8 @@ def fit_roofline(
     time_s = np.asarray(time_s, dtype=np.float64)
     if time_s.size < MIN_POINTS:
         raise InputError(
-            f"a law of {name} needs at least {MIN_POINTS} points, there are {time_s.size}"
+            f"fitting a law for {name} needs at least {MIN_POINTS} points, "
+            f"but there are {time_s.size}"
         )
     for label, values in {**arrays, "time": time_s}.items():
         if not (np.isfinite(values).all() and (values > 0).all()):
@@ -112,12 +119,15 @@ def fit_roofline(
 
 
 def _fit(data: _Data, start: dict[str, float] | None) -> dict[str, float]:
-    """Least squares in the logarithm of the coefficients, from a start or the data's edges."""
+    """Fit the log coefficients by robust least squares.
+
+    Without ``start``, the starting values come from the best rates in the data.
+    """
     computes = bool((data.flops > 0).any())
     fastest = float(data.time_s.min())
     flops_rate = float((data.flops / data.time_s).max())
     bytes_rate = float((data.bytes / data.time_s).max())
-    # A rate cannot be below the best one seen (by more than noise), nor endlessly above it.
+    # A fitted rate is at least the best measured rate (less noise) and at most 100 times that.
     low = [np.log(fastest * 1e-4), np.log(bytes_rate * 0.7)]
     high = [np.log(fastest * 1.2), np.log(bytes_rate * 100.0)]
     guesses = [[np.log(fastest * 0.5), np.log(bytes_rate)]]
@@ -153,7 +163,7 @@ def _named(x: Array) -> dict[str, float]:
 
 
 def _held_out(data: _Data, best: dict[str, float], generator: np.random.Generator) -> HeldOutError:
-    """Predict each point from a fit that has not seen it."""
+    """Cross-validate: predict each point from a fit to the folds that do not contain it."""
     n = data.time_s.size
     folds = n if n <= 2 * FOLDS else FOLDS
     turn = generator.permutation(n) % folds

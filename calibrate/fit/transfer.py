@@ -1,14 +1,18 @@
-"""Laws for a device that cannot be measured: fractions kept, peaks swapped, corrected by anchors.
+"""Predict laws of a device that cannot be measured, from the laws of a similar device.
 
-Two chips of one architecture reach much the same share of their datasheets: constants fitted on
-an H100 and scaled to an H200 predict its products to 4.5 % median, against 3.7 for its own. So
-rates scale with the sheets' rates, times of starting stay, and the surface of residuals is kept.
+Two GPUs of one architecture reach about the same share of their datasheet peaks: constants fitted
+on an H100 and scaled to an H200 predict its matmul times with a median error of 4.5 %, against
+3.7 % for constants fitted on the H200. So each rate is multiplied by the ratio of the two
+datasheets' rates. Start-up times and the residual GP are kept.
 
-What few points there are of the target then correct it. A point speaks of what limits it: a large
-product of the matrix units, a stream of the memory, an empty message of the start-up. So each law
-has a shift for each of the three, made of one that the device's laws have in common and one of
-its own; all of them are found together, under a normal prior, from all points. Such laws say
-``transferred``, and their intervals are wider by what transfer misses.
+The few measurements that exist for the target device (anchors) then correct the laws. An anchor
+carries information on what limits it: a large matmul on compute, a stream on memory, an empty
+message on start-up. So each law has a shift for each of these three limits, which is the sum of a
+shift shared by all laws of the device and one of its own. All shifts are estimated together from
+all anchors, under a normal prior. The resulting laws have the origin ``transferred``, and their
+intervals are wider by the error of the transfer.
+
+    laws = transfer_law(h200_profile, "h100-sxm", anchors)
 """
 
 from collections.abc import Sequence
@@ -26,24 +30,26 @@ from groundspeed.profiles.operations import OPERATIONS, Array
 from groundspeed.profiles.schema import Profile
 
 SAME_ARCHITECTURE = 0.04
-"""Standard deviation, in log time, of what transfer misses beside the law's own error: H100 to
-H200 leaves 12.3 % at the 90 % quantile, its own points leave 10.9 (aiconfigurator's tables)."""
+"""Standard deviation of the transfer error within one architecture, in log time, on top of the
+law's own error. Laws transferred from H100 to H200 have a 90 % error quantile of 12.3 %, laws
+fitted on the H200 10.9 % (aiconfigurator's tables)."""
 
 OTHER_ARCHITECTURE = 0.20
-"""The same between architectures. Nothing published says; the best shapes of an H100, an A100 and
-an MI300X reach 80, 87 and 51 % of their sheets, which is this far apart."""
+"""Standard deviation of the transfer error between architectures, in log time. No published data
+give it. It is the spread of the best shapes' share of the datasheet peak: 80 % on an H100, 87 % on
+an A100, 51 % on an MI300X."""
 
 WHOLE, IN_COMMON = 0.5, 0.3
-"""Shares of that variance: all of a device is slower (a clock), or one of its limits in every law;
-the rest is each law's own."""
+"""Shares of the transfer variance: of a shift of the whole device (e.g. a lower clock), and of a
+shift of one limit in all laws. The rest belongs to the individual laws."""
 
 ANCHOR_NOISE = 0.08
-"""Standard deviation of one anchor around the shifted law."""
+"""Standard deviation of one anchor around the shifted law, in log time."""
 
 HALF_OF_90 = 1.645
 
 LIMITS = ("compute", "memory", "startup")
-"""What a law's terms are limited by; each has a shift."""
+"""The limits of a law's terms; each limit has a shift."""
 
 LIMIT_OF = {
     "compute_flops_per_s": "compute",
@@ -63,26 +69,29 @@ def transfer_law(
     target_datasheet: DeviceSpec | str,
     anchors: pd.DataFrame | None = None,
 ) -> tuple[Law, ...]:
-    """Laws of a target device from a source's.
+    """Transfer the laws of a source device to a target device.
 
     Parameters
     ----------
     source_profile : Profile
-        With laws, and the datasheet they are shares of.
+        Profile of the source device, with laws and a datasheet.
     target_datasheet : DeviceSpec or str
+        Datasheet or name of the target device.
     anchors : DataFrame, optional
-        Rows measured on the target: ``operation``, its columns and ``time_us``; a regime's columns
-        (``dtype``, ...) where they tell laws apart.
+        Rows measured on the target: ``operation``, its columns and ``time_us``, plus the config
+        key columns (``dtype``, ...) needed to tell laws apart. Not given: the laws are scaled by
+        the datasheets only.
 
     Returns
     -------
     tuple of Law
-        With origin ``transferred``; laws for which a sheet lacks the rate are left out.
+        Laws with the origin ``transferred``. A law is omitted if one of the two datasheets lacks
+        the rate that it scales with.
 
     Raises
     ------
     InputError
-        If the source has no datasheet, or nothing can be transferred.
+        If the source profile has no datasheet, or no law can be transferred.
     """
     target = (
         find_device(target_datasheet).spec
@@ -92,11 +101,15 @@ def transfer_law(
     source = source_profile.datasheet
     if source is None:
         raise InputError(
-            f"profile {source_profile.id} has no datasheet, so its rates are shares of nothing"
+            f"profile {source_profile.id} has no datasheet, so its laws cannot be scaled to "
+            "another device"
         )
     moved = [m for law in source_profile.laws if (m := _swapped(law, source, target)) is not None]
     if not moved:
-        raise InputError(f"nothing of {source.id} can be transferred to {target.id}")
+        raise InputError(
+            f"no law of {source.id} can be transferred to {target.id}: the datasheets lack a rate "
+            "that both need"
+        )
     prior = SAME_ARCHITECTURE if source.architecture == target.architecture else OTHER_ARCHITECTURE
     shifts = _find_shifts(moved, anchors, prior)
     return tuple(
@@ -106,9 +119,10 @@ def transfer_law(
 
 
 def wire(datasheet: DeviceSpec, ranks: int) -> float | None:
-    """Bandwidth that one device has towards a group [bytes/s].
+    """Return the bandwidth of one device to the other ranks of a group [bytes/s].
 
-    In a mesh without a switch, two devices share one link however many each has.
+    In a mesh without a switch, a pair of devices has only one link, however many links each device
+    has. None if the datasheet gives no link bandwidth.
     """
     whole, link = datasheet.scaleup_bandwidth_bytes_per_s, datasheet.p2p_bandwidth_bytes_per_s
     if whole is None:
@@ -122,7 +136,7 @@ def _ratio(of: object, over: object) -> float | None:
 
 
 def _swapped(law: Law, source: DeviceSpec, target: DeviceSpec) -> Law | None:
-    """The law with the target's rates in place of the source's."""
+    """Return the law with its rates scaled by target / source; None if a datasheet lacks one."""
     dtype = law.config_key.get("dtype", "")
     compute = _ratio(target.peak(dtype), source.peak(dtype))
     memory = _ratio(target.memory_bandwidth_bytes_per_s, source.memory_bandwidth_bytes_per_s)
@@ -154,7 +168,7 @@ def _swapped(law: Law, source: DeviceSpec, target: DeviceSpec) -> Law | None:
 
 
 def _chain(law: Law, startup: float, rest: float) -> Law:
-    """A chain whose first time grows by one factor, and what comes on top by another."""
+    """Scale a piecewise linear law: its first time by ``startup``, the rest by ``rest``."""
     if law.piecewise_linear is None:
         return law
     first = law.piecewise_linear.time_s[0]
@@ -166,19 +180,20 @@ def _chain(law: Law, startup: float, rest: float) -> Law:
 
 @dataclass(frozen=True)
 class _Shift:
-    """Factors on a law's times, as logarithms."""
+    """Estimated shift of a law, for each limit."""
 
     of_limit: dict[str, float]
+    """Logarithm of the factor on the law's time, by limit."""
     spread: float
-    """Standard deviation that is left."""
+    """Posterior standard deviation of the shift, in log time."""
 
 
 def _find_shifts(laws: Sequence[Law], anchors: pd.DataFrame | None, prior: float) -> list[_Shift]:
-    """The most likely shifts of all laws: normal prior, normal noise, one linear step.
+    """Estimate the shifts of all laws: normal prior, normal noise, one linear step.
 
-    Unknown are a shift of everything, one of each limit, both shared by all laws (links apart from
-    the device), and one of each law and limit; an anchor's log residual is their sum, weighted by
-    what share of its time each limit has.
+    The unknowns are one shift of everything and one for each limit, both shared by all laws
+    (collectives have a separate set), and one for each law and limit. The log residual of an
+    anchor is their sum, weighted by the share of the anchor's time that each limit takes.
     """
     count = len(LIMITS)
     heads = [0 if law.operation != "collective" else 1 + count for law in laws]
@@ -209,7 +224,7 @@ def _find_shifts(laws: Sequence[Law], anchors: pd.DataFrame | None, prior: float
     mean, covariance = np.zeros(unknown), np.diag(variance)
     if rows:
         design = np.stack(rows)
-        # Anchors farther off than devices have been seen to be: this one is unlike them.
+        # Widen the prior if the anchors are farther from the laws than the prior expects.
         seen_prior = max(0.0, float(np.mean(np.square(residuals))) - ANCHOR_NOISE**2)
         covariance *= max(1.0, seen_prior / prior**2)
         gain = covariance @ design.T
@@ -229,16 +244,17 @@ def _find_shifts(laws: Sequence[Law], anchors: pd.DataFrame | None, prior: float
 
 
 STEP = 0.01
+"""Step of the numerical derivative, in log time."""
 
 
 def _share(law: Law, limit: str, columns: dict[str, Array], plain: Array) -> Array:
-    """Derivative of log time / d shift of a limit, at each row."""
+    """Return d log(time) / d shift of a limit at each row: the limit's share of the time."""
     result: Array = np.log(law_time(_shifted(law, {limit: STEP}), columns).time_s / plain) / STEP
     return result
 
 
 def _of_law(law: Law, anchors: pd.DataFrame) -> pd.DataFrame:
-    """The anchors of a law's operation and regime."""
+    """Return the anchors that match a law's operation and config key."""
     chosen = anchors[anchors["operation"] == law.operation]
     if chosen.empty:
         return chosen
@@ -250,7 +266,7 @@ def _of_law(law: Law, anchors: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shifted(law: Law, shifts: dict[str, float]) -> Law:
-    """A law whose terms take longer by the factor of their limit."""
+    """Return the law with each term slowed down by exp(shift) of its limit."""
     if law.piecewise_linear is not None:
         startup, rest = shifts.get("startup", 0.0), shifts.get("memory", 0.0)
         return _chain(law, float(np.exp(startup)), float(np.exp(rest)))
@@ -262,7 +278,7 @@ def _shifted(law: Law, shifts: dict[str, float]) -> Law:
 
 
 def _widened(law: Law, spread: float, source: str) -> Law:
-    """The law with intervals that hold what is not known."""
+    """Mark a law as transferred and widen its interval by the spread of its shift."""
     wider = HALF_OF_90 * spread
     held_out = law.held_out.model_copy(
         update={
@@ -286,5 +302,5 @@ def _times(c: Coefficient, factor: float) -> Coefficient:
 
 
 def transferred_face(operation: str, laws: tuple[Law, ...]) -> FittedLaw:
-    """The DataFrame face of transferred laws of one operation."""
+    """Return the laws of one operation as a :class:`FittedLaw`, to predict a DataFrame."""
     return FittedLaw(operation, tuple(law for law in laws if law.operation == operation))

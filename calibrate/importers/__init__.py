@@ -1,7 +1,11 @@
-"""Readers of what other tools have measured, so that nobody measures twice.
+"""Import measurements made by other tools, so that they need not be measured again.
 
-Each file reads one tool's real output into curves; what is common is in ``imported``. Everything
-imported passes the physics check before it is written.
+Each module reads the output of one tool into curves. The shared code, which turns curves into a
+profile, is in ``imported``. Every imported profile must pass the physics check before it is
+written.
+
+    request = ImportRequest(path, path.read_text(), "nccl-tests", device="h100-sxm")
+    profile = import_profile(request, IMPORTERS["nccl-tests"], command)
 """
 
 from groundspeed.calibrate.importers.aiconfigurator import read_aiconfigurator
@@ -28,6 +32,6 @@ IMPORTERS: dict[str, Importer] = {
     "rocm-bandwidth-test": read_rocm_bandwidth_test,
     "transferbench": read_transferbench,
 }
-"""Every format, by the name of its tool."""
+"""The reader of each supported tool, by the name of the tool."""
 
 __all__ = ["IMPORTERS", "ImportRequest", "Importer", "import_profile"]

@@ -1,14 +1,14 @@
-"""The tables of NVIDIA's aiconfigurator-core: timings of kernels on a dozen GPUs (Apache-2.0).
+"""Import the tables of NVIDIA's aiconfigurator-core: kernel timings of a dozen GPUs (Apache-2.0).
 
     pip install aiconfigurator-core pyarrow
     groundspeed profile import aiconfigurator --device h200
 
-Times are medians of six CUDA-graph replays, in milliseconds. A product in 8 bit includes rounding
-its activations. Some tables are known to be bad and are left out: times of eager launches
-(vLLM's block-scaled products), kernels on a slow path, and copies of another GPU's table (found
-by the check of physics, or by :func:`same_times`).
+Times are medians of six CUDA-graph replays, in milliseconds. An 8-bit matmul includes the
+quantization of its activations. Tables that are known to be bad are left out: times of eager
+launches (vLLM's block-scaled matmuls), kernels on a slow path, and copies of another GPU's table
+(found by the physics check, or because their times equal those of the other table).
 
-Of each table a few hundred rows that cover it become the points of a curve.
+From each table, a few hundred rows that cover its range become the points of a curve.
 """
 
 import importlib.util
@@ -46,8 +46,9 @@ SYSTEMS = {
     "l40s": "l40s",
     "rtx_pro_6000_server": "rtx-pro-6000-server",
 }
-"""Names of its systems, and of our datasheets."""
+"""Maps the names of aiconfigurator's systems to the ids of our datasheets."""
 
+# Number of rows kept of each curve.
 IN_RANGE_POINTS = 96
 OUTSIDE_POINTS = 48
 ATTENTION_POINTS = 112
@@ -57,19 +58,21 @@ EXPERT_POINTS = 192
 
 @dataclass(frozen=True)
 class Table:
-    """Where an operation's rows are, and how they become ours."""
+    """Where the rows of one operation are, and how to convert them to our columns."""
 
     operation: str
     file: str
-    """Below a system's folder: family, ``{library}``, version, name."""
+    """Glob pattern below a system's folder: family, ``{library}``, version, file name."""
     libraries: tuple[str, ...]
-    """The first that has a data type is taken."""
+    """Libraries in order of preference: the first one that has a data type is used for it."""
     read: "Callable[[pd.DataFrame], pd.DataFrame]"
+    """Function that renames and filters the rows."""
     points: int
+    """Number of rows kept of each curve."""
     each_library: bool = False
-    """Whether libraries differ so much that each has a law of its own."""
+    """True if libraries differ so much that each one needs a separate law."""
     leave_out: frozenset[tuple[str, str]] = frozenset()
-    """Data types of a library that are not what they seem."""
+    """(library, data type) pairs whose timings are known to be wrong."""
 
 
 def _matmul(rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -77,8 +80,8 @@ def _matmul(rows: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _attention(rows: "pd.DataFrame", context: str) -> "pd.DataFrame":
-    # Windows are cut out elsewhere; a cache entry of 8 bit with queries of 16 is its own regime.
-    if "window_size" in rows.columns:  # older tables had no windows
+    # Rows with a sliding window are dropped. An 8-bit KV cache with 16-bit queries is a config key.
+    if "window_size" in rows.columns:  # older tables have no such column
         rows = rows[rows["window_size"] <= 0]
     rows = rows[rows["head_dim"].isin((64, 128, 192, 256))]
     rows = rows.rename(
@@ -96,7 +99,7 @@ def _attention(rows: "pd.DataFrame", context: str) -> "pd.DataFrame":
 
 
 SHORTEST = 64
-"""[tokens] Attention over fewer is all start-up."""
+"""[tokens] Shortest context that is kept: attention over fewer tokens is all start-up time."""
 
 
 def _prefill(rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -127,9 +130,10 @@ def _latent_decode(rows: "pd.DataFrame") -> "pd.DataFrame":
 LATENT = ("mla_prefill", "mla_decode")
 
 ROUTING = "power_law_1.01"
-"""How its tokens choose experts: some are favourites, as real text has it."""
+"""Routing distribution of the rows used: some experts get more tokens, as with real text."""
 
 MOST_SHARDS = 16
+"""Largest expert-parallel and tensor-parallel size of the MoE rows that are kept."""
 
 
 def _experts(rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -179,44 +183,47 @@ TABLES = (
 
 
 def systems_folder() -> Path:
-    """Where the installed package keeps its tables.
+    """Return the folder of the tables in the installed aiconfigurator-core package.
 
     Raises
     ------
     InputError
-        If it is not installed.
+        If the package is not installed.
     """
     spec = importlib.util.find_spec("aiconfigurator_core")
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
             "aiconfigurator-core is not installed",
-            remedy="pip install aiconfigurator-core pyarrow, or give the path of its systems",
+            remedy="pip install aiconfigurator-core pyarrow, or give the path of its systems/data",
         )
     return Path(spec.submodule_search_locations[0]) / "systems" / "data"
 
 
 def read_aiconfigurator(request: ImportRequest) -> Imported:
-    """Read one system's tables.
+    """Read the tables of one system (GPU).
 
-    ``request.path`` is the folder of its systems (``systems/data``).
+    ``request.path`` is the folder with all systems (``systems/data``), and ``request.device`` is
+    the name of the GPU.
 
     Raises
     ------
     InputError
-        If the device is not among them, or pyarrow is missing.
+        If no GPU is given, or there are no tables for it.
     """
     import pandas as pd
 
     if request.device is None:
-        raise InputError("name the GPU", where="--device", remedy=f"one of {', '.join(SYSTEMS)}")
+        raise InputError(
+            "no GPU was given", where="--device", remedy=f"give one of {', '.join(SYSTEMS)}"
+        )
     datasheet = find_device(request.device).spec
     systems = [system for system, ours in SYSTEMS.items() if ours == datasheet.id]
     folder = request.path / systems[0] if systems else request.path
     if not systems or not folder.is_dir():
         raise InputError(
-            f"aiconfigurator has no tables of {datasheet.id}",
+            f"aiconfigurator has no tables for {datasheet.id}",
             where=str(request.path),
-            remedy=f"it has: {', '.join(sorted(SYSTEMS.values()))}",
+            remedy=f"it has tables for {', '.join(sorted(SYSTEMS.values()))}",
         )
     curves: list[ImportedCurve] = []
     left_out: list[str] = []
@@ -226,9 +233,9 @@ def read_aiconfigurator(request: ImportRequest) -> Imported:
             for path in _newest_first(folder.glob(table.file.format(library=library))):
                 rows = table.read(pd.read_parquet(path))
                 if datasheet.architecture.startswith("blackwell") and table.operation in LATENT:
-                    # Labelled 16 bit, yet faster than its roof: queries are rounded as well.
+                    # Labelled 16 bit, but faster than the 16-bit peak: queries are in fp8 too.
                     rows.loc[rows["kv_dtype"] == "fp8", "dtype"] = "fp8"
-                # A zero is a measurement that failed.
+                # A latency of zero marks a measurement that failed.
                 rows = rows[np.isfinite(rows["latency"]) & (rows["latency"] > 0)]
                 rows = rows[
                     ~rows["dtype"].isin([d for lib, d in table.leave_out if lib == library])
@@ -255,7 +262,7 @@ def _curves(
     done: set[tuple[str, ...]],
     left_out: list[str],
 ) -> list[ImportedCurve]:
-    """A curve for each data type that no better library had."""
+    """Make a curve for each data type that no preferred library has already given."""
     spec = OPERATIONS[table.operation]
     if table.each_library:
         rows = rows.assign(library=backend.split()[0])
@@ -265,7 +272,7 @@ def _curves(
         config_key = dict(zip(names, (str(v) for v in values), strict=True))
         if config_key["dtype"] not in KNOWN_FORMATS or tuple(config_key.values()) in done:
             continue
-        # A kernel that serves a few shapes is another one; the one with most rows is the rule.
+        # Keep one row for each case. A group with few rows comes from a special kernel: skip it.
         group = group.drop_duplicates(list(spec.columns)).reset_index(drop=True)
         if len(group) < 2 * LATENT_POINTS:
             continue
@@ -273,7 +280,7 @@ def _curves(
         if beyond > MOST_BEYOND:
             what = f"{table.operation} {' '.join(config_key.values())} ({backend})"
             left_out.append(
-                f"left out: {what}, {beyond:.0%} of its large cases beat the memory's bandwidth"
+                f"left out: {what}: {beyond:.0%} of its large cases exceed the memory bandwidth"
             )
             continue
         done.add(tuple(config_key.values()))
@@ -282,13 +289,14 @@ def _curves(
 
 
 MOST_BEYOND = 0.01
-"""Share of a table's large cases that a clock or a cache may put above the memory's bandwidth."""
+"""Largest accepted share of large cases above the memory bandwidth (a higher clock or the cache can
+explain a few). Curves with a larger share are left out."""
 
 
 def _beyond_memory(
     operation: str, rows: "pd.DataFrame", config_key: dict[str, str], datasheet: DeviceSpec
 ) -> float:
-    """Share of cases far larger than the cache that would have beaten the memory."""
+    """Return the share of cases much larger than the cache that exceed the memory bandwidth."""
     spec = OPERATIONS[operation]
     cache = datasheet.last_level_cache_bytes or datasheet.l2_bytes
     if not spec.countable or cache is None or datasheet.memory_bandwidth_bytes_per_s is None:
@@ -297,7 +305,7 @@ def _beyond_memory(
     moved = spec.bytes(columns, config_key)
     rate = moved / (rows["latency"].to_numpy(dtype=float) * 1e-3)
     large = moved > BEYOND_CACHE * cache.value
-    # What the cache holds need not cross the bus again.
+    # Data that the cache still holds are not read from memory again.
     roof = datasheet.memory_bandwidth() / (1.0 - np.minimum(cache.value / moved, 0.5))
     return float((rate[large] > 1.02 * roof[large]).mean()) if large.any() else 0.0
 
@@ -333,7 +341,7 @@ def _curve(
 
 
 def _collectives(folder: Path) -> list[ImportedCurve]:
-    """NCCL's own, and the engines' all-reduce inside a graph."""
+    """Read NCCL's collectives, and the engines' custom all-reduce inside a CUDA graph."""
     import pandas as pd
 
     curves: list[ImportedCurve] = []
@@ -344,8 +352,8 @@ def _collectives(folder: Path) -> list[ImportedCurve]:
         for (op, ranks), group in rows.groupby(["op_name", "num_gpus"], sort=True):
             config_key = {"op": str(op), "world_size": str(int(str(ranks))), "mode": "nccl"}
             curves.append(_sizes(group, config_key, f"nccl {nccl[0].parent.name}"))
-    # Of several collections the one on the healthiest links: a machine whose GPUs reach each other
-    # through two sockets says nothing of the GPU.
+    # Use the collection measured over the fastest links: on a machine whose GPUs communicate across
+    # two CPU sockets, the timings do not describe the GPU.
     best: tuple[float, str, pd.DataFrame] | None = None
     for library in ("vllm", "trtllm", "sglang"):
         for path in _newest_first(folder.glob(f"comm/{library}/*/custom_allreduce_perf.parquet")):
@@ -365,14 +373,15 @@ def _collectives(folder: Path) -> list[ImportedCurve]:
 
 
 WORTH_A_CHANGE = 0.5
-"""Another collection is taken if its largest all-reduce takes less than this share of the time."""
+"""A later collection replaces the current one if its largest all-reduce takes less than this share
+of the current one's time."""
 
 ELEMENT_BYTES = 2.0
-"""Of the 16-bit elements that these tables count."""
+"""[bytes] Size of an element: the tables count message sizes in 16-bit elements."""
 
 
 def _sizes(rows: "pd.DataFrame", config_key: dict[str, str], backend: str) -> ImportedCurve:
-    """A curve over message sizes."""
+    """Make a curve over message sizes, with the median time of each size."""
     by_size = rows.groupby("message_size")["latency"].median()
     sizes = by_size.index.to_numpy(dtype=float) * ELEMENT_BYTES
     times = by_size.to_numpy(dtype=float) * 1e-3

@@ -1,8 +1,8 @@
-"""BabelStream: memory bandwidth by kernel, in MB (10^6 bytes) a second.
+"""Read the output of BabelStream: memory bandwidth by kernel, in MB/s (10^6 bytes per second).
 
-Its table has a line a kernel with the best rate and the shortest, longest and mean time; how many
-arrays a kernel touches is the benchmark's own count: two for copy, mul and dot, three for add and
-triad.
+Its table has one line for each kernel, with the best rate and the shortest, longest and mean time.
+The bytes that a kernel moves are counted as BabelStream counts them: two arrays for copy, mul and
+dot, three for add and triad.
 """
 
 import re
@@ -16,32 +16,32 @@ from groundspeed.calibrate.importers.imported import (
 from groundspeed.profiles.errors import InputError
 
 MODES = {"copy": "copy", "triad": "triad", "dot": "read", "mul": "scale", "add": "add"}
-"""Of its kernels, in our words."""
+"""The ``mode`` of our ``stream`` operation for each BabelStream kernel."""
 
 LINE = re.compile(r"^(Copy|Mul|Add|Triad|Dot)\s+([\d.eE+]+)\s+([\d.eE+-]+)", re.MULTILINE)
 MEGA = 1e6
 LARGEST_MB_PER_S = 1e8
-"""A hundred TB/s: what is above is another unit."""
+"""[MB/s] Largest rate that is accepted, 100 TB/s; a larger number must be in another unit."""
 
 
 def read_babelstream(request: ImportRequest) -> Imported:
-    """Read BabelStream's output.
+    """Read the text that BabelStream prints.
 
     Raises
     ------
     InputError
-        If it is not that, counts in binary megabytes, or has a rate that no memory has.
+        If the text is not BabelStream's output, is not in MBytes/sec, or has an impossible rate.
     """
     where, text = str(request.path), request.text
     if "Function" not in text or "Bytes/sec" not in text:
         raise InputError(
-            "is no output of BabelStream (no line 'Function MBytes/sec …')", where=where
+            "not the output of BabelStream (no line 'Function MBytes/sec …')", where=where
         )
     if "MiBytes/sec" in text or "GBytes/sec" in text:
         raise InputError(
-            "counts in another unit than MBytes/sec",
+            "the rates are in another unit than MBytes/sec",
             where=where,
-            remedy="run it without --mibibytes",
+            remedy="run BabelStream without --mibibytes",
         )
     precision = re.search(r"Precision: (\w+)", text)
     dtype = "float32" if precision and precision[1] == "float" else "float64"
@@ -50,7 +50,11 @@ def read_babelstream(request: ImportRequest) -> Imported:
     for match in LINE.finditer(text):
         rate, shortest = float(match[2]), float(match[3])
         if not 0.0 < rate < LARGEST_MB_PER_S or shortest <= 0.0:
-            raise InputError(f"{match[1]} has a rate of {rate:g} MB/s", where=where)
+            raise InputError(
+                f"{match[1]} has a rate of {rate:g} MB/s and a time of {shortest:g} s: the rate "
+                f"must be above 0 and below {LARGEST_MB_PER_S:g} MB/s, the time above 0 s",
+                where=where,
+            )
         moved = rate * MEGA * shortest
         point = imported_point({"bytes": moved}, shortest, moved)
         mode = MODES[match[1].lower()]

@@ -1,7 +1,7 @@
-"""Tools that print a matrix of bandwidths: nvbandwidth, rocm-bandwidth-test, TransferBench.
+"""Read bandwidth matrices: the output of nvbandwidth, rocm-bandwidth-test and TransferBench.
 
-All three say GB/s and mean 10^9. A matrix gives a rate, not a time, and the size only sometimes;
-the time is that of the stated size, or of one gigabyte where none is stated.
+All three print GB/s with 1 GB = 10^9 bytes. They give rates, but a profile holds times. The time is
+computed for the transfer size that the output states, or for one gigabyte if it states none.
 """
 
 import json
@@ -20,6 +20,7 @@ from groundspeed.profiles.schema import Point
 
 GB = 1e9
 UNSTATED_BYTES = 1e9
+"""[bytes] Transfer size assumed if the output states none."""
 
 PAIRS = {
     "device_to_device_memcpy_read_ce": "one-way",
@@ -27,15 +28,17 @@ PAIRS = {
     "device_to_device_bidirectional_memcpy_read_ce": "both-ways",
     "device_to_device_bidirectional_memcpy_write_ce": "both-ways",
 }
-"""nvbandwidth's cases between devices; those by SM repeat them with another engine."""
+"""Direction of each nvbandwidth test case between devices. Only the copy-engine (CE) cases are
+read; the SM cases repeat them with kernels instead of the copy engine."""
 
 HOST = {
     "host_to_device_memcpy_ce": "h2d",
     "device_to_host_memcpy_ce": "d2h",
 }
+"""Direction of each nvbandwidth test case between host and device."""
 
 Cell = tuple[int, int, float]
-"""Row, column, GB/s."""
+"""Row, column and [GB/s] bandwidth of one cell of a matrix."""
 
 
 def read_nvbandwidth(request: ImportRequest) -> Imported:
@@ -44,7 +47,7 @@ def read_nvbandwidth(request: ImportRequest) -> Imported:
     Raises
     ------
     InputError
-        If it is another document.
+        If the file is not that JSON, or a cell is not a number.
     """
     where = str(request.path)
     try:
@@ -96,7 +99,7 @@ def _cells(matrix: list[list[str]], where: str) -> Iterator[Cell]:
             try:
                 rate = float(text)
             except (TypeError, ValueError) as error:
-                raise InputError(f"'{text}' is no bandwidth", where=where) from error
+                raise InputError(f"'{text}' is not a bandwidth in GB/s", where=where) from error
             if rate > 0.0:
                 yield row, column, rate
 
@@ -117,7 +120,7 @@ def read_rocm_bandwidth_test(request: ImportRequest) -> Imported:
     Raises
     ------
     InputError
-        If there is no such matrix.
+        If a cell is not a positive number.
     """
     gpus: dict[int, str] = {}
     for line in request.text.splitlines():
@@ -167,7 +170,7 @@ def read_transferbench(request: ImportRequest) -> Imported:
     Raises
     ------
     InputError
-        If a cell is no number.
+        If a cell is not a positive number.
     """
     curves: dict[tuple[str, str], list[Point]] = {}
     direction, columns = None, []
@@ -183,7 +186,7 @@ def read_transferbench(request: ImportRequest) -> Imported:
             continue
         cells = match[3].replace(",", " ").split()
         if not cells or len(cells) != len(columns):
-            continue  # minima, maxima and deviations of the row above
+            continue  # this line has minima, maxima or deviations of the row above
         for (kind, index), text in zip(columns, cells, strict=True):
             if text == "N/A" or (match[1], match[2]) == (kind, index):
                 continue
@@ -216,7 +219,7 @@ def _rate(text: str, where: str) -> float:
     try:
         rate = float(text)
     except ValueError as error:
-        raise InputError(f"'{text}' is no bandwidth", where=where) from error
+        raise InputError(f"'{text}' is not a bandwidth in GB/s", where=where) from error
     if rate <= 0.0:
-        raise InputError(f"a bandwidth of {text} GB/s", where=where)
+        raise InputError(f"a bandwidth is {text} GB/s: it must be above 0", where=where)
     return rate

@@ -1,12 +1,12 @@
-"""A long table of timings as CSV: one operation, its columns, ``time_us``.
+"""Read a CSV table of kernel timings: one operation, one row for each case.
 
     dtype,library,m,n,k,time_us
     bfloat16,cublas,1,4096,4096,11.2
 
-Columns are those of :data:`groundspeed.profiles.operations.OPERATIONS`, as in ``fit_law``; each
-combination of the others (data type, library, ...) is a curve of its own. Of a table with
-thousands of rows, a few hundred that cover it become the points of the profile, and the law is
-fitted to them: a profile is to be read.
+The columns are those of the operation in :data:`groundspeed.profiles.operations.OPERATIONS`, as in
+``fit_law``, and ``time_us``. Each combination of the config key columns (data type, library, ...)
+becomes a separate curve. From each curve, at most ``MOST_POINTS`` rows that cover the whole range
+are kept, so that people can still read the profile; the law is fitted to these rows.
 """
 
 import io
@@ -27,23 +27,24 @@ from groundspeed.profiles.operations import OPERATIONS
 from groundspeed.profiles.schema import Point
 
 MOST_POINTS = 192
-"""Of one curve: a law from 96 points is at the noise floor of published tables."""
+"""Most points kept of a curve; 96 already give a law at the noise floor of published tables."""
 
 
 def read_csv(request: ImportRequest) -> Imported:
-    """Read a table of timings.
+    """Read a CSV table of timings.
 
     Raises
     ------
     InputError
-        If the operation is not named, a column is missing, or a value is no positive number.
+        If ``request.op`` is not a known operation, a column is missing, or a value is not a
+        positive number.
     """
     where = str(request.path)
     operation = request.op
     if operation is None or operation not in OPERATIONS:
-        remedy = did_you_mean(operation, OPERATIONS) if operation else "name it with --op matmul"
+        remedy = did_you_mean(operation, OPERATIONS) if operation else "give it with --op matmul"
         raise InputError(
-            f"a table does not say which operation it is of ({operation or 'none given'})",
+            f"the table does not say which operation was timed (--op: {operation or 'none'})",
             where=where,
             remedy=remedy,
         )
@@ -51,15 +52,15 @@ def read_csv(request: ImportRequest) -> Imported:
     try:
         frame = pd.read_csv(io.StringIO(request.text))
     except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"is no table of comma-separated values ({error})", where=where) from error
+        raise InputError(f"not a table in CSV format ({error})", where=where) from error
     frame = with_derived(operation, frame)
     needed = [*spec.columns, *spec.categories, "time_us"]
     missing = [c for c in needed if c not in frame.columns]
     if missing:
         raise InputError(
-            f"lacks the column {', '.join(missing)}",
+            f"the table lacks the column {', '.join(missing)}",
             where=where,
-            remedy=f"{operation} needs {', '.join(needed)}",
+            remedy=f"{operation} needs the columns {', '.join(needed)}",
         )
     for name in (*spec.columns, "time_us"):
         numbers = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)
@@ -91,5 +92,5 @@ def read_csv(request: ImportRequest) -> Imported:
         ]
         backend = config_key.get("library", "csv")
         curves.append(ImportedCurve(operation, config_key, backend, points))
-    note = f"{dropped} of {len(frame)} rows are not among the points: the others cover them"
+    note = f"{dropped} of {len(frame)} rows were not kept: the kept rows cover the same range"
     return Imported(device=None, curves=curves, warnings=(note,) if dropped else ())

@@ -1,4 +1,8 @@
-"""From rows of another tool to a profile that says where each number came from."""
+"""Turn the curves read from another tool's output into a profile.
+
+Each curve and each law names its source (tool and file). A law is fitted to every curve that has
+enough points.
+"""
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
@@ -12,24 +16,28 @@ from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.schema import Curve, Device, Environment, Interconnect, Point, Profile
 from groundspeed.profiles.summary import derive_rates
 
-UNKNOWN = "not stated by the source"
+UNKNOWN = "not given in the imported file"
 
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What to read, and what the file itself may not say."""
+    """The file to import, and what the file itself may not contain."""
 
     path: Path
+    """The file; for aiconfigurator, the folder of its tables."""
     text: str
+    """Content of the file."""
     tool: str
+    """Name of the tool, a key of ``IMPORTERS``."""
     device: str | None = None
+    """Name of the GPU. Not given: the name in the file."""
     op: str | None = None
-    """Collective, for formats that do not name it."""
+    """Collective (nccl-tests) or operation (csv), for files that do not name it."""
 
 
 @dataclass(frozen=True)
 class ImportedCurve:
-    """A curve as another tool measured it."""
+    """One curve measured by another tool."""
 
     operation: str
     config_key: Mapping[str, str]
@@ -39,10 +47,10 @@ class ImportedCurve:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an importer found."""
+    """Everything that a reader found in a file."""
 
     device: str | None
-    """As the source names it; None if it does not."""
+    """Name of the GPU as the file gives it; None if it gives none."""
     curves: Sequence[ImportedCurve]
     interconnect: Interconnect | None = None
     driver: str | None = None
@@ -62,7 +70,7 @@ def imported_point(
     flops: float = 0.0,
     valid: bool = True,
 ) -> Point:
-    """A point of a source that gives one number: its spread is not known, and none is made up.
+    """Make a point from a single published time; quantiles and interval are set to that time.
 
     Raises
     ------
@@ -70,7 +78,7 @@ def imported_point(
         If the time is not positive.
     """
     if not 0.0 < time_s < 1e6:
-        raise InputError(f"a time of {time_s:g} s is no measurement")
+        raise InputError(f"a time is {time_s:g} s: times must be above 0 s and below 1e6 s")
     return Point(
         case=dict(case),
         time_s=time_s,
@@ -92,17 +100,17 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
     Raises
     ------
     InputError
-        If the file is not that tool's, holds no measurement, or its device is not known.
+        If the file is not the tool's output, holds no measurement, or its GPU is not known.
     """
     imported = read(request)
     if not any(curve.points for curve in imported.curves):
-        raise InputError(f"no measurement of {request.tool} in it", where=str(request.path))
+        raise InputError(f"no measurement of {request.tool} found", where=str(request.path))
     name = request.device or imported.device
     if name is None:
         raise InputError(
-            f"{request.tool} does not say which GPU this is",
+            f"the output of {request.tool} does not say which GPU was measured",
             where=str(request.path),
-            remedy="name it with --device h100-sxm",
+            remedy="give it, for example --device h100-sxm",
         )
     datasheet = find_device(name).spec
     source = f"{request.tool}, {request.path.name}"
@@ -158,7 +166,7 @@ def _modified(path: Path) -> str:
 
 
 def device_of(datasheet: DeviceSpec) -> Device:
-    """The device of a datasheet, for profiles of machines that are not here."""
+    """Make the device record of a profile from a datasheet, for devices not measured here."""
     cache = datasheet.last_level_cache_bytes or datasheet.l2_bytes
     amd = datasheet.architecture.lower().startswith(("cdna", "gfx"))
     return Device(

@@ -1,7 +1,8 @@
-"""nccl-tests and rccl-tests: the table they print, and the JSON of ``-J``.
+"""Read the output of nccl-tests and rccl-tests: the printed table, or the JSON of ``-J``.
 
-The table does not always say which collective it is of. The bus factor tells an all-reduce from
-the others, and a reduction from a plain exchange; what is left open, ``--op`` must say.
+The table does not always name its collective. Then it is inferred from the bus factor
+(busbw / algbw), which distinguishes an all-reduce from the other collectives, and from whether the
+table names a reduction. If several collectives remain, ``--op`` must be given.
 """
 
 import json
@@ -24,16 +25,16 @@ RANK = re.compile(r"^#\s*Rank\s+(\d+)\s.*?\bon\s+(\S+)\s+device\s+\d+\s+\[[^\]]*
 ROW = re.compile(r"^\s*(\d+)\s+(\d+)\s+([a-z]\w*)\s+(.*)$")
 GRAPH = re.compile(r"graph:\s*(\d+)")
 TOLERANCE = 0.03
-"""Printed rates have two decimals."""
+"""[1] Relative tolerance of busbw / algbw, because the rates are printed with two decimals."""
 
 
 def read_nccl_tests(request: ImportRequest) -> Imported:
-    """Read the text or JSON output.
+    """Read the text or JSON output of nccl-tests.
 
     Raises
     ------
     InputError
-        If it is neither, or does not say enough.
+        If the file is in neither format, or does not identify the ranks and the collective.
     """
     if request.text.lstrip().startswith("{"):
         return _read_json(request)
@@ -60,16 +61,16 @@ def _read_table(request: ImportRequest) -> Imported:
                 wrong = numbers[3]
             except (ValueError, IndexError) as error:
                 raise InputError(
-                    "a row of the table cannot be read", where=f"{where}, line {number}"
+                    "this row of the table cannot be parsed", where=f"{where}, line {number}"
                 ) from error
             clean = wrong == "N/A" or float(wrong) < 1e-3
             if time_us > 0.0 and float(match[1]) > 0.0:
                 rows.append((float(match[1]), time_us * 1e-6, algbw, busbw, clean))
     if not rows or len(ranks) < 2:
         raise InputError(
-            "no table of nccl-tests in it" if not rows else "it lists fewer than two ranks",
+            "no table of nccl-tests found" if not rows else "the table lists fewer than two ranks",
             where=where,
-            remedy="give the whole output, with the lines that begin with '# Rank'",
+            remedy="give the whole output, including the lines that begin with '# Rank'",
         )
     op = request.op or _named(request) or _op_from_bus_factor(rows, len(ranks), reduced, where)
     points = [
@@ -101,7 +102,7 @@ def _read_json(request: ImportRequest) -> Imported:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"not the JSON of nccl-tests ({error!r})", where=where) from error
     if not rows or len(devices) < 2:
-        raise InputError("it holds no result, or fewer than two ranks", where=where)
+        raise InputError("the JSON holds no result, or fewer than two ranks", where=where)
     reduced = any(row.get("redop") not in (None, "none", "") for row in results)
     named = PROGRAM.search(" ".join(map(str, document.get("args", []))))
     op = request.op or (named[1] if named else None) or _named(request)
@@ -118,7 +119,7 @@ def _read_json(request: ImportRequest) -> Imported:
 
 
 def _named(request: ImportRequest) -> str | None:
-    """The collective, if the output or the file's name says it."""
+    """Return the collective named in the output or in the file's name; None if neither names it."""
     match = PROGRAM.search(request.text) or PROGRAM.search(request.path.name)
     if match is None:
         match = re.search("|".join(TRAFFIC), request.path.name)
@@ -129,7 +130,7 @@ def _named(request: ImportRequest) -> str | None:
 def _op_from_bus_factor(
     rows: list[tuple[float, float, float, float, bool]], ranks: int, reduced: bool, where: str
 ) -> str:
-    """The collective whose bus factor is that of the table."""
+    """Infer the collective from the table's bus factor."""
     factor = _factor(rows)
     fitting = [
         op
@@ -139,16 +140,16 @@ def _op_from_bus_factor(
     fitting = [op for op in fitting if reduced == (op in ("all_reduce", "reduce_scatter"))]
     if len(fitting) == 1:
         return fitting[0]
-    names = " or ".join(fitting) or "none that is known"
+    names = " or ".join(fitting) or "no known collective"
     raise InputError(
-        f"it does not say which collective it is of ({names} by its bus factor)",
+        f"the output does not name its collective ({names} has this bus factor)",
         where=where,
-        remedy="say so with --op all_gather",
+        remedy="give it, for example --op all_gather",
     )
 
 
 def _factor(rows: list[tuple[float, float, float, float, bool]]) -> float | None:
-    """Busbw over algbw of the largest size."""
+    """Return busbw / algbw of the largest message size; None if algbw is 0."""
     _, _, algbw, busbw, _ = max(rows)
     return busbw / algbw if algbw > 0 else None
 
@@ -161,10 +162,10 @@ def _require_factor(
     factor = _factor(rows)
     if factor is not None and not math.isclose(factor, bus_factor(op, ranks), rel_tol=TOLERANCE):
         raise InputError(
-            f"busbw is {factor:.2f} times algbw, that of {op} among {ranks} ranks is "
+            f"busbw is {factor:.2f} times algbw, but for {op} with {ranks} ranks the factor is "
             f"{bus_factor(op, ranks):.2f}",
             where=where,
-            remedy="check --op, and that all ranks are listed",
+            remedy="check --op, and check that the output lists all ranks",
         )
 
 

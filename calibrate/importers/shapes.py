@@ -1,8 +1,8 @@
-"""Products that other tools have timed: mamf-finder's log, SuperBench's results.
+"""Read matmul rates measured by other tools: mamf-finder's log, SuperBench's results.
 
-mamf-finder prints TFLOPS for each shape it tries (mean, median, max) and a summary of the best;
-SuperBench writes a JSON object a node, a metric a key. Both give rates; a time is the product's
-FLOPs over the rate, which is what a profile keeps.
+mamf-finder prints TFLOPS for each shape it tries (mean, median, max) and a summary of the best
+shape. SuperBench writes one JSON object for each node, with one key for each metric. Both give
+rates; a profile holds times, so the time is computed as the matmul's FLOPs divided by the rate.
 """
 
 import json
@@ -31,7 +31,7 @@ LINES = (
     re.compile(rf"^\s*\d+\s+{SHAPE}\s+{NUMBER}\s+{NUMBER}\s+{NUMBER}", re.MULTILINE),
     re.compile(rf"^(median): +{NUMBER} TFLOPS @ {SHAPE}", re.MULTILINE),
 )
-"""A shape in an older log, in a newer one, and the best one of the summary."""
+"""Patterns of a shape: in an older log, in a newer log, and the best one in the summary."""
 
 
 def read_mamf(request: ImportRequest) -> Imported:
@@ -40,14 +40,14 @@ def read_mamf(request: ImportRequest) -> Imported:
     Raises
     ------
     InputError
-        If it names no data type or holds no shape.
+        If the log has no line with the data type, or no shape.
     """
     where = str(request.path)
     dtype = re.search(r"\*\* Dtype: torch\.(\w+)", request.text)
     if dtype is None:
-        raise InputError("is no log of mamf-finder (no line '** Dtype: torch.…')", where=where)
+        raise InputError("not a log of mamf-finder (no line '** Dtype: torch.…')", where=where)
     device = re.search(r"DeviceProperties\(name='([^']+)'", request.text)
-    # The log redraws its line with carriage returns.
+    # mamf-finder overwrites its progress line with carriage returns.
     text = request.text.replace("\r", "\n").replace("\033[K", "")
     rates: dict[tuple[int, int, int], float] = {}
     for match in LINES[0].finditer(text):
@@ -57,7 +57,7 @@ def read_mamf(request: ImportRequest) -> Imported:
     for match in LINES[2].finditer(text):
         rates.setdefault(_shape(match.groups()[2:5]), float(match[2]))
     if not rates:
-        raise InputError("holds no shape with its TFLOPS", where=where)
+        raise InputError("holds no shape with a TFLOPS value", where=where)
     name = {"float8_e4m3fn": "fp8", "float8_e4m3fnuz": "fp8"}.get(dtype[1], dtype[1])
     rows = [(shape, rate * TERA) for shape, rate in sorted(rates.items())]
     return Imported(
@@ -87,14 +87,15 @@ FORMATS = {
 
 
 def read_superbench(request: ImportRequest) -> Imported:
-    """Read a ``results-summary.jsonl``: the median over nodes and ranks of each product.
+    """Read a ``results-summary.jsonl``: the median over nodes and ranks for each matmul.
 
-    One profile describes a kind of device. Who of many nodes is slow is another question.
+    A profile describes one device class, not single nodes; to find slow nodes, use the fleet
+    commands.
 
     Raises
     ------
     InputError
-        If it is not that file, or holds none of the metrics that are understood.
+        If the file is not in this format, or holds none of the supported metrics.
     """
     where = str(request.path)
     values: dict[tuple[str, int, int, int], list[float]] = {}
@@ -106,16 +107,16 @@ def read_superbench(request: ImportRequest) -> Imported:
         try:
             document = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError("is no JSON", where=f"{where}, line {line}") from error
+            raise InputError("not valid JSON", where=f"{where}, line {line}") from error
         if not isinstance(document, dict):
-            raise InputError("is no JSON object", where=f"{where}, line {line}")
+            raise InputError("not a JSON object", where=f"{where}, line {line}")
         nodes += 1
         for metric, value in document.items():
             if not isinstance(value, int | float) or not value > 0:
                 continue
             if (match := CUBLASLT.match(metric) or HIPBLASLT.match(metric)) is not None:
                 dtype = FORMATS.get(match[1])
-                if dtype is not None and int(match[2]) in (0, 1):  # no batch
+                if dtype is not None and int(match[2]) in (0, 1):  # not a batched matmul
                     key = (dtype, int(match[3]), int(match[4]), int(match[5]))
                     values.setdefault(key, []).append(float(value) * TERA)
             elif (match := HOST_LINK.match(metric)) is not None:
@@ -135,12 +136,12 @@ def read_superbench(request: ImportRequest) -> Imported:
         point = imported_point({"bytes": COPY_BYTES}, COPY_BYTES / rate, COPY_BYTES)
         config_key = {"direction": direction, "memory": "pinned"}
         curves.append(ImportedCurve("host_link", config_key, "superbench", (point,)))
-    note = f"medians over {nodes} nodes" if nodes > 1 else "one node"
+    note = f"medians over {nodes} nodes" if nodes > 1 else "measured on one node"
     return Imported(device=None, curves=curves, warnings=(note,))
 
 
 COPY_BYTES = 64.0 * 2**20
-"""Of a host copy in SuperBench's mem-bw, where it is not configured otherwise."""
+"""[bytes] Default size of a host copy in SuperBench's mem-bw."""
 
 
 def _products(

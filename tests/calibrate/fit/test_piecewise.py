@@ -54,7 +54,7 @@ def test_pooling_keeps_the_mean_and_rises(values: list[float]) -> None:
 
 
 def test_too_few_sizes() -> None:
-    with pytest.raises(InputError, match="needs 4 sizes, there are 3"):
+    with pytest.raises(InputError, match="needs at least 4 sizes, but there are 3"):
         fit_piecewise(
             "collective", CONFIG_KEY, SIZES[:3], truth(SIZES[:3]), origin="measured", source="x"
         )

@@ -82,7 +82,7 @@ def test_impossible_times_are_refused(bad: float) -> None:
 
 
 def test_too_few_points_are_refused() -> None:
-    with pytest.raises(InputError, match="at least 5 points, there are 4"):
+    with pytest.raises(InputError, match="at least 5 points, but there are 4"):
         fit(*synthetic(n=4))
 
 

@@ -66,7 +66,7 @@ def test_rocm_bandwidth_test() -> None:
 
 
 def test_transferbench_needs_to_be_told_the_device() -> None:
-    with pytest.raises(InputError, match="does not say which GPU"):
+    with pytest.raises(InputError, match="does not say which GPU was measured"):
         read("transferbench", "transferbench_p2p.txt")
     profile = read("transferbench", "transferbench_p2p.txt", device="mi300x")
     assert rate(profile, "pairs one-way") == pytest.approx(47.9e9)
@@ -79,9 +79,9 @@ TABLE = (DATA / "all_reduce_h100.txt").read_text()
 @pytest.mark.parametrize(
     ("tool", "text", "said"),
     [
-        ("nccl-tests", "", "no table of nccl-tests"),
+        ("nccl-tests", "", "no table of nccl-tests found"),
         ("nccl-tests", TABLE.replace("# ", "  "), "fewer than two ranks"),
-        ("nccl-tests", TABLE.replace("14.26", "fast"), "line 10: a row of the table"),
+        ("nccl-tests", TABLE.replace("14.26", "fast"), "line 10: this row of the table"),
         ("nccl-tests", '{"results": 3}', "not the JSON of nccl-tests"),
         ("nvbandwidth", "[]", "not the JSON of nvbandwidth"),
         ("nvbandwidth", "{}", "not the JSON of nvbandwidth"),
@@ -95,7 +95,7 @@ def test_what_is_not_the_tool_s_output(tool: str, text: str, said: str) -> None:
 
 
 def test_a_factor_that_contradicts_the_operation() -> None:
-    with pytest.raises(InputError, match=r"busbw is 1.00 times algbw, that of all_gather .* 0.50"):
+    with pytest.raises(InputError, match=r"busbw is 1.00 times algbw, but for all_gather .* 0.50"):
         read("nccl-tests", "all_reduce_h100.txt", op="all_gather")
 
 
@@ -136,7 +136,7 @@ def test_a_table_of_published_products(reference: Path) -> None:
     assert (law.origin, law.model_form, law.points) == ("imported", "gemm", 192)
     prefill = [u for u in utilization(profile) if u.phase == "prefill"]
     assert all(0.5 < (u.share or 0.0) < 0.9 for u in prefill)  # 60 % is at the low end of it
-    assert "6808 of 7000 rows are not among the points" in profile.warnings[0]
+    assert "6808 of 7000 rows were not kept" in profile.warnings[0]
 
 
 GOOD = "dtype,m,n,k,time_us\n" + "".join(
@@ -153,7 +153,7 @@ GOOD = "dtype,m,n,k,time_us\n" + "".join(
         (GOOD.replace("8.05", "fast"), "matmul", "line 2: time_us is 'fast'"),
         (GOOD.replace("8.05", "-1"), "matmul", "line 2: time_us is '-1"),
         (GOOD.replace("bfloat16,1,", "bfloat16,,"), "matmul", "line 2: m is 'nan'"),
-        ("", "matmul", "is no table"),
+        ("", "matmul", "not a table"),
         (GOOD.replace("bfloat16", "bf16x"), "matmul", "unknown data type 'bf16x'"),
     ],
 )

@@ -99,13 +99,13 @@ def test_babelstream() -> None:
 @pytest.mark.parametrize(
     ("tool", "text", "message"),
     [
-        ("mamf", "hello", "is no log of mamf-finder"),
+        ("mamf", "hello", "not a log of mamf-finder"),
         ("mamf", "** Dtype: torch.bfloat16\n", "holds no shape"),
         ("mamf", MAMF.replace("NVIDIA A100-SXM4-80GB", "Tea Kettle"), "Tea Kettle"),
-        ("superbench", "{", "is no JSON"),
-        ("superbench", "[]", "is no JSON object"),
+        ("superbench", "{", "not valid JSON"),
+        ("superbench", "[]", "not a JSON object"),
         ("superbench", '{"node": "a"}', "holds no cublaslt-gemm"),
-        ("babelstream", "hello", "is no output of BabelStream"),
+        ("babelstream", "hello", "not the output of BabelStream"),
         ("babelstream", BABELSTREAM.replace("MBytes", "MiBytes"), "another unit"),
         ("babelstream", BABELSTREAM.replace("4010000.0", "4e12"), "has a rate of"),
     ],
@@ -203,14 +203,14 @@ def test_a_table_above_the_memory_is_left_out_and_said(tmp_path: Path) -> None:
     assert profile.law("attention_decode") is None
     (warning,) = [w for w in profile.warnings if w.startswith("left out")]
     assert "attention_decode bfloat16 bfloat16 vllm" in warning
-    assert "beat the memory's bandwidth" in warning
+    assert "exceed the memory bandwidth" in warning
 
 
 def test_devices_without_tables_are_named(tmp_path: Path) -> None:
     folder = make_tables(tmp_path)
-    with pytest.raises(InputError, match="has no tables of mi300x"):
+    with pytest.raises(InputError, match="has no tables for mi300x"):
         aiconfigurator(folder, "mi300x")
-    with pytest.raises(InputError, match="has no tables of b200-sxm"):
+    with pytest.raises(InputError, match="has no tables for b200-sxm"):
         aiconfigurator(folder, "b200")
 
 
