@@ -28,19 +28,53 @@ KEYS = (
 
 def audit_command(
     file: Annotated[
-        Path | None, typer.Argument(help="A claim, or a list of two, as YAML or JSON.")
+        Path | None,
+        typer.Argument(
+            help=(
+                "YAML or JSON file with a claim, or with a list of two to compare. Not "
+                "given: the claim is in the options."
+            )
+        ),
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="Claimed tokens a second.")] = None,
-    counts: Annotated[str | None, typer.Option(help="'total' or 'output' tokens.")] = None,
-    model: Annotated[str | None, typer.Option(help="As for estimate.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="As for estimate.")] = None,
-    gpus: Annotated[int | None, typer.Option(help="How many.")] = None,
-    isl: Annotated[int | None, typer.Option(help="Prompt tokens.")] = None,
-    osl: Annotated[int | None, typer.Option(help="Output tokens.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Clients.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Of the weights.")] = None,
-    engine: Annotated[str, typer.Option(help="Whose scheduling a prediction takes.")] = "sglang",
-    engine_version: Annotated[str, typer.Option(help="The newest known if not given.")] = "",
+    rate: Annotated[
+        float | None, typer.Option(help="Claimed throughput in tokens/s, of all GPUs together.")
+    ] = None,
+    counts: Annotated[
+        str | None,
+        typer.Option(help="Which tokens the rate counts: 'total' (input and output) or 'output'."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model: a shipped name, a hub name or the path of a config.json."),
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="GPU: a name, or the id or file of a profile.")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(help="Number of GPUs that the claimed rate was measured on.")
+    ] = None,
+    isl: Annotated[
+        int | None, typer.Option(help="Input length of the claim: tokens of a prompt.")
+    ] = None,
+    osl: Annotated[
+        int | None,
+        typer.Option(help="Output length of the claim: tokens generated for each request."),
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Number of clients (concurrency) of the claim.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Data type of the weights. Default: the checkpoint's.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="Engine that the prediction assumes: vllm, sglang or trtllm.")
+    ] = "sglang",
+    engine_version: Annotated[
+        str,
+        typer.Option(
+            help=("Version of the engine, e.g. 0.12. Default: the newest with known constants.")
+        ),
+    ] = "",
     profile_dir: ProfileDir = None,
     as_json: Json = False,
     output: Output = None,

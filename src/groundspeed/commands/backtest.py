@@ -15,17 +15,44 @@ if TYPE_CHECKING:
 
 
 def backtest_command(
-    file: Annotated[Path, typer.Argument(help="CSV, or JSON of a load tool.")],
-    by: Annotated[str | None, typer.Option(help="Column to group the summary by.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="For rows that name none.")] = None,
-    model: Annotated[str | None, typer.Option(help="For rows that name none.")] = None,
-    engine: Annotated[str | None, typer.Option(help="For rows that name none.")] = None,
-    tp: Annotated[int | None, typer.Option(help="For rows that say none.")] = None,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help=(
+                "CSV file of measurements, or the JSON that vllm bench, SGLang "
+                "bench_serving, guidellm or aiperf wrote."
+            )
+        ),
+    ],
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help=("Column that groups the summary, e.g. gpu. Default: one summary of all rows.")
+        ),
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help="GPU for rows that do not name one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model for rows that do not name one.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Engine for rows that do not name one.")
+    ] = None,
+    tp: Annotated[
+        int | None, typer.Option(help="Tensor parallel size for rows that do not state one.")
+    ] = None,
     attribute: Annotated[
-        bool, typer.Option("--attribute", help="Say what could explain the error.")
+        bool,
+        typer.Option(
+            "--attribute",
+            help="Also list the constants that would have to be wrong to explain the error.",
+        ),
     ] = False,
     adjust: Annotated[
-        int | None, typer.Option(help="Learn one factor from this many rows of each group.")
+        int | None,
+        typer.Option(
+            help=(
+                "Correct the predictions by one factor for each group, learned from this "
+                "many of its rows."
+            )
+        ),
     ] = None,
     profile_dir: ProfileDir = None,
     quiet: Quiet = False,

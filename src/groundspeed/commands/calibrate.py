@@ -32,31 +32,55 @@ if TYPE_CHECKING:
 
 def calibrate_command(
     device: Device = None,
-    quick: Annotated[bool, typer.Option("--quick", help="About a minute.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Everything, about 15 minutes.")] = False,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Say what would be measured, and how long it takes.")
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure the most important cases only: about a minute.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the choice and order of cases.")] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Measure everything: about 15 minutes.")
+    ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Measure nothing; print what would be measured and how long it takes."
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the random choice and order of cases.")] = 0,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Do not continue a run that was stopped.")
+        bool,
+        typer.Option("--fresh", help="Start over instead of continuing a run that was stopped."),
     ] = False,
     allow_busy: Annotated[
-        bool, typer.Option("--allow-busy", help="Measure a GPU that others use.")
+        bool,
+        typer.Option("--allow-busy", help="Measure a GPU although other processes compute on it."),
     ] = False,
     dtypes: Annotated[
         str | None,
-        typer.Option(help="Only products of these types: bfloat16,fp8.", show_default=False),
+        typer.Option(
+            help=(
+                "Measure matrix products of these data types only, e.g. bfloat16,fp8. "
+                "Default: all that the device supports."
+            ),
+            show_default=False,
+        ),
     ] = None,
     ranks: Annotated[
         int | None,
         typer.Option(
-            help="Measure how fast this many processes (on GPUs: devices) talk.",
+            help=(
+                "Measure collectives and pairs between this many ranks (on GPUs: one for "
+                "each device) instead of kernels."
+            ),
             show_default=False,
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(help="Seconds after which a rank or an operation is given up.")
+        float,
+        typer.Option(
+            help=(
+                "Seconds after which a rank that does not come, or an operation that does "
+                "not end, is given up."
+            )
+        ),
     ] = 60.0,
     lines: Annotated[
         bool, typer.Option("--lines", hidden=True, help="Progress as JSON lines on stdout.")

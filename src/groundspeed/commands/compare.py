@@ -16,15 +16,43 @@ KEYS = ("gpu", "tp", "pp", "ep", "dp", "engine", "version", "dtype", "kv_dtype",
 
 
 def compare_command(
-    model: Annotated[str, typer.Argument(help="As for estimate.")],
-    option: Annotated[
-        list[str], typer.Option("--option", help="gpu=h200,tp=8,engine=sglang; twice or more.")
+    model: Annotated[
+        str, typer.Argument(help="Model: a shipped name, a hub name or the path of a config.json.")
     ],
-    isl: Annotated[int, typer.Option(help="Prompt tokens.")] = 1024,
-    osl: Annotated[int, typer.Option(help="Output tokens.")] = 1024,
-    concurrency: Annotated[str, typer.Option(help="1,2,4..128.")] = "1..128",
-    length_low: Annotated[float, typer.Option(help="Shortest, as a fraction of nominal.")] = 1.0,
-    length_high: Annotated[float, typer.Option(help="Longest.")] = 1.0,
+    option: Annotated[
+        list[str],
+        typer.Option(
+            "--option",
+            help=(
+                "One option to compare, e.g. gpu=h200,tp=8,engine=sglang. Give it twice or more."
+            ),
+        ),
+    ],
+    isl: Annotated[int, typer.Option(help="Input length: tokens of a prompt.")] = 1024,
+    osl: Annotated[
+        int, typer.Option(help="Output length: tokens generated for each request.")
+    ] = 1024,
+    concurrency: Annotated[
+        str,
+        typer.Option(
+            help=(
+                "Clients of the server: a number, a list (1,8,64) or a range of powers of "
+                "two (1..128)."
+            )
+        ),
+    ] = "1..128",
+    length_low: Annotated[
+        float,
+        typer.Option(
+            help="Shortest request, as a fraction of --isl and --osl (lengths are uniform)."
+        ),
+    ] = 1.0,
+    length_high: Annotated[
+        float,
+        typer.Option(
+            help="Longest request, as a fraction of --isl and --osl (lengths are uniform)."
+        ),
+    ] = 1.0,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
     output: Output = None,

@@ -15,61 +15,201 @@ if TYPE_CHECKING:
 
 
 def estimate_command(
-    model: Annotated[str, typer.Argument(help="qwen2.5-32b, a hub name, or a config.json.")],
-    gpu: Annotated[
-        list[str], typer.Option("--gpu", help="h200, h100-sxm, a profile; repeat to compare.")
+    model: Annotated[
+        str,
+        typer.Argument(
+            help=(
+                "Model: a shipped name (qwen2.5-32b), a hub name (Qwen/Qwen2.5-32B) or the "
+                "path of a config.json."
+            )
+        ),
     ],
-    isl: Annotated[int, typer.Option(help="Prompt tokens.")] = 1024,
-    osl: Annotated[int, typer.Option(help="Output tokens.")] = 1024,
+    gpu: Annotated[
+        list[str],
+        typer.Option(
+            "--gpu",
+            help=(
+                "GPU: a name (h200, h100-sxm), or the id or file of a profile. Repeat it to "
+                "compare GPUs."
+            ),
+        ),
+    ],
+    isl: Annotated[int, typer.Option(help="Input length: tokens of a prompt.")] = 1024,
+    osl: Annotated[
+        int, typer.Option(help="Output length: tokens generated for each request.")
+    ] = 1024,
     concurrency: Annotated[
-        str | None, typer.Option(help="Clients of a server: 1,2,4..128.")
+        str | None,
+        typer.Option(
+            help=(
+                "Clients of a server that each send the next request when theirs is "
+                "answered: a number, a list (1,8,64) or a range of powers of two (1..128). "
+                "Not given: a static batch."
+            )
+        ),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="vllm, sglang, trtllm or bare; vllm for a server.")
+        str | None,
+        typer.Option(
+            help=(
+                "Engine that serves: vllm, sglang, trtllm, or bare (no engine). Default: "
+                "vllm where a server is predicted."
+            )
+        ),
     ] = None,
-    tp: Annotated[int, typer.Option(help="Tensor parallel.")] = 1,
-    pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
-    ep: Annotated[int, typer.Option(help="Expert parallel.")] = 1,
-    dp: Annotated[int, typer.Option(help="Attention data parallel.")] = 1,
-    replicas: Annotated[int, typer.Option(help="Copies that share the clients.")] = 1,
+    tp: Annotated[int, typer.Option(help="Tensor parallel size: GPUs that share each layer.")] = 1,
+    pp: Annotated[
+        int, typer.Option(help="Pipeline parallel size: stages that the layers are split into.")
+    ] = 1,
+    ep: Annotated[
+        int, typer.Option(help="Expert parallel size: GPUs that the experts are spread over.")
+    ] = 1,
+    dp: Annotated[
+        int,
+        typer.Option(
+            help=(
+                "Data parallel size of attention: groups that hold the attention weights once each."
+            )
+        ),
+    ] = 1,
+    replicas: Annotated[
+        int, typer.Option(help="Independent copies of the deployment that share the clients.")
+    ] = 1,
     dtype: Annotated[
-        str | None, typer.Option(help="Of the weights; the checkpoint's if not given.")
+        str | None,
+        typer.Option(
+            help=(
+                "Data type of the weights: bf16, fp8, fp8_block, int4, nvfp4, ... Default: "
+                "the checkpoint's."
+            )
+        ),
     ] = None,
-    kv_dtype: Annotated[str | None, typer.Option(help="Of the cache.")] = None,
-    batch: Annotated[int, typer.Option(help="Sequences of a static batch, no server.")] = 1,
-    length_low: Annotated[float, typer.Option(help="Shortest, as a fraction of nominal.")] = 1.0,
-    length_high: Annotated[float, typer.Option(help="Longest.")] = 1.0,
+    kv_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help=("Data type of the KV cache, e.g. fp8. Default: the checkpoint's, else 16 bit.")
+        ),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(help="Sequences of a static batch, where no server is predicted.")
+    ] = 1,
+    length_low: Annotated[
+        float,
+        typer.Option(
+            help=(
+                "Shortest request, as a fraction of --isl and --osl (lengths are uniform "
+                "between --length-low and --length-high)."
+            )
+        ),
+    ] = 1.0,
+    length_high: Annotated[
+        float,
+        typer.Option(
+            help="Longest request, as a fraction of --isl and --osl (lengths are uniform)."
+        ),
+    ] = 1.0,
     num_prompts: Annotated[
-        int | None, typer.Option(help="Requests of the benchmark; ten a client if not given.")
+        int | None,
+        typer.Option(help="Requests of the whole benchmark. Default: ten for each client."),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Open loop: requests a second (Poisson).")
+        float | None,
+        typer.Option(
+            help=(
+                "Open loop: mean arrival rate in requests/s (Poisson arrivals), instead of clients."
+            )
+        ),
     ] = None,
     trace: Annotated[
-        Path | None, typer.Option(help="Open loop: CSV of arrival_s, isl, osl.")
+        Path | None,
+        typer.Option(
+            help=("Open loop: CSV file with the columns arrival_s, isl, osl, one request a row.")
+        ),
     ] = None,
-    cached: Annotated[float, typer.Option(help="Share of a prompt in a prefix cache.")] = 0.0,
-    draft_tokens: Annotated[int, typer.Option(help="Speculated tokens a step.")] = 0,
-    acceptance: Annotated[float, typer.Option(help="Chance that one is right.")] = 0.0,
-    token_budget: Annotated[int | None, typer.Option(help="Tokens a step may hold.")] = None,
-    max_sequences: Annotated[int | None, typer.Option(help="Sequences that run at once.")] = None,
-    engine_version: Annotated[str, typer.Option(help="The newest known if not given.")] = "",
+    cached: Annotated[
+        float,
+        typer.Option(
+            help="Share of each prompt, from 0 to 1, that the prefix cache holds already."
+        ),
+    ] = 0.0,
+    draft_tokens: Annotated[
+        int, typer.Option(help="Draft tokens of speculative decoding in each step; 0: none.")
+    ] = 0,
+    acceptance: Annotated[
+        float,
+        typer.Option(
+            help=("Probability (0 to 1) that a draft token is accepted, given those before it.")
+        ),
+    ] = 0.0,
+    token_budget: Annotated[
+        int | None,
+        typer.Option(
+            help=(
+                "Most tokens in one step (vLLM: --max-num-batched-tokens). Default: the engine's."
+            )
+        ),
+    ] = None,
+    max_sequences: Annotated[
+        int | None,
+        typer.Option(
+            help=("Most sequences that run at once (vLLM: --max-num-seqs). Default: the engine's.")
+        ),
+    ] = None,
+    engine_version: Annotated[
+        str,
+        typer.Option(
+            help=("Version of the engine, e.g. 0.12. Default: the newest with known constants.")
+        ),
+    ] = "",
     prefill_decode: Annotated[
-        str | None, typer.Option(help="Separate pools: 2+6 replicas of this deployment.")
+        str | None,
+        typer.Option(
+            help=(
+                "Disaggregated serving: replicas of this deployment for prefill and for "
+                "decode, e.g. 2+6."
+            )
+        ),
     ] = None,
-    simulate: Annotated[bool, typer.Option("--simulate", help="Show percentiles.")] = False,
-    slo: Annotated[str | None, typer.Option(help="ttft=500,tpot=50 in ms: goodput.")] = None,
+    simulate: Annotated[
+        bool,
+        typer.Option(
+            "--simulate",
+            help="Also show percentiles of TTFT, TPOT and E2E, from the simulated scheduler.",
+        ),
+    ] = False,
+    slo: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                "Limits in ms, e.g. ttft=500,tpot=50: the goodput is the rate of requests "
+                "that meet them."
+            )
+        ),
+    ] = None,
     price: Annotated[
-        float | None, typer.Option(help="Of one GPU-hour: cost per million tokens.")
+        float | None,
+        typer.Option(
+            help=(
+                "Price of one GPU-hour in any currency: shows the cost of a million output tokens."
+            )
+        ),
     ] = None,
     measured: Annotated[
-        Path | None, typer.Option(help="CSV of measured rows, beside the prediction.")
+        Path | None,
+        typer.Option(
+            help=(
+                "CSV file of measured rows (columns as in backtest), shown beside the prediction."
+            )
+        ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Throughput against latency: .png, .svg.")
+        Path | None, typer.Option(help="Draw throughput over latency to this .png or .svg file.")
     ] = None,
     assume: Annotated[
-        str | None, typer.Option(help="'dense': read an unknown architecture as a plain decoder.")
+        str | None,
+        typer.Option(
+            help=("Only value: 'dense', which reads an unknown architecture as a plain decoder.")
+        ),
     ] = None,
     method: Annotated[
         str,

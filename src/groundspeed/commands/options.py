@@ -11,20 +11,35 @@ from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.files import write_whole
 from groundspeed.profiles.store import profile_folder
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, units in its keys.")]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print one JSON document instead of text; its keys carry the units."
+    ),
+]
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="Write to this file instead of printing.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")]
 ProfileDir = Annotated[
     Path | None,
-    typer.Option("--profile-dir", help="Folder of measured profiles.", show_default=False),
+    typer.Option(
+        "--profile-dir",
+        help="Folder of measured profiles. Default: $XDG_DATA_HOME/groundspeed/profiles.",
+        show_default=False,
+    ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda:N, all, or a list; the best present if not given."),
+    typer.Option(
+        "--device",
+        help=(
+            "Device: cpu, cuda:N, all GPUs (all), or a list (cuda:0,cuda:1). Default: "
+            "the first GPU, else the CPU."
+        ),
+    ),
 ]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no remarks.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print neither progress nor remarks.")]
 
 
 def folder_of(profile_dir: Path | None) -> Path:

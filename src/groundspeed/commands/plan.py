@@ -9,22 +9,71 @@ from groundspeed.commands.options import Force, Json, Output, ProfileDir, delive
 
 
 def plan_command(
-    model: Annotated[str, typer.Argument(help="As for estimate.")],
-    gpu: Annotated[list[str], typer.Option("--gpu", help="Repeat to choose among several.")],
-    gpus: Annotated[int, typer.Option(help="How many of them.")] = 8,
-    isl: Annotated[int, typer.Option(help="Prompt tokens.")] = 1024,
-    osl: Annotated[int, typer.Option(help="Output tokens.")] = 1024,
-    slo: Annotated[str | None, typer.Option(help="ttft=500,tpot=50 in ms, for means.")] = None,
-    engine: Annotated[str, typer.Option(help="vllm, sglang or trtllm.")] = "vllm",
-    engine_version: Annotated[str, typer.Option(help="The newest known if not given.")] = "",
-    price: Annotated[
-        list[float] | None, typer.Option(help="Of one GPU-hour; one for each --gpu.")
+    model: Annotated[
+        str, typer.Argument(help="Model: a shipped name, a hub name or the path of a config.json.")
+    ],
+    gpu: Annotated[
+        list[str],
+        typer.Option(
+            "--gpu",
+            help=(
+                "GPU: a name, or the id or file of a profile. Repeat it to choose among several."
+            ),
+        ),
+    ],
+    gpus: Annotated[int, typer.Option(help="Number of GPUs that are available.")] = 8,
+    isl: Annotated[int, typer.Option(help="Input length: tokens of a prompt.")] = 1024,
+    osl: Annotated[
+        int, typer.Option(help="Output length: tokens generated for each request.")
+    ] = 1024,
+    slo: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                "Limits in ms on the mean TTFT and TPOT, e.g. ttft=500,tpot=50. Not given: "
+                "no limit."
+            )
+        ),
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="Of the weights.")] = None,
-    kv_dtype: Annotated[str | None, typer.Option(help="Of the cache.")] = None,
-    length_low: Annotated[float, typer.Option(help="Shortest, as a fraction of nominal.")] = 1.0,
-    length_high: Annotated[float, typer.Option(help="Longest.")] = 1.0,
-    plot: Annotated[Path | None, typer.Option(help="The front: .png or .svg.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="Engine that serves: vllm, sglang or trtllm.")
+    ] = "vllm",
+    engine_version: Annotated[
+        str,
+        typer.Option(
+            help=("Version of the engine, e.g. 0.12. Default: the newest with known constants.")
+        ),
+    ] = "",
+    price: Annotated[
+        list[float] | None,
+        typer.Option(
+            help=("Price of one GPU-hour in any currency; give one for each --gpu, in their order.")
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Data type of the weights. Default: the checkpoint's.")
+    ] = None,
+    kv_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help=("Data type of the KV cache, e.g. fp8. Default: the checkpoint's, else 16 bit.")
+        ),
+    ] = None,
+    length_low: Annotated[
+        float,
+        typer.Option(
+            help="Shortest request, as a fraction of --isl and --osl (lengths are uniform)."
+        ),
+    ] = 1.0,
+    length_high: Annotated[
+        float,
+        typer.Option(
+            help="Longest request, as a fraction of --isl and --osl (lengths are uniform)."
+        ),
+    ] = 1.0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the Pareto front to this .png or .svg file.")
+    ] = None,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
     output: Output = None,

@@ -20,15 +20,22 @@ def report_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write.")] = Path(
         "report.html"
     ),
-    run: Annotated[str, typer.Option(help="Of a store; the newest if not given.")] = "",
+    run: Annotated[str, typer.Option(help="Name of a run in a store. Default: the newest.")] = "",
     reference: Annotated[
-        str | None, typer.Option(help="Profile whose rates, less a tenth, are a fleet's floors.")
+        str | None,
+        typer.Option(
+            help=("Profile whose rates, less 10 %, are the lowest that a fleet's GPUs may reach.")
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Say what a fleet's findings cost when serving this model.")
+        str | None,
+        typer.Option(help="Also show what a fleet's findings cost when it serves this model."),
     ] = None,
-    gpu: Annotated[str | None, typer.Option(help="The fleet's GPU, for the cost.")] = None,
-    tp: Annotated[int, typer.Option(help="Tensor parallel, for the cost.")] = 8,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="GPU of the fleet, for the cost of findings; needed with --model."),
+    ] = None,
+    tp: Annotated[int, typer.Option(help="Tensor parallel size, for the cost of findings.")] = 8,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
     force: Force = False,

@@ -35,7 +35,9 @@ MODELS = {"cpu": "qwen2.5-0.5b", "gpu": "qwen2.5-7b"}
 def run_command(
     model: Annotated[
         str | None,
-        typer.Option(help="What to predict and run; qwen2.5-0.5b on a CPU, 7b on a GPU."),
+        typer.Option(
+            help=("Model to predict and run. Default: qwen2.5-0.5b on a CPU, qwen2.5-7b on a GPU.")
+        ),
     ] = None,
     device: Device = None,
     profile_dir: ProfileDir = None,

@@ -26,18 +26,39 @@ if TYPE_CHECKING:
 
 
 def verify_command(
-    model: Annotated[str, typer.Argument(help="qwen2.5-0.5b, a hub name, or a config.json.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help=("Model: a shipped name (qwen2.5-0.5b), a hub name or the path of a config.json.")
+        ),
+    ],
     profile: Annotated[
-        str | None, typer.Option(help="Profile to predict from; the newest of this device.")
+        str | None,
+        typer.Option(
+            help=("Id or file of the profile to predict from. Default: the newest of this device.")
+        ),
     ] = None,
-    prompts: Annotated[str, typer.Option(help="Prompt lengths.")] = "64,128,256,512",
-    batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,4",
-    output_tokens: Annotated[int, typer.Option("--osl", help="Output tokens.")] = 16,
+    prompts: Annotated[
+        str, typer.Option(help="Prompt lengths in tokens, separated by commas.")
+    ] = "64,128,256,512",
+    batches: Annotated[
+        str, typer.Option(help="Batch sizes in sequences, separated by commas.")
+    ] = "1,4",
+    output_tokens: Annotated[
+        int, typer.Option("--osl", help="Output length: tokens generated for each sequence.")
+    ] = 16,
     layers: Annotated[
-        int | None, typer.Option(help="Run only this many layers (each is the same work).")
+        int | None,
+        typer.Option(
+            help="Run only this many layers, each of which is the same work. Default: all."
+        ),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Measuring time of each phase and case.")] = 1.0,
-    dtype: Annotated[str, typer.Option(help="Of weights, activations and cache.")] = "bfloat16",
+    seconds: Annotated[
+        float, typer.Option(help="Measuring time of each phase and case, in seconds.")
+    ] = 1.0,
+    dtype: Annotated[
+        str, typer.Option(help="Data type of weights, activations and KV cache.")
+    ] = "bfloat16",
     device: Device = None,
     profile_dir: ProfileDir = None,
     as_json: Json = False,

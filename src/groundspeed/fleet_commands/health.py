@@ -45,29 +45,60 @@ class HealthRequest:
 
 def healthcheck_command(
     baseline: BaselineOption = None,
-    store: Annotated[str | None, typer.Option(help="Keep results here, for fleet history.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                "Folder or URL of a store that keeps the results, for fleet history. Not "
+                "given: nothing is kept."
+            )
+        ),
+    ] = None,
     device: Devices = None,
     allow_busy: Busy = False,
     drain: Annotated[
-        bool, typer.Option("--drain", help="Slurm: drain if it fails, resume what this drained.")
+        bool,
+        typer.Option(
+            "--drain",
+            help=(
+                "Slurm: drain the node if the check fails; resume it when it is well, if "
+                "this check drained it."
+            ),
+        ),
     ] = False,
     prolog: Annotated[
-        bool, typer.Option("--prolog", help="Slurm's Prolog: exit code 1 for FAIL, else 0.")
+        bool,
+        typer.Option(
+            "--prolog", help="For Slurm's Prolog: exit code 1 for FAIL, 0 for everything else."
+        ),
     ] = False,
     npd: Annotated[
-        bool, typer.Option("--node-problem-detector", help="Exit code 1 for FAIL, 2 for UNKNOWN.")
+        bool,
+        typer.Option(
+            "--node-problem-detector",
+            help=("For Kubernetes' node-problem-detector: exit code 1 for FAIL, 2 for UNKNOWN."),
+        ),
     ] = False,
     textfile: Annotated[
-        Path | None, typer.Option(help="Write gauges for Prometheus' node_exporter (*.prom).")
+        Path | None,
+        typer.Option(
+            help=(
+                "Also write gauges to this *.prom file, for the textfile collector of "
+                "Prometheus' node_exporter."
+            )
+        ),
     ] = None,
     every: Annotated[
-        int | None, typer.Option(help="Check again every so many seconds, and do not end.", min=10)
+        int | None,
+        typer.Option(help="Repeat the check every so many seconds until it is stopped.", min=10),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="Answer Prometheus on this port, with --every.")
+        int | None, typer.Option(help="Serve metrics to Prometheus on this port; needs --every.")
     ] = None,
-    bind: Annotated[str, typer.Option(help="Address of that port.")] = "127.0.0.1",
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for one check.")] = 45.0,
+    bind: Annotated[str, typer.Option(help="Address on which --port listens.")] = "127.0.0.1",
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", help="Seconds after which one check is given up.")
+    ] = 45.0,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
 ) -> None:
@@ -235,9 +266,13 @@ def baseline_command(
     sources: Annotated[
         list[str], typer.Argument(help="A store, CSV files, or folders of profiles.")
     ],
-    run: Annotated[str, typer.Option(help="Of a store; the newest if not given.")] = "",
+    run: Annotated[str, typer.Option(help="Name of a run in a store. Default: the newest.")] = "",
     keep: Annotated[
-        bool, typer.Option("--keep", help="Write it into the store, where its nodes look for it.")
+        bool,
+        typer.Option(
+            "--keep",
+            help=("Keep the baseline in the store, where health checks of its nodes look for it."),
+        ),
     ] = False,
     as_json: Json = False,
     output: Output = None,

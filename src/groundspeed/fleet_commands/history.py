@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 def history_command(
-    store: Annotated[str, typer.Argument(help="Folder or URL of runs.")],
-    node: Annotated[str | None, typer.Option(help="Only this node.")] = None,
+    store: Annotated[str, typer.Argument(help="Folder or URL of the store that holds the runs.")],
+    node: Annotated[str | None, typer.Option(help="Show this node only. Default: all.")] = None,
     lower_is_better: Annotated[
-        list[str] | None, typer.Option(help="A metric that should be low; repeat.")
+        list[str] | None,
+        typer.Option(help="Name of a metric for which lower is better; repeat for several."),
     ] = None,
     as_json: Json = False,
     output: Output = None,

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 def links_command(
     paths: Annotated[
-        list[Path], typer.Argument(help="CSV files: node,partner,value (a bandwidth)[,metric].")
+        list[Path],
+        typer.Argument(
+            help=(
+                "CSV files with the columns node, partner, value (a bandwidth) and "
+                "optionally metric."
+            )
+        ),
     ],
     as_json: Json = False,
     output: Output = None,
@@ -74,11 +80,19 @@ def _show(findings: "tuple[LinkFinding, ...]", pairs: int) -> None:
 
 
 def rounds_command(
-    nodes: Annotated[str, typer.Option(help="Names n1,n2,..., or a file with one a line.")],
+    nodes: Annotated[
+        str, typer.Option(help="Node names separated by commas, or a file with one name a line.")
+    ],
     slow_share: Annotated[
-        float, typer.Option(help="Share of nodes that may be slow: decides how many rounds.")
+        float,
+        typer.Option(
+            help=(
+                "Largest share of slow nodes, from 0 to 1, that the rounds must still find; "
+                "decides how many rounds there are."
+            )
+        ),
     ] = 0.02,
-    seed: Annotated[int, typer.Option(help="Of the shuffle.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random order of nodes.")] = 0,
     as_json: Json = False,
     output: Output = None,
     force: Force = False,

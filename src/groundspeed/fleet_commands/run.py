@@ -22,20 +22,48 @@ if TYPE_CHECKING:
 
 Level = Literal["check", "quick", "standard", "full"]
 StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder that all nodes see, or a URL (s3://bucket/fleet).")
+    str,
+    typer.Option(
+        "--store",
+        help=("Store for the results: a folder that all nodes see, or a URL (s3://bucket/fleet)."),
+    ),
 ]
 LevelOption = Annotated[
-    Level, typer.Option(help="check: seconds a GPU; the others are those of calibrate.")
+    Level,
+    typer.Option(
+        help=(
+            "How much to measure: check takes seconds for each GPU; the others are "
+            "modes of calibrate."
+        )
+    ),
 ]
-Busy = Annotated[bool, typer.Option("--allow-busy", help="Measure GPUs that others use.")]
-Devices = Annotated[str | None, typer.Option("--device", help="cpu, cuda:0,...; default all.")]
-Image = Annotated[str | None, typer.Option(help="Kubernetes: container image.")]
-Gpus = Annotated[int, typer.Option(help="Kubernetes: GPUs of a node; 0 for processors.")]
-Vendor = Annotated[Literal["nvidia", "amd"], typer.Option(help="Kubernetes: whose GPUs.")]
-Claim = Annotated[str | None, typer.Option(help="Kubernetes: volume claim that holds the store.")]
-Namespace = Annotated[str | None, typer.Option(help="Kubernetes: where to.")]
+Busy = Annotated[
+    bool,
+    typer.Option("--allow-busy", help="Measure GPUs although other processes compute on them."),
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help=("Devices of a node: cpu, or a list such as cuda:0,cuda:1. Default: all GPUs."),
+    ),
+]
+Image = Annotated[
+    str | None, typer.Option(help="Kubernetes: container image with groundspeed in it.")
+]
+Gpus = Annotated[
+    int, typer.Option(help="Kubernetes: number of GPUs that a pod asks for; 0 to measure the CPU.")
+]
+Vendor = Annotated[Literal["nvidia", "amd"], typer.Option(help="Kubernetes: vendor of the GPUs.")]
+Claim = Annotated[
+    str | None, typer.Option(help="Kubernetes: persistent volume claim that holds the store.")
+]
+Namespace = Annotated[
+    str | None, typer.Option(help="Kubernetes: namespace of the job. Default: kubectl's.")
+]
 Selector = Annotated[
-    list[str] | None, typer.Option(help="Kubernetes: key=value a node must have; repeat.")
+    list[str] | None,
+    typer.Option(help="Kubernetes: label (key=value) that a node must have; repeat for several."),
 ]
 
 
@@ -50,21 +78,57 @@ def run_command(
         ),
     ] = "local",
     level: LevelOption = "check",
-    nodes: Annotated[str | None, typer.Option(help="Only these: n1,n2.")] = None,
-    count: Annotated[
-        int | None, typer.Option(help="Only so many; the others are spare.", min=1)
+    nodes: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                "Names of the nodes to measure, separated by commas. Default: all that the "
+                "launcher has."
+            )
+        ),
     ] = None,
-    run: Annotated[str, typer.Option(help="Name of the run; an old one is continued.")] = "",
-    new: Annotated[bool, typer.Option("--new", help="Do not continue a run.")] = False,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            help=(
+                "Number of nodes to measure; the others replace nodes that are lost. Default: all."
+            ),
+            min=1,
+        ),
+    ] = None,
+    run: Annotated[
+        str,
+        typer.Option(
+            help=(
+                "Name of the run; a run of that name is continued. Default: the unfinished "
+                "run, or a new one."
+            )
+        ),
+    ] = "",
+    new: Annotated[
+        bool, typer.Option("--new", help="Begin a new run although one is unfinished.")
+    ] = False,
     confirm: Annotated[
-        bool, typer.Option("--confirm", help="Measure the newest run's suspects and a control.")
+        bool,
+        typer.Option(
+            "--confirm",
+            help=(
+                "Measure the suspects of a run again, twice, with the best GPU as a "
+                "control. Default run: the newest."
+            ),
+        ),
     ] = False,
     device: Devices = None,
     allow_busy: Busy = False,
     option: Annotated[
-        list[str] | None, typer.Option(help="For sbatch: --option=--partition=gpu; repeat.")
+        list[str] | None,
+        typer.Option(
+            help=(
+                "Slurm: option passed to sbatch, e.g. --option=--partition=gpu; repeat for several."
+            )
+        ),
     ] = None,
-    address: Annotated[str, typer.Option(help="Of the Ray cluster.")] = "auto",
+    address: Annotated[str, typer.Option(help="Ray: address of the cluster.")] = "auto",
     image: Image = None,
     gpus: Gpus = 8,
     vendor: Vendor = "nvidia",
@@ -72,7 +136,10 @@ def run_command(
     namespace: Namespace = None,
     selector: Selector = None,
     manifest: Annotated[
-        bool, typer.Option("--print", help="Kubernetes: print the job, apply nothing.")
+        bool,
+        typer.Option(
+            "--print", help="Kubernetes: print the job's manifest instead of applying it."
+        ),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -205,7 +272,9 @@ def daemonset_command(
     claim: Claim = None,
     namespace: Namespace = None,
     selector: Selector = None,
-    every: Annotated[int, typer.Option(help="Seconds between checks.", min=60)] = 3600,
+    every: Annotated[
+        int, typer.Option(help="Seconds between the checks of a node.", min=60)
+    ] = 3600,
     as_json: Json = False,
 ) -> None:
     """Print a Kubernetes DaemonSet that checks every node and answers Prometheus.
@@ -257,14 +326,23 @@ def check_device_command(
 
 
 def export_command(
-    store: Annotated[str, typer.Argument(help="Folder or URL.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help=".csv, .parquet or .json")],
-    run: Annotated[list[str] | None, typer.Option(help="Only this run; repeat.")] = None,
+    store: Annotated[str, typer.Argument(help="Folder or URL of the store.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File to write: .csv, .parquet or .json.")
+    ],
+    run: Annotated[
+        list[str] | None, typer.Option(help="Name of a run; repeat for several. Default: all runs.")
+    ] = None,
     sql: Annotated[
-        str | None, typer.Option(help="A question to DuckDB; the table is 'measurements'.")
+        str | None,
+        typer.Option(
+            help=("SQL query for DuckDB; the table is called 'measurements'. Default: all rows.")
+        ),
     ] = None,
     as_json: Json = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the output file if it exists.")
+    ] = False,
 ) -> None:
     """Write what a store holds, or the answer to a question, as one table.
 

@@ -16,28 +16,61 @@ def screen_command(
         list[str], typer.Argument(help="CSV files, folders of profiles, or a store of runs.")
     ],
     lower_is_better: Annotated[
-        list[str] | None, typer.Option(help="A metric that should be low; repeat.")
+        list[str] | None,
+        typer.Option(help="Name of a metric for which lower is better; repeat for several."),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Profile whose rates, less a tenth, are floors.")
+        str | None,
+        typer.Option(
+            help=("GPU or profile whose rates, less 10 %, are the lowest that a GPU may reach.")
+        ),
     ] = None,
-    run: Annotated[str, typer.Option(help="Of a store; the newest if not given.")] = "",
+    run: Annotated[str, typer.Option(help="Name of a run in a store. Default: the newest.")] = "",
     confirm: Annotated[
-        bool, typer.Option("--confirm", help="Count only what fell again in re-runs of suspects.")
+        bool,
+        typer.Option(
+            "--confirm",
+            help=(
+                "Count only findings that fell again in the re-runs of suspects that the "
+                "store holds."
+            ),
+        ),
     ] = False,
     again: Annotated[
-        list[str] | None, typer.Option(help="Table with a re-run of the suspects; repeat.")
+        list[str] | None,
+        typer.Option(help="CSV file with a re-run of the suspects; repeat for several."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Say what findings cost when serving this model.")
+        str | None,
+        typer.Option(
+            help=(
+                "Also show what findings cost, in tokens/s, when the fleet serves this "
+                "model; needs --gpu."
+            )
+        ),
     ] = None,
-    gpu: Annotated[str | None, typer.Option(help="The fleet's GPU, for the cost.")] = None,
-    tp: Annotated[int, typer.Option(help="Tensor parallel, for the cost.")] = 8,
-    engine: Annotated[str, typer.Option(help="For the cost.")] = "vllm",
-    isl: Annotated[int, typer.Option(help="Prompt tokens, for the cost.")] = 1024,
-    osl: Annotated[int, typer.Option(help="Output tokens, for the cost.")] = 1024,
-    concurrency: Annotated[int, typer.Option(help="Clients, for the cost.")] = 32,
-    dtype: Annotated[str | None, typer.Option(help="Of the weights, for the cost.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="GPU of the fleet, for the cost of findings.")
+    ] = None,
+    tp: Annotated[int, typer.Option(help="Tensor parallel size, for the cost of findings.")] = 8,
+    engine: Annotated[
+        str, typer.Option(help="Engine (vllm, sglang, trtllm), for the cost of findings.")
+    ] = "vllm",
+    isl: Annotated[
+        int, typer.Option(help="Input length in tokens, for the cost of findings.")
+    ] = 1024,
+    osl: Annotated[
+        int, typer.Option(help="Output length in tokens, for the cost of findings.")
+    ] = 1024,
+    concurrency: Annotated[
+        int, typer.Option(help="Number of clients, for the cost of findings.")
+    ] = 32,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help=("Data type of the weights, for the cost of findings. Default: the checkpoint's.")
+        ),
+    ] = None,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
     output: Output = None,
