@@ -63,7 +63,7 @@ def rules() -> None:
         for loss in (0.05, 0.03):
             scores: dict[str, list[float]] = {}
             for seed in range(trials):
-                one_fleet(nodes, loss, seed, scores)
+                score_one_fleet(nodes, loss, seed, scores)
             for rule, (hits, faults, false, after) in scores.items():
                 rate = 1000.0 * false / (nodes * GPUS * trials * len(JUDGED))
                 rest = f"{after:6.0f}" if rule == "groundspeed" else ""
@@ -71,7 +71,7 @@ def rules() -> None:
                 print(f"{nodes:6} {loss:7.0%}  {rule:16} {share:7.1%} {rate:7.2f} {rest:>6}")
 
 
-def one_fleet(nodes: int, loss: float, seed: int, scores: dict[str, list[float]]) -> None:
+def score_one_fleet(nodes: int, loss: float, seed: int, scores: dict[str, list[float]]) -> None:
     """Simulate a fleet, apply each rule to it, and record the counts in ``scores``.
 
     groundspeed's own screening is also confirmed by two re-runs.
@@ -86,17 +86,19 @@ def one_fleet(nodes: int, loss: float, seed: int, scores: dict[str, list[float]]
     screenings = [screen(table) for table in tables]
     mine = named(screenings[0])
     blamed = named(confirm(screenings[0], screenings[1:], [measured_units(t) for t in tables[1:]]))
-    add(scores, "groundspeed", mine, truth, len([u for u in blamed if healthy(runs[0], u)]))
+    count_results(
+        scores, "groundspeed", mine, truth, len([u for u in blamed if healthy(runs[0], u)])
+    )
     table = runs[0].table[runs[0].table["metric"].isin(JUDGED)]
     for name, rule in DETECTORS.items():
         theirs: Named = set()
         for _, part in table.groupby("metric"):
             flagged = part[rule(part).to_numpy()]
             theirs |= set(zip(flagged["node"], flagged["gpu"], strict=True))
-        add(scores, name, theirs, truth, 0)
+        count_results(scores, name, theirs, truth, 0)
 
 
-def add(
+def count_results(
     scores: dict[str, list[float]], rule: str, units: Named, truth: set[tuple[str, int]], after: int
 ) -> None:
     """Add hits, faults, false alarms and false alarms left after the re-runs to a rule's scores."""

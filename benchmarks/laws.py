@@ -71,15 +71,15 @@ def tasks() -> Iterator[Task]:
         yield Task(f"matmul {dtype} {library}", "matmul", splitter("matmul", inside, points))
         if (dtype, library) == ("fp8", "vllm"):
             odd = frame[sizes & ~aligned(frame)]
-            yield Task("  m not a multiple of 16", "matmul", with_odd(inside, odd))
+            yield Task("  m not a multiple of 16", "matmul", split_with_unaligned_rows(inside, odd))
         if (dtype, library, points) == ("bfloat16", "trtllm", 96):
             large = (frame["n"] > 16384) | (frame["k"] > 16384)
             giant = frame[large & aligned(frame) & (frame["n"] >= 512) & (frame["k"] >= 512)]
             small = frame["n"].between(64, 511) | frame["k"].between(64, 511)
             tiny = frame[small & aligned(frame) & (frame[["n", "k"]].min(axis=1) >= 64)]
             tiny = tiny[tiny[["n", "k"]].max(axis=1) <= 16384]
-            yield Task("  n or k above 16384", "matmul", outside(inside, giant))
-            yield Task("  n or k from 64 to 511", "matmul", outside(inside, tiny))
+            yield Task("  n or k above 16384", "matmul", split_out_of_range(inside, giant))
+            yield Task("  n or k from 64 to 511", "matmul", split_out_of_range(inside, tiny))
     for operation, length, points in (
         ("attention_decode", "kv_len", 24), ("attention_prefill", "seq_len", 96),
     ):  # fmt: skip
@@ -103,7 +103,7 @@ def splitter(operation: str, frame: pd.DataFrame, points: int) -> Callable[[int]
     return split
 
 
-def outside(inside: pd.DataFrame, beyond: pd.DataFrame) -> Callable[[int], Chosen]:
+def split_out_of_range(inside: pd.DataFrame, beyond: pd.DataFrame) -> Callable[[int], Chosen]:
     """Return a split: choose 96 points in range to fit, predict the rows out of range."""
 
     def split(seed: int) -> Chosen:
@@ -112,7 +112,7 @@ def outside(inside: pd.DataFrame, beyond: pd.DataFrame) -> Callable[[int], Chose
     return split
 
 
-def with_odd(inside: pd.DataFrame, odd: pd.DataFrame) -> Callable[[int], Chosen]:
+def split_with_unaligned_rows(inside: pd.DataFrame, odd: pd.DataFrame) -> Callable[[int], Chosen]:
     """Return a split: fit 96 aligned and 24 unaligned points, predict the other unaligned rows."""
 
     def split(seed: int) -> Chosen:

@@ -51,7 +51,7 @@ def main() -> None:
             f"{engine} {row['engine_version']} {gpu} {row['model']} {row['weight_dtype']}"
         )
         row["family"] = "DeepSeek-R1, February 2025" if row["model"] == "DeepSeek-R1" else "dense"
-    results = backtest(rows, find)
+    results = backtest(rows, best_hardware)
     print(f"{'':62}{'rows':>5}{'TPOT':>16}{'TTFT':>16}")
     groups = sorted({r["group"] for r in rows})
     for group in groups:
@@ -61,7 +61,7 @@ def main() -> None:
     print()
     print(f"{'':62}{'dense TPOT':>16}{'TTFT':>16}{'R1 TPOT':>16}{'TTFT':>16}")
     for name, change in VARIANTS.items():
-        without = changed(rows, change)
+        without = backtest_with_change(rows, change)
         parts = [
             cells([r for r in without if r.labels["family"].startswith(family)])
             for family in ("dense", "DeepSeek")
@@ -69,7 +69,7 @@ def main() -> None:
         print(f"{name:62}{''.join(parts)}", flush=True)
 
 
-def find(name: str) -> Hardware:
+def best_hardware(name: str) -> Hardware:
     """Return the best available hardware description for a GPU name."""
     return find_hardware(name).best
 
@@ -87,15 +87,15 @@ def cells(results: Sequence[RowResult]) -> str:
     return text
 
 
-def changed(rows: list[dict[str, str]], change: Change) -> list[RowResult]:
+def backtest_with_change(rows: list[dict[str, str]], change: Change) -> list[RowResult]:
     """Run the backtest with a change applied to each server and workload."""
     server_and_workload = module.server_and_workload
 
     def other(row: module.Row, resolver: Resolver) -> tuple[Server, ServingWorkload]:
         return change(*server_and_workload(row, resolver))
 
-    with patch.object(module, "understand", other):
-        return backtest(rows, find)
+    with patch.object(module, "server_and_workload", other):
+        return backtest(rows, best_hardware)
 
 
 def with_costs(server: Server, **update: object) -> Server:

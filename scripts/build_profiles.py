@@ -36,7 +36,7 @@ The residual GP of the law still holds all points that it was fitted to."""
 SOURCE = "aiconfigurator-core 0.12.0, Copyright NVIDIA CORPORATION & AFFILIATES, Apache-2.0"
 DATE = "2026-08-21T00:00:00Z"
 
-FROM = {
+TRANSFER_SOURCE = {
     "h100-pcie": "h100-sxm", "h100-nvl": "h100-sxm", "h800-sxm": "h100-sxm", "h20": "h200-sxm",
     "gh200-96gb": "h100-sxm", "gh200-144gb": "h200-sxm", "a100-pcie-80gb": "a100-sxm-80gb",
     "l40": "l40s", "l4": "l40s", "rtx-6000-ada": "l40s",
@@ -68,7 +68,7 @@ def main() -> None:
     for name, relative in SAME_LINKS.items():
         laws = (*built[name].laws, *missing_links(built[name], built[relative]))
         built[name] = built[name].model_copy(update={"laws": laws})
-    for name, source_name in FROM.items():
+    for name, source_name in TRANSFER_SOURCE.items():
         built[name] = transferred(name, built[source_name])
     for name, profile in built.items():
         write(name, profile)
@@ -100,7 +100,7 @@ def imported(name: str, tables: Path) -> Profile:
     profile = import_profile(request, IMPORTERS["aiconfigurator"], "scripts/build_profiles.py")
     datasheet = find_device(name).spec
     laws = tuple(law.model_copy(update={"source": attributed(law.source)}) for law in profile.laws)
-    curves = tuple(thin(c) for c in profile.curves)
+    curves = tuple(keep_extreme_points(c) for c in profile.curves)
     return profile.model_copy(
         update={
             "id": f"{name}-imported",
@@ -121,7 +121,7 @@ def attributed(source: str) -> str:
     return source.replace("aiconfigurator, data", SOURCE)
 
 
-def thin(curve: Curve) -> Curve:
+def keep_extreme_points(curve: Curve) -> Curve:
     """Keep only the fastest points of a curve and those with the least and the most work."""
     points = curve.points
     if len(points) <= KEPT_POINTS:

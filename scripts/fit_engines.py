@@ -37,7 +37,7 @@ PRIOR = {
 """Log-normal priors of the engine constants: median, and standard deviation of the logarithm. They
 are the costs of a serving engine on top of its kernels."""
 
-EARLY = {
+EARLY_ENGINE_PRIOR = {
     "eager_latent_layer_s": (600e-6, 0.8),
     "experts_factor": (1.5, 0.4),
     "latent_decode_factor": (1.3, 0.5),
@@ -70,11 +70,11 @@ GROUPS = (
     Group("sglang cuda", "nvidia-aic-gap", "SGLang", "", PRIOR),
     Group("trtllm 0.9", "trtllm-0.9.0-dli", "TensorRT", "", PRIOR),
     Group("vllm rocm", "rocm-vllm-devdocker", "vLLM", "", PRIOR),
-    Group("sglang cuda 0.4", "dstack-dsr1-online", "SGLang", "H200", EARLY),
-    Group("sglang rocm 0.4", "dstack-dsr1-online", "SGLang", "MI300X", EARLY),
-    Group("vllm cuda 0.7", "dstack-dsr1-online", "vLLM", "H200", EARLY),
-    Group("vllm rocm 0.7", "dstack-dsr1-online", "vLLM", "MI300X", EARLY),
-    Group("trtllm 0.17", "dstack-dsr1-online", "TensorRT", "H200", EARLY),
+    Group("sglang cuda 0.4", "dstack-dsr1-online", "SGLang", "H200", EARLY_ENGINE_PRIOR),
+    Group("sglang rocm 0.4", "dstack-dsr1-online", "SGLang", "MI300X", EARLY_ENGINE_PRIOR),
+    Group("vllm cuda 0.7", "dstack-dsr1-online", "vLLM", "H200", EARLY_ENGINE_PRIOR),
+    Group("vllm rocm 0.7", "dstack-dsr1-online", "vLLM", "MI300X", EARLY_ENGINE_PRIOR),
+    Group("trtllm 0.17", "dstack-dsr1-online", "TensorRT", "H200", EARLY_ENGINE_PRIOR),
 )
 
 Case = tuple[Server, ServingWorkload, dict[str, float]]
@@ -93,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with arguments.rows.open(newline="") as file:
         rows = [r for r in csv.DictReader(file) if r["tier"] != "C"]
-    remember_steps()
+    cache_step_times()
     resolver = Resolver(lambda name: find_hardware(name).best)
     for group in GROUPS:
         if arguments.only in group.name:
@@ -112,7 +112,7 @@ def case(row: Mapping[str, str], resolver: Resolver) -> Case:
     return server, workload, measured
 
 
-def remember_steps() -> None:
+def cache_step_times() -> None:
     """Cache the step-time tables: they do not depend on the constants that are fitted here."""
     made: dict[object, StepTimes] = {}
     plain = StepTimes

@@ -75,7 +75,7 @@ def tests() -> list[str]:
 
 
 HELD_OUT = str(ROOT / "benchmarks" / "held_out.py")
-HEALTH_CODES = (0, 1, 2, 3)
+HEALTHCHECK_EXIT_CODES = (0, 1, 2, 3)
 
 
 def main() -> None:
@@ -107,8 +107,8 @@ def main() -> None:
         except subprocess.TimeoutExpired:
             print(f"time limit reached in '{name}': run the same command again to continue")
             break
-        fine = HEALTH_CODES if name == "health" else (0, 1, 5)
-        if done.returncode in fine:  # 1: a check failed; 5: pytest found no test
+        accepted_codes = HEALTHCHECK_EXIT_CODES if name == "health" else (0, 1, 5)
+        if done.returncode in accepted_codes:  # 1: a check failed; 5: pytest found no test
             result.write_text(done.stdout)
         else:
             print(f"  failed: {done.stderr.strip()[-600:]}")

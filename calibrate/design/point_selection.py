@@ -117,9 +117,9 @@ def choose_points(
         raise InputError(
             f"unknown operation '{operation}'", remedy=did_you_mean(operation, OPERATIONS)
         )
-    from groundspeed.calibrate.fit.dataframe import config_key_columns, with_derived
+    from groundspeed.calibrate.fit.dataframe import add_derived_columns, config_key_columns
 
-    candidates = with_derived(operation, candidates)
+    candidates = add_derived_columns(operation, candidates)
     missing = [c for c in spec.columns if c not in candidates.columns]
     if missing:
         raise InputError(f"{operation} candidates lack the column {', '.join(missing)}")

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
 
-from groundspeed.calibrate.fit.parametric import MODEL_FORM_OF, fit_parametric
+from groundspeed.calibrate.fit.parametric import PARAMETRIC_OPERATIONS, fit_parametric
 from groundspeed.calibrate.fit.piecewise import fit_piecewise, fit_token_counts
 from groundspeed.calibrate.fit.roofline import fit_roofline
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
@@ -51,8 +51,8 @@ class FittedLaw:
             If a column is missing, or no law was fitted for the config key of a row.
         """
         columns = OPERATIONS[self.operation].columns
-        cases = with_derived(self.operation, cases)
-        _require(cases, columns, self.operation)
+        cases = add_derived_columns(self.operation, cases)
+        _require_columns(cases, columns, self.operation)
         count = len(cases)
         time_us, low_us, high_us = (np.full(count, np.nan) for _ in range(3))
         origin = np.full(count, "", dtype=object)
@@ -125,8 +125,10 @@ def fit_law(
         )
     spec = find_device(device).spec if isinstance(device, str) else device
     operation_spec = OPERATIONS[operation]
-    measured = with_derived(operation, measured)
-    _require(measured, (*operation_spec.columns, *operation_spec.categories, "time_us"), operation)
+    measured = add_derived_columns(operation, measured)
+    _require_columns(
+        measured, (*operation_spec.columns, *operation_spec.categories, "time_us"), operation
+    )
     names = config_key_columns(operation, measured)
     laws = []
     for values, group in measured.groupby(names, sort=True):
@@ -144,7 +146,7 @@ def fit_law(
             law = fit_token_counts(
                 operation, config_key, tokens, time_s, origin="measured", source=source
             )
-        elif operation in MODEL_FORM_OF:
+        elif operation in PARAMETRIC_OPERATIONS:
             law = fit_parametric(
                 operation,
                 config_key,
@@ -162,7 +164,7 @@ def fit_law(
     return FittedLaw(operation, tuple(laws))
 
 
-def with_derived(operation: str, frame: pd.DataFrame) -> pd.DataFrame:
+def add_derived_columns(operation: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame with columns added that can be computed from others.
 
     For ``mla_decode``, ``kv_len`` is ``seq_len + step``, because published tables hold the prompt
@@ -179,7 +181,7 @@ def config_key_columns(operation: str, frame: pd.DataFrame) -> list[str]:
     return [c for c in dict.fromkeys((*categories, *OPTIONAL_CATEGORIES)) if c in frame.columns]
 
 
-def _require(frame: pd.DataFrame, columns: tuple[str, ...], operation: str) -> None:
+def _require_columns(frame: pd.DataFrame, columns: tuple[str, ...], operation: str) -> None:
     missing = [c for c in columns if c not in frame.columns]
     if missing:
         raise InputError(f"{operation} rows lack the column {', '.join(missing)}")

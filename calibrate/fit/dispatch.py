@@ -4,12 +4,12 @@ This is the only place that maps an operation and a kind of device (GPU or CPU) 
 piecewise linear for collectives and ``moe`` sweeps, a parametric form with a residual GP for
 matmul, attention and experts on GPUs, and the soft roofline for everything else.
 
-    law = law_of_curve(curve, "nccl-tests, all_reduce.txt", datasheet=datasheet, on_cpu=False)
+    law = fit_curve_law(curve, "nccl-tests, all_reduce.txt", datasheet=datasheet, on_cpu=False)
 """
 
 import numpy as np
 
-from groundspeed.calibrate.fit.parametric import MODEL_FORM_OF, fit_parametric
+from groundspeed.calibrate.fit.parametric import PARAMETRIC_OPERATIONS, fit_parametric
 from groundspeed.calibrate.fit.piecewise import FEWEST_SIZES, fit_piecewise, fit_token_counts
 from groundspeed.calibrate.fit.roofline import MIN_POINTS, fit_roofline
 from groundspeed.profiles.datasheet import DeviceSpec
@@ -19,7 +19,7 @@ from groundspeed.profiles.schema import Curve
 from groundspeed.profiles.summary import SELECTED
 
 
-def law_of_curve(
+def fit_curve_law(
     curve: Curve, source: str, *, datasheet: DeviceSpec | None, on_cpu: bool, seed: int = 0
 ) -> Law | None:
     """Fit the law of a curve.
@@ -70,7 +70,7 @@ def law_of_curve(
         )
     if len(points) < MIN_POINTS:
         return None
-    if curve.operation in MODEL_FORM_OF and not on_cpu:
+    if curve.operation in PARAMETRIC_OPERATIONS and not on_cpu:
         return fit_parametric(
             curve.operation,
             curve.config_key,

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from groundspeed.calibrate.fit.priors import Prior, priors, roofs, starting_point
-from groundspeed.calibrate.fit.residual_gp import fit_residual_gp, left_out
+from groundspeed.calibrate.fit.residual_gp import fit_residual_gp, leave_one_out_errors
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.laws import MODEL_FORMS, Coefficient, HeldOutError, Law, ResidualGP
@@ -23,7 +23,7 @@ from groundspeed.profiles.laws.law import Origin, is_unaligned
 from groundspeed.profiles.laws.work import Work
 from groundspeed.profiles.operations import OPERATIONS, Array, Columns, ConfigKey
 
-MODEL_FORM_OF = (
+PARAMETRIC_OPERATIONS = (
     "matmul", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode", "experts",
 )  # fmt: skip
 """Operations whose laws have a specific model form and a residual GP. On a CPU they are fitted by
@@ -57,7 +57,7 @@ def fit_parametric(
     Parameters
     ----------
     operation : str
-        One of ``MODEL_FORM_OF``, e.g. ``matmul``.
+        One of ``PARAMETRIC_OPERATIONS``, e.g. ``matmul``.
     config_key : mapping of str to str
         Config key that all points share, e.g. ``{"dtype": "bfloat16"}``.
     columns : mapping of str to (N,) ndarray
@@ -167,7 +167,7 @@ def _fit_form(
 
 
 def _held_out(residual_gp: ResidualGP) -> HeldOutError:
-    error, _ = left_out(residual_gp)
+    error, _ = leave_one_out_errors(residual_gp)
     fraction = np.abs(np.exp(-error) - 1.0)
     q05, q50, q95 = np.clip(np.quantile(error, (0.05, 0.5, 0.95)), -20.0, 20.0)
     return HeldOutError(

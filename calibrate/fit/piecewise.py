@@ -26,10 +26,10 @@ from groundspeed.profiles.laws.law import Origin
 from groundspeed.profiles.operations import Array, ConfigKey
 
 FEWEST_SIZES = 4
-MEMORY_OCTAVES = 2.0
+CORRELATION_OCTAVES = 2.0
 """Correlation length of the residuals, in doublings of the size: a protocol spans several."""
 
-RESIDUAL = 0.2
+RESIDUAL_LOG_SD = 0.2
 """Standard deviation of log(time / base curve): protocols differ by about a fifth."""
 
 NOISE = {"latency": 0.05, "bandwidth": 0.01}
@@ -42,7 +42,7 @@ FLOOR = 0.015
 """Smallest half width of a 90 % interval, in log time: two nodes of one kind differ by this."""
 
 NEIGHBOURHOOD_OCTAVES = 3.0
-LEFT_OUT_IS_HARDER = 0.75
+LEAVE_ONE_OUT_FACTOR = 0.75
 """Factor from leave-one-out errors to the error at a new size. A left-out size is twice as far from
 its neighbours as a new size is from the nearest knots, so its error is larger. The value comes from
 H200 collectives with every second size held out."""
@@ -86,8 +86,8 @@ def fit_piecewise(
             f"fitting a law for {name} needs at least {FEWEST_SIZES} sizes, "
             f"but there are {sizes.size}"
         )
-    log_ratio = _left_out(sizes, times)
-    at, smooth = _chain(sizes, times)
+    log_ratio = _leave_one_size_out(sizes, times)
+    at, smooth = _fit_knots(sizes, times)
     spread = _local_spread(at, sizes, log_ratio)
     piecewise_linear = PiecewiseLinear(
         column="bytes",
@@ -97,7 +97,7 @@ def fit_piecewise(
         log_spread=tuple(spread.tolist()),
     )
     held_out = _error_of(log_ratio, "leave one size out")
-    return _law(operation, config_key, piecewise_linear, sizes, held_out, origin, source)
+    return _make_law(operation, config_key, piecewise_linear, sizes, held_out, origin, source)
 
 
 def fit_token_counts(
@@ -142,8 +142,8 @@ def fit_token_counts(
             "different token counts"
         )
     times = np.exp([np.log(time_s[tokens == count]).mean() for count in counts])
-    rising = pool_falling(np.log(times))
-    at = _between(counts)
+    rising = pool_adjacent_violators(np.log(times))
+    at = _refine_token_counts(counts)
     curve = _monotone_curve(counts, rising, at)
     inner = np.arange(1, counts.size - 1)
     log_ratio = np.array(
@@ -156,7 +156,9 @@ def fit_token_counts(
     if log_ratio.size == 0:
         log_ratio = np.array([0.0])
     between = counts[inner] if inner.size else counts[:1]
-    spread = SWEEP_LEFT_OUT / LEFT_OUT_IS_HARDER * _local_spread(at, between, log_ratio)
+    spread = (
+        SWEEP_LEAVE_ONE_OUT_FACTOR / LEAVE_ONE_OUT_FACTOR * _local_spread(at, between, log_ratio)
+    )
     piecewise_linear = PiecewiseLinear(
         column="tokens",
         scale="log",
@@ -165,10 +167,10 @@ def fit_token_counts(
         log_spread=tuple(np.maximum(spread, SWEEP_FLOOR).tolist()),
     )
     held_out = _error_of(log_ratio, "leave one inner token count out")
-    return _law(operation, config_key, piecewise_linear, counts, held_out, origin, source)
+    return _make_law(operation, config_key, piecewise_linear, counts, held_out, origin, source)
 
 
-def _law(
+def _make_law(
     operation: str,
     config_key: ConfigKey,
     piecewise_linear: PiecewiseLinear,
@@ -192,7 +194,7 @@ def _law(
     )
 
 
-def _between(counts: Array) -> Array:
+def _refine_token_counts(counts: Array) -> Array:
     """Return the counts with three log-spaced values inserted between each two neighbours."""
     log = np.log(counts)
     places = [np.linspace(a, b, PIECES + 1)[:-1] for a, b in itertools.pairwise(log)]
@@ -210,7 +212,7 @@ def _monotone_curve(counts: Array, log_times: Array, at: Array) -> Array:
 
 
 PIECES = 4
-SWEEP_LEFT_OUT = 0.5
+SWEEP_LEAVE_ONE_OUT_FACTOR = 0.5
 """Factor from leave-one-out errors to the error at a new token count. With seven counts, a left-out
 count is five octaves from its neighbours, and a new one half as far."""
 
@@ -232,16 +234,16 @@ def _error_of(log_ratio: Array, method: str) -> HeldOutError:
     )
 
 
-def _chain(sizes: Array, times: Array) -> tuple[Array, Array]:
+def _fit_knots(sizes: Array, times: Array) -> tuple[Array, Array]:
     """Return knots at the sizes and at their geometric means, and the monotone times there."""
     half_way = np.sqrt(sizes[1:] * sizes[:-1])
     at = np.sort(np.concatenate([sizes, half_way]))
-    return at, np.exp(pool_falling(np.log(_smooth(sizes, times, at))))
+    return at, np.exp(pool_adjacent_violators(np.log(_smooth(sizes, times, at))))
 
 
 def _smooth(sizes: Array, times: Array, at: Array) -> Array:
     """Return the base curve multiplied by the exponential of the residual GP, at ``at``."""
-    constants = _base(sizes, times)
+    constants = _fit_base_curve(sizes, times)
 
     def base(x: Array) -> Array:
         result: Array = _powers(x) @ constants
@@ -253,7 +255,7 @@ def _smooth(sizes: Array, times: Array, at: Array) -> Array:
 
     def related(a: Array, b: Array) -> Array:
         octaves = np.abs(np.log2(a)[:, None] - np.log2(b)[None, :])
-        result: Array = RESIDUAL**2 * np.exp(-octaves / MEMORY_OCTAVES)
+        result: Array = RESIDUAL_LOG_SD**2 * np.exp(-octaves / CORRELATION_OCTAVES)
         return result
 
     weights = np.linalg.solve(related(sizes, sizes) + np.diag(noise**2), residual)
@@ -265,7 +267,7 @@ def _powers(x: Array) -> Array:
     return np.stack([np.ones_like(x), np.sqrt(x), x], axis=1)
 
 
-def _base(sizes: Array, times: Array) -> Array:
+def _fit_base_curve(sizes: Array, times: Array) -> Array:
     """Fit the latency, square-root and bandwidth constants: non-negative, robust to outliers."""
     columns = _powers(sizes)
     scale = columns.max(axis=0)
@@ -279,10 +281,10 @@ def _base(sizes: Array, times: Array) -> Array:
     return constants
 
 
-def pool_falling(values: Array) -> Array:
+def pool_adjacent_violators(values: Array) -> Array:
     """Return the closest non-decreasing sequence (pool adjacent violators, least squares).
 
-    >>> pool_falling(np.array([1.0, 3.0, 2.0, 4.0]))
+    >>> pool_adjacent_violators(np.array([1.0, 3.0, 2.0, 4.0]))
     array([1. , 2.5, 2.5, 4. ])
     """
     pools: list[tuple[float, int]] = []
@@ -294,7 +296,7 @@ def pool_falling(values: Array) -> Array:
     return np.concatenate([np.full(n, value) for value, n in pools])
 
 
-def _left_out(sizes: Array, times: Array) -> Array:
+def _leave_one_size_out(sizes: Array, times: Array) -> Array:
     """Return log(measured / predicted) of each size from a fit without it.
 
     The smallest and the largest size are extrapolated.
@@ -302,7 +304,7 @@ def _left_out(sizes: Array, times: Array) -> Array:
     log_ratio = np.empty(sizes.size)
     for i in range(sizes.size):
         rest = np.arange(sizes.size) != i
-        at, smooth = _chain(sizes[rest], times[rest])
+        at, smooth = _fit_knots(sizes[rest], times[rest])
         piecewise_linear = PiecewiseLinear(
             column="bytes",
             scale="linear",
@@ -321,5 +323,5 @@ def _local_spread(at: Array, sizes: Array, log_ratio: Array) -> Array:
         octaves = np.abs(np.log2(sizes / place))
         weight = np.exp(-0.5 * (octaves / NEIGHBOURHOOD_OCTAVES) ** 2)
         scale = np.sqrt((weight * log_ratio**2).sum() / weight.sum())
-        spread[i] = max(FLOOR, LEFT_OUT_IS_HARDER * 1.645 * scale)
+        spread[i] = max(FLOOR, LEAVE_ONE_OUT_FACTOR * 1.645 * scale)
     return spread

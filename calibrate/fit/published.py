@@ -23,7 +23,7 @@ from groundspeed.profiles.operations import ELEMENTWISE_ITEMS_MOVED
 if TYPE_CHECKING:
     import pandas as pd
 
-UNCERTAIN = 0.35
+HALF_WIDTH_90 = 0.35
 """Half width of the 90 % interval, in log time, of a small operation predicted from the rate of a
 copy and the time of the smallest kernel. Published norms and activations take 0.7 to 1.4 times the
 predicted time."""
@@ -95,19 +95,19 @@ def small_operation_laws(datasheet: DeviceSpec, *, dtype: str = "bfloat16") -> t
             config_key=config_key,
             model_form="soft_roofline",
             coefficients={
-                "startup_s": _about(startup_s),
-                "bandwidth_bytes_per_s": _about(bandwidth),
+                "startup_s": _coefficient_with_interval(startup_s),
+                "bandwidth_bytes_per_s": _coefficient_with_interval(bandwidth),
             },
             fit_range=box,
             points=2,
             held_out=HeldOutError(
                 points=0,
                 method="none: derived from two published figures",
-                median_fraction=UNCERTAIN / 2.4,
-                q90_fraction=UNCERTAIN,
-                log_q05=-UNCERTAIN,
+                median_fraction=HALF_WIDTH_90 / 2.4,
+                q90_fraction=HALF_WIDTH_90,
+                log_q05=-HALF_WIDTH_90,
                 log_q50=0.0,
-                log_q95=UNCERTAIN,
+                log_q95=HALF_WIDTH_90,
             ),
             origin="imported",
             source=source,
@@ -116,5 +116,7 @@ def small_operation_laws(datasheet: DeviceSpec, *, dtype: str = "bfloat16") -> t
     )
 
 
-def _about(value: float) -> Coefficient:
-    return Coefficient(value=value, low=value / (1 + UNCERTAIN), high=value * (1 + UNCERTAIN))
+def _coefficient_with_interval(value: float) -> Coefficient:
+    return Coefficient(
+        value=value, low=value / (1 + HALF_WIDTH_90), high=value * (1 + HALF_WIDTH_90)
+    )

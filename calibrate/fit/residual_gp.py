@@ -28,10 +28,10 @@ NOISE = 0.03
 NOISE_LOG_SD = 0.6
 SMALLEST_NOISE = 0.005
 STEPS = 40
-FARTHEST = 4.0
+MAX_PRIOR_SDS = 4.0
 """Largest distance of a fitted hyperparameter from its prior mean, in prior standard deviations."""
 
-FAR_BEGIN = (0.5, 1.5, 0.0)
+SECOND_START = (0.5, 1.5, 0.0)
 """Second starting point, in prior standard deviations (length, amplitude, noise): longer and higher
 than the first. The likelihood often has two maxima."""
 
@@ -79,7 +79,7 @@ def fit_residual_gp(
     start = np.log([LENGTH_OCTAVES] * dimensions + [amplitude, noise])
     width = np.array([LENGTH_LOG_SD] * dimensions + [AMPLITUDE_LOG_SD, NOISE_LOG_SD])
 
-    def unlikely(steps: Array) -> float:
+    def negative_log_posterior(steps: Array) -> float:
         lengths, sd, own = _unpacked(start + width * steps, dimensions)
         covariance = related(x / lengths, x / lengths, sd) + own**2 * np.eye(len(x))
         try:
@@ -90,11 +90,17 @@ def fit_residual_gp(
         prior = 0.5 * (steps**2).sum()
         return float(0.5 * white @ white + np.log(np.diag(lower)).sum() + prior)
 
-    bounds = [(-FARTHEST, FARTHEST)] * len(start)
-    begins = (np.zeros_like(start), np.array([*FAR_BEGIN[:1] * dimensions, *FAR_BEGIN[1:]]))
+    bounds = [(-MAX_PRIOR_SDS, MAX_PRIOR_SDS)] * len(start)
+    begins = (np.zeros_like(start), np.array([*SECOND_START[:1] * dimensions, *SECOND_START[1:]]))
     optimum = min(
         (
-            minimize(unlikely, b, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
+            minimize(
+                negative_log_posterior,
+                b,
+                method="L-BFGS-B",
+                bounds=bounds,
+                options={"maxiter": STEPS},
+            )
             for b in begins
         ),
         key=lambda result: float(result.fun),
@@ -109,13 +115,13 @@ def fit_residual_gp(
         points=tuple(tuple(row) for row in x.tolist()),
         residual=tuple(residual.tolist()),
     )
-    _, standardized = left_out(residual_gp)
+    _, standardized = leave_one_out_errors(residual_gp)
     widest = float(np.quantile(np.abs(standardized), 0.9)) / HALF_OF_90
     scale = float(np.clip(OPTIMISM * widest, *SCALE_LIMITS))
     return residual_gp.model_copy(update={"interval_scale": scale})
 
 
-def left_out(residual_gp: ResidualGP) -> tuple[Array, Array]:
+def leave_one_out_errors(residual_gp: ResidualGP) -> tuple[Array, Array]:
     """Return the leave-one-out error of each point, in log time and in standard deviations.
 
     The formulas are from Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006,

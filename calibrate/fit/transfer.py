@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from groundspeed.calibrate.fit.dataframe import FittedLaw, with_derived
+from groundspeed.calibrate.fit.dataframe import FittedLaw, add_derived_columns
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.laws import Coefficient, Law
@@ -39,7 +39,7 @@ OTHER_ARCHITECTURE = 0.20
 give it. It is the spread of the best shapes' share of the datasheet peak: 80 % on an H100, 87 % on
 an A100, 51 % on an MI300X."""
 
-WHOLE, IN_COMMON = 0.5, 0.3
+DEVICE_SHARE, LIMIT_SHARE = 0.5, 0.3
 """Shares of the transfer variance: of a shift of the whole device (e.g. a lower clock), and of a
 shift of one limit in all laws. The rest belongs to the individual laws."""
 
@@ -104,7 +104,9 @@ def transfer_law(
             f"profile {source_profile.id} has no datasheet, so its laws cannot be scaled to "
             "another device"
         )
-    moved = [m for law in source_profile.laws if (m := _swapped(law, source, target)) is not None]
+    moved = [
+        m for law in source_profile.laws if (m := _scale_to_target(law, source, target)) is not None
+    ]
     if not moved:
         raise InputError(
             f"no law of {source.id} can be transferred to {target.id}: the datasheets lack a rate "
@@ -113,7 +115,9 @@ def transfer_law(
     prior = SAME_ARCHITECTURE if source.architecture == target.architecture else OTHER_ARCHITECTURE
     shifts = _find_shifts(moved, anchors, prior)
     return tuple(
-        _widened(_shifted(law, shift.of_limit), shift.spread, f"{law.source}, from {source.id}")
+        _mark_transferred(
+            _shifted(law, shift.of_limit), shift.spread, f"{law.source}, from {source.id}"
+        )
         for law, shift in zip(moved, shifts, strict=True)
     )
 
@@ -135,7 +139,7 @@ def _ratio(of: object, over: object) -> float | None:
     return a / b if a and b else None
 
 
-def _swapped(law: Law, source: DeviceSpec, target: DeviceSpec) -> Law | None:
+def _scale_to_target(law: Law, source: DeviceSpec, target: DeviceSpec) -> Law | None:
     """Return the law with its rates scaled by target / source; None if a datasheet lacks one."""
     dtype = law.config_key.get("dtype", "")
     compute = _ratio(target.peak(dtype), source.peak(dtype))
@@ -148,7 +152,7 @@ def _swapped(law: Law, source: DeviceSpec, target: DeviceSpec) -> Law | None:
             rate = of / over if of and over else None
         else:
             rate = memory
-        return None if rate is None else _chain(law, 1.0, 1.0 / rate)
+        return None if rate is None else _scale_piecewise_law(law, 1.0, 1.0 / rate)
     factors = {
         "compute_flops_per_s": compute,
         "bandwidth_bytes_per_s": memory,
@@ -163,11 +167,11 @@ def _swapped(law: Law, source: DeviceSpec, target: DeviceSpec) -> Law | None:
         factor = factors.get(name, 1.0)
         if factor is None:
             return None
-        coefficients[name] = _times(c, factor)
+        coefficients[name] = _scale_coefficient(c, factor)
     return law.model_copy(update={"coefficients": coefficients})
 
 
-def _chain(law: Law, startup: float, rest: float) -> Law:
+def _scale_piecewise_law(law: Law, startup: float, rest: float) -> Law:
     """Scale a piecewise linear law: its first time by ``startup``, the rest by ``rest``."""
     if law.piecewise_linear is None:
         return law
@@ -199,10 +203,10 @@ def _find_shifts(laws: Sequence[Law], anchors: pd.DataFrame | None, prior: float
     heads = [0 if law.operation != "collective" else 1 + count for law in laws]
     own_from = 2 * (1 + count)
     unknown = own_from + count * len(laws)
-    variance = np.full(unknown, (1.0 - WHOLE - IN_COMMON) * prior**2)
+    variance = np.full(unknown, (1.0 - DEVICE_SHARE - LIMIT_SHARE) * prior**2)
     for head in (0, 1 + count):
-        variance[head] = WHOLE * prior**2
-        variance[head + 1 : head + 1 + count] = IN_COMMON * prior**2
+        variance[head] = DEVICE_SHARE * prior**2
+        variance[head + 1 : head + 1 + count] = LIMIT_SHARE * prior**2
     rows: list[Array] = []
     residuals: list[float] = []
     for index, law in enumerate(laws):
@@ -258,7 +262,7 @@ def _of_law(law: Law, anchors: pd.DataFrame) -> pd.DataFrame:
     chosen = anchors[anchors["operation"] == law.operation]
     if chosen.empty:
         return chosen
-    frame = with_derived(law.operation, chosen)
+    frame = add_derived_columns(law.operation, chosen)
     for name, value in law.config_key.items():
         if name in frame.columns:
             frame = frame[frame[name].astype(str) == value]
@@ -269,15 +273,17 @@ def _shifted(law: Law, shifts: dict[str, float]) -> Law:
     """Return the law with each term slowed down by exp(shift) of its limit."""
     if law.piecewise_linear is not None:
         startup, rest = shifts.get("startup", 0.0), shifts.get("memory", 0.0)
-        return _chain(law, float(np.exp(startup)), float(np.exp(rest)))
+        return _scale_piecewise_law(law, float(np.exp(startup)), float(np.exp(rest)))
     coefficients = {}
     for name, c in law.coefficients.items():
         factor = float(np.exp(shifts.get(LIMIT_OF.get(name, ""), 0.0)))
-        coefficients[name] = _times(c, 1.0 / factor if name.endswith("_per_s") else factor)
+        coefficients[name] = _scale_coefficient(
+            c, 1.0 / factor if name.endswith("_per_s") else factor
+        )
     return law.model_copy(update={"coefficients": coefficients})
 
 
-def _widened(law: Law, spread: float, source: str) -> Law:
+def _mark_transferred(law: Law, spread: float, source: str) -> Law:
     """Mark a law as transferred and widen its interval by the spread of its shift."""
     wider = HALF_OF_90 * spread
     held_out = law.held_out.model_copy(
@@ -297,7 +303,7 @@ def _widened(law: Law, spread: float, source: str) -> Law:
     return law.model_copy(update=update)
 
 
-def _times(c: Coefficient, factor: float) -> Coefficient:
+def _scale_coefficient(c: Coefficient, factor: float) -> Coefficient:
     return Coefficient(value=c.value * factor, low=c.low * factor, high=c.high * factor)
 
 

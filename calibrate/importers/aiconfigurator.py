@@ -276,8 +276,8 @@ def _curves(
         group = group.drop_duplicates(list(spec.columns)).reset_index(drop=True)
         if len(group) < 2 * LATENT_POINTS:
             continue
-        beyond = _beyond_memory(table.operation, group, config_key, datasheet)
-        if beyond > MOST_BEYOND:
+        beyond = _share_above_bandwidth(table.operation, group, config_key, datasheet)
+        if beyond > MAX_SHARE_ABOVE_BANDWIDTH:
             what = f"{table.operation} {' '.join(config_key.values())} ({backend})"
             left_out.append(
                 f"left out: {what}: {beyond:.0%} of its large cases exceed the memory bandwidth"
@@ -288,12 +288,12 @@ def _curves(
     return curves
 
 
-MOST_BEYOND = 0.01
+MAX_SHARE_ABOVE_BANDWIDTH = 0.01
 """Largest accepted share of large cases above the memory bandwidth (a higher clock or the cache can
 explain a few). Curves with a larger share are left out."""
 
 
-def _beyond_memory(
+def _share_above_bandwidth(
     operation: str, rows: "pd.DataFrame", config_key: dict[str, str], datasheet: DeviceSpec
 ) -> float:
     """Return the share of cases much larger than the cache that exceed the memory bandwidth."""
@@ -351,7 +351,7 @@ def _collectives(folder: Path) -> list[ImportedCurve]:
         rows = rows[(rows["nccl_dtype"] == "half") & (rows["latency"] > 0)]
         for (op, ranks), group in rows.groupby(["op_name", "num_gpus"], sort=True):
             config_key = {"op": str(op), "world_size": str(int(str(ranks))), "mode": "nccl"}
-            curves.append(_sizes(group, config_key, f"nccl {nccl[0].parent.name}"))
+            curves.append(_message_size_curve(group, config_key, f"nccl {nccl[0].parent.name}"))
     # Use the collection measured over the fastest links: on a machine whose GPUs communicate across
     # two CPU sockets, the timings do not describe the GPU.
     best: tuple[float, str, pd.DataFrame] | None = None
@@ -363,16 +363,16 @@ def _collectives(folder: Path) -> list[ImportedCurve]:
             rows = rows[rows["latency"] > 0]
             largest = rows[rows["num_gpus"] == rows["num_gpus"].max()]
             slowest = float(largest["latency"].max()) if len(largest) else np.inf
-            if best is None or slowest < WORTH_A_CHANGE * best[0]:
+            if best is None or slowest < REPLACE_BELOW_SHARE * best[0]:
                 best = (slowest, f"{library} {path.parent.name}", rows)
     if best is not None:
         for ranks, group in best[2].groupby("num_gpus", sort=True):
             config_key = {"op": "all_reduce", "world_size": str(int(str(ranks))), "mode": "custom"}
-            curves.append(_sizes(group, config_key, best[1]))
+            curves.append(_message_size_curve(group, config_key, best[1]))
     return curves
 
 
-WORTH_A_CHANGE = 0.5
+REPLACE_BELOW_SHARE = 0.5
 """A later collection replaces the current one if its largest all-reduce takes less than this share
 of the current one's time."""
 
@@ -380,7 +380,9 @@ ELEMENT_BYTES = 2.0
 """[bytes] Size of an element: the tables count message sizes in 16-bit elements."""
 
 
-def _sizes(rows: "pd.DataFrame", config_key: dict[str, str], backend: str) -> ImportedCurve:
+def _message_size_curve(
+    rows: "pd.DataFrame", config_key: dict[str, str], backend: str
+) -> ImportedCurve:
     """Make a curve over message sizes, with the median time of each size."""
     by_size = rows.groupby("message_size")["latency"].median()
     sizes = by_size.index.to_numpy(dtype=float) * ELEMENT_BYTES

@@ -66,7 +66,7 @@ def read_nvbandwidth(request: ImportRequest) -> Imported:
         for row, column, rate in _cells(case.get("bandwidth_matrix") or [], where):
             if name in PAIRS and row != column:
                 points_of.setdefault(("p2p", PAIRS[name]), []).append(
-                    _transfer(row, column, rate, size, PAIRS[name])
+                    _p2p_point(row, column, rate, size, PAIRS[name])
                 )
             elif name in HOST:
                 point = imported_point({"bytes": size, "device": column}, size / rate / GB, size)
@@ -104,7 +104,7 @@ def _cells(matrix: list[list[str]], where: str) -> Iterator[Cell]:
                 yield row, column, rate
 
 
-def _transfer(source: int, target: int, rate: float, size: float, direction: str) -> Point:
+def _p2p_point(source: int, target: int, rate: float, size: float, direction: str) -> Point:
     ways = 1.0 if direction == "one-way" else 2.0
     case = {"from": float(source), "to": float(target), "bytes": size}
     return imported_point(case, ways * size / rate / GB, ways * size)
@@ -142,7 +142,7 @@ def read_rocm_bandwidth_test(request: ImportRequest) -> Imported:
                 continue
             rate = _rate(text, f"{request.path}, line {number}")
             if source in gpus and target in gpus:
-                point = _transfer(source, target, rate, UNSTATED_BYTES, direction)
+                point = _p2p_point(source, target, rate, UNSTATED_BYTES, direction)
                 curves.setdefault(direction, []).append(point)
             elif direction == "one-way" and (source in gpus or target in gpus):
                 way = "d2h" if source in gpus else "h2d"
@@ -193,7 +193,7 @@ def read_transferbench(request: ImportRequest) -> Imported:
             rate = _rate(text, f"{request.path}, line {number}")
             source, target = int(match[2]), int(index)
             if match[1] == kind == "GPU":
-                point = _transfer(source, target, rate, UNSTATED_BYTES, direction)
+                point = _p2p_point(source, target, rate, UNSTATED_BYTES, direction)
                 curves.setdefault(("p2p", direction), []).append(point)
             elif direction == "one-way" and match[1] != kind:
                 way = "h2d" if match[1] == "CPU" else "d2h"

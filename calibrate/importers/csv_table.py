@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from groundspeed.calibrate.design.point_selection import choose_points
-from groundspeed.calibrate.fit.dataframe import config_key_columns, with_derived
+from groundspeed.calibrate.fit.dataframe import add_derived_columns, config_key_columns
 from groundspeed.calibrate.importers.imported import (
     Imported,
     ImportedCurve,
@@ -53,7 +53,7 @@ def read_csv(request: ImportRequest) -> Imported:
         frame = pd.read_csv(io.StringIO(request.text))
     except (ValueError, pd.errors.ParserError) as error:
         raise InputError(f"not a table in CSV format ({error})", where=where) from error
-    frame = with_derived(operation, frame)
+    frame = add_derived_columns(operation, frame)
     needed = [*spec.columns, *spec.categories, "time_us"]
     missing = [c for c in needed if c not in frame.columns]
     if missing:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from groundspeed.calibrate.fit.dispatch import law_of_curve
+from groundspeed.calibrate.fit.dispatch import fit_curve_law
 from groundspeed.calibrate.version import METHOD_VERSION, tool_version
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError
@@ -130,7 +130,7 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
     laws = tuple(
         law
         for curve in curves
-        if (law := law_of_curve(curve, source, datasheet=datasheet, on_cpu=False)) is not None
+        if (law := fit_curve_law(curve, source, datasheet=datasheet, on_cpu=False)) is not None
     )
     date = imported.date_utc or _modified(request.path)
     return Profile(

@@ -72,7 +72,11 @@ def _read_table(request: ImportRequest) -> Imported:
             where=where,
             remedy="give the whole output, including the lines that begin with '# Rank'",
         )
-    op = request.op or _named(request) or _op_from_bus_factor(rows, len(ranks), reduced, where)
+    op = (
+        request.op
+        or _op_from_name(request)
+        or _op_from_bus_factor(rows, len(ranks), reduced, where)
+    )
     points = [
         imported_point({"bytes": size}, time_s, size, valid=clean)
         for size, time_s, _, _, clean in rows
@@ -105,7 +109,7 @@ def _read_json(request: ImportRequest) -> Imported:
         raise InputError("the JSON holds no result, or fewer than two ranks", where=where)
     reduced = any(row.get("redop") not in (None, "none", "") for row in results)
     named = PROGRAM.search(" ".join(map(str, document.get("args", []))))
-    op = request.op or (named[1] if named else None) or _named(request)
+    op = request.op or (named[1] if named else None) or _op_from_name(request)
     op = op or _op_from_bus_factor(rows, len(devices), reduced, where)
     _require_factor(op, rows, len(devices), where)
     points = [imported_point({"bytes": r[0]}, r[1], r[0], valid=r[4]) for r in rows]
@@ -118,7 +122,7 @@ def _read_json(request: ImportRequest) -> Imported:
     return Imported(imported.device, imported.curves, links)
 
 
-def _named(request: ImportRequest) -> str | None:
+def _op_from_name(request: ImportRequest) -> str | None:
     """Return the collective named in the output or in the file's name; None if neither names it."""
     match = PROGRAM.search(request.text) or PROGRAM.search(request.path.name)
     if match is None:
@@ -131,7 +135,7 @@ def _op_from_bus_factor(
     rows: list[tuple[float, float, float, float, bool]], ranks: int, reduced: bool, where: str
 ) -> str:
     """Infer the collective from the table's bus factor."""
-    factor = _factor(rows)
+    factor = _measured_bus_factor(rows)
     fitting = [
         op
         for op in TRAFFIC
@@ -148,7 +152,7 @@ def _op_from_bus_factor(
     )
 
 
-def _factor(rows: list[tuple[float, float, float, float, bool]]) -> float | None:
+def _measured_bus_factor(rows: list[tuple[float, float, float, float, bool]]) -> float | None:
     """Return busbw / algbw of the largest message size; None if algbw is 0."""
     _, _, algbw, busbw, _ = max(rows)
     return busbw / algbw if algbw > 0 else None
@@ -159,7 +163,7 @@ def _require_factor(
 ) -> None:
     if op not in TRAFFIC:
         raise InputError(f"unknown collective '{op}'", remedy=did_you_mean(op, TRAFFIC))
-    factor = _factor(rows)
+    factor = _measured_bus_factor(rows)
     if factor is not None and not math.isclose(factor, bus_factor(op, ranks), rel_tol=TOLERANCE):
         raise InputError(
             f"busbw is {factor:.2f} times algbw, but for {op} with {ranks} ranks the factor is "

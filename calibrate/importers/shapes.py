@@ -62,7 +62,7 @@ def read_mamf(request: ImportRequest) -> Imported:
     rows = [(shape, rate * TERA) for shape, rate in sorted(rates.items())]
     return Imported(
         device=device[1] if device else None,
-        curves=(_products(name, rows, "torch.mm"),),
+        curves=(_matmul_curve(name, rows, "torch.mm"),),
         date_utc=_started(text),
     )
 
@@ -130,7 +130,7 @@ def read_superbench(request: ImportRequest) -> Imported:
     by_dtype: dict[str, list[tuple[tuple[int, int, int], float]]] = {}
     for (dtype, m, n, k), rates in sorted(values.items()):
         by_dtype.setdefault(dtype, []).append(((m, n, k), statistics.median(rates)))
-    curves = [_products(dtype, rows, "cublaslt") for dtype, rows in by_dtype.items()]
+    curves = [_matmul_curve(dtype, rows, "cublaslt") for dtype, rows in by_dtype.items()]
     for direction, rates in sorted(links.items()):
         rate = statistics.median(rates)
         point = imported_point({"bytes": COPY_BYTES}, COPY_BYTES / rate, COPY_BYTES)
@@ -144,7 +144,7 @@ COPY_BYTES = 64.0 * 2**20
 """[bytes] Default size of a host copy in SuperBench's mem-bw."""
 
 
-def _products(
+def _matmul_curve(
     dtype: str, rows: list[tuple[tuple[int, int, int], float]], backend: str
 ) -> ImportedCurve:
     spec = OPERATIONS["matmul"]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from groundspeed.calibrate.design.measurement_plan import Limit, PlannedCase
-from groundspeed.calibrate.fit.dispatch import law_of_curve
+from groundspeed.calibrate.fit.dispatch import fit_curve_law
 from groundspeed.calibrate.links.collective_timing import LinkResult
 from groundspeed.calibrate.run.device import RunningDevice, read_environment
 from groundspeed.calibrate.run.journal import Entry
@@ -55,7 +55,7 @@ def build_profile(inputs: ProfileInputs) -> Profile:
             warnings.append(f"{name}: {wrong} of {total} results were wrong and are not used")
         law = None
         if curve.backend == "torch" or curve.operation == "moe":  # ours are for a look
-            law = law_of_curve(
+            law = fit_curve_law(
                 curve,
                 source,
                 datasheet=running.datasheet,
@@ -184,7 +184,7 @@ def link_profile(
     laws = [
         law
         for curve in curves
-        if (law := law_of_curve(curve, source, datasheet=running.datasheet, on_cpu=False))
+        if (law := fit_curve_law(curve, source, datasheet=running.datasheet, on_cpu=False))
         is not None
     ]
     stamp = environment.date_utc.replace("-", "").replace(":", "").lower()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundspeed.calibrate import fit_law
-from groundspeed.calibrate.fit.piecewise import fit_piecewise, pool_falling
+from groundspeed.calibrate.fit.piecewise import fit_piecewise, pool_adjacent_violators
 from groundspeed.profiles import InputError, law_time
 from groundspeed.profiles.operations import Array
 
@@ -48,7 +48,7 @@ def test_never_falls_however_noisy(seed: int, noise: float) -> None:
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=30))
 def test_pooling_keeps_the_mean_and_rises(values: list[float]) -> None:
-    pooled = pool_falling(np.array(values))
+    pooled = pool_adjacent_violators(np.array(values))
     assert (np.diff(pooled) >= 0).all()
     assert pooled.mean() == pytest.approx(np.mean(values), abs=1e-9)
 
