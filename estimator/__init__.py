@@ -1,6 +1,7 @@
-"""Turns a model, a workload and a profile into TTFT, TPOT and throughput, with error bars.
+"""Predict TTFT, TPOT and throughput with 90 % intervals from a model, a workload and a profile.
 
-Never imports torch, pandas or scipy: an estimate is arithmetic over a few hundred numbers.
+This package never imports torch, pandas or scipy: an estimate is arithmetic on a few hundred
+numbers.
 
 >>> from groundspeed.estimator import find_model
 >>> find_model("Qwen/Qwen2.5-32B-Instruct").parameters

@@ -1,1 +1,1 @@
-"""Decide with predictions: plan, compare, audit a claim, and backtest against measurements."""
+"""Tools built on predictions: plan a deployment, compare options, audit a claim, backtest."""

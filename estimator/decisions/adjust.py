@@ -1,9 +1,10 @@
-"""Correct predictions by a handful of a user's own measurements.
+"""Correct predictions with a few of the user's own measurements.
 
-Errors inside one deployment are mostly a common factor: an engine's build, a clock, a client. So a
-few measured rows give each metric one factor, believed as far as the prior allows (n rows against
-the spread that engines have been seen to leave), and the rest of the rows says whether it helped.
-Rows that contradict each other beyond what any factor could mend are refused.
+Errors within one deployment are mostly a common factor, caused by the engine's build, the clock
+frequency or the client. A few measured rows therefore determine one factor per metric. It is
+shrunk towards 1 by a prior: the spread of errors seen on published servers, weighed against the
+noise of n rows. The remaining rows show whether the factor helped. Rows whose factors differ too
+much for a common one are rejected.
 """
 
 import math
@@ -15,18 +16,18 @@ from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 
 PRIOR = 0.15
-"""Standard deviation, in log, of the common factor of a deployment: published servers of engines
-whose constants are known lie that far from their predictions."""
+"""Prior standard deviation of the log of a deployment's common factor: published servers with known
+engine constants deviate this much from their predictions."""
 
 NOISE = 0.10
-"""Standard deviation, in log, of one measurement around it."""
+"""Standard deviation of the log of one measurement around the common factor."""
 
 CONTRADICTION = 4.0
-"""Ratio between two rows' factors that no common one can mend."""
+"""Largest ratio between the factors of two rows; above it the rows are rejected."""
 
 
 class Adjustment(Record):
-    """The factor of one metric in one group, and what it did for the rows it has not seen."""
+    """The factor of one metric in one group, and the errors of the rows that were not used."""
 
     group: str
     metric: str
@@ -40,21 +41,21 @@ class Adjustment(Record):
 def adjust(
     results: Sequence[RowResult], count: int, by: str | None = None
 ) -> tuple[list[RowResult], list[Adjustment]]:
-    """Adjust every group by its first rows, spread over the group.
+    """Adjust every group with ``count`` of its rows, spread evenly over the group.
 
     Parameters
     ----------
     results : sequence of RowResult
-        Of a backtest.
+        Results of a backtest.
     count : int
-        Rows of each group to learn from.
+        Number of rows per group that the factors are fitted to.
     by : str, optional
-        Column that makes groups; all rows are one group without.
+        Column to group by. Not given: all rows are one group.
 
     Returns
     -------
     (list of RowResult, list of Adjustment)
-        The rows with adjusted predictions and narrower intervals, and what was done.
+        The rows with adjusted predictions and narrower intervals, and the factor of each group.
 
     Raises
     ------
@@ -62,7 +63,7 @@ def adjust(
         If the count is not positive, or rows contradict each other.
     """
     if count < 1:
-        raise InputError(f"--adjust {count} adjusts by nothing", remedy="give 1, 3 or 5")
+        raise InputError(f"--adjust must be at least 1, not {count}", remedy="give 1, 3 or 5")
     groups: dict[str, list[int]] = {}
     for index, result in enumerate(results):
         if not result.skipped_reason:
@@ -79,9 +80,9 @@ def adjust(
             if max(logs) - min(logs) > math.log(CONTRADICTION):
                 low, high = (results[learned[logs.index(f(logs))]].row for f in (min, max))
                 raise InputError(
-                    f"rows {low} and {high} contradict each other in {metric}: they want factors "
+                    f"rows {low} and {high} contradict each other in {metric}: they need factors "
                     f"{math.exp(min(logs)):.2f} and {math.exp(max(logs)):.2f}",
-                    remedy="group by what differs (--by), or leave one out",
+                    remedy="group by a column that differs (--by), or remove one of the rows",
                 )
             weight = len(logs) * PRIOR**2 / (len(logs) * PRIOR**2 + NOISE**2)
             factor = math.exp(weight * statistics.median(logs))
@@ -115,7 +116,7 @@ def _scaled(result: RowResult, metric: str, factor: float, weight: float) -> Row
     value = result.predicted[metric]
     shift = value * factor
     spread = math.log(result.high[metric] / value)
-    # What the rows have told is certain now; what one row varies is not.
+    # The used rows reduce the common error; the noise of a single row (90 %) remains.
     left = math.sqrt((1.0 - weight) * spread**2 + (1.645 * NOISE) ** 2)
     return result.model_copy(
         update={

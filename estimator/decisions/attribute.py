@@ -1,9 +1,10 @@
-"""What could explain the error of a backtest: a law, the host, or queueing.
+"""Find the likely causes of a backtest's error: kernel factors or host costs.
 
-Each candidate changes the prediction in a pattern of its own: a product's law shifts large batches
-and prefill, the memory's law small ones, a host cost every step by the same time, queueing TTFT
-alone. So each is turned up a little, the pattern is fitted to the errors of all rows, and what is
-left says how much it could explain.
+Each candidate cause changes the predictions in its own pattern: a GEMM factor shifts large batches
+and prefill, a memory-bound factor small batches, a host cost adds the same time to every step, and
+a request cost changes TTFT only. Each candidate is increased slightly, the resulting change is
+fitted to the errors of all rows by least squares, and the reduction of the squared error is the
+share that this candidate could explain.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ CANDIDATES: dict[str, tuple[str, float]] = {
     "decode attention": ("attention_factor", 0.05),
     "experts": ("experts_factor", 0.05),
 }
-"""What is turned up, and by how much."""
+"""Candidate causes: the field of ``Costs`` that is increased, and by how much (s or factor)."""
 
 MOST_ROWS = 60
 FEWEST_ROWS = 3
@@ -33,15 +34,16 @@ FEWEST_ROWS = 3
 def attribute_errors(
     rows: Sequence[Row], results: Sequence[RowResult], find: Callable[[str], Hardware]
 ) -> list[str]:
-    """A line for each candidate: how much of the squared log error it could explain.
+    """Return one line per candidate with the share of the squared log error it could explain.
 
     Parameters
     ----------
     rows : sequence of mapping
+        Rows of the backtest table.
     results : sequence of RowResult
-        Of the same rows.
+        Backtest results of the same rows, in the same order.
     find : callable
-        From a GPU's name to hardware.
+        Maps the name of a GPU to its hardware.
     """
     usable = [
         (row, result)
@@ -53,7 +55,7 @@ def attribute_errors(
     step = max(1, len(usable) // MOST_ROWS)
     usable = usable[::step]
     if len(usable) < FEWEST_ROWS:
-        return ["too few rows to say what explains the error"]
+        return [f"at least {FEWEST_ROWS} predicted rows are needed to attribute the error"]
     errors, places = [], []
     for i, (_, result) in enumerate(usable):
         for metric in ("ttft_ms", "tpot_ms"):
@@ -71,7 +73,7 @@ def attribute_errors(
         size = float(pattern @ residual) / power if power > 0 else 0.0
         left = float(((residual - size * pattern) ** 2).sum())
         explanations.append((1.0 - left / whole if whole > 0 else 0.0, name, field, size * more))
-    lines = [f"error of {len(places)} figures; each candidate alone could explain:"]
+    lines = [f"error of {len(places)} measurements; each candidate alone could explain:"]
     for share, name, field, change in sorted(explanations, reverse=True):
         how = f"{change:+.3g}" if "factor" in field else f"{change * 1e6:+.3g} us"
         lines.append(f"  {share:4.0%} of the squared error: {name} ({field} {how})")
@@ -79,7 +81,7 @@ def attribute_errors(
 
 
 def _changed(row: Row, resolver: Resolver, field: str, more: float) -> dict[str, float]:
-    """Predictions of a row with one cost turned up."""
+    """Predict a row with one cost increased by ``more``."""
     server, workload = server_and_workload(row, resolver)
     costs = server.engine.costs
     turned = costs.model_copy(update={field: getattr(costs, field) + more})

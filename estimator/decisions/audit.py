@@ -1,13 +1,14 @@
-"""Check a published claim: whether it says what is needed, is possible, and what it means.
+"""Check whether a published throughput claim is complete and possible, and what it means.
 
-A claim is a rate (tokens a second) and what it counts. A total of 170 tokens a second at 3200 in
-and 800 out is not 170 tokens anybody waits for: a request of 4000 tokens takes 23.5 s, in which 800
-are written, 34 a second. Swap the lengths and the same hardware shows a quarter of the total. So a
-claim is turned into the time of a request and the rate of each phase, held against the roof of the
-datasheet and against a prediction, and shown at swapped lengths.
+A claim is a rate (tokens/s) of either all tokens or output tokens. A total of 170 tokens/s at 3200
+tokens in and 800 out does not mean that a user receives 170 tokens/s: a request of 4000 tokens
+takes 23.5 s and produces 800 output tokens, 34 per second. With the lengths swapped, the same
+hardware shows a quarter of the total. The audit therefore converts a claim to the time of a request
+and the rate of each phase, compares it with the datasheet roof and with a prediction, and shows the
+rate at swapped lengths.
 
-The article this begins from takes the whole request as decode; beside it stands what prefill really
-takes, by prediction.
+The article that this follows treats the whole request as decode; the audit also shows the result
+with the predicted prefill time separated.
 """
 
 from dataclasses import dataclass
@@ -27,15 +28,15 @@ Counts = Literal["total", "output"]
 Severity = Literal["ok", "warning", "wrong"]
 
 NEEDED = ("counts", "isl", "osl", "concurrency", "gpus", "dtype")
-"""What a rate means nothing without."""
+"""Fields that a claim must state; without them the rate cannot be interpreted."""
 
 SURPRISING = 1.5
-"""A claim this many times off a prediction wants an explanation."""
+"""Ratio to the prediction above which (or below whose inverse) a claim gets a warning."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What somebody published; None is what they did not say."""
+    """A published throughput claim; None marks what was not stated."""
 
     tokens_per_s: float
     model: Model
@@ -50,7 +51,7 @@ class Claim:
 
 
 class Check(Record):
-    """One thing that was looked at."""
+    """Result of one check of a claim."""
 
     name: str
     severity: Severity
@@ -58,7 +59,7 @@ class Check(Record):
 
 
 class Figure(Record):
-    """One number that follows from a claim."""
+    """One number derived from a claim."""
 
     name: str
     value: float
@@ -67,7 +68,7 @@ class Figure(Record):
 
 
 class Audit(Record):
-    """What a claim says, and whether it can be true."""
+    """All checks and derived figures of a claim."""
 
     label: str
     model: str
@@ -75,23 +76,24 @@ class Audit(Record):
     checks: tuple[Check, ...]
     figures: tuple[Figure, ...]
     passes: bool
-    """Nothing in it is wrong."""
+    """True if no check has the severity "wrong"."""
 
 
 def audit_claim(
     claim: Claim, hardware: Hardware, datasheet: DeviceSpec | None, engine: Engine
 ) -> Audit:
-    """Check a claim.
+    """Check a claim for completeness, possibility and plausibility.
 
     Parameters
     ----------
     claim : Claim
+        The published claim.
     hardware : Hardware
-        What is known of the device best.
+        Profile of the device, or its datasheet if there is no profile.
     datasheet : DeviceSpec or None
-        For the roof.
+        Datasheet for the upper bound; None: this check is skipped.
     engine : Engine
-        Whose scheduling a prediction takes.
+        Engine that the prediction assumes.
 
     Raises
     ------
@@ -99,10 +101,10 @@ def audit_claim(
         If the rate is not positive, or the prediction cannot be made.
     """
     if not claim.tokens_per_s > 0:
-        raise InputError(f"a claim of {claim.tokens_per_s} tokens a second claims nothing")
+        raise InputError(f"the claimed rate must be above 0 tokens/s, not {claim.tokens_per_s}")
     missing = [name for name in NEEDED if getattr(claim, name) is None]
     checks = [
-        Check(name="stated", severity="ok", text="everything that is needed is stated")
+        Check(name="stated", severity="ok", text="all required information is stated")
         if not missing
         else Check(
             name="stated",
@@ -135,18 +137,18 @@ def _audit(claim: Claim, checks: list[Check], figures: list[Figure]) -> Audit:
 
 def _why(missing: list[str]) -> str:
     reasons = {
-        "counts": "input and output together are several times output alone",
-        "isl": "a prompt's tokens are computed many times faster than they are written",
-        "osl": "the share of output decides what a total means",
-        "concurrency": "throughput rises and every user slows down with it",
-        "gpus": "per system or per GPU",
-        "dtype": "half the bits is up to twice the speed",
+        "counts": "input plus output tokens are several times the output tokens alone",
+        "isl": "prompt tokens are processed many times faster than output tokens",
+        "osl": "the fraction of output tokens determines what a total rate means",
+        "concurrency": "with more clients throughput rises and every user gets slower",
+        "gpus": "the rate may be per system or per GPU",
+        "dtype": "half the bits can give up to twice the speed",
     }
     return "; ".join(reasons[m] for m in missing)
 
 
 def request_time_s(claim: Claim, counts: Counts) -> float:
-    """Time of one request if all clients are always busy: tokens it counts, over its share."""
+    """Return the time of one request [s] if all clients are always busy (Little's law)."""
     assert claim.isl is not None and claim.osl is not None and claim.concurrency is not None
     counted = claim.isl + claim.osl if counts == "total" else claim.osl
     return counted * claim.concurrency / claim.tokens_per_s
@@ -162,7 +164,7 @@ def _workload(claim: Claim) -> ServingWorkload:
 
 
 def _figures(claim: Claim, counts: Counts, hardware: Hardware, engine: Engine) -> list[Figure]:
-    """Request time, rate of decode read both ways, and the swap of lengths."""
+    """Return request time, decode rate with and without prefill, and rates at swapped lengths."""
     isl, osl, clients = claim.isl or 1, claim.osl or 1, claim.concurrency or 1
     time = request_time_s(claim, counts)
     as_decode = osl / time
@@ -174,20 +176,21 @@ def _figures(claim: Claim, counts: Counts, hardware: Hardware, engine: Engine) -
     total = isl + osl
     say = f" (if it counts {counts} tokens)" if claim.counts is None else ""
     return [
-        _figure(f"time of a request{say}", time, "s", "tokens counted x clients / rate"),
-        _figure("output a user sees", as_decode, "token/s",
-                "output / time of the request: the whole request taken as decode"),
-        _figure("time of a token, so read", 1e3 / as_decode, "ms", "its inverse"),
+        _figure(f"request time{say}", time, "s", "counted tokens x clients / rate"),
+        _figure("output per user", as_decode, "token/s",
+                "output / request time: the whole request counted as decode"),
+        _figure("time per output token", 1e3 / as_decode, "ms", "inverse of output per user"),
         _figure("prefill, predicted", prefill, "s", f"TTFT of {hardware.id} with {engine.title}"),
-        _figure("decode alone", decode, "token/s", "output over the rest of the time"),
-        _figure("the same with lengths swapped", swapped, "s",
-                f"{osl} in, {isl} out, all as decode"),
-        _figure("its total rate", total * clients / swapped, "token/s",
+        _figure("decode alone", decode, "token/s", "output / (request time - prefill)"),
+        _figure("request time, lengths swapped", swapped, "s",
+                f"{osl} in, {isl} out, all counted as decode"),
+        _figure("total rate, lengths swapped", total * clients / swapped, "token/s",
                 "the same number of tokens in another mix"),
-        _figure("swapped, prefill apart", honest, "s", "prefill in proportion, then decode"),
-        _figure("its total rate, so read", total * clients / honest, "token/s", ""),
+        _figure("swapped, with prefill separate", honest, "s",
+                "prefill in proportion to its length, then decode"),
+        _figure("total rate, with prefill separate", total * clients / honest, "token/s", ""),
         _figure("output only", claim.tokens_per_s * osl / total if counts == "total"
-                else claim.tokens_per_s, "token/s", "never compare this with a total"),
+                else claim.tokens_per_s, "token/s", "do not compare this with a total rate"),
     ]  # fmt: skip
 
 
@@ -196,7 +199,7 @@ def _figure(name: str, value: float, unit: str, how: str) -> Figure:
 
 
 def _roof(claim: Claim, datasheet: DeviceSpec, engine: Engine) -> Check:
-    """The most that the peaks of the datasheet allow, without any overhead."""
+    """Compare the claim with the rate at datasheet peaks, without any overhead."""
     nothing = Costs(step_s=0.0, layer_s=0.0, sequence_s=0.0, collective_s=0.0, request_s=0.0)
     bare = engine.model_copy(
         update={"costs": nothing, "overhead_bytes": 0.0, "memory_fraction": 1.0}
@@ -209,8 +212,8 @@ def _roof(claim: Claim, datasheet: DeviceSpec, engine: Engine) -> Check:
         return Check(
             name="possible",
             severity="wrong",
-            text=f"{share:.2f} times the roof: the datasheet's peaks allow {roof:,.0f} tokens/s "
-            f"({claim.counts or 'total'}) of this workload",
+            text=f"{share:.2f} times the upper bound: the datasheet peaks allow {roof:,.0f} "
+            f"tokens/s ({claim.counts or 'total'}) for this workload",
         )
     return Check(
         name="possible",
@@ -234,22 +237,22 @@ def _against_prediction(claim: Claim, hardware: Hardware, engine: Engine) -> Che
     text = (
         f"{ratio:.2f} times the prediction of {rate:,.0f} tokens/s "
         f"[{rate * low:,.0f}, {rate * high:,.0f}] ({hardware.id}, {engine.title} "
-        f"{engine.from_version} on)"
+        f"{engine.from_version} or later)"
     )
     if low <= ratio <= high:
         return Check(name="plausible", severity="ok", text=text)
     if 1.0 / SURPRISING <= ratio <= SURPRISING:
         return Check(name="plausible", severity="ok", text=text + ": outside the interval")
     what = (
-        "faster: speculation, a cache of prefixes, or other lengths than stated"
+        "possible reasons: speculative decoding, prefix caching, or lengths other than stated"
         if ratio > 1.0
-        else "slower: an older engine, no captured graphs, or a system that was not tuned"
+        else "possible reasons: an older engine, no CUDA graphs, or an untuned system"
     )
-    return Check(name="plausible", severity="warning", text=f"{text}; {what}?")
+    return Check(name="plausible", severity="warning", text=f"{text}; {what}")
 
 
 def _range_of_truths(claim: Claim, hardware: Hardware, engine: Engine) -> Check:
-    """What the same words allow: predictions over the lengths and clients left open."""
+    """Predict the range of rates over the lengths and client counts that are not stated."""
     isls = [claim.isl] if claim.isl else [128, 1024, 8192]
     osls = [claim.osl] if claim.osl else [128, 1024, 4096]
     clients = [claim.concurrency] if claim.concurrency else [1, 16, 128]
@@ -274,25 +277,25 @@ def _range_of_truths(claim: Claim, hardware: Hardware, engine: Engine) -> Check:
     return Check(
         name="range",
         severity="warning",
-        text=f"with what is left open the same system may show {low[0]:,.0f} ({low[1]}) to "
+        text=f"depending on what is not stated, this system can reach {low[0]:,.0f} ({low[1]}) to "
         f"{high[0]:,.0f} tokens/s ({high[1]})",
     )
 
 
 class FairComparison(Record):
-    """Two claims on one footing."""
+    """Comparison of two claims."""
 
     names: tuple[str, str]
     comparable: bool
     differences: tuple[str, ...]
     output_per_gpu: tuple[float | None, float | None]
-    """Output tokens a second a GPU, where it follows."""
+    """[tokens/s] Output rate per GPU of each claim; None if it cannot be computed."""
     ratio: float | None
     verdict: str
 
 
 def compare_claims(first: Claim, second: Claim) -> FairComparison:
-    """Put two claims side by side: what differs beside the hardware, and what is left of it."""
+    """Compare two claims: list differences besides the hardware, and the output rate per GPU."""
     differences = []
     for name, label in (
         ("isl", "input length"), ("osl", "output length"), ("concurrency", "concurrency"),
@@ -312,10 +315,10 @@ def compare_claims(first: Claim, second: Claim) -> FairComparison:
     if not comparable:
         verdict = "not comparable: " + "; ".join(d for d in differences if d not in harmless)
     elif ratio is None:
-        verdict = "cannot be put on one footing: something needed is missing"
+        verdict = "not comparable: the lengths, the GPU count or what is counted is not stated"
     else:
         faster = first.label if ratio >= 1.0 else second.label
-        verdict = f"{faster} writes {max(ratio, 1 / ratio):.2f} times the output a GPU"
+        verdict = f"{faster} has {max(ratio, 1 / ratio):.2f} times the output rate per GPU"
     return FairComparison(
         names=(first.label, second.label),
         comparable=comparable,

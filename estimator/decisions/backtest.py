@@ -1,8 +1,8 @@
-"""Predictions against a user's own measurements, row by row.
+"""Compare predictions with a user's own measurements, row by row.
 
-The table has the columns of a benchmark: model, GPU, engine, parallelism, lengths, load, and what
-was measured. Names are understood as people write them; what a row lacks is defaulted and said so;
-a row that cannot be predicted is skipped with its reason, and counted.
+The table has the columns of a benchmark: model, GPU, engine, parallelism, lengths, load, and the
+measured metrics. Common spellings of names are accepted and missing values get defaults. A row that
+cannot be predicted is skipped; its reason is reported and it is counted.
 """
 
 import math
@@ -24,15 +24,15 @@ Row = Mapping[str, str]
 REQUIRED = ("model", "gpu", "isl", "osl", "batch_or_concurrency")
 
 METRICS = ("ttft_ms", "tpot_ms", "e2e_latency_ms", "output_tok_s", "total_tok_s")
-"""What can be measured; times in ms, rates of the whole system."""
+"""Columns with measured metrics: times in ms, rates in tokens/s of the whole system."""
 
 
 class RowResult(Record):
-    """One row, predicted."""
+    """Prediction and measurement of one row."""
 
     row: str
     labels: dict[str, str]
-    """The columns a summary may be grouped by."""
+    """All columns that are not metrics; a summary can be grouped by one of them."""
     predicted: dict[str, float]
     low: dict[str, float]
     high: dict[str, float]
@@ -42,7 +42,7 @@ class RowResult(Record):
 
 
 class Summary(Record):
-    """The error of a metric over a group of rows."""
+    """Errors of one metric over a group of rows."""
 
     group: str
     metric: str
@@ -51,19 +51,19 @@ class Summary(Record):
     median_ape_percent: float
     p90_ape_percent: float
     bias_percent: float
-    """Median of predicted over measured, less one."""
+    """[%] Median of predicted / measured, minus 1."""
     inside_interval_percent: float
 
 
 @dataclass
 class Resolver:
-    """Finds hardware once for each name."""
+    """Looks hardware up by name and caches it."""
 
     find: Callable[[str], Hardware]
     _found: dict[str, Hardware] = field(default_factory=dict)
 
     def hardware(self, name: str) -> Hardware:
-        """The hardware of a name."""
+        """Return the hardware with this name."""
         if name not in self._found:
             self._found[name] = self.find(name)
         return self._found[name]
@@ -87,24 +87,24 @@ def predict_row(row: Row, resolver: Resolver) -> ServingPrediction:
     Raises
     ------
     InputError
-        With what it lacks, or why it cannot be predicted.
+        If a column is missing or invalid, or if the row cannot be predicted.
     """
     server, workload = server_and_workload(row, resolver)
     return server.predict(workload)
 
 
 def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, ServingWorkload]:
-    """A row as a server and its load.
+    """Build the server and the workload that a row describes.
 
     Raises
     ------
     InputError
-        If a column is missing or makes no sense.
+        If a column is missing or invalid.
     """
     missing = [c for c in REQUIRED if not _text(row, c)]
     if missing:
-        raise InputError(f"lacks {', '.join(missing)}")
-    # Benchmarks of random weights run past the lengths a model was trained for.
+        raise InputError(f"missing columns or values: {', '.join(missing)}")
+    # Benchmarks with random weights may exceed the maximum context of the model.
     model = find_model(_text(row, "model")).model_copy(update={"max_context": None})
     hardware = resolver.hardware(_text(row, "gpu"))
     dp = max(1, _whole(row, "dp_attn", 1))
@@ -157,16 +157,16 @@ def backtest(
     Parameters
     ----------
     rows : iterable of mapping of str to str
-        As :class:`csv.DictReader` gives them.
+        Rows of the table, as :class:`csv.DictReader` returns them.
     find : callable
-        From a GPU's name to hardware.
+        Maps the name of a GPU to its hardware.
     progress : callable, optional
-        Called after each row.
+        Called after each row. Not given: no progress is reported.
 
     Returns
     -------
     list of RowResult
-        In the order of the rows.
+        One result per row, in the order of the rows.
     """
     resolver = Resolver(find)
     results = []
@@ -213,9 +213,9 @@ def _result(index: int, row: Row, resolver: Resolver) -> RowResult:
 
 
 def summarize(results: Iterable[RowResult], by: str | None = None) -> list[Summary]:
-    """Errors of each metric, over all rows or by a column.
+    """Return the errors of each metric, over all rows or grouped by a column.
 
-    Saturated rows are not counted for TTFT: there it is the length of a queue.
+    Saturated rows are excluded for TTFT, because there TTFT is mostly queueing time.
     """
     errors: dict[tuple[str, str], list[tuple[float, bool]]] = {}
     for result in results:
@@ -270,7 +270,7 @@ def _number(row: Row, name: str) -> float | None:
     except ValueError as error:
         raise InputError(f"{name} is '{text[:40]}', not a number") from error
     if not math.isfinite(value) or value < 0:
-        raise InputError(f"{name} is {text[:40]}, not a positive number")
+        raise InputError(f"{name} is {text[:40]}, but must be a finite number, 0 or more")
     return value
 
 
@@ -284,6 +284,6 @@ def _whole(row: Row, name: str, default: int) -> int:
 
 
 def _format(name: str) -> str | None:
-    """None where the row says nothing: the checkpoint's own."""
+    """Return the weight format of a name; None if empty (the checkpoint's format is used)."""
     plain = name.lower().split(" ")[0]
     return NAMES.get(plain, plain) if plain else None

@@ -1,7 +1,8 @@
-"""Two or more deployments for one workload: where each wins, and where it is a tie.
+"""Compare two or more deployments on one workload: which is better at which concurrency.
 
-A difference counts if it is larger than what is not known of it. Errors that two options share (one
-engine, one version) go together and cancel; those of their devices' laws do not.
+A difference counts only if it is larger than its uncertainty; otherwise it is a tie. Errors that
+two options share (same engine and version) are correlated and cancel; the errors of their devices'
+laws are independent and do not.
 """
 
 import math
@@ -17,22 +18,22 @@ HIGHER_IS_BETTER = ("output_tokens_per_s", "tokens_per_s_per_gpu", "tokens_per_p
 
 
 class Winner(Record):
-    """Who is ahead at one concurrency."""
+    """The best option for one metric at one concurrency."""
 
     concurrency: int
     metric: str
     values: tuple[float | None, ...]
-    """Of each option; None where it does not fit or is saturated."""
+    """Value of each option; None if it is saturated."""
     winner: str | None
-    """None is a tie."""
+    """Name of the best option; None for a tie."""
     ratio: float | None
-    """Best over second best."""
+    """Best value over second best, at least 1; None if fewer than two options have a value."""
     noise: float | None
-    """Ratio that the intervals allow without any difference."""
+    """Ratio that the 90 % intervals would allow for two equal options."""
 
 
 class ServingComparison(Record):
-    """Options side by side."""
+    """The comparison of all options at all concurrencies."""
 
     options: tuple[str, ...]
     rows: tuple[Winner, ...]
@@ -41,7 +42,7 @@ class ServingComparison(Record):
 
 @dataclass(frozen=True)
 class Option:
-    """A server under a name, with the price of one of its GPU-hours."""
+    """A named server, with the price of one hour of one of its GPUs."""
 
     name: str
     server: Server
@@ -54,15 +55,17 @@ METRICS = ("ttft_s", "tpot_s", "tokens_per_s_per_gpu")
 def compare_servers(
     options: Sequence[Option], workload: ServingWorkload, concurrency: Sequence[int]
 ) -> ServingComparison:
-    """Predict every option at every concurrency, and say who is ahead.
+    """Predict every option at every concurrency, and find the best one for each metric.
 
     Raises
     ------
     InputError
-        If there are fewer than two options, or one cannot serve at all.
+        If there are fewer than two options, or one cannot serve the workload.
     """
     if len(options) < 2:
-        raise InputError("one option cannot be compared", remedy="give --option twice or more")
+        raise InputError(
+            "a comparison needs at least two options", remedy="give --option twice or more"
+        )
     metrics = (*METRICS, "tokens_per_price") if _priced(options) else METRICS
     rows: list[Winner] = []
     for n in concurrency:
@@ -90,7 +93,7 @@ def _value(metric: str, option: Option, p: ServingPrediction) -> float:
 
 
 def _spread(metric: str, option: Option, p: ServingPrediction, *, shared: bool) -> float:
-    """Log of the factor that 90 % lie within; without the engine's part where it is shared."""
+    """Return the log of the 90 % factor, without the engine's part if the options share it."""
     which = "ttft" if metric == "ttft_s" else "tpot"
     whole = math.log(getattr(p, f"{which}_high_s") / getattr(p, f"{which}_s"))
     if not shared:
@@ -144,13 +147,13 @@ def _winner(
 NAMES = {
     "ttft_s": "TTFT",
     "tpot_s": "TPOT",
-    "tokens_per_s_per_gpu": "output a GPU",
-    "tokens_per_price": "output for the price",
+    "tokens_per_s_per_gpu": "output per GPU",
+    "tokens_per_price": "output per price",
 }
 
 
 def _summary(metric: str, rows: Sequence[Winner]) -> str:
-    """From which concurrency on who is ahead."""
+    """Describe which option wins in which range of concurrency."""
     runs: list[tuple[str, int, int]] = []
     for row in rows:
         who = row.winner or "a tie"

@@ -1,8 +1,8 @@
-"""Results of the load tools people already run, as rows that ``backtest`` takes.
+"""Read result files of common load generators as rows for ``backtest``.
 
-``vllm bench serve --save-result`` and SGLang's ``bench_serving`` write one JSON object (a line
-each); guidellm and aiperf / genai-perf write a report of several runs. What a result does not say
-(the GPU, the parallelism) is given on the command line and is the same for all of its rows.
+``vllm bench serve --save-result`` and SGLang's ``bench_serving`` write one JSON object (or one per
+line); guidellm and aiperf / genai-perf write a report of several runs. Values that a result file
+does not contain (the GPU, the parallelism) come from the command line and apply to all its rows.
 """
 
 import json
@@ -17,12 +17,12 @@ Row = dict[str, str]
 
 
 def read_load_tool(path: Path) -> list[Row]:
-    """Rows of a result file.
+    """Read a result file and return its rows.
 
     Raises
     ------
     InputError
-        If it is of no tool that is known.
+        If the file is not JSON, is empty, or is not from a supported tool.
     """
     text = read_text(path, "result of a load tool")
     rows: list[Row] = []
@@ -35,17 +35,17 @@ def read_load_tool(path: Path) -> list[Row]:
             rows.append(_bench_serving(document))
         else:
             raise InputError(
-                "is no result of vllm bench serve, SGLang bench_serving, guidellm or aiperf",
+                "is not a result of vllm bench serve, SGLang bench_serving, guidellm or aiperf",
                 where=str(path),
-                remedy="or give a CSV with the columns of backtest",
+                remedy="give a result of one of these tools, or a CSV with the backtest columns",
             )
     if not rows:
-        raise InputError("holds no result", where=str(path))
+        raise InputError("contains no result", where=str(path))
     return rows
 
 
 def _documents(text: str, path: Path) -> Iterator[Mapping[str, Any]]:
-    """One JSON document, or one a line."""
+    """Parse one JSON document, a list of them, or one per line."""
     try:
         whole = json.loads(text)
         documents = whole if isinstance(whole, list) else [whole]
@@ -53,15 +53,15 @@ def _documents(text: str, path: Path) -> Iterator[Mapping[str, Any]]:
         try:
             documents = [json.loads(line) for line in text.splitlines() if line.strip()]
         except json.JSONDecodeError as error:
-            raise InputError(f"is no JSON (line {error.lineno})", where=str(path)) from error
+            raise InputError(f"is not JSON (line {error.lineno})", where=str(path)) from error
     for document in documents:
         if not isinstance(document, dict):
-            raise InputError("is no JSON object", where=str(path))
+            raise InputError("is JSON, but not an object or a list of objects", where=str(path))
         yield document
 
 
 def _bench_serving(d: Mapping[str, Any]) -> Row:
-    """Both tools descend from one script and share its keys."""
+    """Convert a vLLM or SGLang result: both tools derive from one script and share its keys."""
     prompts = float(d.get("num_prompts") or d.get("completed") or 1)
     isl = d.get("random_input_len") or float(d.get("total_input_tokens", 0)) / prompts
     osl = d.get("random_output_len") or float(d.get("total_output_tokens", 0)) / prompts

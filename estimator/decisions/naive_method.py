@@ -1,12 +1,12 @@
-"""The formulas by which people estimate a deployment before buying it, and where they go wrong.
+"""The common back-of-the-envelope estimate of a deployment, and where it goes wrong.
 
-A much-read article estimates Qwen2.5-32B on a GPU of 148 TFLOPS: count FLOPs, divide by the peak,
-multiply by "about 60 %". This module reproduces each of its figures as printed, with the exact
-value beside it, and then says what the method leaves out: decode at batch 1 is limited by memory
-bandwidth, not FLOPs, so its 2466 tokens a second are some forty times what the memory allows.
+A much-read article estimates Qwen2.5-32B on a GPU with 148 TFLOPS: count FLOPs, divide by the peak,
+multiply by "about 60 %". This module reproduces each of its figures as printed next to the exact
+value, and then lists what the method leaves out: decode at batch 1 is limited by memory bandwidth,
+not FLOPs, so the article's 2466 tokens/s are about forty times what the memory allows.
 
-The article rounds as it goes (1024 tokens become 1000, 31.98 B become 32 B, 0.064 TFLOP become
-0.06) and truncates tokens per second; ``printed`` follows it, ``exact`` does not.
+The article rounds intermediate results (1024 tokens become 1000, 31.98 B become 32 B, 0.064 TFLOP
+become 0.06) and truncates tokens per second; ``printed`` does the same, ``exact`` does not.
 """
 
 import math
@@ -20,23 +20,23 @@ from groundspeed.profiles.record import Record
 
 
 class NaiveRow(Record):
-    """One figure of the method."""
+    """One figure of the article's estimate."""
 
     quantity: str
     formula: str
     exact: float
-    """In SI units; nothing rounded on the way."""
+    """Value in SI units, with no intermediate rounding."""
     printed: float
-    """As the article prints it, with its roundings on the way."""
+    """Value in SI units as the article prints it, with its intermediate rounding."""
     unit: str
     scale: float
-    """What ``exact`` and ``printed`` are divided by to be shown in ``unit``."""
+    """Divisor that converts ``exact`` and ``printed`` to ``unit``."""
     decimals: int
     comment: str = ""
 
 
 class NaiveEstimate(Record):
-    """The article's table, and what it leaves out."""
+    """The article's figures, and a list of what its method leaves out."""
 
     model: str
     hardware: str
@@ -50,27 +50,31 @@ class NaiveEstimate(Record):
 def naive_estimate(
     model: Model, spec: DeviceSpec, workload: Workload, *, utilization: float = 0.6
 ) -> NaiveEstimate:
-    """Estimate by the article's formulas.
+    """Estimate a static batch with the article's formulas.
 
     Parameters
     ----------
     model : Model
+        A model with a gated MLP.
     spec : DeviceSpec
+        Datasheet of the GPU.
     workload : Workload
+        Batch size, lengths and data type.
     utilization : float, default 0.6
-        The article's "about 60 %".
+        Fraction of the peak that is reached (above 0, at most 1); the article's "about 60 %".
 
     Raises
     ------
     InputError
-        If the datasheet lacks the peak, or the utilization is not a fraction.
+        If the datasheet has no peak for the data type, the utilization is out of range, or the MLP
+        is not gated.
     """
     if not 0.0 < utilization <= 1.0:
-        raise InputError(f"utilization must lie in (0, 1], not {utilization}")
+        raise InputError(f"utilization must be above 0 and at most 1, not {utilization}")
     require_possible(model, workload)
     if not model.gated_mlp:
         raise InputError(
-            f"the article's formulas describe a gated MLP, {model.id} has a plain one",
+            f"the article's formulas need a gated MLP, but the MLP of {model.id} is not gated",
             remedy="use the default method",
         )
     peak = spec.peak_flops(workload.dtype)
@@ -130,10 +134,10 @@ def naive_estimate(
 def memory_roof_tokens_per_s(
     model: Model, spec: DeviceSpec, workload: Workload, *, with_cache: bool
 ) -> float:
-    """Most tokens a second that the memory bandwidth allows in decode.
+    """Return the decode rate at which the memory bandwidth is saturated [tokens/s].
 
-    Each step streams every weight but the input embedding, once for the whole batch, and, with
-    the cache, the keys and values of each sequence at the mean context.
+    Each step reads every weight except the input embedding, once for the whole batch. With
+    ``with_cache`` it also reads the keys and values of each sequence at the mean context.
     """
     streamed = decode_stream_bytes(model, dtype=workload.dtype)
     if with_cache:
@@ -157,7 +161,7 @@ def _left_out(
             f"{claimed / roof:.0f} times too high."
         )
     lines += [
-        f"The parameter count leaves out what is not a large matrix or is a second head: "
+        f"The parameter count leaves out biases, norms and an untied LM head: "
         f"{model.id} has {model.parameters / 1e9:.2f} B parameters, not {counted / 1e9:.2f} B.",
         "Prefill also runs the output head, for the last token of each prompt only.",
         "Causal attention computes half of the score FLOPs counted above.",
@@ -196,5 +200,5 @@ def _truncated(value: float, decimals: int) -> float:
 
 
 def _significant(value: float, digits: int) -> float:
-    """Round to a number of significant digits, as the article does in its head."""
+    """Round to a number of significant digits, as the article does."""
     return float(f"{value:.{digits - 1}e}")

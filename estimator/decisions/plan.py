@@ -1,9 +1,9 @@
-"""Which deployment: search them all, keep the front, find the cheapest that is fast enough.
+"""Plan a deployment: search all, keep the Pareto front, find the cheapest that meets the SLO.
 
-Every way to place a model on some GPUs (tensor parallel, experts spread or split, attention in
-groups, replicas) is asked at every concurrency by the closed form. What is left is a front: more
-tokens a second a GPU against more tokens a second a user. The best of those that meet the objective
-are then simulated, for a queue has no closed form worth an objective.
+Every parallelism of a model on some GPUs (tensor, expert and data parallel, replicas) is evaluated
+at every concurrency with the closed form. The Pareto front trades tokens/s per GPU against tokens/s
+per user. The best candidates are then simulated, because the closed form of queueing is too
+inaccurate to decide whether an SLO is met.
 """
 
 import math
@@ -28,11 +28,11 @@ from groundspeed.profiles.record import Record
 
 MOST_CONCURRENCY = 4096
 SIMULATED = 6
-"""Candidates that are simulated, best first."""
+"""Number of candidates that are simulated, best first."""
 
 
 class PlanPoint(Record):
-    """A deployment at a concurrency."""
+    """Predicted performance and cost of one deployment at one concurrency."""
 
     gpu: str
     engine: str
@@ -51,15 +51,15 @@ class PlanPoint(Record):
     tokens_per_s_per_user: float
     cost_per_million_output_tokens: float | None
     meets: bool
-    """Whether the predicted mean meets the objective."""
+    """True if the predicted means meet the objective."""
     surely: bool
-    """Whether the upper end of its interval does, too."""
+    """True if the upper ends of the 90 % intervals meet the objective, too."""
     simulated: bool
     on_front: bool = False
 
 
 class Plan(Record):
-    """What was found."""
+    """Result of the search."""
 
     model: str
     prompt_tokens: int
@@ -67,9 +67,9 @@ class Plan(Record):
     ttft_limit_s: float | None
     tpot_limit_s: float | None
     points: tuple[PlanPoint, ...]
-    """The front, and every candidate that was simulated."""
+    """The Pareto front, and every candidate that was simulated."""
     best: PlanPoint | None
-    """The cheapest that meets the objective (most tokens a second a GPU, if no price is given)."""
+    """The cheapest that meets the objective; without a price, the most tokens/s per GPU."""
     tried: int
     launch: str | None
     advice: str
@@ -77,7 +77,7 @@ class Plan(Record):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A device with what is known of it, an engine and a price."""
+    """A device to consider, with its engine, number of GPUs and price."""
 
     name: str
     hardware: Hardware
@@ -96,17 +96,20 @@ def make_plan(
     dtype: str | None = None,
     kv_dtype: str | None = None,
 ) -> Plan:
-    """Search deployments.
+    """Search the deployments of a model on the candidate devices.
 
     Parameters
     ----------
     model : Model
+        The model to deploy.
     candidates : sequence of Candidate
+        Devices to consider.
     workload : ServingWorkload
-        Lengths; its concurrency is searched.
+        Prompt and output lengths; its concurrency is ignored, because it is searched.
     ttft_limit_s, tpot_limit_s : float, optional
-        The objective, for means.
+        Limits of mean TTFT and TPOT [s], above 0. Not given: no limit.
     dtype, kv_dtype : str, optional
+        Formats of weights and KV cache. Not given: the checkpoint's.
 
     Raises
     ------
@@ -115,13 +118,14 @@ def make_plan(
     """
     for name, value in (("TTFT", ttft_limit_s), ("TPOT", tpot_limit_s)):
         if value is not None and not value > 0:
-            raise InputError(f"a limit of {value} s on {name} is none")
+            raise InputError(f"the {name} limit must be above 0 s, not {value} s")
     candidates_tried: list[tuple[PlanPoint, Server, ServingWorkload]] = []
     refused = ""
     for candidate in candidates:
         if candidate.price_per_hour is not None and not 0 < candidate.price_per_hour < 10_000:
             raise InputError(
-                f"{candidate.price_per_hour} is no price of a GPU for an hour",
+                f"the price of a GPU-hour must be above 0 and below 10,000, "
+                f"not {candidate.price_per_hour}",
                 where="--price",
                 remedy="give the price of one GPU-hour, such as 2.5",
             )
@@ -133,7 +137,7 @@ def make_plan(
             except InputError as error:
                 refused = refused or str(error)
     if not candidates_tried:
-        raise InputError(f"nothing can be planned: {refused or 'no placement fits'}")
+        raise InputError(f"no deployment is possible: {refused or 'no parallelism fits'}")
     front = _front([p for p, _, _ in candidates_tried])
     order = sorted(candidates_tried, key=lambda f: _rank(f[0]))
     simulated = [_simulated(f, ttft_limit_s, tpot_limit_s) for f in order[:SIMULATED]]
@@ -160,7 +164,7 @@ def make_plan(
 def _placements(
     model: Model, gpus: int, dtype: str | None, kv_dtype: str | None
 ) -> list[Deployment]:
-    """Every placement of one replica on up to so many GPUs."""
+    """Return every parallelism of one replica on up to ``gpus`` GPUs."""
     if gpus < 1:
         raise InputError(f"--gpus must be at least 1, not {gpus}")
     placements = []
@@ -188,11 +192,13 @@ def _points(
     ttft_limit_s: float | None,
     tpot_limit_s: float | None,
 ) -> list[tuple[PlanPoint, Server, ServingWorkload]]:
-    """Closed-form points of one placement, at every concurrency that its memory holds."""
+    """Evaluate the closed form of one deployment at every concurrency that fits its KV cache."""
     engine, hardware = candidate.engine, candidate.hardware
     memory_bytes = hardware.memory_bytes
     if memory_bytes is None:
-        raise InputError(f"{candidate.name} does not say how much memory it has")
+        raise InputError(
+            f"the memory size of {candidate.name} is missing in its datasheet or profile"
+        )
     tokens = float(workload.prompt_tokens + workload.output_tokens)
     memory = plan_memory(model, deployment, engine, memory_bytes)
     fit = most_sequences(model, deployment, memory, tokens)
@@ -277,7 +283,7 @@ def _simulated(
     ttft_limit_s: float | None,
     tpot_limit_s: float | None,
 ) -> PlanPoint:
-    """A point with the simulation's figures in place of the formulas'."""
+    """Replace the closed-form values of a point by simulated ones."""
     point, server, workload = entry
     prediction: ServingPrediction = server.predict(workload)
     output = prediction.output_tokens_per_s * point.replicas
@@ -305,7 +311,7 @@ def _simulated(
 
 
 def _rank(p: PlanPoint) -> tuple[bool, float]:
-    """Meeting the objective first, then cheap, then many tokens a GPU."""
+    """Sort key: first points that meet the objective, then by cost, else by tokens/s per GPU."""
     cost = p.cost_per_million_output_tokens
     return (not p.meets, cost if cost is not None else -p.tokens_per_s_per_gpu)
 
@@ -315,7 +321,7 @@ def _key(p: PlanPoint) -> tuple[object, ...]:
 
 
 def _front(points: Sequence[PlanPoint]) -> list[PlanPoint]:
-    """Points that no other beats in tokens a GPU and in tokens a user."""
+    """Return the Pareto front of tokens/s per GPU and tokens/s per user."""
     front: list[PlanPoint] = []
     best = 0.0
     for p in sorted(points, key=lambda p: (-p.tokens_per_s_per_user, -p.tokens_per_s_per_gpu)):
@@ -332,33 +338,37 @@ def _advice(
     tpot_limit_s: float | None,
 ) -> str:
     if ttft_limit_s is None and tpot_limit_s is None:
-        return "no objective was given: the front shows what can be had"
+        return "no objective was given: the Pareto front shows the possible trade-offs"
     if best is not None:
         if best.surely:
             return "the upper ends of its intervals meet the objective, too"
-        return "its means meet the objective, the upper ends of its intervals do not: measure first"
+        return (
+            "its means meet the objective, but the upper ends of its intervals do not: "
+            "measure it before you decide"
+        )
     parts = []
     if tpot_limit_s is not None:
         fastest = min(points, key=lambda p: p.tpot_s)
         if fastest.tpot_s > tpot_limit_s:
             parts.append(
                 f"the fastest TPOT is {fastest.tpot_s * 1e3:.1f} ms (tp {fastest.tp} on "
-                f"{fastest.gpu}): more devices a replica, fewer bits, or a faster GPU"
+                f"{fastest.gpu}): try more devices per replica, fewer bits, or a faster GPU"
             )
     if ttft_limit_s is not None:
         quickest = min(points, key=lambda p: p.ttft_s)
         if quickest.ttft_s > ttft_limit_s:
             parts.append(
                 f"the shortest TTFT is {quickest.ttft_s * 1e3:.0f} ms (tp {quickest.tp}, "
-                f"{quickest.concurrency} clients): shorter prompts, a prefix cache, or more devices"
+                f"{quickest.concurrency} clients): try shorter prompts, a prefix cache, or more "
+                "devices"
             )
     return "nothing meets the objective; " + (
-        "; ".join(parts) or "each limit can be met, both at once cannot: relax one"
+        "; ".join(parts) or "each limit alone can be met, but not both together: relax one"
     )
 
 
 def launch_command(model: Model, p: PlanPoint, dtype: str | None, workload: ServingWorkload) -> str:
-    """A command that starts one replica of a point."""
+    """Return the shell command that starts one replica of a point."""
     name = hub_name(model)
     length = workload.prompt_tokens + workload.output_tokens
     each = -(-p.concurrency // p.replicas)

@@ -1,8 +1,8 @@
-"""Engines: how a server schedules, and what its host costs beside the kernels.
+"""Constants of inference engines: scheduling policy, memory use and host costs.
 
-One TOML file an engine in ``engines/``, one entry a version range and platform. The constants
-belong to an engine and its version, never to a model or a GPU: if one had to know the model, the
-operators would be wrong. Each file says how its constants were found.
+``engines/`` contains one TOML file per engine, with one entry per version range and platform. The
+constants depend on the engine and its version, never on a model or a GPU: a constant that needed
+the model would indicate an error in the operators. Each file states how its constants were found.
 
 >>> find_engine("vLLM", version="0.12.0").name
 'vllm'
@@ -23,79 +23,80 @@ Policy = Literal["mixed", "prefill_first", "whole_batch"]
 
 
 class Costs(Record):
-    """What the host and the gaps between kernels add [s]."""
+    """Time that the host and the gaps between kernels add [s], and factors on kernel times."""
 
     step_s: NonNegative
-    """A scheduler iteration: sampling, detokenizing, input preparation."""
+    """[s] Per scheduler iteration: sampling, detokenizing, input preparation."""
     layer_s: NonNegative
-    """A layer: what a captured graph leaves between its kernels, and kernels not modelled."""
+    """[s] Per layer: gaps between the kernels of a CUDA graph, and unmodelled kernels."""
     sequence_s: NonNegative
-    """Each running sequence, each step."""
+    """[s] Per running sequence and step."""
     collective_s: NonNegative
-    """Each collective, beside what the profile measured."""
+    """[s] Per collective, in addition to the time that the profile predicts."""
     request_s: NonNegative
-    """Each request: HTTP, tokenizing, the first scheduling; seen in TTFT alone."""
+    """[s] Per request: HTTP, tokenizing, first scheduling; affects only TTFT."""
     eager_decode_layer_s: NonNegative = 0.0
-    """Host time to launch a layer in decode where no graph is replayed; a floor."""
+    """[s] Host time to launch a layer in decode without CUDA graphs: a lower bound per layer."""
     eager_prefill_layer_s: NonNegative = 0.0
-    """The same in a step with a prefill; a floor."""
+    """[s] Host time to launch a layer in a step with prefill: a lower bound per layer."""
     eager_latent_layer_s: NonNegative = 0.0
-    """The same in decode for models with latent attention alone, in versions whose kernels for it
-    cannot be captured in a graph."""
+    """[s] Host time to launch a layer in decode with latent attention (MLA), in versions whose MLA
+    kernels cannot be captured in a CUDA graph: a lower bound per layer."""
     prefill_factor: Positive = 1.0
-    """Prefill attention and products in the engine against the same kernels alone."""
+    """Time of prefill attention and GEMMs in the engine / time of the same kernels alone."""
     attention_factor: Positive = 1.0
-    """Decode attention in the engine (paged) against the same kernel alone."""
+    """Time of (paged) decode attention in the engine / time of the same kernel alone."""
     experts_factor: Positive = 1.0
-    """Experts in the engine against the kernels that were tabulated; above 1 for early versions,
-    whose grouped products were not tuned yet. Like the next two a fact of the kernels that a
-    version carries."""
+    """Time of the experts in the engine / time of the tabulated kernels; above 1 for early versions
+    whose grouped GEMMs were not tuned yet. Depends on the kernels of a version, as do the next
+    two."""
     latent_decode_factor: Positive = 1.0
-    """Decode with latent attention, likewise."""
+    """Time of decode latent attention in the engine / time of the tabulated kernel."""
     latent_prefill_factor: Positive = 1.0
-    """Prefill with latent attention, likewise."""
+    """Time of prefill latent attention in the engine / time of the tabulated kernel."""
 
 
 class Engine(Record):
-    """One engine, version range and platform."""
+    """Constants of one engine for one version range and platform."""
 
     name: str
     title: str
     platform: Literal["cuda", "rocm", "any"]
     from_version: str = "0"
-    """First version it holds for."""
+    """First version to which this entry applies."""
     policy: Policy
     token_budget: Annotated[int, Field(ge=1)]
-    """Tokens a step may hold."""
+    """Largest number of tokens in a step."""
     max_sequences: Annotated[int, Field(ge=1)]
     memory_fraction: Annotated[float, Field(gt=0.0, le=1.0)]
-    """Of the device's memory that the engine takes."""
+    """[1] Fraction of the device memory that the engine uses."""
     overhead_bytes: NonNegative
-    """Of that for activations, graphs and the runtime."""
+    """[bytes] Part of that memory for activations, CUDA graphs and the runtime."""
     reserve_output: Annotated[float, Field(ge=0.0, le=1.0)]
-    """Share of a request's output that must fit before it is admitted."""
+    """[1] Fraction of a request's output that must fit in the KV cache before it is admitted."""
     custom_all_reduce: bool = True
-    """Whether it has an all-reduce of its own for small messages."""
+    """True if the engine has its own all-reduce kernel for small messages."""
     kernels: str = "vllm"
-    """Library whose attention kernels it runs, or the nearest that tables know."""
+    """Library of its attention kernels, or the most similar library in the tables."""
     fused_quantize: bool = False
-    """Whether rounding activations to 8 bit with one scale is part of the operation before."""
+    """True if per-tensor 8-bit quantization of activations is fused into the previous operation."""
     costs: Costs
     fitted_architecture: str = ""
-    """Of the devices whose rows its constants were fitted to; empty if to none."""
+    """GPU architecture of the measurements that its constants were fitted to; empty if none."""
     fitted_mixture: bool = False
-    """Whether mixtures of experts were among the models."""
+    """True if mixtures of experts were among the fitted models."""
     interval_tpot: Positive
-    """Factor within which 90 % of the measured TPOT lay of the predicted."""
+    """Factor between predicted and measured TPOT that 90 % of the measurements stayed within."""
     interval_ttft: Positive
+    """Factor between predicted and measured TTFT that 90 % of the measurements stayed within."""
     date: str
     source: str
-    """How the constants were found, and on what."""
+    """How the constants were found, and from which measurements."""
 
 
 @functools.cache
 def load_engines() -> tuple[Engine, ...]:
-    """Every engine that ships, newest version first.
+    """Return the constants of every engine that ships, newest version first.
 
     Raises
     ------
@@ -118,31 +119,34 @@ def load_engines() -> tuple[Engine, ...]:
 
 
 def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engine:
-    """The newest entry of an engine that is not newer than a version.
+    """Return the newest entry of an engine that is not newer than ``version``.
+
+    If every entry is newer, the oldest is returned.
 
     Parameters
     ----------
     name : str
-        As people write it: ``vLLM``, ``TensorRT-LLM``, ``trtllm``, ``sglang``, ``bare``.
+        Name in any common spelling: ``vLLM``, ``TensorRT-LLM``, ``trtllm``, ``sglang``, ``bare``.
     version : str
-        ``0.12.0``; the newest known if empty.
+        Version such as ``0.12.0``. Empty: the newest known.
     platform : {'cuda', 'rocm'}
+        Software platform of the GPU.
 
     Raises
     ------
     InputError
-        If it is not known.
+        If the engine is not known, or has no constants for the platform.
     """
     wanted = engine_name(name)
     if "nim" in name.lower() and wanted == "trtllm":
-        version = NIM_VERSION  # its own version says nothing of the engine inside
+        version = NIM_VERSION  # the version of NIM differs from that of its TensorRT-LLM
     engines = [e for e in load_engines() if e.name == wanted]
     fitting = [e for e in engines if e.platform in (platform, "any")]
     if not fitting:
         known = sorted({e.name for e in load_engines()})
         if not engines:
             raise InputError(f"unknown engine '{name}'", remedy=did_you_mean(wanted, known))
-        raise InputError(f"no constants of {wanted} on {platform}")
+        raise InputError(f"there are no constants of the engine {wanted} for {platform}")
     if not _numbers(version):
         return fitting[0]
     older = [e for e in fitting if _numbers(e.from_version) <= _numbers(version)]
@@ -150,7 +154,7 @@ def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engi
 
 
 def engine_name(name: str) -> str:
-    """The engine that people mean: ``TensorRT-LLM (static batch)`` is ``trtllm``."""
+    """Normalize the name of an engine: ``TensorRT-LLM (static batch)`` becomes ``trtllm``."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower().split("(")[0])
     if plain in ENGINE_NAMES:
         return ENGINE_NAMES[plain]
@@ -161,7 +165,7 @@ def engine_name(name: str) -> str:
 
 
 NIM_VERSION = "0.10"
-"""Of the TensorRT-LLM inside NVIDIA's packaged servers of 2024."""
+"""Version of TensorRT-LLM inside NVIDIA NIM containers of 2024."""
 
 ENGINE_NAMES = {
     "tensorrtllm": "trtllm", "trtllm": "trtllm", "trt": "trtllm", "nim": "trtllm",
@@ -171,7 +175,7 @@ ENGINE_NAMES = {
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """``0.7.3.dev138+g21f`` as (0, 7, 3)."""
+    """Parse the leading numbers of a version: ``0.7.3.dev138+g21f`` becomes (0, 7, 3)."""
     parts = []
     for part in version.lstrip("v").split("+")[0].split("."):
         match = re.match(r"\d+", part)

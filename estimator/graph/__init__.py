@@ -1,1 +1,1 @@
-"""Describe what one step of a model computes, as a list of operators."""
+"""Describe one step of a model as a list of operators."""

@@ -1,13 +1,15 @@
-"""Cut one engine step into operators: what an engine runs, sharded, with its fused kernels.
+"""Split one step of a serving engine into operators, sharded and with fused kernels.
 
-Where :mod:`groundspeed.estimator.graph.operators` follows the plain decoder that ``verify`` runs,
-this follows a serving engine on one rank: norms fused with residuals, rotary with the write to the
-cache, experts grouped, and a collective where a sharded product ends. A step's parts depend on
-different things, so they are told apart by what they depend on:
+:mod:`groundspeed.estimator.graph.operators` models the plain decoder that ``verify`` runs. This
+module models a serving engine on one rank: norms fused with residual additions, rotary embedding
+fused with the KV cache write, grouped experts, and a collective after each sharded GEMM. The parts
+of a step are grouped by the quantity that their time depends on:
 
-- *rows*: every product and small operation, on the tokens of the step (decoding + prefilled);
-- *decode attention*, on sequences and their context; *prefill attention*, on prompts and lengths;
-- *head*: on the sequences that get a token.
+- *rows*: all GEMMs and elementwise operations; depend on the tokens of the step (decoding +
+  prefilled);
+- *decode attention*: depends on the sequences and their context;
+- *prefill attention*: depends on the prompts and their lengths;
+- *head*: depends on the number of sequences that get a token.
 """
 
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from groundspeed.estimator.serving.deployment import Deployment, Formats, format
 from groundspeed.profiles.operations import Array
 
 STATE_BYTES = 4.0
-"""Recurrent states are kept in 32 bit."""
+"""Bytes per element of a recurrent state: it is stored in 32 bit."""
 
 
 @dataclass(frozen=True)
@@ -30,29 +32,30 @@ class Layers:
     model: Model
     deployment: Deployment
     custom_all_reduce: bool
-    """Whether the engine has an all-reduce of its own beside the library's."""
+    """True if the engine has its own all-reduce kernel besides that of NCCL or RCCL."""
     fused_quantize: bool = False
+    """True if the activations are quantized by the operation before the GEMM."""
     library: str = "vllm"
-    """Whose attention kernels run, where a profile knows several."""
+    """Library of the attention kernels, used if a profile has laws for several."""
 
     @property
     def formats(self) -> Formats:
-        """Formats of each part."""
+        """Number format of each part of the model."""
         return formats(self.model, self.deployment)
 
     @property
     def collectives(self) -> int:
-        """Collectives of one step: after attention and after the channel part, where sharded."""
+        """Number of collectives in one step: after attention and MLP or experts, if sharded."""
         one = np.ones(1)
         return sum(o.count for o in self.rows(one) if o.operation == "collective")
 
     def rows(self, m: Array) -> list[Operator]:
-        """Everything that depends on the tokens of a step.
+        """Return the operators whose time depends on the number of tokens in a step.
 
         Parameters
         ----------
         m : (N,) ndarray
-            Tokens of one rank's step.
+            Number of tokens in the step of one rank.
         """
         model, f = self.model, self.formats
         parts = [_elementwise("embed", "embed", m, model.hidden, 1, f.rest)]
@@ -61,17 +64,17 @@ class Layers:
             parts += self._recurrent_rows(m, model.recurrent, f)
         parts += self._dense_rows(m, f)
         parts += self._expert_rows(m, f)
-        # Each norm is fused with the residual beside it: two in, two out.
+        # Each norm is fused with the residual addition: it reads two tensors and writes two.
         norms = model.layers * model.norms_per_layer
         parts.append(_elementwise("norm", "rms_norm", m, 2 * model.hidden, norms, f.rest))
         if self.deployment.pp > 1:
-            # A stage hands its rows to the next: as much as half a gather of two.
+            # A pipeline stage sends its rows to the next one: half the bytes of a 2-rank gather.
             half = m * 2.0
             parts.append(self._collective("all_gather", half, 2, self.deployment.pp - 1))
         return parts
 
     def head(self, sequences: Array) -> list[Operator]:
-        """The output head and the draw of a token, for the sequences that get one."""
+        """Return the LM head and sampling for the sequences that get a token."""
         model, f = self.model, self.formats
         width = _split(model.vocabulary, self.deployment.tp)
         return [
@@ -80,7 +83,7 @@ class Layers:
         ]
 
     def decode_attention(self, sequences: Array, context: Array) -> list[Operator]:
-        """Attention of decoding sequences over their cache; both (N,)."""
+        """Return attention of decoding sequences over their KV cache; both arguments (N,)."""
         model, f, tp = self.model, self.formats, self.deployment.tp
         if model.latent is not None:
             latent = model.latent
@@ -91,7 +94,7 @@ class Layers:
             parts = [
                 Operator("attention", "mla_decode", config_key, columns, model.attention_layers)
             ]
-            # Queries into the latent space, values out of it.
+            # MLA weight absorption: project queries into the latent space and values out of it.
             parts += [
                 _matmul("absorb", sequences, heads * latent.kv_rank, latent.nope_dim,
                         model.attention_layers, f.rest),
@@ -111,7 +114,10 @@ class Layers:
         return operators
 
     def prefill_attention(self, prompts: Array, length: Array) -> list[Operator]:
-        """Causal attention of whole prompts; both (N,). A chunk is a difference of two."""
+        """Return causal attention of whole prompts; both arguments (N,).
+
+        The time of a chunk is the difference of two of these.
+        """
         model, f, tp = self.model, self.formats, self.deployment.tp
         if model.latent is not None:
             heads = model.heads // tp
@@ -126,7 +132,7 @@ class Layers:
             operators.append(self._attention("attention_prefill", prompts, length, whole, f))
         if model.windowed_layers and model.sliding_window:
             window = float(model.sliding_window)
-            # As many prompts of the window's length as hold the same pairs of tokens.
+            # Replace each prompt by several of window length with the same number of token pairs.
             inside = np.minimum(length, window)
             pairs = np.where(length > window, (length - window / 2.0) / (window / 2.0), 1.0)
             operators.append(
@@ -181,7 +187,7 @@ class Layers:
         return parts
 
     def latent_prefill_rows(self, tokens: Array) -> list[Operator]:
-        """Keys and values of latent attention, written out for prefill: (N,) tokens."""
+        """Return the up-projection of latent keys and values in prefill, for (N,) tokens."""
         latent = self.model.latent
         if latent is None:
             return []
@@ -197,7 +203,7 @@ class Layers:
                     f.linear),
             self._linear("recurrent", m, self.model.hidden, _split(r.inner_width, tp), r.layers,
                     f.linear),
-            # Convolution and scan read and write what goes through them.
+            # Convolution and scan are memory-bound: each reads and writes its input once.
             _elementwise("recurrent", "rms_norm", m, 2 * _split(r.conv_width, tp), 2 * r.layers,
                          f.rest),
         ]  # fmt: skip
@@ -206,7 +212,7 @@ class Layers:
         return parts
 
     def state(self, sequences: Array) -> list[Operator]:
-        """Read and write of recurrent states in decode: (N,) sequences."""
+        """Return the read and write of recurrent states in decode, for (N,) sequences."""
         r = self.model.recurrent
         if r is None:
             return []
@@ -234,12 +240,12 @@ class Layers:
         e = model.experts
         if e is None:
             return []
-        tokens = m * d.dp  # experts serve all attention groups together
+        tokens = m * d.dp  # the experts process the tokens of all attention groups
         width = e.intermediate / d.expert_tp
         columns = {
             "tokens": tokens,
             "hidden": _full(m, e.latent_hidden or model.hidden),
-            # The operation counts three matrices; experts without a gate have two.
+            # The "experts" operation assumes three matrices; experts without a gate have two.
             "width": _full(m, width * e.matrices / 3.0),
             "experts": _full(m, e.count),
             "top_k": _full(m, e.top_k),
@@ -263,7 +269,7 @@ class Layers:
                 _matmul("router", m, 2 * e.latent_hidden, model.hidden, e.layers, f.linear)
             )
         if d.dp > 1:
-            # Every group's tokens to the experts, and what they say back.
+            # Gather the tokens of all groups for the experts, then scatter the results back.
             parts.append(self._collective("all_gather", tokens, d.world, e.layers))
             parts.append(self._collective("reduce_scatter", tokens, d.world, e.layers))
         elif d.tp > 1:
@@ -271,7 +277,7 @@ class Layers:
         return parts
 
     def _linear(self, group: str, m: Array, n: float, k: float, count: int, dtype: str) -> Operator:
-        """A product of the layers, whose activations may come rounded."""
+        """Return a GEMM of the layers; its activations may already be quantized."""
         operator = _matmul(group, m, n, k, count, dtype)
         if self.fused_quantize and dtype in ("fp8", "int8"):
             config_key = {"dtype": dtype, "quantize": "fused"}
@@ -285,7 +291,7 @@ class Layers:
 
 
 def _split(width: int, ways: int) -> int:
-    """A rank's share of a width; odd ones are padded."""
+    """Return a rank's share of a width, rounded up (the width is padded)."""
     return -(-width // ways)
 
 

@@ -1,11 +1,11 @@
-"""Cut a forward pass into its operators: what runs, how often, how much work it is.
+"""Split a forward pass of a plain decoder into operators, with their counts, FLOPs and bytes.
 
-One list serves every question: its FLOPs and bytes are the model's cost, a datasheet or a
-profile's laws give each operator a time, and ``verify`` compares that time with what the same
-group of the real decoder takes. The structure is the plain one (fused QKV and gate-up products,
-static KV cache, fused attention), one launch an operator.
+The same list is used everywhere: its FLOPs and bytes are the cost of the model, a datasheet or the
+laws of a profile give each operator a time, and ``verify`` compares that time with the measured
+time of the same group in a real decoder. The structure is plain (fused QKV and gate-up GEMMs,
+static KV cache, fused attention), with one kernel launch per operator.
 
-Rows is what a matrix product sees: batch x prompt in prefill, batch in decode.
+"Rows" is the number of rows of a GEMM: batch x prompt length in prefill, batch in decode.
 """
 
 from collections.abc import Mapping
@@ -22,51 +22,54 @@ PhaseName = Literal["prefill", "decode"]
 
 @dataclass(frozen=True)
 class Operator:
-    """One operation of a forward pass, and how many times it runs."""
+    """One operation of a forward pass, executed ``count`` times."""
 
     group: str
-    """What part of the model: qkv, attention, out, mlp, head, norm, ..."""
+    """Part of the model: qkv, attention, out, mlp, head, norm, ..."""
     operation: str
     config_key: Mapping[str, str]
     columns: Mapping[str, Array]
-    """Numeric columns; (N,) arrays where a column varies over decode steps, else (1,)."""
+    """Sizes of the operation; (N,) arrays if they vary over decode steps, else (1,)."""
     count: int
 
     @property
     def flops(self) -> Array:
-        """FLOPs of all its runs in one pass."""
+        """FLOPs of all executions in one forward pass."""
         return self.count * OPERATIONS[self.operation].flops(self.columns, self.config_key)
 
     @property
     def bytes(self) -> Array:
-        """Bytes of all its runs in one pass."""
+        """Bytes moved by all executions in one forward pass."""
         return self.count * OPERATIONS[self.operation].bytes(self.columns, self.config_key)
 
 
 def forward_pass(
     model: Model, phase: PhaseName, *, batch: int, length: Array, dtype: str
 ) -> list[Operator]:
-    """The operators of one forward pass.
+    """Return the operators of one forward pass.
 
     Parameters
     ----------
     model : Model
+        Shapes of the model.
     phase : {'prefill', 'decode'}
+        Phase of the forward pass.
     batch : int
-        Sequences.
+        Number of sequences.
     length : (N,) ndarray
-        Prefill: the prompt length. Decode: the tokens that attention sees (the cache and the new
-        token), one for each step that is asked about.
+        Prefill: the prompt length (only the first element is used for the rows). Decode: the
+        number of tokens that attention reads (KV cache and new token), one value per step.
     dtype : str
-        Of weights, activations and cache.
+        Data type of weights, activations and KV cache.
 
     Returns
     -------
     list of Operator
+        All operators, grouped by ``Operator.group``.
     """
     layers = model.layers
     rows = float(batch) * (float(length[0]) if phase == "prefill" else 1.0)
-    last_rows = float(batch)  # the head sees the last token of each sequence only
+    last_rows = float(batch)  # the LM head processes only the last token of each sequence
     norm = "rms_norm" if model.norm == "rms" else "layer_norm"
     parts = [
         _elementwise("embed", "embed", rows, model.hidden, 1, dtype),
@@ -106,17 +109,17 @@ def forward_pass(
 
 
 def decode_stream_bytes(model: Model, *, dtype: str) -> float:
-    """Bytes of weights that one decode step reads, whatever the batch."""
+    """Return the bytes of weights that one decode step reads, independent of the batch size."""
     return model.streamed_parameters * item_bytes(dtype)
 
 
 def kv_bytes_per_token(model: Model, *, dtype: str) -> float:
-    """Bytes that one token adds to the KV cache."""
+    """Return the bytes that one token adds to the KV cache."""
     return model.kv_items_per_token * item_bytes(dtype)
 
 
 def _norms_run(model: Model) -> int:
-    """Norms executed in a layer: a parallel block shares one."""
+    """Return the number of norms per layer: 1 in a parallel block, else 2."""
     return 1 if model.parallel_block else 2
 
 

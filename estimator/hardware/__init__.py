@@ -1,1 +1,1 @@
-"""Give each operator a time: from the laws of a profile, or from the peaks of a datasheet."""
+"""Predict operator times from the laws of a profile or from the peaks of a datasheet."""

@@ -1,9 +1,10 @@
-"""Which law of a profile serves an operation: its own, or one of a format that runs alike.
+"""Select the law of a profile for an operation, or a substitute law of a similar data type.
 
-A profile measures what its device runs natively. A format that differs in how weights are stored
-borrows the law of the type it is computed in: 4-bit weights are read as half a byte and multiplied
-in 16 bit, so the law of 16-bit products holds with a quarter of the weight's bytes. Such a law says
-``transferred`` and its interval is wider; nothing is borrowed across what would change the rate.
+A profile contains laws for the formats that its device runs natively. A format that only stores
+weights differently uses the law of the type it is computed in: 4-bit weights take half a byte in
+memory and are multiplied in 16 bit, so the 16-bit GEMM law applies with a quarter of the weight
+bytes. Such a law has the origin ``transferred`` and a wider interval. No law is substituted across
+a difference that would change the compute rate.
 """
 
 import numpy as np
@@ -23,11 +24,11 @@ COMPUTED_AS: dict[str, tuple[str, ...]] = {
     "w4a8_mxfp4_mxfp8": ("w4a16_mxfp4", "fp8", "bfloat16"),
     "nvfp4": ("w4a16_mxfp4", "bfloat16"),
 }
-"""Formats whose law may serve, nearest first."""
+"""Formats whose law may be used as a substitute, most similar first."""
 
 SUBSTITUTE_SPREAD = 0.12
-"""Standard deviation, in log time, of what borrowing misses: block-scaled against per-tensor
-products of one H200 differ by about as much (aiconfigurator's tables)."""
+"""Standard deviation of log(time) that a substitute law adds: block-scaled and per-tensor GEMMs on
+one H200 differ by about this much (aiconfigurator's tables)."""
 
 HALF_OF_90 = 1.645
 
@@ -35,12 +36,14 @@ ATTENTION = ("attention_prefill", "attention_decode", "mla_prefill", "mla_decode
 
 
 def find_law(profile: Profile, operation: str, config_key: dict[str, str]) -> Law | None:
-    """The law that serves an operation, if there is one.
+    """Return the law for an operation, or None if the profile has no suitable law.
 
     Parameters
     ----------
     profile : Profile
+        The profile to search.
     operation : str
+        Name of the operation, e.g. ``matmul``.
     config_key : dict of str to str
         ``dtype``; attention: also ``kv_dtype``; collectives: ``op``, ``world_size``, ``mode``.
     """
@@ -57,17 +60,17 @@ def find_law(profile: Profile, operation: str, config_key: dict[str, str]) -> La
         wanted = config_key | {"dtype": other}
         for law in own:
             if wanted.items() <= law.config_key.items():
-                # Small operations move 16 bit either way.
+                # Elementwise operations move 16-bit activations in either format.
                 same = operation == "elementwise" or {dtype, other} == {"float16", "bfloat16"}
                 return law if same else substitute_law(law, law.config_key | {"dtype": dtype})
     return None
 
 
 def _fused(profile: Profile, config_key: dict[str, str]) -> Law | None:
-    """The law of products whose activations the operation before has rounded already.
+    """Return the law of GEMMs whose activations were quantized by the preceding operation.
 
-    Tables of 8-bit products include the rounding: a launch of its own and the traffic. Without it
-    a product starts as fast as one of 16 bit.
+    Tables of 8-bit GEMMs include a separate quantization kernel: its launch and its memory traffic.
+    Without that kernel the launch latency is that of a 16-bit GEMM.
     """
     law = find_law(profile, "matmul", config_key)
     plain = find_law(profile, "matmul", {"dtype": "bfloat16"})
@@ -82,7 +85,7 @@ def _fused(profile: Profile, config_key: dict[str, str]) -> Law | None:
 
 
 def _attention(laws: list[Law], config_key: dict[str, str]) -> Law | None:
-    """By the cache's format first; queries of 16 bit are all alike."""
+    """Select an attention law by KV cache format first; all 16-bit query types are equivalent."""
     library = config_key.get("library")
     if any(law.config_key.get("library") == library for law in laws):
         laws = [law for law in laws if law.config_key.get("library") == library]
@@ -109,12 +112,12 @@ def _attention(laws: list[Law], config_key: dict[str, str]) -> Law | None:
 
 
 def substitute_law(law: Law, config_key: dict[str, str]) -> Law:
-    """A law that counts another format's bytes, and says so."""
+    """Copy a law for another format, with origin ``transferred`` and a wider interval."""
     wider = HALF_OF_90 * SUBSTITUTE_SPREAD
     update: dict[str, object] = {
         "config_key": config_key,
         "origin": "transferred",
-        "source": f"{law.source}, of {law.config_key['dtype']}",
+        "source": f"{law.source}, measured with {law.config_key['dtype']}",
         "held_out": law.held_out.model_copy(
             update={
                 "log_q05": -float(np.hypot(law.held_out.log_q05, wider)),

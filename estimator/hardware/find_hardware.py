@@ -1,4 +1,4 @@
-"""From names to what they stand for: a device, a profile, a server."""
+"""Find a device, a profile or a server by name."""
 
 from dataclasses import dataclass
 from importlib import resources
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HardwareChoice:
-    """What a name stands for: a profile, a datasheet, or both."""
+    """The profile, the datasheet, or both that were found for a name."""
 
     name: str
     profile: Profile | None
     spec: DeviceSpec | None
     reason: str
-    """Which was chosen, and why."""
+    """A phrase that says which of them was chosen, and why."""
 
     @property
     def best(self) -> ProfileHardware | DatasheetHardware:
-        """The profile if there is one, else the datasheet."""
+        """Hardware from the profile if there is one, else from the datasheet."""
         if self.profile is not None:
             return ProfileHardware(self.profile)
         if self.spec is None:
-            raise InputError(f"nothing is known about '{self.name}'")
+            raise InputError(f"there is neither a profile nor a datasheet of '{self.name}'")
         return DatasheetHardware(self.spec)
 
 
 def find_hardware(name: str, *, profile_dir: Path | None = None) -> HardwareChoice:
-    """Find what is known about a device.
+    """Find the profile and the datasheet of a device.
 
     Parameters
     ----------
@@ -44,12 +44,12 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> HardwareChoi
         Path of a profile, id of a measured profile, or name of a GPU (``h200``,
         ``NVIDIA A100-SXM4-80GB``).
     profile_dir : Path, optional
-        Where measured profiles live; the user's data folder if not given.
+        Folder with measured profiles. Not given: the user's data folder.
 
     Raises
     ------
     InputError
-        If nothing of that name is known.
+        If no profile or datasheet has this name.
     """
     if name.endswith(".json") or "/" in name:
         profile = load_profile(Path(name).expanduser())
@@ -68,28 +68,32 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> HardwareChoi
     note = f"{match.note}; " if match.note else ""
     same = [p for p in own if p.datasheet is not None and p.datasheet.id == match.spec.id]
     if same:
-        reason = f"{note}measured profile {same[-1].id}, the newest of this device"
+        reason = f"{note}measured profile {same[-1].id}, the newest for this device"
         return HardwareChoice(name, same[-1], match.spec, reason)
     shipped = shipped_profile(match.spec.id)
     if shipped is not None:
-        how = "published timings" if shipped.mode == "imported" else "laws of a relative, scaled"
-        reason = f"{note}profile {shipped.id} ({how}); none of yours is of this device"
+        imported = shipped.mode == "imported"
+        how = "published timings" if imported else "laws scaled from a similar GPU"
+        reason = f"{note}profile {shipped.id} ({how}); you have no profile of this device"
         return HardwareChoice(name, shipped, match.spec, reason)
-    reason = f"{note}datasheet {match.spec.id}; no profile of it"
+    reason = f"{note}datasheet {match.spec.id}; there is no profile of this device"
     return HardwareChoice(name, None, match.spec, reason)
 
 
 def shipped_profile(spec_id: str) -> Profile | None:
-    """The profile of a device that ships, imported or transferred."""
+    """Return the imported or transferred profile that ships for a device; None if there is none."""
     file = resources.files("groundspeed.profiles") / "shipped" / f"{spec_id}.json"
     if not file.is_file():
         return None
-    # What ships was held against physics when it was built, and is again in the tests.
+    # No physical validation here: shipped profiles are checked when built and in the tests.
     return Profile.model_validate_json(file.read_text(encoding="utf-8"))
 
 
 def measured_profiles(folder: Path | None = None, *, naming: tuple[str, ...] = ()) -> list[Profile]:
-    """Measured profiles that ship, then those of a folder (or of the user), oldest first."""
+    """Return the measured profiles that ship, then those in a folder, each oldest first.
+
+    Without ``folder`` the user's data folder is read.
+    """
     shipped = resources.files("groundspeed.profiles") / "measured"
     folders = [Path(str(shipped)), folder or profile_folder()]
     return [
@@ -106,19 +110,20 @@ def find_server(
     engine: str = "vllm",
     profile_dir: Path | None = None,
 ) -> "Server":
-    """A model behind an engine on devices, by their names.
+    """Create a server from the names of a model, a GPU and an engine.
 
     Parameters
     ----------
     model, gpu : str
-        A model's shipped name, hub name or ``config.json``; a device as :func:`find_hardware`.
-    tp : int
-        Tensor parallel.
+        A model's shipped name, hub name or ``config.json``; a device as in :func:`find_hardware`.
+    tp : int, default 1
+        Tensor-parallel degree.
     dtype : str, optional
-        Of the weights; the checkpoint's if not given.
-    engine : str
-        Its constants are those of its platform, CUDA or ROCm.
+        Format of the weights. Not given: the checkpoint's.
+    engine : str, default "vllm"
+        Name of the engine; the constants of the GPU's platform (CUDA or ROCm) are used.
     profile_dir : Path, optional
+        Folder with measured profiles. Not given: the user's data folder.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Give an operator a time: by a datasheet's two peaks, or by the laws of a measured profile.
+"""Predict the time of an operator from datasheet peaks or from the laws of a profile.
 
-The datasheet is the classic roofline with everything at its peak: no real kernel is faster, so
-its answer is a bound. A profile's laws know start-up costs, achieved rates and their error.
+A datasheet gives the classic roofline at peak rates: no real kernel is faster, so the result is a
+lower bound on time. The laws of a profile include launch latency, achieved rates and their errors.
 """
 
 from dataclasses import dataclass, field
@@ -23,18 +23,18 @@ Bound = Literal["compute", "memory", "start-up", "link"]
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """Time of all runs of an operator in one pass."""
+    """Total time of all executions of an operator in one forward pass, with 90 % interval."""
 
     time_s: Array
     low_s: Array
     high_s: Array
     bound: Bound
     extrapolated: bool
-    """Some input lies outside the range that was measured."""
+    """True if an input lies outside the fit range of the law."""
 
 
 class Hardware(Protocol):
-    """Whatever can say how long an operator takes."""
+    """Interface of everything that predicts operator times: datasheets and profiles."""
 
     @property
     def id(self) -> str:
@@ -53,37 +53,37 @@ class Hardware(Protocol):
 
     @property
     def architecture(self) -> str:
-        """Of the device: ``hopper``, ``cdna3``; empty if not known."""
+        """GPU architecture, e.g. ``hopper`` or ``cdna3``; empty if not known."""
         ...
 
     def spread_fraction(self, bound: Bound) -> float:
-        """How much the whole machine varied while it was measured, by what limits."""
+        """Relative variation of the machine during calibration, for operators with this bound."""
         ...
 
     @property
     def power(self) -> tuple[float, str] | None:
-        """Power of the device under load [W], and whether it was ``measured`` or is its ``cap``."""
+        """Power under load [W] and its origin: ``measured`` or ``cap`` (the power limit)."""
         ...
 
     def has(self, operation: str, **config_key: str) -> bool:
-        """Whether it can answer."""
+        """Return True if the time of this operation can be predicted."""
         ...
 
     def time(self, operator: Operator) -> OperatorTime:
-        """Time of an operator."""
+        """Predict the time of an operator."""
         ...
 
 
 @dataclass(frozen=True)
 class DatasheetHardware:
-    """Everything at the vendor's peak: a bound on speed, not an estimate of it."""
+    """Roofline at the vendor's peaks: an upper bound on speed, not an estimate."""
 
     spec: DeviceSpec
     origin: str = "datasheet"
 
     @property
     def id(self) -> str:
-        """The datasheet's id."""
+        """Name of the datasheet."""
         return self.spec.id
 
     @property
@@ -97,25 +97,25 @@ class DatasheetHardware:
         return self.spec.architecture
 
     def spread_fraction(self, bound: Bound) -> float:
-        """A sheet does not vary."""
+        """Return 0: datasheet values do not vary."""
         return 0.0
 
     @property
     def power(self) -> tuple[float, str] | None:
-        """The cap of the sheet."""
+        """Power limit of the datasheet [W], with the origin ``cap``; None if not given."""
         return (self.spec.power_cap_w.value, "cap") if self.spec.power_cap_w else None
 
     def has(self, operation: str, **config_key: str) -> bool:
-        """Whether it can answer: a sheet has no measured collectives of several kinds."""
+        """Return True, except for collectives in modes other than ``nccl``."""
         return operation != "collective" or config_key.get("mode") == "nccl"
 
     def time(self, operator: Operator) -> OperatorTime:
-        """max(FLOPs / peak, bytes / bandwidth).
+        """Return max(FLOPs / peak, bytes / bandwidth).
 
         Raises
         ------
         InputError
-            If the sheet lacks a peak that is needed.
+            If the datasheet lacks a required peak.
         """
         if operator.operation == "collective":
             return self._collective(operator)
@@ -130,7 +130,7 @@ class DatasheetHardware:
     def _collective(self, operator: Operator) -> OperatorTime:
         wire = self.spec.scaleup_bandwidth_bytes_per_s or self.spec.p2p_bandwidth_bytes_per_s
         if wire is None:
-            raise InputError(f"the datasheet of {self.spec.id} gives no bandwidth between GPUs")
+            raise InputError(f"the datasheet of {self.spec.id} has no bandwidth between GPUs")
         factor = bus_factor(operator.config_key["op"], int(operator.config_key["world_size"]))
         time = operator.bytes * factor / wire.value
         return OperatorTime(time, time, time, "link", extrapolated=False)
@@ -138,19 +138,19 @@ class DatasheetHardware:
 
 @dataclass(frozen=True)
 class ProfileHardware:
-    """The laws of a profile."""
+    """Hardware described by the fitted laws of a profile."""
 
     profile: Profile
     _laws: dict[tuple[str, ...], Law] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def id(self) -> str:
-        """The profile's id."""
+        """Name of the profile."""
         return self.profile.id
 
     @property
     def origin(self) -> str:
-        """Where its laws come from."""
+        """Origins of its laws, joined by "+": ``imported``, ``measured``, ``transferred``."""
         origins = sorted({law.origin for law in self.profile.laws})
         return "+".join(origins)
 
@@ -166,12 +166,12 @@ class ProfileHardware:
         return datasheet.architecture if datasheet else self.profile.device.architecture
 
     def spread_fraction(self, bound: Bound) -> float:
-        """Spread of the reference case during the calibration."""
+        """Relative variation of the reference case during the calibration."""
         return self.profile.spread_fraction("memory" if bound == "memory" else "compute")
 
     @property
     def power(self) -> tuple[float, str] | None:
-        """Median over measured products and attention; else the cap."""
+        """Median power of measured GEMMs and attention [W]; if not measured, the power limit."""
         watts = [
             p.power_w
             for c in self.profile.curves
@@ -188,7 +188,7 @@ class ProfileHardware:
         return (cap, "cap") if cap is not None else None
 
     def has(self, operation: str, **config_key: str) -> bool:
-        """Whether a law serves an operation."""
+        """Return True if the profile has a law or a substitute law for an operation."""
         return find_law(self.profile, operation, config_key) is not None
 
     def _law(self, operation: str, config_key: dict[str, str]) -> Law:
@@ -208,13 +208,11 @@ class ProfileHardware:
         if "world_size" in config_key:
             ranks = {law.config_key.get("world_size", "") for law in self.profile.laws} - {""}
             known = ", ".join(sorted(ranks, key=int)) or "none"
-            return f"it has collectives of {known} devices; measure others with calibrate"
-        return (
-            f"choose a data type it has all laws for ({self._whole_dtypes()}), or calibrate again"
-        )
+            return f"it has collectives for {known} devices; measure others with calibrate"
+        return f"choose a data type with all laws ({self._whole_dtypes()}), or calibrate again"
 
     def _whole_dtypes(self) -> str:
-        """Data types with products, attention and small operations."""
+        """List the data types that have GEMM, attention and elementwise laws."""
         have: dict[str, set[str]] = {}
         for law in self.profile.laws:
             if "dtype" not in law.config_key:
@@ -224,7 +222,7 @@ class ProfileHardware:
         return ", ".join(sorted(d for d, o in have.items() if needed <= o)) or "none"
 
     def time(self, operator: Operator) -> OperatorTime:
-        """Ask the operator's law.
+        """Predict the time of an operator with its law.
 
         Raises
         ------

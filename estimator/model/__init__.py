@@ -1,1 +1,1 @@
-"""Read a model: its configuration, its sizes, its parameters and its weight formats."""
+"""Read a model's configuration: its sizes, parameter counts and weight formats."""

@@ -1,8 +1,9 @@
-"""Read a Hugging Face ``config.json``, which may come from anywhere.
+"""Parse a Hugging Face ``config.json`` from any source into a :class:`Model`.
 
-Each architecture has a dialect: which key holds what, and the facts that its code fixes and its
-configuration does not say (Qwen2 has biases on Q, K and V and no key for it). An unknown
-architecture is refused: a wrong parameter count would look just like a right one.
+Each architecture has its own parser: it knows the meaning of the keys, and the properties that are
+fixed in the architecture's code but absent from its configuration (Qwen2 has biases on Q, K and V,
+and no key for them). An unknown architecture is rejected, because a wrong parameter count could not
+be told from a correct one.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from groundspeed.profiles.record import describe
 
 
 def _qwen2(r: HfConfig) -> Facts:
-    # Biases on Q, K and V are fixed by the architecture; its window is off unless asked for.
+    # The architecture fixes biases on Q, K and V; the window needs use_sliding_window = true.
     return llama_like(r) | {"qkv_bias": True, "output_bias": False} | _window_if_asked(r)
 
 
@@ -36,8 +37,8 @@ def _window_if_asked(r: HfConfig) -> Facts:
 
 
 def _phi3(r: HfConfig) -> Facts:
-    # Its window of 2047 tokens is part of the published configuration of the 4k model, but the
-    # attention of its reference code sees the whole context.
+    # The published configuration of the 4k model has a window of 2047 tokens, but the attention in
+    # its reference code uses the whole context.
     return llama_like(r) | {"sliding_window": None, "windowed_layers": 0}
 
 
@@ -55,7 +56,7 @@ def _phi(r: HfConfig) -> Facts:
 
 
 def _gemma2(r: HfConfig) -> Facts:
-    """Norms before and after attention and MLP; every second layer has a window."""
+    """Parse Gemma 2: norms before and after attention and MLP; every second layer has a window."""
     facts = llama_like(r)
     layers = int(facts["layers"])
     windowed = r.layers_of("sliding_attention", (layers + 1) // 2)
@@ -68,7 +69,7 @@ def _gemma2(r: HfConfig) -> Facts:
 
 
 def _gemma3(r: HfConfig) -> Facts:
-    """As Gemma 2, with norms of queries and keys, and five windowed layers to one."""
+    """Parse Gemma 3: like Gemma 2, with QK norms and five windowed layers per full one."""
     facts = _gemma2(r)
     layers = int(facts["layers"])
     pattern = r.whole("sliding_window_pattern", default=6)
@@ -117,7 +118,7 @@ def _gpt_neox(r: HfConfig) -> Facts:
         "output_bias": bias,
         "mlp_bias": True,
         "norm": "layer",
-        # Attention and MLP run side by side, but each has a norm of its own.
+        # Attention and MLP run in parallel, but each has its own norm.
         "parallel_block": False,
         "max_context": r.optional("max_position_embeddings"),
     }
@@ -131,11 +132,11 @@ def _falcon(r: HfConfig) -> Facts:
     new = r.flag("new_decoder_architecture", default=False)
     if new:
         kv_heads = r.whole("num_kv_heads", "n_head_kv", default=heads)
-    else:  # num_kv_heads is not used by this form; multi_query alone decides
+    else:  # the old decoder ignores num_kv_heads and uses only multi_query
         kv_heads = 1 if r.flag("multi_query", default=True) else heads
     bias = r.flag("bias", default=False)
     parallel = new or r.flag("parallel_attn", default=True)
-    if new:  # one norm for each of attention and MLP, unless the configuration says one for both
+    if new:  # attention and MLP have one norm each, unless num_ln_in_parallel_attn is 1
         norms = 1 if r.optional("num_ln_in_parallel_attn") == 1 else 2
     else:
         norms = 1 if parallel else 2
@@ -161,7 +162,9 @@ def _falcon(r: HfConfig) -> Facts:
 
 def _divided(hidden: int, heads: int, r: HfConfig) -> int:
     if hidden % heads:
-        raise InputError(f"hidden size {hidden} does not divide into {heads} heads", where=r.where)
+        raise InputError(
+            f"hidden size {hidden} is not divisible by the {heads} attention heads", where=r.where
+        )
     return hidden // heads
 
 
@@ -182,27 +185,27 @@ ARCHITECTURE_PARSERS: dict[str, Callable[[HfConfig], Facts]] = {
     "Gemma3ForConditionalGeneration": _gemma3,
     **MIXTURES,
 }
-"""Decoders whose count of parameters follows from their configuration."""
+"""Parser of each supported architecture; unlisted architectures are rejected."""
 
 
 def parse_config(config: Config, *, name: str, where: str, assume: str | None = None) -> Model:
-    """Turn a configuration into a model.
+    """Convert a configuration to a model.
 
     Parameters
     ----------
     config : mapping
         The parsed ``config.json``.
     name : str
-        What to call the model.
+        Id of the resulting model.
     where : str
-        Where the configuration came from, for messages.
+        Origin of the configuration, for error messages.
     assume : {'dense'}, optional
-        Read an unknown architecture as a plain dense decoder.
+        Read an unknown architecture as a plain dense decoder. Not given: it is rejected.
 
     Raises
     ------
     InputError
-        If it is incomplete, impossible, or of an architecture that is not modelled.
+        If the configuration is incomplete or inconsistent, or its architecture is not modelled.
     """
     reader = HfConfig(config, where)
     architectures = config.get("architectures")
@@ -214,11 +217,11 @@ def parse_config(config: Config, *, name: str, where: str, assume: str | None = 
         raise InputError(
             "lacks 'architectures', a list of names",
             where=where,
-            remedy="it is in every config.json that transformers writes",
+            remedy="give a config.json as written by transformers, which contains it",
         )
     architecture = architectures[0]
     if assume not in (None, "dense"):
-        raise InputError(f"cannot assume '{assume}'", where="--assume", remedy="dense is known")
+        raise InputError(f"cannot assume '{assume}'", where="--assume", remedy="use: dense")
     dialect = ARCHITECTURE_PARSERS.get(architecture)
     if dialect is None and assume == "dense":
         dialect = llama_like
@@ -232,10 +235,11 @@ def parse_config(config: Config, *, name: str, where: str, assume: str | None = 
     experts = [key for key in EXPERT_KEYS if config.get(key)]
     if experts and architecture not in MIXTURES:
         raise InputError(
-            f"says '{experts[0]}', and '{architecture}' is no mixture of experts", where=where
+            f"has the key '{experts[0]}', but '{architecture}' is not a mixture of experts",
+            where=where,
         )
     text = config.get("text_config")
-    if isinstance(text, dict):  # a model of images and text: what decodes is the text part
+    if isinstance(text, dict):  # a vision-language model: only its text decoder is modelled
         tied = {"tie_word_embeddings": config.get("tie_word_embeddings", False)}
         reader = HfConfig(tied | text, where)
     facts = dialect(reader) | fp8_facts(architecture) | quantization_facts(config, text, where)
@@ -249,12 +253,12 @@ def parse_config(config: Config, *, name: str, where: str, assume: str | None = 
 
 
 def read_config(path: Path, *, assume: str | None = None) -> Model:
-    """Read a ``config.json``, or that of a folder that holds one.
+    """Read a ``config.json``, given its path or the path of its folder.
 
     Raises
     ------
     InputError
-        If there is none, or it cannot be used.
+        If the file does not exist, cannot be parsed or is not supported.
     """
     file = path / "config.json" if path.is_dir() and (path / "config.json").exists() else path
     document = parse_json_object(

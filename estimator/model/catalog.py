@@ -1,8 +1,8 @@
-"""Find a model by what people call it: a path, a short name, a hub name.
+"""Find a model by path, short name or Hugging Face name.
 
-Shipped models are facts only (a configuration and the published parameter count, a kilobyte
-each), so well-known names resolve offline. A name that is not shipped is fetched with
-huggingface_hub, if that is installed and the hub answers.
+Only metadata ships (the configuration and the published parameter count, a kilobyte per model), so
+well-known names resolve offline. The configuration of any other name is downloaded with
+huggingface_hub, if it is installed and the hub can be reached.
 """
 
 import functools
@@ -21,7 +21,7 @@ HUB_TIMEOUT_S = 10.0
 
 @functools.cache
 def shipped_models() -> dict[str, dict[str, Any]]:
-    """The facts of every model that ships, by id."""
+    """Return the metadata of every model that ships, by id."""
     folder = resources.files("groundspeed.estimator") / "models"
     all_facts = [
         json.loads(entry.read_text(encoding="utf-8"))
@@ -32,26 +32,26 @@ def shipped_models() -> dict[str, dict[str, Any]]:
 
 
 def _names(key: str, facts: dict[str, Any]) -> tuple[str, ...]:
-    """An id, hub names, and models of the very same shape."""
+    """Return all names of a model: its id, its hub names, and models of the same shape."""
     return (key, *facts["hub_names"], *facts.get("aliases", ()))
 
 
 def find_model(name: str, *, assume: str | None = None) -> Model:
-    """Find a model.
+    """Find a model by name or path.
 
     Parameters
     ----------
     name : str
         Path of a ``config.json`` or of a folder with one, a shipped name (``qwen2.5-32b``), or a
-        hub name (``Qwen/Qwen2.5-32B-Instruct``). Suffixes that change no shape (``-Instruct``,
-        ``-FP8``) may be there or not.
+        hub name (``Qwen/Qwen2.5-32B-Instruct``). Suffixes that do not change the shape
+        (``-Instruct``, ``-FP8``) are optional.
     assume : {'dense'}, optional
-        Read an unknown architecture as a plain dense decoder.
+        Read an unknown architecture as a plain dense decoder. Not given: it is rejected.
 
     Raises
     ------
     InputError
-        If nothing of that name can be found or read; the message says what is close.
+        If no such model can be found or read; the message suggests similar names.
     """
     models = shipped_models()
     names = {alias.lower(): key for key, s in models.items() for alias in _names(key, s)}
@@ -80,7 +80,7 @@ def find_model(name: str, *, assume: str | None = None) -> Model:
 
 
 def hub_name(model: Model) -> str:
-    """What a hub calls a shipped model; its id, if it does not ship."""
+    """Return the Hugging Face name of a shipped model; for any other model, its id."""
     facts = shipped_models().get(model.id)
     names = facts["hub_names"] if facts else []
     return str(names[0]) if names else model.id
@@ -91,7 +91,7 @@ SUFFIXES = (
     "-int4", "-int8", "-bf16", "-kv", "-dynamic", "-2507", "-0528", "-0324", "-2501", "-0905",
     "-thinking", "-base", "-v0.1", "-v0.2", "-v0.3", "-w4a16", "-w8a8", "-preview",
 )  # fmt: skip
-"""Of names that mean the same shape: tuning, dates, precision."""
+"""Suffixes that do not change the shape of a model: tuning, dates, precision."""
 
 
 def _without_suffix(name: str) -> str:
@@ -112,7 +112,7 @@ def _from_hub(name: str) -> Model:
         ) from error
     try:
         file = huggingface_hub.hf_hub_download(name, "config.json", etag_timeout=HUB_TIMEOUT_S)
-    except Exception as error:  # the hub has many ways to say no; the user needs the way on
+    except Exception as error:  # huggingface_hub raises many types; always show the remedy
         reason = str(error).strip().split("\n")[0][:120]
         raise InputError(
             f"model '{name}' could not be read from the hub ({type(error).__name__}: {reason})",

@@ -1,4 +1,4 @@
-"""Looks keys up in a Hugging Face configuration and complains in one line."""
+"""Read and validate the values of a Hugging Face configuration, with one-line error messages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +10,14 @@ Config = Mapping[str, Any]
 
 
 class HfConfig:
-    """Looks keys up in a configuration and complains in one line."""
+    """Typed access to a configuration; raises a one-line error for a missing or invalid value."""
 
     def __init__(self, config: Config, where: str) -> None:
         self.config = config
         self.where = where
 
     def whole(self, *names: str, default: int | None = None) -> int:
-        """A positive whole number under the first of these keys that is there."""
+        """Return the positive whole number under the first of these keys that exists."""
         for name in names:
             value = self.config.get(name)
             if value is None:
@@ -32,20 +32,20 @@ class HfConfig:
         if default is not None:
             return default
         raise InputError(
-            f"lacks '{names[0]}'", where=self.where, remedy="is it the config.json of a model?"
+            f"lacks '{names[0]}'", where=self.where, remedy="give the config.json of a model"
         )
 
     def optional(self, name: str) -> int | None:
-        """A positive whole number, or None where the key is absent or null."""
+        """Return a positive whole number, or None if the key is absent or null."""
         return self.whole(name) if self.config.get(name) is not None else None
 
     def number(self, name: str) -> int:
-        """A whole number that may be zero or absent."""
+        """Return a whole number; 0 if the key is absent or null."""
         value = self.config.get(name)
         return 0 if value in (None, 0) else self.whole(name)
 
     def flag(self, name: str, *, default: bool) -> bool:
-        """A true or false."""
+        """Return a boolean, or the default if the key is absent or null."""
         value = self.config.get(name)
         if value is None:
             return default
@@ -56,7 +56,7 @@ class HfConfig:
         return value
 
     def text(self, name: str, default: str) -> str:
-        """A string."""
+        """Return a string, or the default if the key is absent or null."""
         value = self.config.get(name)
         if value is None:
             return default
@@ -65,7 +65,7 @@ class HfConfig:
         return value
 
     def layers_of(self, kind: str, default: int) -> int:
-        """How many entries of ``layer_types`` are of a kind; the default if there is no list."""
+        """Count the entries of ``layer_types`` of this kind; the default if there is no list."""
         kinds = self.config.get("layer_types")
         if not isinstance(kinds, list):
             return default
@@ -73,7 +73,7 @@ class HfConfig:
 
 
 def llama_like(r: HfConfig) -> Facts:
-    """Sizes under the keys that most architectures share."""
+    """Parse the sizes from the keys that most architectures share."""
     heads = r.whole("num_attention_heads")
     hidden = r.whole("hidden_size")
     attention_bias = r.flag("attention_bias", default=False)
@@ -85,7 +85,7 @@ def llama_like(r: HfConfig) -> Facts:
     if head_dim is None:
         if hidden % heads:
             raise InputError(
-                f"hidden_size {hidden} does not divide into {heads} heads and there is no head_dim",
+                f"hidden_size {hidden} is not divisible by {heads} heads, and head_dim is missing",
                 where=r.where,
             )
         head_dim = hidden // heads

@@ -1,7 +1,7 @@
-"""Dialects of mixtures of experts, latent attention and hybrids.
+"""Configuration parsers of mixtures of experts, latent attention and hybrid models.
 
-Like the dense ones (:mod:`groundspeed.estimator.model.architectures`): which key holds what, and
-what the architecture's code fixes without a key.
+Like those of dense models (:mod:`groundspeed.estimator.model.architectures`), they know the meaning
+of the keys, and the properties that the architecture's code fixes without a key.
 """
 
 from groundspeed.estimator.model.hf_config import Facts, HfConfig, llama_like
@@ -9,7 +9,7 @@ from groundspeed.profiles.errors import InputError
 
 
 def mixtral(r: HfConfig) -> Facts:
-    """Experts of the size of the dense MLP, in every layer."""
+    """Parse Mixtral: every layer has experts of the size of a dense MLP."""
     facts = llama_like(r)
     return facts | {
         "dense_layers": 0,
@@ -23,13 +23,13 @@ def mixtral(r: HfConfig) -> Facts:
 
 
 def qwen3_moe(r: HfConfig) -> Facts:
-    """Small experts in every ``decoder_sparse_step``-th layer."""
+    """Parse Qwen3 MoE: small experts in every ``decoder_sparse_step``-th layer."""
     facts = llama_like(r) | {"qk_norm": True, "windowed_layers": 0, "sliding_window": None}
     return facts | {"experts": _qwen_experts(r, int(facts["layers"]))}
 
 
 def qwen2_moe(r: HfConfig) -> Facts:
-    """As Qwen3's, with a shared expert behind a gate, and biases on Q, K and V."""
+    """Parse Qwen2 MoE: like Qwen3 MoE, with a gated shared expert and biases on Q, K and V."""
     facts = llama_like(r) | {"qkv_bias": True, "windowed_layers": 0, "sliding_window": None}
     return facts | {"experts": _qwen_experts(r, int(facts["layers"]))}
 
@@ -48,7 +48,7 @@ def _qwen_experts(r: HfConfig, layers: int) -> Facts:
 
 
 def qwen3_next(r: HfConfig) -> Facts:
-    """Three gated delta-rule layers to one of gated attention; experts with a shared one."""
+    """Parse Qwen3-Next: three gated delta-rule layers per gated attention layer; shared expert."""
     facts = llama_like(r)
     layers = int(facts["layers"])
     interval = r.whole("full_attention_interval", default=4)
@@ -58,7 +58,7 @@ def qwen3_next(r: HfConfig) -> Facts:
     recurrent = {
         "kind": "gated_delta",
         "layers": layers - layers // interval,
-        # Q, K, V and the gate; then two scalars for each value head.
+        # Q, K, V and the gate, plus two scalars per value head.
         "in_width": 2 * keys + 2 * values + 2 * value_heads,
         "inner_width": values,
         "conv_width": 2 * keys + values,
@@ -80,7 +80,7 @@ def qwen3_next(r: HfConfig) -> Facts:
 
 
 def gpt_oss(r: HfConfig) -> Facts:
-    """Every second layer has a window; experts with biases; sinks."""
+    """Parse gpt-oss: a window in every second layer, experts with biases, attention sinks."""
     facts = llama_like(r)
     layers = int(facts["layers"])
     return facts | {
@@ -101,7 +101,7 @@ def gpt_oss(r: HfConfig) -> Facts:
 
 
 def deepseek(r: HfConfig) -> Facts:
-    """Latent attention; the first layers dense, the others experts with shared ones."""
+    """Parse DeepSeek: latent attention; the first layers are dense, the others have experts."""
     heads = r.whole("num_attention_heads")
     layers = r.whole("num_hidden_layers")
     nope, rope = r.whole("qk_nope_head_dim"), r.whole("qk_rope_head_dim")
@@ -136,7 +136,7 @@ def _routed(r: HfConfig, count: int, layers: int) -> Facts:
     first = r.config.get("first_k_dense_replace", 0)
     dense = first if isinstance(first, int) and 0 <= first < layers else 0
     size = r.whole("moe_intermediate_size")
-    # Without an auxiliary loss, a bias of each expert keeps their loads even.
+    # "noaux_tc" balances the experts with a router bias instead of an auxiliary loss.
     free = r.text("topk_method", "noaux_tc") == "noaux_tc"
     return {
         "count": count,
@@ -149,7 +149,7 @@ def _routed(r: HfConfig, count: int, layers: int) -> Facts:
 
 
 def glm4_moe(r: HfConfig) -> Facts:
-    """Grouped attention, experts as DeepSeek's."""
+    """Parse GLM-4 MoE: grouped-query attention, and experts like those of DeepSeek."""
     facts = llama_like(r)
     bias = r.flag("attention_bias", default=False)
     return facts | {
@@ -161,7 +161,7 @@ def glm4_moe(r: HfConfig) -> Facts:
 
 
 def minimax_m2(r: HfConfig) -> Facts:
-    """Grouped attention with norms over all heads; experts in every layer."""
+    """Parse MiniMax-M2: grouped-query attention, QK norms over all heads, experts in all layers."""
     facts = llama_like(r)
     return facts | {
         "qk_norm_whole": r.flag("use_qk_norm", default=True),
@@ -177,7 +177,7 @@ def minimax_m2(r: HfConfig) -> Facts:
 
 
 def llama4(r: HfConfig) -> Facts:
-    """Experts in every or every second layer, with a shared one; three of four layers in chunks."""
+    """Parse Llama 4: experts in every n-th layer, a shared expert; 3 of 4 layers are chunked."""
     facts = llama_like(r)
     layers = int(facts["layers"])
     step = r.whole("interleave_moe_layer_step", default=1)
@@ -197,10 +197,12 @@ def llama4(r: HfConfig) -> Facts:
 
 
 def nemotron_h(r: HfConfig) -> Facts:
-    """Each layer is one thing: a Mamba-2 mixer (M), attention (*), an MLP (-) or experts (E)."""
+    """Parse Nemotron-H: each layer is either Mamba-2 (M), attention (*), MLP (-) or experts (E)."""
     pattern = r.text("hybrid_override_pattern", "")
     if not pattern or set(pattern) - set("M*-E"):
-        raise InputError("lacks a 'hybrid_override_pattern' of M, *, - and E", where=r.where)
+        raise InputError(
+            "'hybrid_override_pattern' must be a string of M, *, - and E", where=r.where
+        )
     hidden, heads = r.whole("hidden_size"), r.whole("mamba_num_heads")
     inner, groups = heads * r.whole("mamba_head_dim"), r.whole("n_groups")
     state = r.whole("ssm_state_size")
@@ -266,4 +268,4 @@ MIXTURES = {
     "Llama4ForCausalLM": llama4,
     "NemotronHForCausalLM": nemotron_h,
 }
-"""What each architecture's configuration says, and what its code fixes."""
+"""Parser of each supported architecture in this module."""

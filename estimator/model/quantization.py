@@ -1,8 +1,9 @@
-"""Formats of weights: what a checkpoint or a user calls them, and which law serves them.
+"""Weight formats: map the names used by checkpoints and users to the formats in profiles.
 
-``quantization_config`` names a method and its details; here they become one of the formats that
-profiles know: ``fp8`` (one scale a tensor), ``fp8_block`` (one for 128 x 128), ``int8``,
-``int4_wo`` (weights alone, in groups), ``w4a16_mxfp4``, ``nvfp4``.
+``quantization_config`` of a checkpoint names a quantization method and its details. They are mapped
+to one of the formats that laws are fitted for: ``fp8`` (one scale per tensor), ``fp8_block`` (one
+scale per 128 x 128 block), ``int8``, ``int4_wo`` (weight-only, in groups), ``w4a16_mxfp4``,
+``nvfp4``.
 """
 
 from collections.abc import Mapping
@@ -24,8 +25,8 @@ STORED_BYTES: dict[str, float] = {
     "w4a8_mxfp4_mxfp8": 0.5 + 1.0 / 32,
     "nvfp4": 0.5 + 1.0 / 16,
 }
-"""Bytes of one weight with its share of the scales: one of 32 bit for 128 x 128 (fp8_block), of 16
-bit and a zero point for 128 (int4), of 8 bit for 32 (mxfp4) or 16 (nvfp4)."""
+"""Bytes per weight including scales: a 32-bit scale per 128 x 128 block (fp8_block), a 16-bit scale
+and a zero point per 128 weights (int4), an 8-bit scale per 32 (mxfp4) or 16 weights (nvfp4)."""
 
 NAMES: dict[str, str] = {
     "bf16": "bfloat16",
@@ -46,11 +47,11 @@ NAMES: dict[str, str] = {
     "fp4": "nvfp4",
     "nvfp4": "nvfp4",
 }
-"""What people write."""
+"""Common names of formats, and the formats they mean."""
 
 
 def weight_format(name: str) -> str:
-    """The format that people mean.
+    """Return the format with this name or alias.
 
     Raises
     ------
@@ -67,24 +68,24 @@ def weight_format(name: str) -> str:
 
 
 BLOCK_SCALED = ("Qwen3", "Deepseek", "Kimi", "MiniMax", "GlmMoeDsa")
-"""Architectures whose publishers scale 8-bit weights in blocks of 128 x 128 (their checkpoints'
-``weight_block_size``)."""
+"""Name prefixes of architectures whose published 8-bit checkpoints have one scale per 128 x 128
+block (``weight_block_size``)."""
 
 
 def fp8_facts(architecture: str) -> Facts:
-    """How 8-bit checkpoints of an architecture are scaled."""
+    """Return the format of 8-bit checkpoints of an architecture: per tensor or per block."""
     return {"fp8_format": "fp8_block" if architecture.startswith(BLOCK_SCALED) else "fp8"}
 
 
 def quantization_facts(
     config: Mapping[str, Any], text: Mapping[str, Any] | None, where: str
 ) -> Facts:
-    """What a configuration says of its quantization.
+    """Return the weight format that a configuration's ``quantization_config`` specifies.
 
     Raises
     ------
     InputError
-        If the method is not known.
+        If the quantization method is not modelled.
     """
     stated = config.get("quantization_config") or (text or {}).get("quantization_config")
     if stated is None:
@@ -110,7 +111,7 @@ def quantization_facts(
     raise InputError(
         f"quantization '{method}' is not modelled",
         where=where,
-        remedy="known are fp8, mxfp4, awq, gptq, modelopt (nvfp4) and compressed-tensors",
+        remedy="supported are fp8, mxfp4, awq, gptq, modelopt (nvfp4) and compressed-tensors",
     )
 
 
@@ -124,4 +125,6 @@ def _compressed(stated: Mapping[str, Any], where: str) -> Facts:
         return {"weights": "fp8" if kind == "float" else "int8"}
     if bits == 4:
         return {"weights": "int4_wo", "quantized_part": "linear"}
-    raise InputError("compressed-tensors with no 4 or 8 bit weights is not modelled", where=where)
+    raise InputError(
+        f"compressed-tensors is modelled only for 4 or 8 bit weights, not {bits}", where=where
+    )

@@ -1,13 +1,14 @@
-"""A decoder as numbers: its sizes, its exact parameter count, its cache.
+"""Sizes of a decoder-only model, its exact parameter count and its KV cache size.
 
-Counts include everything a checkpoint holds: biases, norms, an untied head; not the layers that
-only predict further tokens for speculation. What a *decode step streams* is less: the input
-embedding is a lookup of a few rows, so for Qwen2.5-32B a step reads (32.76 - 0.78) B parameters,
-64.0 GB in bf16; and of a mixture's experts it reads those that some token chose.
+Parameter counts include everything in a checkpoint (biases, norms, an untied LM head), except
+layers used only for multi-token prediction in speculative decoding. A *decode step reads* fewer
+parameters: the input embedding is a lookup of a few rows, so for Qwen2.5-32B a step reads
+(32.76 - 0.78) B parameters, 64.0 GB in bf16; of a mixture's experts it reads those that at least
+one token selected.
 
-A layer has a *mixer* (attention over all of the past, over a window, latent attention, or a
-recurrence of fixed size) and a *channel part* (a dense MLP, or experts). Counts of layers say how
-many have which.
+A layer has a *mixer* (full attention, sliding-window attention, latent attention, or a recurrence
+with a state of fixed size) and a *channel part* (a dense MLP, or experts). The layer counts state
+how many layers have each kind.
 """
 
 from typing import Annotated, Literal
@@ -22,10 +23,10 @@ Some = Annotated[int, Field(ge=0, le=10_000_000, strict=True)]
 
 
 class Latent(Record):
-    """Multi-head latent attention (DeepSeek): what is cached is one compressed vector a token."""
+    """Multi-head latent attention (MLA, DeepSeek): caches one compressed vector per token."""
 
     query_rank: Some
-    """0: queries are not compressed."""
+    """Rank of the compressed queries; 0: queries are not compressed."""
     kv_rank: Size
     nope_dim: Size
     rope_dim: Size
@@ -33,65 +34,65 @@ class Latent(Record):
     index_heads: Some = 0
     index_dim: Some = 0
     index_top_k: Some = 0
-    """Of a sparse variant: how many tokens of the past a new one attends to; 0 is all."""
+    """Sparse attention: number of past tokens that a new token attends to; 0: all of them."""
 
     @property
     def cached(self) -> int:
-        """Elements a token adds to a layer's cache; the index has keys of its own."""
+        """Number of elements per token in a layer's cache, without the keys of the index."""
         return self.kv_rank + self.rope_dim
 
     @property
     def query_dim(self) -> int:
-        """Elements of a query head."""
+        """Number of elements of a query head."""
         return self.nope_dim + self.rope_dim
 
 
 class Experts(Record):
-    """A mixture: each token is sent to a few of many small MLPs."""
+    """A mixture of experts: each token is routed to ``top_k`` of ``count`` small MLPs."""
 
     count: Count
     top_k: Count
     intermediate: Size
     layers: Count
-    """How many layers have experts in place of a dense MLP."""
+    """Number of layers with experts instead of a dense MLP."""
     shared_intermediate: Some = 0
-    """Of the expert that every token visits; 0 if there is none."""
+    """Intermediate size of the shared expert, which processes every token; 0: no shared expert."""
     shared_gate: bool = False
     gated: bool = True
     bias: bool = False
     router_bias: bool = False
     latent_hidden: Some = 0
-    """Width that tokens are projected to before they visit experts; 0 is the model's own."""
+    """Width to which tokens are projected before the experts; 0: the model's hidden size."""
 
     @model_validator(mode="after")
     def _possible(self) -> "Experts":
         if self.top_k > self.count:
-            raise ValueError(f"{self.top_k} of {self.count} experts cannot be chosen")
+            raise ValueError(f"top_k ({self.top_k}) exceeds the number of experts ({self.count})")
         return self
 
     @property
     def matrices(self) -> int:
-        """Matrices of one expert."""
+        """Number of weight matrices of one expert."""
         return 3 if self.gated else 2
 
 
 class Recurrent(Record):
-    """Linear attention or a state-space mixer: a state of fixed size in place of a cache."""
+    """Linear attention or a state-space mixer: has a state of fixed size instead of a KV cache."""
 
     kind: Literal["gated_delta", "mamba2"]
     layers: Count
     in_width: Size
-    """Columns of the projections of the input, all together."""
+    """Total number of output columns of the input projections."""
     inner_width: Size
-    """What goes into the projection of the output."""
+    """Input width of the output projection."""
     conv_width: Size
     conv_kernel: Count
     conv_bias: bool = False
     state_items: Size
-    """Elements of the recurrent state of one sequence in one layer."""
+    """Number of elements of the recurrent state per sequence and layer."""
     heads: Count
     scalars: Some
-    """Small parameters of a layer: decay, step, norms."""
+    """Number of small parameters per layer: decay, step size, norms."""
 
 
 class Model(Record):
@@ -116,77 +117,77 @@ class Model(Record):
     norms_per_layer: Literal[1, 2, 4] = 2
     qk_norm: bool = False
     qk_norm_whole: bool = False
-    """The norm of queries and keys is over all heads together (MiniMax), not each."""
+    """True if the norm of queries and keys spans all heads together (MiniMax), not each head."""
     output_gate: bool = False
-    """Queries come with a gate of the same size (Qwen3-Next)."""
+    """True if the query projection also computes an output gate of the same size (Qwen3-Next)."""
     sinks: bool = False
-    """A learned logit for each head that attends to nothing (gpt-oss)."""
+    """True if each head has an attention sink: a learned extra logit (gpt-oss)."""
     parallel_block: bool = False
-    """Attention and MLP read the same normalized input, added together (GPT-J, Falcon)."""
+    """True if attention and MLP read the same norm and their outputs are added (GPT-J, Falcon)."""
     max_context: int | None = None
     sliding_window: int | None = None
     windowed_layers: Some = 0
-    """Layers whose attention sees the last ``sliding_window`` tokens only."""
+    """Number of layers whose attention is limited to the last ``sliding_window`` tokens."""
     latent: Latent | None = None
     experts: Experts | None = None
     recurrent: Recurrent | None = None
     mixer_layers: Some | None = None
-    """Layers with attention; None is all that are not recurrent."""
+    """Number of layers with attention; None: all layers that are not recurrent."""
     dense_layers: Some | None = None
-    """Layers with a dense MLP; None is all that have no experts."""
+    """Number of layers with a dense MLP; None: all layers without experts."""
     dtype: str = "bfloat16"
-    """In which the weights are published, or computed where they are quantized."""
+    """Data type of the published weights; for quantized weights, the compute data type."""
     weights: str | None = None
-    """Format of quantized weights (``fp8_block``, ``w4a16_mxfp4``, ...); None if they are not."""
+    """Format of quantized weights (``fp8_block``, ``w4a16_mxfp4``, ...); None: not quantized."""
     fp8_format: Literal["fp8", "fp8_block"] = "fp8"
-    """How its publisher scales 8-bit weights; what ``--dtype fp8`` means for it."""
+    """Scaling of 8-bit weights by the publisher; the meaning of ``--dtype fp8`` for this model."""
     quantized_part: Literal["linear", "experts"] = "linear"
-    """What is quantized: every product of the layers, or the experts alone."""
+    """Quantized weights: all linear layers, or only the experts."""
     kv_dtype: str | None = None
-    """Of the cache, where the checkpoint says so."""
+    """Format of the KV cache; None: the checkpoint does not specify it."""
     published_parameters: int | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Model":
         if self.heads % self.kv_heads:
             raise ValueError(
-                f"{self.heads} attention heads do not divide into {self.kv_heads} KV heads"
+                f"{self.heads} attention heads are not divisible by {self.kv_heads} KV heads"
             )
         if self.windowed_layers and self.sliding_window is None:
-            raise ValueError("layers with a window need its size")
+            raise ValueError("windowed_layers is given, but sliding_window is missing")
         if self.windowed_layers > self.attention_layers:
-            raise ValueError("more layers have a window than have attention")
+            raise ValueError("windowed_layers exceeds the number of layers with attention")
         if self.experts is not None and self.experts.layers > self.layers:
-            raise ValueError("more layers have experts than there are")
+            raise ValueError("the number of layers with experts exceeds the number of layers")
         return self
 
     @property
     def attention_layers(self) -> int:
-        """Layers with attention, windowed or not."""
+        """Number of layers with attention, windowed or not."""
         if self.mixer_layers is not None:
             return self.mixer_layers
         return self.layers - (self.recurrent.layers if self.recurrent else 0)
 
     @property
     def mlp_layers(self) -> int:
-        """Layers with a dense MLP."""
+        """Number of layers with a dense MLP."""
         if self.dense_layers is not None:
             return self.dense_layers
         return self.layers - (self.experts.layers if self.experts else 0)
 
     @property
     def attention_width(self) -> int:
-        """Elements of all query heads of a token."""
+        """Number of elements of all query heads of a token."""
         return self.heads * self.head_dim
 
     @property
     def kv_width(self) -> int:
-        """Elements of all key heads of a token (values have as many)."""
+        """Number of elements of all key heads of a token; the values have the same number."""
         return self.kv_heads * self.head_dim
 
     @property
     def mlp_width(self) -> int:
-        """Columns of the first MLP product: gate and up together."""
+        """Number of output columns of the first MLP GEMM: gate and up together."""
         return (2 if self.gated_mlp else 1) * self.intermediate
 
     @property
@@ -201,7 +202,7 @@ class Model(Record):
             up = t.kv_rank * self.heads * (t.nope_dim + t.value_dim)
             index = 0
             if t.index_heads:
-                # Queries from the compressed ones, one key, a weight for each head, a norm.
+                # Index: queries from the compressed queries, one key, head weights, a norm.
                 index = t.index_heads * t.index_dim * t.query_rank + h * t.index_dim
                 index += h * t.index_heads + 2 * t.index_dim
             return compressed + cache + up + self.heads * t.value_dim * h + index
@@ -269,7 +270,7 @@ class Model(Record):
 
     @property
     def embedding_parameters(self) -> int:
-        """Parameters of the input embedding (and of the head, where it is tied)."""
+        """Parameters of the input embedding (shared with the LM head if it is tied)."""
         return self.vocabulary * self.hidden
 
     @property
@@ -291,7 +292,7 @@ class Model(Record):
 
     @property
     def active_parameters(self) -> int:
-        """Parameters that one token meets: of the experts, those it visits."""
+        """Parameters used for one token: of the experts, only the ``top_k`` it is routed to."""
         if self.experts is None:
             return self.parameters
         idle = (self.experts.count - self.experts.top_k) * self.expert_parameters
@@ -299,12 +300,12 @@ class Model(Record):
 
     @property
     def streamed_parameters(self) -> int:
-        """Parameters a decode step reads: all, but of the input embedding only a few rows."""
+        """Parameters that a decode step reads: all except an untied input embedding."""
         return self.parameters - (0 if self.tied_head else self.embedding_parameters)
 
     @property
     def kv_items_per_token(self) -> int:
-        """Elements that one token adds to the cache, while no window is full."""
+        """Number of elements that one token adds to the KV cache while no window is full."""
         if self.latent is not None:
             return self.attention_layers * (self.latent.cached + self.latent.index_dim)
         return 2 * self.attention_layers * self.kv_width

@@ -1,1 +1,1 @@
-"""Predict a server: the scheduler, the time of a step, memory, and the load on it."""
+"""Predict an inference server: its scheduler, step times, memory and load."""

@@ -1,18 +1,19 @@
-"""TPOT and TTFT of closed loops without simulating them: what the scheduler does, on average.
+"""Closed-form TPOT and TTFT of closed-loop loads: the scheduler's average effect, not simulated.
 
     TPOT = D + phi (b - 1) dP / (osl - 1)
 
-``D`` is a decode step at the mean context, ``dP`` what one request's prefill adds to the others'
-steps (mixed policy: the extra time of a mixed step; prefill first: a whole step in which decode
-stands still). ``phi`` is the share of prefills that meet a running sequence: all (1), but a half
-where lengths are fixed and prefills go first, for then requests run in lock-step.
+``D`` is the time of a decode step at the mean context. ``dP`` is the time that the prefill of one
+request adds to the steps of the others (policy "mixed": the extra time of a mixed step; policy
+"prefill_first": a whole step during which decode pauses). ``phi`` is the fraction of prefills that
+delay a running sequence: 1, except 0.5 for fixed lengths with "prefill_first", because requests
+then run in lock-step.
 
     TTFT = (1 - w) own + w (own + (N - 1) P / 2) + request,     w = 1 / rounds
 
-with the queue of the first round, when all clients send at once, and the small queues after it.
-The forms are those found on published serving measurements; the simulation is the reference, and
-both are held against each other in the tests. Everything is arrays: a hundred thousand loads a
-second on one core.
+The second term is the queue of the first round, when all clients send at once; the first term
+covers the short queues of the later rounds. The formulas were derived from published serving
+measurements. The simulation is the reference, and the tests compare the two. Everything is computed
+on arrays: a hundred thousand loads per second on one core.
 """
 
 from dataclasses import dataclass
@@ -27,47 +28,51 @@ from groundspeed.profiles.operations import Array
 
 @dataclass(frozen=True)
 class Loads:
-    """N closed loops; all (N,)."""
+    """N closed-loop loads; every array has the shape (N,)."""
 
     prompt_tokens: Array
     output_tokens: Array
-    """Means over the requests."""
+    """[tokens] Mean output length of the requests (``prompt_tokens``: mean prompt length)."""
     clients: Array
-    """Of one attention group."""
+    """Number of clients per attention group."""
     fixed: bool = True
-    """Whether all requests of a loop have one length."""
+    """True if all requests of a load have the same length."""
     rounds: float = float(PROMPTS_A_CLIENT)
-    """Requests that each client sends."""
+    """Number of requests that each client sends."""
     accepted_tokens: float = 0.0
 
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """What the formulas say; all (N,)."""
+    """Results of the formulas; every array has the shape (N,)."""
 
     ttft_s: Array
     tpot_s: Array
     requests_per_s: Array
-    """Of one attention group."""
+    """[1/s] Request rate of one attention group."""
 
 
 LOCK_STEP = 0.5
-"""Share of prefills that meet a running sequence where fixed lengths keep requests in step."""
+"""Fraction of prefills that delay a running sequence if fixed lengths keep requests in step."""
 
 
 def closed_form(steps: StepTimes, engine: Engine, loads: Loads) -> ClosedForm:
-    """Evaluate the formulas.
+    """Evaluate the formulas for TTFT, TPOT and the request rate.
 
     Parameters
     ----------
     steps : StepTimes
+        Step times of the deployment.
     engine : Engine
+        Scheduling policy and host costs.
     loads : Loads
+        The loads to evaluate.
 
     Returns
     -------
     ClosedForm
-        Saturation is not in it: hold the clients against what the cache holds.
+        Saturation is not included: compare the number of clients with the number of sequences
+        that the KV cache holds.
     """
     prompt, output, b = loads.prompt_tokens, loads.output_tokens, loads.clients
     context = prompt + output / 2.0

@@ -1,10 +1,11 @@
-"""A deployment: which device, how many, who shares what, in which precision.
+"""How a model is deployed: the number of devices, the parallelism and the number formats.
 
     world = attention TP x attention DP
 
-Attention is sharded over ``tp`` devices and repeated over ``dp`` groups, each with its own
-sequences. Experts are spread over all devices of the world: ``ep`` ways by whole experts and the
-rest by their width. Pipeline stages (``pp``) split the layers.
+Attention is sharded over ``tp`` devices (tensor parallel) and replicated over ``dp`` groups (data
+parallel), each with its own sequences. Experts are distributed over all devices of the world:
+``ep`` ways as whole experts (expert parallel), and the remaining factor splits each expert along
+its intermediate size. Pipeline stages (``pp``) split the layers.
 """
 
 from dataclasses import dataclass
@@ -18,57 +19,57 @@ SIXTEEN_BIT = ("bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Deployment:
-    """How a model is placed on devices."""
+    """Parallelism and number formats of one replica of a model."""
 
     tp: int = 1
     pp: int = 1
     ep: int = 1
     dp: int = 1
     dtype: str | None = None
-    """Format of the weights; None is what the checkpoint has."""
+    """Format of the weights; None: the checkpoint's format."""
     kv_dtype: str | None = None
-    """Of the cache; None is what the checkpoint says, else 16 bit."""
+    """Format of the KV cache; None: the checkpoint's format, else 16 bit."""
 
     @property
     def world(self) -> int:
-        """Devices of one pipeline stage."""
+        """Number of devices in one pipeline stage."""
         return self.tp * self.dp
 
     @property
     def devices(self) -> int:
-        """All devices of one replica."""
+        """Number of devices in one replica."""
         return self.world * self.pp
 
     @property
     def expert_tp(self) -> int:
-        """Ways in which one expert is split."""
+        """Number of devices over which one expert is split."""
         return max(1, self.world // self.ep)
 
 
 @dataclass(frozen=True)
 class Formats:
-    """What is stored and computed in which format."""
+    """Number format of each part of the model."""
 
     linear: str
-    """Products of attention and dense MLPs."""
+    """Format of the weights of attention projections and dense MLPs."""
     experts: str
     rest: str
-    """Router, head, embedding, small operations."""
+    """Format of router, LM head, embedding and elementwise operations."""
     cache: str
 
     @property
     def activations(self) -> str:
-        """What attention computes in."""
+        """Format in which attention computes."""
         return self.rest
 
 
 def formats(model: Model, deployment: Deployment) -> Formats:
-    """Formats of each part.
+    """Return the number format of each part of the model.
 
     Raises
     ------
     InputError
-        If a name is not known.
+        If the name of a format is not known.
     """
     rest = model.dtype if model.dtype in SIXTEEN_BIT else "bfloat16"
     stated = deployment.dtype
@@ -91,17 +92,18 @@ def formats(model: Model, deployment: Deployment) -> Formats:
 
 
 def require_valid(model: Model, deployment: Deployment) -> None:
-    """Refuse a placement that no engine can make.
+    """Reject a parallelism that no engine can run.
 
     Raises
     ------
     InputError
-        With what does not divide, and what would.
+        If a degree does not divide the model; the message names the sizes, and for ``tp`` the
+        degrees that would divide.
     """
     d = deployment
     for name, value in (("tp", d.tp), ("pp", d.pp), ("ep", d.ep), ("dp", d.dp)):
         if not 1 <= value <= 4096:
-            raise InputError(f"--{name} must be at least 1, not {value}")
+            raise InputError(f"--{name} must lie between 1 and 4096, not {value}")
     if model.heads % d.tp:
         fits = ", ".join(str(n) for n in range(1, 129) if model.heads % n == 0)
         raise InputError(
@@ -110,16 +112,20 @@ def require_valid(model: Model, deployment: Deployment) -> None:
         )
     if model.intermediate % d.tp and model.mlp_layers:
         raise InputError(
-            f"--tp {d.tp} does not divide the MLP of {model.id} ({model.intermediate} wide)"
+            f"--tp {d.tp} does not divide the MLP's intermediate size of {model.id} "
+            f"({model.intermediate})"
         )
     if d.pp > model.layers:
         raise InputError(f"--pp {d.pp} is more than the {model.layers} layers of {model.id}")
     if d.ep > 1 and model.experts is None:
-        raise InputError(f"{model.id} has no experts to spread", remedy="leave --ep out")
+        raise InputError(
+            f"--ep {d.ep} needs a mixture of experts, but {model.id} has no experts",
+            remedy="leave --ep out",
+        )
     if model.experts is not None:
         if d.world % d.ep:
             raise InputError(
-                f"--ep {d.ep} does not divide the {d.world} devices of a stage (tp x dp)"
+                f"--ep {d.ep} does not divide the {d.world} devices of a pipeline stage (tp x dp)"
             )
         if model.experts.count % d.ep:
             raise InputError(
@@ -127,6 +133,6 @@ def require_valid(model: Model, deployment: Deployment) -> None:
             )
         if model.experts.intermediate % d.expert_tp:
             raise InputError(
-                f"experts of {model.id} ({model.experts.intermediate} wide) do not split "
-                f"{d.expert_tp} ways"
+                f"the experts of {model.id} (intermediate size {model.experts.intermediate}) "
+                f"cannot be split over {d.expert_tp} devices"
             )

@@ -1,8 +1,8 @@
-"""Tables of positive functions on grids that are even in the logarithm, asked one value at a time.
+"""Log-log interpolation of positive functions on log-spaced grids, fast for single lookups.
 
-An index is computed, not searched for, and the arithmetic is plain Python: a lookup takes half a
-microsecond, where a call into numpy takes three. Between grid points the logarithm of the value is
-straight in the logarithm of the argument; beyond the ends the last slope goes on.
+The grid index is computed instead of searched for, and the arithmetic is plain Python: one lookup
+takes half a microsecond, a call into numpy three. Between grid points log(value) is linear in
+log(argument); beyond the ends of the grid it is extrapolated with the last slope.
 
 >>> table = Curve1(1.0, 100.0, [10.0, 100.0, 1000.0])
 >>> round(table(10.0), 6), round(table(1000.0), 6)
@@ -21,7 +21,7 @@ LEAST = 1e-12
 
 
 class Curve1:
-    """A function of one variable, asked for one value or, with ``many``, for arrays."""
+    """A tabulated function of one variable: call it with a number, or ``many`` with an array."""
 
     def __init__(self, low: float, high: float, values: Sequence[float] | Array) -> None:
         self._low = math.log(low)
@@ -30,14 +30,14 @@ class Curve1:
         self._last = len(values) - 2
 
     def __call__(self, x: float) -> float:
-        """Value at a positive argument."""
+        """Return the interpolated value at a positive argument."""
         place = (math.log(x) - self._low) * self._per
         i = min(max(int(place), 0), self._last)
         log = self._log
         return math.exp(log[i] + (place - i) * (log[i + 1] - log[i]))
 
     def many(self, x: Array) -> Array:
-        """Values at positive arguments (N,)."""
+        """Return the interpolated values at positive arguments (N,)."""
         place = (np.log(x) - self._low) * self._per
         i = np.clip(place.astype(np.intp), 0, self._last)
         log = np.array(self._log)
@@ -47,7 +47,7 @@ class Curve1:
 
 @dataclass(frozen=True)
 class Axis:
-    """An even grid in the logarithm."""
+    """A log-spaced grid of ``count`` points from ``low`` to ``high``."""
 
     low: float
     high: float
@@ -55,13 +55,13 @@ class Axis:
 
     @property
     def values(self) -> Array:
-        """The grid's points."""
+        """The grid points."""
         result: Array = np.geomspace(self.low, self.high, self.count)
         return result
 
 
 class Curve2:
-    """A function of two variables; values (len(x), len(y))."""
+    """A tabulated function of two variables; ``values`` has the shape (len(x), len(y))."""
 
     def __init__(self, x: Axis, y: Axis, values: Array) -> None:
         self._x0, self._y0 = math.log(x.low), math.log(y.low)
@@ -71,7 +71,7 @@ class Curve2:
         self._last_x, self._last_y = x.count - 2, y.count - 2
 
     def __call__(self, x: float, y: float) -> float:
-        """Value at positive arguments."""
+        """Return the interpolated value at two positive arguments."""
         px = (math.log(x) - self._x0) * self._per_x
         py = (math.log(y) - self._y0) * self._per_y
         i = min(max(int(px), 0), self._last_x)
@@ -83,7 +83,7 @@ class Curve2:
         return math.exp(a + u * (b - a))
 
     def many(self, x: Array, y: Array) -> Array:
-        """Values at positive arguments; both (N,)."""
+        """Return the interpolated values at two arrays of positive arguments, each (N,)."""
         px = (np.log(x) - self._x0) * self._per_x
         py = (np.log(y) - self._y0) * self._per_y
         i = np.clip(px.astype(np.intp), 0, self._last_x)

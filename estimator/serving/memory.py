@@ -1,10 +1,11 @@
-"""What fits: weights, cache and overhead of a deployment against the device's memory.
+"""Memory of a deployment: weights, KV cache and overhead compared with the device memory.
 
-    cache = memory x fraction - weights - overhead,   divided among sequences by what a token adds
+    cache = memory x fraction - weights - overhead
+    sequences = cache / bytes per sequence
 
-An engine takes a fraction of the memory (0.9), loads the weights, keeps some for activations,
-graphs and the runtime, and makes blocks of cache of the rest. A windowed layer keeps no more than
-its window; a recurrent one a state of fixed size.
+An engine takes a fraction of the device memory (0.9), loads the weights, reserves memory for
+activations, CUDA graphs and the runtime, and uses the rest for KV cache blocks. A sliding-window
+layer caches at most its window; a recurrent layer keeps a state of fixed size.
 """
 
 from dataclasses import dataclass
@@ -24,18 +25,18 @@ class Memory:
 
     device_bytes: float
     usable_bytes: float
-    """What the engine takes."""
+    """[bytes] Memory that the engine may use."""
     weight_bytes: float
     overhead_bytes: float
 
     @property
     def cache_bytes(self) -> float:
-        """Left for the cache; negative if the weights do not fit."""
+        """[bytes] Memory left for the KV cache; negative if the weights do not fit."""
         return self.usable_bytes - self.weight_bytes - self.overhead_bytes
 
 
 def weight_bytes(model: Model, deployment: Deployment) -> float:
-    """Bytes of weights on one device (the fullest pipeline stage)."""
+    """Return the bytes of weights on one device, in the pipeline stage that holds most."""
     f, d = formats(model, deployment), deployment
     linear, expert, rest = STORED_BYTES[f.linear], STORED_BYTES[f.experts], STORED_BYTES[f.rest]
     attention = model.attention_layers * model.attention_parameters
@@ -52,16 +53,16 @@ def weight_bytes(model: Model, deployment: Deployment) -> float:
 
 
 def cache_bytes_per_token(model: Model, deployment: Deployment) -> float:
-    """Bytes that a token adds to one device's cache, windows not yet full."""
+    """Return the bytes of KV cache per token on one device while no sliding window is full."""
     per_item = STORED_BYTES[formats(model, deployment).cache]
     items = float(model.kv_items_per_token)
-    if model.latent is None:  # one compressed vector is on every device, heads are shared
+    if model.latent is None:  # KV heads are sharded; MLA's latent vector is on every device
         items = items / min(deployment.tp, model.kv_heads)
     return items * per_item / deployment.pp
 
 
 def cache_bytes(model: Model, deployment: Deployment, tokens: float) -> float:
-    """Bytes of one sequence of so many tokens on one device."""
+    """Return the bytes that the cache of one sequence of ``tokens`` tokens takes on one device."""
     whole = cache_bytes_per_token(model, deployment)
     if model.windowed_layers and model.sliding_window:
         share = model.windowed_layers / model.attention_layers
@@ -77,7 +78,7 @@ def cache_bytes(model: Model, deployment: Deployment, tokens: float) -> float:
 def plan_memory(
     model: Model, deployment: Deployment, engine: Engine, device_bytes: float
 ) -> Memory:
-    """Memory of one device."""
+    """Return how the engine divides the memory of one device."""
     return Memory(
         device_bytes=device_bytes,
         usable_bytes=engine.memory_fraction * device_bytes,
@@ -87,7 +88,7 @@ def plan_memory(
 
 
 def most_sequences(model: Model, deployment: Deployment, memory: Memory, tokens: float) -> int:
-    """Sequences of so many tokens that the cache of one attention group holds."""
+    """Return the number of sequences of ``tokens`` tokens that one attention group can cache."""
     each = cache_bytes(model, deployment, tokens)
     return max(0, int(memory.cache_bytes / each))
 
@@ -95,12 +96,13 @@ def most_sequences(model: Model, deployment: Deployment, memory: Memory, tokens:
 def require_fit(
     model: Model, deployment: Deployment, engine: Engine, memory: Memory, tokens: float
 ) -> None:
-    """Refuse a deployment that cannot serve one request.
+    """Reject a deployment whose memory cannot hold the weights and one request.
 
     Raises
     ------
     InputError
-        With the shortfall in GiB and the smallest change that makes it fit.
+        If it does not fit; the message gives the shortfall in GiB and the smallest change that
+        makes it fit.
     """
     short = cache_bytes(model, deployment, tokens) - memory.cache_bytes
     if short <= 0:
@@ -117,7 +119,10 @@ def require_fit(
 def fewest_devices(
     model: Model, engine: Engine, device_bytes: float, tokens: float, deployment: Deployment
 ) -> int | None:
-    """Fewest devices, in powers of two, that hold the model and one request; None above 256."""
+    """Return the smallest power of two of devices that fits the model and one request.
+
+    Returns None if more than 256 would be needed.
+    """
     for tp in (1, 2, 4, 8, 16, 32, 64, 128, 256):
         if model.heads % tp:
             continue
@@ -135,5 +140,5 @@ def _change(
     if needed is not None and needed > deployment.devices:
         return f"it needs at least {needed} of these GPUs: --tp {needed}"
     if needed is not None:
-        return f"--tp {needed} holds it"
-    return "use fewer bits a weight (--dtype fp8) or a GPU with more memory"
+        return f"use --tp {needed}: the model fits"
+    return "use fewer bits per weight (--dtype fp8) or a GPU with more memory"

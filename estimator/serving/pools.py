@@ -1,12 +1,12 @@
-"""Prefill and decode on devices of their own, with the cache sent from one to the other.
+"""Disaggregated serving: prefill and decode on separate devices, with KV cache transfer.
 
-In a closed loop of N clients a request is being prefilled, sent or decoded, so
+In a closed loop of N clients each request is being prefilled, transferred or decoded, so
 
     N = X (TTFT(X) + transfer + (output - 1) TPOT(n))
 
-for a rate X of requests. Prefill replicas are a queue of fixed service times (an arrival waits
-``rho / (2 (1 - rho))`` of one), decode replicas run ``n`` sequences each. X is found by bisection:
-the right side grows with it.
+for a request rate X. Prefill replicas are a queue with fixed service time (M/D/1: the mean wait is
+``rho / (2 (1 - rho))`` service times); decode replicas run ``n`` sequences each. X is found by
+bisection, because the right side grows with X.
 """
 
 import math
@@ -21,11 +21,11 @@ from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 
 FULLEST = 0.98
-"""Load of the prefill queue beyond which its wait has no meaning."""
+"""Largest utilization of the prefill queue; above it the mean wait diverges."""
 
 
 class Disaggregated(Record):
-    """What separate pools are expected to do."""
+    """Predicted performance of disaggregated pools."""
 
     prefill_replicas: int
     decode_replicas: int
@@ -43,23 +43,23 @@ class Disaggregated(Record):
 
 @dataclass(frozen=True)
 class Pools:
-    """Two pools of one model."""
+    """A prefill pool and a decode pool that serve the same model."""
 
     prefill: Server
     decode: Server
     prefill_replicas: int
     decode_replicas: int
     link_bytes_per_s: float
-    """Between one prefill and one decode replica."""
+    """[bytes/s] Bandwidth between one prefill replica and one decode replica."""
 
 
 def predict_disaggregated(pools: Pools, w: ServingWorkload) -> Disaggregated:
-    """Predict a closed loop on separate pools.
+    """Predict a closed loop on separate prefill and decode pools.
 
     Raises
     ------
     InputError
-        If a count is not positive or a pool does not fit.
+        If a count or the bandwidth is not positive.
     """
     for name, value in (
         ("prefill replicas", pools.prefill_replicas),

@@ -1,17 +1,16 @@
-"""Simulate a server iteration by iteration: where TTFT comes from.
+"""Simulate the continuous-batching scheduler of a server step by step, mainly to predict TTFT.
 
-TTFT under load is scheduling, not hardware: a prompt waits for those before it, for the tokens a
-step may hold, for the policy. So the scheduler runs, with the step times of the model in place of
-the device:
+TTFT under load depends more on scheduling than on hardware: a prompt waits for earlier prompts, is
+limited by the token budget of a step, and depends on the scheduling policy. Therefore the scheduler
+itself is simulated, with predicted step times instead of a device:
 
 - ``mixed`` (vLLM, TensorRT-LLM): a step decodes all running sequences and fills the rest of its
-  token budget with prompts, in chunks;
-- ``prefill_first`` (SGLang): while prompts wait, a step is nothing but prompts, and decode stands
-  still;
-- ``whole_batch``: all prompts at once, then decode.
+  token budget with chunks of prompts;
+- ``prefill_first`` (SGLang): while prompts wait, a step contains only prompts, and decode pauses;
+- ``whole_batch``: all prompts are prefilled at once, then decoded.
 
-Stretches that only decode are skipped in one jump to the next end or arrival. In a closed loop
-each client sends its next request when the last has ended.
+Consecutive decode-only steps are simulated in one jump to the next completion or arrival. In a
+closed loop each client sends its next request after its previous one has ended.
 """
 
 import heapq
@@ -29,20 +28,20 @@ EPSILON = 1e-9
 
 @dataclass(frozen=True)
 class Load:
-    """Requests that arrive.
+    """The requests sent to one attention group.
 
     Attributes
     ----------
     prompt_tokens, output_tokens : (N,) ndarray
-        Of each request, in order.
+        Lengths of each request, in the order in which the requests are sent.
     clients : int or None
-        Of a closed loop; None if ``arrival_s`` says when each arrives.
+        Number of clients of a closed loop; None if ``arrival_s`` is given.
     arrival_s : (N,) ndarray or None
-        [s]
+        [s] Arrival time of each request in an open loop; None in a closed loop.
     delay_s : float
-        Between a client's end of one request and its next.
-    cached_tokens : float
-        Share of each prompt that a prefix cache already holds.
+        [s] Time between the end of a client's request and the start of its next one.
+    cached_share : float
+        [1] Fraction of each prompt that the prefix cache already holds.
     """
 
     prompt_tokens: Array
@@ -52,38 +51,42 @@ class Load:
     delay_s: float = 0.004
     cached_share: float = 0.0
     tokens_per_step: float = 1.0
-    """Above 1 with speculative decoding: tokens a sequence gains a step, on average."""
+    """Mean number of tokens that a sequence gains per step; above 1 with speculative decoding."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What each request met; all (N,) [s]."""
+    """Times of each simulated request; the arrays are (N,) and in seconds unless stated."""
 
     arrival_s: Array
     first_s: Array
     end_s: Array
     gap_s: Array
-    """(K, 2): times between a sequence's tokens, and how many of them there were."""
+    """(K, 2) Column 0: [s] inter-token latency; column 1: number of tokens that had it."""
     output_tokens: Array
     queued: int
-    """Requests that had to wait for memory or a place."""
+    """Counts how often a request waited for KV cache or a free sequence slot."""
     busy_s: float
 
 
 def simulate(steps: StepTimes, engine: Engine, load: Load, cache_tokens: float) -> Outcome:
-    """Run a load through a scheduler.
+    """Simulate a load on the scheduler of an engine.
 
     Parameters
     ----------
     steps : StepTimes
+        Step times of the deployment.
     engine : Engine
+        Scheduling policy, token budget and maximum number of sequences.
     load : Load
+        The requests.
     cache_tokens : float
-        Tokens that the cache holds.
+        Number of tokens that the KV cache holds.
 
     Returns
     -------
     Outcome
+        Arrival, first-token and end time of each request.
     """
     return _Server(steps, engine, load, cache_tokens).run()
 
@@ -110,10 +113,10 @@ class _Server:
         heapq.heapify(self.coming)
         self.waiting: deque[int] = deque()
         self.prefilling: deque[list[float]] = deque()  # request, tokens left, tokens done
-        self.running: list[tuple[float, int]] = []  # the step at which it ends, request
+        self.running: list[tuple[float, int]] = []  # heap of (step at which it ends, request)
         self.done_steps = 0.0
         self.context_sum = 0.0
-        """Of the running sequences' contexts as if all had joined at step 0."""
+        """[tokens] Sum of the contexts of the running sequences, each minus ``done_steps``."""
         self.free = cache_tokens
         self.now = 0.0
         self.stall = 0.0
@@ -131,7 +134,7 @@ class _Server:
                 self.decode_stretch()
             elif self.coming:
                 self.now = max(self.now, self.coming[0][0])
-            else:  # what waits can never be admitted: it runs alone, over what memory holds
+            else:  # a request larger than the whole cache: run it alone, so that the loop ends
                 self.take(self.waiting.popleft())
         gaps = np.array(self.gaps) if self.gaps else np.zeros((0, 2))
         return Outcome(
@@ -179,7 +182,7 @@ class _Server:
                 break
             whole = self.engine.policy == "prefill_first" and entry[1] <= budget
             if whole and entry[1] > room:
-                break  # a prompt that fits a step is not cut
+                break  # prefill_first does not split a prompt that fits into one step
             part = min(entry[1], room)
             chunk, prompts, past = chunk + part, prompts + 1.0, past + part * entry[2]
             room -= part
@@ -234,7 +237,7 @@ class _Server:
     def retire(self) -> None:
         while self.running and self.running[0][0] <= self.done_steps + 1e-6:
             ends, request = heapq.heappop(self.running)
-            # As it was counted in: its context then, less the steps until then.
+            # Subtract exactly what start() added: the context then minus the steps until then.
             joined = ends - (self.output[request] - 1.0)
             self.context_sum -= self.prompt[request] + self.past[request] + 1.0 - joined
             self.finish(request)

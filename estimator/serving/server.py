@@ -1,12 +1,13 @@
-"""TTFT, TPOT and throughput of a server under load, and what limits them.
+"""Predict TTFT, TPOT and throughput of a server under load, and their bottlenecks.
 
-TPOT = (E2E - TTFT) / (output tokens - 1), the mean of requests unless a statistic is named. TTFT
-begins when a client sends and ends with the first token.
+TPOT = (E2E - TTFT) / (output tokens - 1), averaged over requests unless ``statistic`` is "median".
+TTFT is the time from sending the request to receiving its first token.
 
-Both are means over the requests that a benchmark would send: in a closed loop all clients send at
-once, so the first requests queue for the others' prompts, and how much that weighs depends on how
-many requests follow. What the answer depends on beside the hardware (policy, token budget, length
-law, number of prompts, statistic) is an input and is repeated in the result.
+Both are means over the requests that a benchmark would send. In a closed loop all clients start at
+once, so the first requests queue behind each other's prompts; the weight of this first round
+depends on the number of requests that follow. All assumptions besides the hardware (policy, token
+budget, length distribution, number of prompts, statistic) are inputs and are repeated in the
+result.
 """
 
 import dataclasses
@@ -45,7 +46,7 @@ from groundspeed.profiles.operations import Array
 
 @dataclass(frozen=True)
 class Server:
-    """A model on devices under an engine, ready to be asked."""
+    """A model deployed on devices with an engine; ``predict`` estimates a load on it."""
 
     model: Model
     deployment: Deployment
@@ -59,15 +60,17 @@ class Server:
         slo: tuple[float, float] | None = None,
         price_per_hour: float | None = None,
     ) -> ServingPrediction:
-        """Predict a load.
+        """Predict latencies and throughput of a load.
 
         Parameters
         ----------
         workload : ServingWorkload
+            Lengths and concurrency or arrivals.
         slo : (float, float), optional
-            TTFT and TPOT [s] that a request must meet to count as good.
+            Limits of TTFT and TPOT [s]; goodput counts requests that meet both. Not given: no
+            goodput.
         price_per_hour : float, optional
-            Of one device.
+            Price of one device for one hour. Not given: no cost.
 
         Raises
         ------
@@ -79,14 +82,16 @@ class Server:
         require_workload(model, workload)
         memory_bytes = self.hardware.memory_bytes
         if memory_bytes is None:
-            raise InputError(f"{self.hardware.id} does not say how much memory it has")
+            raise InputError(
+                f"the memory size of {self.hardware.id} is missing in its datasheet or profile"
+            )
         tokens = float(workload.prompt_tokens + workload.output_tokens)
         if workload.arrivals is not None:
             tokens = float(max(isl + osl for _, isl, osl in workload.arrivals))
         memory = plan_memory(model, d, engine, memory_bytes)
         require_fit(model, d, engine, memory, tokens)
         fit = most_sequences(model, d, memory, tokens)
-        # Attention groups and pipeline stages each have sequences of their own on the way.
+        # Each attention group and each pipeline stage works on its own share of the sequences.
         groups = d.dp * d.pp
         each = max(1, math.ceil(workload.concurrency / groups))
         layers = Layers(model, d, engine.custom_all_reduce, engine.fused_quantize, engine.kernels)
@@ -105,7 +110,7 @@ class Server:
     def _with_costs(
         self, prediction: ServingPrediction, price_per_hour: float | None
     ) -> ServingPrediction:
-        """Energy and money of the same prediction."""
+        """Add energy and cost to a prediction."""
         update: dict[str, object] = {}
         power = self.hardware.power
         rate, devices = prediction.output_tokens_per_s, prediction.devices
@@ -115,7 +120,8 @@ class Server:
         if price_per_hour is not None:
             if not 0 < price_per_hour < 10_000:
                 raise InputError(
-                    f"{price_per_hour:g} is no price of a GPU for an hour",
+                    f"the price of a GPU-hour must be above 0 and below 10,000, "
+                    f"not {price_per_hour:g}",
                     where="--price",
                     remedy="give the price of one GPU-hour, such as 2.5",
                 )
@@ -136,7 +142,7 @@ class Server:
     ) -> ServingPrediction:
         model, d, engine = self.model, self.deployment, self.engine
         weights = _weights(workload, outcome, each)
-        # A static batch is handed to the engine in its own process: nothing is sent.
+        # A static batch is run inside the engine's process: there is no request overhead.
         request_s = engine.costs.request_s if workload.kind != "static" else 0.0
         ttft = outcome.first_s - outcome.arrival_s + request_s
         e2e = outcome.end_s - outcome.arrival_s + request_s
@@ -144,7 +150,7 @@ class Server:
         tpot = (outcome.end_s - outcome.first_s) / more
         prompts, outputs = float(load.prompt_tokens.mean()), float(load.output_tokens.mean())
         if workload.kind == "closed":
-            # Little's law over the whole run, ramps included as a client sees them.
+            # Little's law over the whole run, including ramp-up, as a client measures it.
             per_s = each / float(np.average(e2e + load.delay_s, weights=weights))
         else:
             per_s = len(e2e) / max(float(outcome.end_s.max()), 1e-9)
@@ -209,7 +215,7 @@ class Server:
     def _parts(
         self, steps: StepTimes, workload: ServingWorkload, each: int
     ) -> tuple[tuple[PartTime, ...], tuple[PartTime, ...]]:
-        """Where the time of a decode step at the mean context, and of one prompt alone, goes."""
+        """Return the time per group of a decode step at the mean context and of one prefill."""
         layers = steps.layers
         mean = (workload.length_low + workload.length_high) / 2.0
         context = mean * (workload.prompt_tokens + workload.output_tokens / 2.0)
@@ -251,7 +257,7 @@ class Server:
 
 
 def _in_engine(part: Part, costs: Costs, *, latent: bool, decode: bool) -> Part:
-    """A part with the engine's own kernels in place of the tabulated ones."""
+    """Scale a part's time by the engine's factor for its own kernels."""
     if part.group == "experts":
         factor = costs.experts_factor
     elif part.group != "attention":
@@ -269,7 +275,7 @@ def _in_engine(part: Part, costs: Costs, *, latent: bool, decode: bool) -> Part:
 
 
 def _load(w: ServingWorkload, each: int, groups: int) -> Load:
-    """The requests of one attention group."""
+    """Generate the requests of one attention group."""
     if w.kind == "trace" and w.arrivals is not None:
         mine = w.arrivals[::groups]
         columns = [np.array(c, dtype=np.float64) for c in zip(*mine, strict=True)]
@@ -293,7 +299,7 @@ def _load(w: ServingWorkload, each: int, groups: int) -> Load:
     arrival = None
     if w.kind == "poisson":
         if w.request_rate_per_s is None or w.request_rate_per_s <= 0:
-            raise InputError("an open loop needs a positive request rate")
+            raise InputError("a Poisson load needs a request rate above 0 requests/s")
         arrival = np.cumsum(rng.exponential(groups / w.request_rate_per_s, size=prompts))
     return Load(
         lengths[0],
@@ -309,7 +315,7 @@ def _load(w: ServingWorkload, each: int, groups: int) -> Load:
 def _spread_lengths(
     nominal: int, low: float, high: float, count: int, rng: np.random.Generator
 ) -> Array:
-    """Even quantiles of the length law, shuffled: the mean is right whatever the count."""
+    """Draw lengths as evenly spaced quantiles, shuffled: the mean is exact for any count."""
     if low == high:
         return np.full(count, max(1.0, round(nominal * low)))
     quantiles = (np.arange(count) + 0.5) / count
@@ -318,7 +324,7 @@ def _spread_lengths(
 
 
 def _static(steps: StepTimes, engine: Engine, w: ServingWorkload, each: int) -> Outcome:
-    """One batch: its prompts are prefilled (in as many steps as the budget takes), then it runs."""
+    """Time one static batch: prefill in as many steps as the token budget needs, then decode."""
     tokens = float(each * w.prompt_tokens)
     if engine.policy == "whole_batch":
         first = steps.step_s(0, 0.0, tokens, float(each), 0.0)
@@ -343,7 +349,7 @@ def _static(steps: StepTimes, engine: Engine, w: ServingWorkload, each: int) -> 
 
 
 def _weights(w: ServingWorkload, outcome: Outcome, each: int) -> Array:
-    """What each simulated request counts: of a long loop only a few rounds are simulated."""
+    """Return a weight per simulated request: it stands for the rounds that are not simulated."""
     count = len(outcome.first_s)
     weights = np.ones(count)
     requested = math.ceil(
@@ -365,20 +371,20 @@ def _latency(values: Array, weights: Array) -> Latency:
 
 
 LAWS_AVERAGED = 0.5
-"""Share of the laws' error that is left in a run: its steps have many shapes, whose errors average.
-On published servers the kernels' part of the error is about half of what one shape's would be."""
+"""Fraction of a law's error that remains in a whole run, because errors of many shapes average out.
+On published servers the kernels' part of the error is about half of that of a single shape."""
 
 OTHER_ARCHITECTURE = 1.15
 OTHER_KIND = 1.20
-"""90 % factors that come on top where an engine's constants were fitted to another architecture, or
-to dense models and this is a mixture: published servers of known engines were predicted within 1.08
-to 1.24 on other generations, within 1.15 to 1.35 on mixtures."""
+"""Additional 90 % factors if the engine's constants were fitted on another GPU architecture, or on
+dense models while this one is a mixture of experts. Published servers of known engines were
+predicted within 1.08 to 1.24 on other generations, and within 1.15 to 1.35 on mixtures."""
 
 
 def _spread(
     parts: tuple[PartTime, ...], engine_factor: float, engine: Engine, server: Server
 ) -> float:
-    """Factor within which 90 % are expected: laws, engine, and how far it is from what is known."""
+    """Return the 90 % factor from the errors of laws and engine, and from the fit's distance."""
     total = sum(p.time_s for p in parts)
     above = sum((p.high_s - p.time_s) ** 2 for p in parts if p.group != "engine") ** 0.5
     logs = [math.log(engine_factor), LAWS_AVERAGED * math.log1p(above / total)]
@@ -390,7 +396,7 @@ def _spread(
 
 
 def with_budget(engine: Engine, token_budget: int | None, most: int | None = None) -> Engine:
-    """An engine whose step holds other numbers of tokens and sequences."""
+    """Return a copy of an engine with another token budget or maximum number of sequences."""
     update: dict[str, object] = {}
     if token_budget is not None:
         update["token_budget"] = token_budget

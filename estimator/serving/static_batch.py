@@ -1,12 +1,12 @@
-"""From operators to TTFT, TPOT, throughput, and what limits them.
+"""Predict TTFT, TPOT, throughput and the bottleneck of a static batch from operator times.
 
     TTFT = one prefill pass over the prompt; it ends with the first token
     TPOT = mean of the decode passes at contexts prompt + 1 ... prompt + output - 1
     E2E  = TTFT + TPOT x (output - 1)
 
-Errors: the same shape in every layer has the same error, so an operator's error is multiplied by
-its count; different shapes err independently, so their errors add in quadrature. On top comes the
-spread of the machine itself, which moves everything together.
+Errors: the same shape has the same error in every layer, so an operator's error is multiplied by
+its count. The errors of different shapes are independent, so they add in quadrature. The variation
+of the machine itself is added to that; it shifts all operators together.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ MAX_TOKENS = 100_000_000
 
 
 class Estimate(Record):
-    """A value and its 90 % interval."""
+    """A predicted value with its 90 % interval from ``low`` to ``high``."""
 
     value: float
     low: float
@@ -39,14 +39,14 @@ class Estimate(Record):
 
 
 class GroupTime(Record):
-    """One part of the model in one phase."""
+    """Time and work of one group of operators (e.g. attention) in one phase."""
 
     group: str
     time_s: float
     low_s: float
     high_s: float
     share: float
-    """Of the phase's time."""
+    """[1] Fraction of the phase's time."""
     flops: float
     bytes: float
     bound: Bound
@@ -54,7 +54,7 @@ class GroupTime(Record):
 
 
 class Phase(Record):
-    """One forward pass (decode: the mean over all its steps)."""
+    """One forward pass; for decode, the mean over all decode steps."""
 
     time_s: Estimate
     flops: float
@@ -62,11 +62,11 @@ class Phase(Record):
     bound: Bound
     groups: tuple[GroupTime, ...]
     extrapolated_share: float
-    """Share of the time that rests on laws outside the range they were fitted on."""
+    """[1] Fraction of the time that comes from laws evaluated outside their fit range."""
 
 
 class Workload(Record):
-    """A static batch."""
+    """A static batch: every request starts at once with the same lengths."""
 
     batch: int = 1
     prompt_tokens: int = 1024
@@ -75,7 +75,7 @@ class Workload(Record):
 
 
 class Prediction(Record):
-    """What a device is expected to do with a model."""
+    """Predicted performance of a model on one device."""
 
     schema_version: Literal[1] = 1
     model: str
@@ -84,7 +84,7 @@ class Prediction(Record):
     workload: Workload
     ttft_s: Estimate
     tpot_s: Estimate | None
-    """None when there is a single output token."""
+    """[s] Time per output token; None if there is only one output token."""
     e2e_s: Estimate
     output_tokens_per_s: Estimate
     total_tokens_per_s: Estimate
@@ -93,7 +93,7 @@ class Prediction(Record):
     weight_bytes: float
     kv_bytes: float
     limits: str
-    """What limits each phase, in a sentence."""
+    """A sentence that names the bottleneck of each phase."""
     notes: tuple[str, ...]
     tpot_definition: str = "TPOT = (E2E - TTFT) / (output tokens - 1)"
 
@@ -104,14 +104,16 @@ def predict(model: Model, hardware: Hardware, workload: Workload) -> Prediction:
     Parameters
     ----------
     model : Model
+        Shapes of the model.
     hardware : Hardware
         A datasheet or a profile.
     workload : Workload
+        Batch size, lengths and data type.
 
     Raises
     ------
     InputError
-        If the workload is impossible, or the hardware lacks what is needed.
+        If the workload is impossible, or if the hardware has no law or peak for an operator.
     """
     require_possible(model, workload)
     prompt, output, batch = workload.prompt_tokens, workload.output_tokens, workload.batch
@@ -151,12 +153,13 @@ def predict(model: Model, hardware: Hardware, workload: Workload) -> Prediction:
 
 
 def require_possible(model: Model, workload: Workload) -> None:
-    """Refuse what no deployment can serve.
+    """Reject a workload that cannot be predicted.
 
     Raises
     ------
     InputError
-        If a count is not positive, or the model cannot hold or does not model the length.
+        If a count is not positive, the length exceeds the model's maximum context, or it exceeds
+        the sliding window (not modelled yet).
     """
     for name, value in (
         ("batch", workload.batch),
@@ -168,21 +171,22 @@ def require_possible(model: Model, workload: Workload) -> None:
     length = workload.prompt_tokens + workload.output_tokens
     if model.max_context is not None and length > model.max_context:
         raise InputError(
-            f"{length} tokens are more than {model.id} can hold ({model.max_context})",
+            f"prompt and output have {length} tokens, more than the maximum context of "
+            f"{model.id} ({model.max_context})",
             remedy="shorten the prompt or the output",
         )
     if model.sliding_window is not None and length > model.sliding_window:
         raise InputError(
-            f"{model.id} attends to a window of {model.sliding_window} tokens, and {length} "
-            "tokens pass it: that is not modelled yet",
-            remedy="stay inside the window",
+            f"{model.id} has a sliding window of {model.sliding_window} tokens; {length} tokens "
+            "exceed it: that is not modelled yet",
+            remedy=f"use at most {model.sliding_window} tokens of prompt and output together",
         )
     item_bytes(workload.dtype)
 
 
 @dataclass
 class _Sum:
-    """Adds up what belongs to one group."""
+    """Accumulates time, errors and work of one group of operators."""
 
     time_s: float = 0.0
     below_squared: float = 0.0
@@ -192,10 +196,10 @@ class _Sum:
     extrapolated: bool = False
 
     def add(self, time_s: Array, low_s: Array, high_s: Array, operator: Operator) -> None:
-        """Add an operator's mean over the steps."""
+        """Add the mean of an operator over the steps."""
         mean = float(time_s.mean())
         self.time_s += mean
-        # One operator's steps share its error: the mean of the errors, then in quadrature.
+        # All steps of one operator share its error: average it, then add in quadrature.
         self.below_squared += (mean - float(low_s.mean())) ** 2
         self.above_squared += (float(high_s.mean()) - mean) ** 2
         self.flops += float(operator.flops.mean())
@@ -236,7 +240,7 @@ def _phase(hardware: Hardware, operators: list[Operator]) -> Phase:
         for name, s in sums.items()
     )
     return Phase(
-        # The lower end as a factor: it has the same slope, and never reaches zero.
+        # exp(-x) equals 1 - x to first order, but keeps the lower end above zero.
         time_s=Estimate(value=time, low=time * float(np.exp(-below / time)), high=time + above),
         flops=sum(s.flops for s in sums.values()),
         bytes=sum(s.bytes for s in sums.values()),
@@ -250,7 +254,7 @@ def _total(ttft: Estimate, tpot: Estimate | None, steps: int) -> Estimate:
     if tpot is None:
         return ttft
     value = ttft.value + steps * tpot.value
-    # Both phases rest on the same laws and the same machine: their errors go together.
+    # Both phases use the same laws and machine: their errors are correlated, so add the ends.
     low = ttft.low + steps * tpot.low
     return Estimate(value=value, low=low, high=ttft.high + steps * tpot.high)
 
@@ -260,7 +264,7 @@ def _per_second(tokens: int, time_s: Estimate) -> Estimate:
 
 
 def limits_sentence(model: Model, workload: Workload, prefill: Phase, decode: Phase | None) -> str:
-    """Say what limits each phase."""
+    """Return a sentence that names the bottleneck of each phase."""
     text = f"Prefill is {_why(prefill, 'prefill', model, workload)}"
     if decode is not None:
         text += f"; decode is {_why(decode, 'decode', model, workload)}"
@@ -280,13 +284,13 @@ def _why(phase: Phase, name: PhaseName, model: Model, workload: Workload) -> str
         what = f"{_scaled(phase.bytes)}B"
         if name == "decode":
             weights = decode_stream_bytes(model, dtype=workload.dtype)
-            what += f" a step, {_scaled(weights)}B of it weights,"
+            what += f" per step, {_scaled(weights)}B of it weights,"
         return f"memory-bound ({share:.0%} of its time: {what} at {_scaled(rate)}B/s)"
-    return f"bound by start-up costs ({share:.0%} of its time goes to starting small operations)"
+    return f"launch-bound ({share:.0%} of its time is launch latency of small operations)"
 
 
 def _scaled(value: float) -> str:
-    """Three digits and the prefix of the unit: 6.46e13 is ``64.6 T``."""
+    """Format a value with three digits and an SI prefix: 6.46e13 becomes ``64.6 T``."""
     for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= scale:
             return f"{value / scale:.3g} {prefix}"
@@ -306,10 +310,10 @@ def _notes(
     if memory is not None and needed_bytes > memory:
         notes.append(
             f"does not fit one device: weights and KV cache need {needed_bytes / 2**30:.1f} GiB, "
-            f"it has {memory / 2**30:.1f}; the times are those of the arithmetic alone"
+            f"it has {memory / 2**30:.1f}; the predicted times ignore this"
         )
     if hardware.origin == "datasheet":
-        notes.append("from the datasheet's peaks: a bound on speed, no real kernel reaches it")
+        notes.append("from datasheet peaks: an upper bound on speed that no real kernel reaches")
     outside = {
         f"{name} {g.group}"
         for name, phase in (("prefill", prefill), ("decode", decode))
@@ -324,5 +328,5 @@ def _notes(
             f"(up to {share:.0%} of a phase's time)"
         )
     if workload.dtype != model.dtype:
-        notes.append(f"computed in {workload.dtype}, published in {model.dtype}")
+        notes.append(f"computed in {workload.dtype}; the checkpoint is in {model.dtype}")
     return tuple(notes)

@@ -1,9 +1,9 @@
-"""How long one step of an engine takes: tables of its parts, asked thousands of times.
+"""Time of one engine step, interpolated from tables of its parts.
 
-A simulation asks for the time of ten thousand steps, so the laws are asked once, on a grid, and the
-answers are interpolated: rows over the tokens of a step, decode attention over sequences and
-context, prefill attention over prompts and length. To the kernels come what the engine's host
-costs, and where no graph is replayed the host's pace as a floor:
+A simulation needs the time of ten thousand steps, so the laws are evaluated once on grids and then
+interpolated: GEMMs and other per-token operations over the tokens of a step, decode attention over
+sequences and context, prefill attention over prompts and length. The host costs of the engine are
+added to the kernel times. Without CUDA graphs, launching the layers sets a lower bound:
 
     step = max(kernels, layers x eager launch) + layers x gaps + step + sequences x each
 """
@@ -20,14 +20,14 @@ from groundspeed.estimator.serving.interpolation import Axis, Curve1, Curve2
 from groundspeed.profiles.operations import Array
 
 OWN_KERNELS = ("custom", "one_shot", "two_shot", "multimem")
-"""All-reduces that an engine brings beside the library's."""
+"""All-reduce kernels of the engines themselves, in addition to those of NCCL or RCCL."""
 
 LARGEST_TOKENS = 262_144.0
 
 
 @dataclass(frozen=True)
 class Part:
-    """One group of operators at one point: time and its 90 % interval [s]."""
+    """Time of one group of operators at one grid point, with its 90 % interval [s]."""
 
     group: str
     time_s: float
@@ -41,17 +41,20 @@ class Part:
 
 @dataclass
 class StepTimes:
-    """Times of the steps of one deployment.
+    """Step times of one deployment.
 
     Parameters
     ----------
     layers : Layers
+        Operators of the model's layers on this deployment.
     hardware : Hardware
+        A datasheet or a profile.
     engine : Engine
+        Host costs and kernel factors.
     most_sequences : int
-        Largest number of sequences that will be asked about.
+        Largest number of sequences in a step; sets the extent of the grid.
     longest : float
-        Longest context [tokens].
+        Longest context [tokens]; sets the extent of the grid.
     """
 
     layers: Layers
@@ -60,7 +63,7 @@ class StepTimes:
     most_sequences: int
     longest: float
     rows_a_sequence: int = 1
-    """Above 1 with speculation: tokens that a decoding sequence puts through a step."""
+    """Number of tokens per decoding sequence in a step; above 1 with speculative decoding."""
     _rows: Curve1 = field(init=False, repr=False)
     _experts: Curve1 | None = field(init=False, repr=False)
     _head: Curve1 = field(init=False, repr=False)
@@ -93,13 +96,13 @@ class StepTimes:
         self._collectives = self.layers.collectives
 
     def total(self, operators: list[Operator]) -> Array:
-        """Sum of operators' times at each point [s]."""
+        """Return the summed time of the operators at each grid point [s]."""
         times = [self.timed(o) for o in operators]
         summed: Array = np.sum(times, axis=0) if times else np.zeros(1)
         return summed
 
     def timed(self, operator: Operator) -> Array:
-        """Time of an operator; of a collective, by the fastest way the engine has."""
+        """Return the time of an operator; a collective uses the engine's fastest kernel."""
         if operator.operation != "collective":
             return self.hardware.time(operator).time_s
         ways = [self.hardware.time(o).time_s for o in self.ways(operator)]
@@ -107,7 +110,7 @@ class StepTimes:
         return fastest
 
     def ways(self, operator: Operator) -> list[Operator]:
-        """The kernels among which an engine chooses for a collective."""
+        """Return a collective once per kernel that the engine can use and the hardware has."""
         alternatives = []
         for mode in (*OWN_KERNELS, "nccl", "graph", "eager"):
             if mode in OWN_KERNELS and not self.layers.custom_all_reduce:
@@ -122,20 +125,20 @@ class StepTimes:
         return alternatives or [operator]
 
     def rows_s(self, tokens: float) -> float:
-        """Products, small operations and collectives of a step of so many tokens."""
+        """Return the time of GEMMs, elementwise operations and collectives of a step [s]."""
         if self._experts is None:
             return self._rows(tokens)
         return self._rows(tokens) + self.engine.costs.experts_factor * self._experts(tokens)
 
     def decode_attention_s(self, sequences: float, context: float) -> float:
-        """Decode attention (and recurrent states) of all layers."""
+        """Return the time of decode attention and recurrent state updates in all layers [s]."""
         costs = self.engine.costs
         latent = self.layers.model.latent is not None
         factor = costs.latent_decode_factor if latent else costs.attention_factor
         return factor * self._decode(sequences, context)
 
     def prefill_attention_s(self, prompts: float, length: float, past: float = 0.0) -> float:
-        """Prefill attention of prompts whose last tokens, after ``past``, are computed now."""
+        """Return the time of prefill attention of ``length`` tokens after ``past`` cached ones."""
         latent = self.layers.model.latent is not None
         factor = self.engine.costs.latent_prefill_factor if latent else 1.0
         whole = self._prefill(prompts, past + length)
@@ -144,31 +147,31 @@ class StepTimes:
         return factor * whole
 
     def decode_s(self, sequences: int, context: float) -> float:
-        """A step that decodes only."""
+        """Return the time of a decode-only step [s]."""
         return self.step_s(sequences, context, 0.0, 0.0, 0.0)
 
     def step_s(
         self, sequences: int, context: float, chunk: float, prompts: float, past: float
     ) -> float:
-        """A step: decoding sequences at a mean context, and prefilled tokens.
+        """Return the time of a step that decodes sequences and prefills a chunk.
 
         Parameters
         ----------
         sequences : int
-            Decoding.
+            Number of decoding sequences.
         context : float
-            Their mean context [tokens].
+            Mean context of the decoding sequences [tokens].
         chunk : float
-            Prefilled tokens of all prompts together.
+            Number of prefilled tokens in the step, over all prompts.
         prompts : float
-            Prompts they are of.
+            Number of prompts that the chunk contains.
         past : float
-            Tokens of each that earlier chunks have computed.
+            Mean number of tokens of these prompts that earlier chunks have computed.
 
         Returns
         -------
         float
-            [s]
+            Time of the step [s].
         """
         costs, model = self.engine.costs, self.layers.model
         tokens = sequences * self.rows_a_sequence
@@ -182,7 +185,7 @@ class StepTimes:
         floor = model.layers * launch
         if chunk:
             attention = self.prefill_attention_s(prompts, chunk / prompts, past)
-            # Without decoding sequences the whole step is a prefill; with them, what it adds.
+            # prefill_factor scales the whole step if nothing decodes, else only the added time.
             base = self.rows_s(tokens) if tokens else 0.0
             added = self.rows_s(tokens + chunk) - base
             kernels += attention + (costs.prefill_factor - 1.0) * (added + attention)
@@ -192,7 +195,7 @@ class StepTimes:
         return max(kernels, floor) + host
 
     def step_many(self, sequences: Array, context: Array, chunk: Array, prompts: Array) -> Array:
-        """:meth:`step_s` of whole prompts for arrays (N,), zero where there is none."""
+        """Vectorized :meth:`step_s` of whole prompts for arrays (N,); 0 where a kind is absent."""
         costs, model = self.engine.costs, self.layers.model
         tokens = sequences * self.rows_a_sequence
         kernels = self._rows_many(np.maximum(tokens + chunk, 1.0))
@@ -226,7 +229,7 @@ class StepTimes:
         )
 
     def parts(self, operators: list[Operator]) -> list[Part]:
-        """Each group's time at the first point, with its interval."""
+        """Return the time of each group at the first grid point, with its interval."""
         groups: dict[str, list[Part]] = {}
         for operator in operators:
             choices = self.ways(operator) if operator.operation == "collective" else [operator]
@@ -261,6 +264,6 @@ def _joined(name: str, parts: list[Part]) -> Part:
 
 
 def _pairs(x: Axis, y: Axis) -> tuple[Array, Array]:
-    """All pairs of two grids, as columns."""
+    """Return all pairs of two grids as two flat arrays."""
     first, second = np.meshgrid(x.values, y.values, indexing="ij")
     return first.ravel(), second.ravel()

@@ -1,7 +1,7 @@
-"""A load on a server, and what is expected to come of it.
+"""The input and output of a server prediction: the load, and the predicted latencies and rates.
 
-TPOT = (E2E - TTFT) / (output tokens - 1), the mean of requests unless a statistic is named. TTFT
-begins when a client sends and ends with the first token.
+TPOT = (E2E - TTFT) / (output tokens - 1), averaged over requests unless ``statistic`` is "median".
+TTFT is the time from sending the request to receiving its first token.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ Kind = Literal["closed", "static", "offline", "poisson", "trace"]
 Statistic = Literal["mean", "median"]
 
 PROMPTS_A_CLIENT = 10
-"""Requests that benchmarks send for each client, where nothing else is said."""
+"""Default number of requests per client, as benchmarks send them."""
 
 SIMULATED_ROUNDS = 5
-"""Rounds of a closed loop that are simulated; those after look like the later of them."""
+"""Number of simulated rounds of a closed loop; later rounds behave like the last of these."""
 
 
 @dataclass(frozen=True)
 class ServingWorkload:
-    """What a server is asked to do."""
+    """The load on a server: lengths, concurrency or arrivals, and speculation."""
 
     prompt_tokens: int
     output_tokens: int
@@ -31,30 +31,31 @@ class ServingWorkload:
     kind: Kind = "closed"
     length_low: float = 1.0
     length_high: float = 1.0
-    """Lengths are drawn evenly between these fractions of nominal."""
+    """Lengths are uniform between ``length_low`` and ``length_high`` times the nominal length."""
     num_prompts: int | None = None
-    """None is ten a client."""
+    """Number of requests; None: ten per client."""
     request_rate_per_s: float | None = None
-    """Of a Poisson load."""
+    """[1/s] Mean arrival rate of an open loop. Required if ``kind`` is "poisson"."""
     client_delay_s: float = 0.004
+    """[s] Time between the end of a client's request and the start of its next one."""
     cached_share: float = 0.0
-    """Of each prompt, already in a prefix cache."""
+    """[1] Fraction of each prompt that is already in the prefix cache."""
     drafted_tokens: int = 0
-    """Tokens that speculation proposes for each sequence and step."""
+    """Number of tokens that speculative decoding drafts per sequence and step."""
     acceptance: float = 0.0
-    """Chance that one of them is right, given those before it are."""
+    """[1] Probability that a draft token is accepted, given that those before it were."""
     statistic: Statistic = "mean"
     arrivals: tuple[tuple[float, int, int], ...] | None = None
-    """Of a trace: when [s], prompt tokens, output tokens."""
+    """Requests of a trace: (arrival time [s], prompt tokens, output tokens) of each."""
 
     @property
     def accepted_tokens(self) -> float:
-        """Tokens that speculation adds to a step, on average: a + a^2 + ... of those drafted."""
+        """Mean number of accepted draft tokens per step: a + a^2 + ... + a^drafted_tokens."""
         return sum(self.acceptance**i for i in range(1, self.drafted_tokens + 1))
 
 
 class Latency(Record):
-    """A latency over the requests [s]."""
+    """Mean and percentiles of a latency over the requests [s]."""
 
     mean: float
     p50: float
@@ -63,7 +64,7 @@ class Latency(Record):
 
 
 class PartTime(Record):
-    """One part of a step."""
+    """Time of one group of operators in a step, with its 90 % interval."""
 
     group: str
     time_s: float
@@ -75,7 +76,7 @@ class PartTime(Record):
 
 
 class ServingPrediction(Record):
-    """What a deployment is expected to do under a load."""
+    """Predicted latencies, rates, memory and energy of a deployment under a load."""
 
     model: str
     hardware: str
@@ -103,16 +104,16 @@ class ServingPrediction(Record):
     requests_per_s: float
     goodput_requests_per_s: float | None = None
     power_w: float | None = None
-    """Of one device under load."""
+    """[W] Power of one device under load."""
     power_origin: str | None = None
-    """``measured``, or the ``cap``: then tokens a joule are a lower bound."""
+    """``measured``, or ``cap`` (the power limit): tokens per joule are then a lower bound."""
     output_tokens_per_joule: float | None = None
     cost_per_million_output_tokens: float | None = None
-    """In the currency of the price that was given."""
+    """Cost in the currency of ``price_per_hour``."""
     saturated: bool
-    """Requests wait for memory or a place: TTFT is a queue's length, no property of the machine."""
+    """True if requests wait for KV cache or a sequence slot: TTFT is then mostly queueing time."""
     most_sequences: int
-    """That the cache holds at these lengths, all attention groups together."""
+    """Number of sequences of this length that the KV caches of all attention groups hold."""
     weight_bytes: float
     cache_bytes_per_sequence: float
     cache_bytes: float
@@ -125,12 +126,12 @@ class ServingPrediction(Record):
 
 
 def require_workload(model: Model, w: ServingWorkload) -> None:
-    """Refuse what no server can be asked.
+    """Reject a workload that is out of range or longer than the model's context.
 
     Raises
     ------
     InputError
-        With the number that makes no sense.
+        If a value is out of range; the message names the value and what is allowed.
     """
     for name, value in (
         ("prompt tokens", w.prompt_tokens),
@@ -141,21 +142,25 @@ def require_workload(model: Model, w: ServingWorkload) -> None:
             raise InputError(f"{name} must lie between 1 and 100,000,000, not {value}")
     if not 0.0 < w.length_low <= w.length_high <= 2.0:
         raise InputError(
-            f"lengths from {w.length_low} to {w.length_high} of nominal are no range",
-            remedy="give fractions such as 0.8 and 1.0",
+            f"the length range must satisfy 0 < low <= high <= 2, not {w.length_low} to "
+            f"{w.length_high}",
+            remedy="give fractions of the nominal length such as 0.8 and 1.0",
         )
     if not (0.0 <= w.acceptance <= 1.0 and 0 <= w.drafted_tokens <= 64):
         raise InputError(
-            f"speculation of {w.drafted_tokens} tokens at acceptance {w.acceptance} makes no sense",
-            remedy="give up to 64 drafted tokens and an acceptance between 0 and 1",
+            f"{w.drafted_tokens} draft tokens with acceptance {w.acceptance} are out of range",
+            remedy="give 0 to 64 draft tokens and an acceptance between 0 and 1",
         )
     if not 0.0 <= w.cached_share < 1.0:
-        raise InputError(f"a prefix cache holds a share in [0, 1), not {w.cached_share}")
+        raise InputError(
+            f"the cached fraction of a prompt must be at least 0 and below 1, not {w.cached_share}"
+        )
     length = w.prompt_tokens + w.output_tokens
     if model.max_context is not None and length > model.max_context:
         raise InputError(
-            f"{length} tokens are more than {model.id} can hold ({model.max_context})",
+            f"prompt and output have {length} tokens, more than the maximum context of "
+            f"{model.id} ({model.max_context})",
             remedy="shorten the prompt or the output",
         )
     if w.num_prompts is not None and w.num_prompts < 1:
-        raise InputError(f"a benchmark of {w.num_prompts} prompts measures nothing")
+        raise InputError(f"the number of prompts must be at least 1, not {w.num_prompts}")

@@ -87,7 +87,7 @@ def test_a_row_as_people_write_it() -> None:
         ({"gpu": "H9000"}, "unknown GPU 'H9000'"),
         ({"model": "gpt-17"}, "unknown model"),
         ({"engine": "llama.cpp"}, "unknown engine"),
-        ({"isl": ""}, "lacks isl"),
+        ({"isl": ""}, "missing columns or values: isl"),
         ({"isl": "many"}, "isl is 'many', not a number"),
         ({"isl": "12.5"}, "isl is 12.5, not a whole number"),
         ({"osl": "-3"}, "osl is -3"),
@@ -97,7 +97,7 @@ def test_a_row_as_people_write_it() -> None:
         ({"load_kind": "hammock"}, "unknown load 'hammock'"),
         ({"weight_dtype": "int1"}, "unknown data type 'int1'"),
         ({"gpu": "A100-SXM-80GB", "model": "deepseek-r1", "tp": "8"}, "does not fit"),
-        ({"isl": "nan"}, "lacks isl|must lie between"),
+        ({"isl": "nan"}, "values: isl|must lie between"),
     ],
 )
 def test_a_row_that_cannot_be_predicted_says_why(change: dict[str, str], reason: str) -> None:

@@ -138,7 +138,7 @@ def test_random_lengths_cost_what_their_mean_does() -> None:
 def test_saturation_is_called_so() -> None:
     prediction = server("llama-3.1-70b", tp=2).predict(ServingWorkload(8000, 2000, 256))
     assert prediction.saturated
-    assert any(note.startswith("saturated: the cache holds") for note in prediction.notes)
+    assert any(note.startswith("saturated: the KV cache holds") for note in prediction.notes)
 
 
 def test_a_prefix_cache_shortens_the_wait_alone() -> None:
@@ -169,9 +169,9 @@ def test_experts_are_faster_than_a_dense_model_of_their_size() -> None:
     ("model", "deployment", "message"),
     [
         ("llama-3.1-70b", {"tp": 3}, "--tp 3 does not divide the 64 attention heads"),
-        ("llama-3.1-70b", {"ep": 2}, "has no experts to spread"),
+        ("llama-3.1-70b", {"ep": 2}, "needs a mixture of experts"),
         ("deepseek-r1", {"tp": 8, "ep": 3}, "--ep 3 does not divide the 8 devices"),
-        ("llama-3.1-70b", {"tp": 0}, "--tp must be at least 1"),
+        ("llama-3.1-70b", {"tp": 0}, "--tp must lie between 1 and 4096"),
         ("llama-3.1-70b", {"tp": 4, "pp": 100}, "--pp 100 is more than the 80 layers"),
     ],
 )

@@ -55,11 +55,11 @@ def test_audit_of_two_claims(tmp_path: Path) -> None:
     path.write_text(CLAIMS)
     ran = groundspeed("audit", str(path))
     assert ran.code == 0, ran.err
-    assert "vendor A writes 1.13 times the output a GPU" in ran.out
+    assert "vendor A has 1.13 times the output rate per GPU" in ran.out
     path.write_text(CLAIMS.replace("tokens_per_s: 30", "tokens_per_s: 30000"))
     ran = groundspeed("audit", str(path))
     assert ran.code == 1
-    assert "times the roof" in ran.out
+    assert "times the upper bound" in ran.out
 
 
 def test_compare() -> None:
@@ -72,16 +72,16 @@ def test_compare() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("plan", "llama-3.1-8b", "--gpu", "h200", "--price", "0"), "no price of a GPU"),
+        (("plan", "llama-3.1-8b", "--gpu", "h200", "--price", "0"), "the price of a GPU-hour"),
         (("plan", "llama-3.1-8b", "--gpu", "h200", "--gpus", "0"), "--gpus must be at least 1"),
         (("plan", "qwen2.5-7b", "--gpu", "h200", "--price", "1", "--price", "2"), "2 prices for 1"),
-        (("plan", "deepseek-r1", "--gpu", "l40s", "--gpus", "1"), "nothing can be planned"),
+        (("plan", "deepseek-r1", "--gpu", "l40s", "--gpus", "1"), "no deployment is possible"),
         (("audit",), "claim 1 lacks tokens_per_s: give --rate"),
-        (("audit", "--rate", "-5", "--model", "qwen2.5-7b", "--gpu", "h200"), "claims nothing"),
+        (("audit", "--rate", "-5", "--model", "qwen2.5-7b", "--gpu", "h200"), "must be above 0"),
         (("audit", "--rate", "5", "--model", "qwen2.5-7b", "--gpu", "h200", "--counts", "all"),
          "'all' tokens are not known"),
         (("audit", "/nowhere.yaml"), "nowhere.yaml"),
-        (("compare", "qwen2.5-7b", "--option", "gpu=h200"), "one option cannot be compared"),
+        (("compare", "qwen2.5-7b", "--option", "gpu=h200"), "at least two options"),
         (("compare", "qwen2.5-7b", "--option", "gpu=h200,tea=2", "--option", "gpu=h20"),
          "unknown key 'tea'"),
         (("compare", "qwen2.5-7b", "--option", "h200", "--option", "gpu=h20"), "no key=value"),
