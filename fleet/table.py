@@ -26,7 +26,7 @@ LEAST, MOST = 1e-15, 1e30
 """Between these lies every physical quantity; what does not is a failed test."""
 
 NODE_LEVEL = -1
-"""In place of a GPU's number: the metric is of the whole node."""
+"""Value of ``gpu`` for a metric of the whole node."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FleetTable:
     """Columns node, gpu (int, -1 for node level), metric (all categories but gpu), value (NaN for a
     failed test), klass, rack."""
     units: dict[str, str]
-    """Of each metric."""
+    """Unit by metric."""
     excluded: tuple[str, ...]
     """What was left out, with counts."""
     absent: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Where vendors differ, in one place: the fp8 format, pipelining, shared memory.
+"""Differences between vendors, in one place: the fp8 format, pipelining, shared memory.
 
 An MI300X computes fp8 in the FNUZ encodings (no negative zero, one more exponent step), everybody
 else, its successor included, in the OCP ones. NVIDIA's compiler pipelines loads over many stages

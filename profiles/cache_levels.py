@@ -1,6 +1,6 @@
-"""Find the plateaus of a curve of rate over size: one for each cache, and one for the memory.
+"""Find the levels of memory in a curve of rate over size: one for each cache, one for the memory.
 
-A plateau is a stretch of neighbouring sizes whose rates agree; between two of them the rate
+A level is a plateau: neighbouring sizes whose rates agree. Between two of them the rate
 slides from one level to the next while a growing part of the working set misses. Nothing about
 the chip is assumed: a cache that is not there, or is shared away, gives no plateau.
 

@@ -26,7 +26,7 @@ from groundspeed.profiles.record import Positive, Record, describe
 
 
 class Source(Record):
-    """Where a number was read."""
+    """The publication in which a number was read."""
 
     title: str
     url: str | None = None

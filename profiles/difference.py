@@ -1,4 +1,4 @@
-"""Where two profiles differ, and where the difference is only noise."""
+"""Compare two profiles: which rates differ, and which differences are only noise."""
 
 import numpy as np
 

@@ -31,4 +31,4 @@ def _records(document: Document, key: str) -> list[Document]:
 
 
 MIGRATIONS: dict[int, Callable[[Document], Document]] = {1: from_1_to_2}
-"""By the version they start from."""
+"""Migration by the version that it starts from."""

@@ -89,7 +89,7 @@ class Operation:
     columns: tuple[str, ...]
     """Numeric columns, all positive; laws work on their logarithms."""
     categories: tuple[str, ...]
-    """Columns that name a regime: each combination has a law of its own."""
+    """Entries of the config key: each combination has a law of its own."""
     flops: Callable[[Columns, ConfigKey], Array]
     """Floating-point operations."""
     bytes: Callable[[Columns, ConfigKey], Array]
@@ -233,7 +233,7 @@ def _elementwise_bytes(c: Columns, r: ConfigKey) -> Array:
 
 
 OPTIONAL_CATEGORIES = ("library", "kv_dtype", "window", "tp", "ep", "routing")
-"""What also makes a regime of its own where it is stated."""
+"""Optional entries of the config key: where stated, they select a law of their own."""
 
 OPERATIONS: dict[str, Operation] = {
     op.name: op

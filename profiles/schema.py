@@ -25,7 +25,7 @@ class Device(Record):
     """The device as the machine describes it."""
 
     name: str
-    """As the driver or the processor names itself."""
+    """Name that the driver or the processor reports."""
     kind: Literal["cpu", "cuda", "rocm"]
     vendor: str
     architecture: str
@@ -209,14 +209,14 @@ class Profile(Record):
         return max((s.spread_fraction for s in self.stability if s.limit == limit), default=0.0)
 
     def curve(self, operation: str, **config_key: str) -> Curve | None:
-        """The curve of an operation whose regime has these entries, if there is one."""
+        """The curve of an operation whose config key has these entries, if there is one."""
         for curve in self.curves:
             if curve.operation == operation and config_key.items() <= curve.config_key.items():
                 return curve
         return None
 
     def law(self, operation: str, **config_key: str) -> Law | None:
-        """The law of an operation whose regime has these entries, if there is one."""
+        """The law of an operation whose config key has these entries, if there is one."""
         for law in self.laws:
             if law.operation == operation and config_key.items() <= law.config_key.items():
                 return law

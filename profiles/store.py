@@ -19,7 +19,7 @@ from groundspeed.profiles.validation import check_profile
 
 
 def profile_folder() -> Path:
-    """Where this user's measured profiles live."""
+    """Return the folder of this user's measured profiles."""
     base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(base) / "groundspeed" / "profiles"
 

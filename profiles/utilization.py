@@ -41,7 +41,7 @@ class Utilization:
     rate: float
     """[FLOP/s] in prefill, [bytes/s] in decode."""
     share: float | None
-    """Of the datasheet; None if it has no such number."""
+    """[1] Share of the datasheet's rate; None if it has no such rate."""
     low: float | None
     """90 % interval of the share."""
     high: float | None

@@ -117,7 +117,7 @@ class Mode:
     alignment: bool = False
     experts: bool = False
     largest_operand_bytes: float = 2.0**29
-    """On a processor; a vocabulary times a hidden size in 16 bit."""
+    """[bytes] Largest operand on a CPU: a vocabulary times a hidden size in 16 bit."""
     largest_gpu_operand_bytes: float = 2.0**32
 
     def dtypes(self, kind: str) -> list[str]:

@@ -42,7 +42,7 @@ SLOW_RANK = 3.0
 """A rank whose own work takes this many times the median's is named: it slows everybody."""
 
 FEWEST_SAMPLES = 3
-"""Of a case in one pass, however slow it is."""
+"""Samples taken of a case in one pass, at least, however slow it is."""
 
 REFERENCE_MESSAGE_BYTES = 2**24
 
@@ -57,7 +57,7 @@ class Settings:
     passes: int
     """How often the whole list is gone through: a disturbed moment must not bend one curve."""
     samples: int
-    """Of each case in each pass."""
+    """[s] Time for each case in each pass."""
     sample_s: float
     """[s] Least time of a sample: short operations are repeated within it."""
     budget_s: float
@@ -115,7 +115,7 @@ class LinkResult:
 
     cases: list[LinkCase]
     points: dict[str, Point]
-    """By the case's key; empty on other ranks than the first."""
+    """Measured points by the key of their case; empty on every rank but the first."""
     remarks: list[str]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from groundspeed.profiles.errors import InputError
 
 DEFAULT_PORT = 29500
-"""Where ranks meet if the launcher names no port; torchrun's own default."""
+"""Rendezvous port if the launcher names none; torchrun's own default."""
 
 
 @dataclass(frozen=True)

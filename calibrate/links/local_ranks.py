@@ -1,7 +1,7 @@
 """Start the ranks of one node through torchrun's API, and say what became of them.
 
 torch.distributed.elastic starts the processes, gives each its place, and stops all when one fails.
-What it cannot say is what the one was doing; the ranks write that down (see ``meeting``).
+What it cannot say is what the one was doing; the ranks write that down (see ``rendezvous``).
 """
 
 import json

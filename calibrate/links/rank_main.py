@@ -40,7 +40,7 @@ VARIABLES = ("NCCL_", "RCCL_", "GLOO_", "TORCH_NCCL_", "HSA_", "UCX_")
 
 @dataclass(frozen=True)
 class LinkRequest:
-    """What all ranks are told."""
+    """What every rank needs to know to measure."""
 
     device_kind: str
     """``cpu`` or ``cuda``."""
@@ -51,7 +51,7 @@ class LinkRequest:
     settings: Settings | None = None
     """How much is measured; what suits the device if not given."""
     folder: Path | None = None
-    """Where ranks write what they are doing, if their starter can read it."""
+    """Folder where ranks write their heartbeats, if the process that started them reads it."""
 
 
 class ReportedElsewhereError(Exception):

@@ -46,7 +46,7 @@ def fingerprint(request: Request) -> dict[str, object]:
 
 
 def journal_path(folder: Path, running: RunningDevice, mode: Mode) -> Path:
-    """Where the unfinished run of a device and mode is kept."""
+    """Path of the journal of an unfinished run, by device and mode."""
     identity = hashlib.sha256(running.device.model_dump_json().encode()).hexdigest()[:8]
     which = running.torch_device.index or 0
     return folder / "unfinished" / f"{running.device.kind}{which}-{mode.name}-{identity}.jsonl"

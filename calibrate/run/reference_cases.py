@@ -22,7 +22,8 @@ GPU_REFERENCE_BYTES = 2**31
 
 COLD_FACTOR = 3.0
 ASSUMED_CACHE_BYTES = 64 * 2**20
-"""Where the machine does not tell its cache: larger than most, so operands are cold anyway."""
+"""[bytes] Cache size assumed where the machine does not report one: larger than most, so operands
+are cold all the same."""
 
 
 def cold_bytes(running: RunningDevice) -> float:

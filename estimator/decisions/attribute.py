@@ -27,8 +27,8 @@ CANDIDATES: dict[str, tuple[str, float]] = {
 }
 """Candidate causes: the field of ``Costs`` that is increased, and by how much (s or factor)."""
 
-MOST_ROWS = 60
-FEWEST_ROWS = 3
+MAX_ROWS = 60
+MIN_ROWS = 3
 
 
 def attribute_errors(
@@ -52,10 +52,10 @@ def attribute_errors(
         and {"ttft_ms", "tpot_ms"} & result.measured.keys()
         and not result.saturated
     ]
-    step = max(1, len(usable) // MOST_ROWS)
+    step = max(1, len(usable) // MAX_ROWS)
     usable = usable[::step]
-    if len(usable) < FEWEST_ROWS:
-        return [f"at least {FEWEST_ROWS} predicted rows are needed to attribute the error"]
+    if len(usable) < MIN_ROWS:
+        return [f"at least {MIN_ROWS} predicted rows are needed to attribute the error"]
     errors, places = [], []
     for i, (_, result) in enumerate(usable):
         for metric in ("ttft_ms", "tpot_ms"):
@@ -67,7 +67,7 @@ def attribute_errors(
     resolver = Resolver(find)
     explanations = []
     for name, (field, more) in CANDIDATES.items():
-        changed = [_changed(row, resolver, field, more) for row, _ in usable]
+        changed = [_predict_with_increase(row, resolver, field, more) for row, _ in usable]
         pattern = np.array([np.log(changed[i][m] / usable[i][1].predicted[m]) for i, m in places])
         power = float((pattern**2).sum())
         size = float(pattern @ residual) / power if power > 0 else 0.0
@@ -80,7 +80,9 @@ def attribute_errors(
     return lines
 
 
-def _changed(row: Row, resolver: Resolver, field: str, more: float) -> dict[str, float]:
+def _predict_with_increase(
+    row: Row, resolver: Resolver, field: str, more: float
+) -> dict[str, float]:
     """Predict a row with one cost increased by ``more``."""
     server, workload = server_and_workload(row, resolver)
     costs = server.engine.costs

@@ -114,7 +114,7 @@ def audit_claim(
     ]
     figures: list[Figure] = []
     if claim.isl is None or claim.osl is None or claim.concurrency is None:
-        checks.append(_range_of_truths(claim, hardware, engine))
+        checks.append(_range_of_rates(claim, hardware, engine))
         return _audit(claim, checks, figures)
     for counts in ("total", "output") if claim.counts is None else (claim.counts,):
         figures += _figures(claim, counts, hardware, engine)
@@ -172,7 +172,7 @@ def _figures(claim: Claim, counts: Counts, hardware: Hardware, engine: Engine) -
     prefill = min(prediction.ttft_s, 0.95 * time)
     decode = (osl - 1) / (time - prefill) if osl > 1 else as_decode
     swapped = isl / as_decode
-    honest = prefill * osl / isl + (isl - 1) / decode
+    swapped_with_prefill = prefill * osl / isl + (isl - 1) / decode
     total = isl + osl
     say = f" (if it counts {counts} tokens)" if claim.counts is None else ""
     return [
@@ -186,9 +186,10 @@ def _figures(claim: Claim, counts: Counts, hardware: Hardware, engine: Engine) -
                 f"{osl} in, {isl} out, all counted as decode"),
         _figure("total rate, lengths swapped", total * clients / swapped, "token/s",
                 "the same number of tokens in another mix"),
-        _figure("swapped, with prefill separate", honest, "s",
+        _figure("swapped, with prefill separate", swapped_with_prefill, "s",
                 "prefill in proportion to its length, then decode"),
-        _figure("total rate, with prefill separate", total * clients / honest, "token/s", ""),
+        _figure("total rate, with prefill separate", total * clients / swapped_with_prefill,
+                "token/s", ""),
         _figure("output only", claim.tokens_per_s * osl / total if counts == "total"
                 else claim.tokens_per_s, "token/s", "do not compare this with a total rate"),
     ]  # fmt: skip
@@ -251,7 +252,7 @@ def _against_prediction(claim: Claim, hardware: Hardware, engine: Engine) -> Che
     return Check(name="plausible", severity="warning", text=f"{text}; {what}")
 
 
-def _range_of_truths(claim: Claim, hardware: Hardware, engine: Engine) -> Check:
+def _range_of_rates(claim: Claim, hardware: Hardware, engine: Engine) -> Check:
     """Predict the range of rates over the lengths and client counts that are not stated."""
     isls = [claim.isl] if claim.isl else [128, 1024, 8192]
     osls = [claim.osl] if claim.osl else [128, 1024, 4096]

@@ -14,7 +14,7 @@ from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.catalog import find_model
 from groundspeed.estimator.model.quantization import NAMES
 from groundspeed.estimator.serving.deployment import Deployment
-from groundspeed.estimator.serving.server import Server, with_budget
+from groundspeed.estimator.serving.server import Server, override_limits
 from groundspeed.estimator.serving.workload import Kind, ServingPrediction, ServingWorkload
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
@@ -107,14 +107,14 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, ServingWo
     # Benchmarks with random weights may exceed the maximum context of the model.
     model = find_model(_text(row, "model")).model_copy(update={"max_context": None})
     hardware = resolver.hardware(_text(row, "gpu"))
-    dp = max(1, _whole(row, "dp_attn", 1))
-    devices = max(1, _whole(row, "n_gpus", 0) or _whole(row, "tp", 1))
-    pp = max(1, _whole(row, "pp", 1))
-    tp = max(1, _whole(row, "tp", 0) or devices // (dp * pp))
+    dp = max(1, _integer(row, "dp_attn", 1))
+    devices = max(1, _integer(row, "n_gpus", 0) or _integer(row, "tp", 1))
+    pp = max(1, _integer(row, "pp", 1))
+    tp = max(1, _integer(row, "tp", 0) or devices // (dp * pp))
     deployment = Deployment(
         tp=tp,
         pp=pp,
-        ep=max(1, _whole(row, "ep", 1)) if model.experts is not None else 1,
+        ep=max(1, _integer(row, "ep", 1)) if model.experts is not None else 1,
         dp=dp,
         dtype=_format(_text(row, "weight_dtype")),
         kv_dtype="fp8" if _text(row, "kv_dtype").lower().startswith("fp8") else None,
@@ -123,7 +123,7 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, ServingWo
     engine = find_engine(
         _text(row, "engine") or "vllm", version=_text(row, "engine_version"), platform=platform
     )
-    budget = _whole(row, "token_budget", 0)
+    budget = _integer(row, "token_budget", 0)
     low, high = _number(row, "length_low"), _number(row, "length_high")
     kind = KINDS.get(_text(row, "load_kind").split("(")[0].strip() or "closed")
     if kind is None:
@@ -132,18 +132,18 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, ServingWo
         engine = engine.model_copy(update={"policy": "whole_batch"})
     delay = _number(row, "client_delay_ms")
     workload = ServingWorkload(
-        prompt_tokens=_whole(row, "isl", 0),
-        output_tokens=_whole(row, "osl", 0),
-        concurrency=_whole(row, "batch_or_concurrency", 1),
+        prompt_tokens=_integer(row, "isl", 0),
+        output_tokens=_integer(row, "osl", 0),
+        concurrency=_integer(row, "batch_or_concurrency", 1),
         kind=kind,
         length_low=1.0 if low is None else low,
         length_high=1.0 if high is None else high,
-        num_prompts=_whole(row, "num_prompts", 0) or None,
+        num_prompts=_integer(row, "num_prompts", 0) or None,
         statistic="median" if _text(row, "stat").startswith("median") else "mean",
     )
     if delay is not None:
         workload = replace(workload, client_delay_s=delay * 1e-3)
-    return Server(model, deployment, with_budget(engine, budget or None), hardware), workload
+    return Server(model, deployment, override_limits(engine, budget or None), hardware), workload
 
 
 def backtest(
@@ -274,7 +274,7 @@ def _number(row: Row, name: str) -> float | None:
     return value
 
 
-def _whole(row: Row, name: str, default: int) -> int:
+def _integer(row: Row, name: str, default: int) -> int:
     value = _number(row, name)
     if value is None:
         return default

@@ -82,7 +82,7 @@ def _bench_serving(d: Mapping[str, Any]) -> Row:
     }
     if isinstance(ratio, int | float) and 0.0 < ratio <= 1.0:
         row |= {"length_low": ratio, "length_high": 1.0}
-    return _texts(row)
+    return _nonempty_as_text(row)
 
 
 def _guidellm(d: Mapping[str, Any]) -> Iterator[Row]:
@@ -95,7 +95,7 @@ def _guidellm(d: Mapping[str, Any]) -> Iterator[Row]:
 
         strategy = run.get("args", run.get("config", {})).get("strategy", {})
         backend = run.get("benchmarker", {}).get("backend", run.get("worker", {}))
-        yield _texts(
+        yield _nonempty_as_text(
             {
                 "model": (backend.get("backend_model") or backend.get("model") or ""),
                 "isl": _rounded(mean("prompt_token_count")),
@@ -121,7 +121,7 @@ def _aiperf(d: Mapping[str, Any]) -> Row:
     endpoint = config.get("endpoint", {}) if isinstance(config, dict) else {}
     names = endpoint.get("model_names") or config.get("model_names") or config.get("model") or [""]
     load = config.get("loadgen", config.get("perf_analyzer", {}).get("stimulus", {}))
-    return _texts(
+    return _nonempty_as_text(
         {
             "model": names[0] if isinstance(names, list) else names,
             "isl": _rounded(mean("input_sequence_length")),
@@ -141,5 +141,5 @@ def _rounded(value: float | None) -> int | None:
     return round(value) if value is not None else None
 
 
-def _texts(row: Mapping[str, object]) -> Row:
+def _nonempty_as_text(row: Mapping[str, object]) -> Row:
     return {k: str(v) for k, v in row.items() if v not in (None, "")}

@@ -120,7 +120,7 @@ def make_plan(
         if value is not None and not value > 0:
             raise InputError(f"the {name} limit must be above 0 s, not {value} s")
     candidates_tried: list[tuple[PlanPoint, Server, ServingWorkload]] = []
-    refused = ""
+    first_error = ""
     for candidate in candidates:
         if candidate.price_per_hour is not None and not 0 < candidate.price_per_hour < 10_000:
             raise InputError(
@@ -135,9 +135,9 @@ def make_plan(
                     model, candidate, deployment, workload, ttft_limit_s, tpot_limit_s
                 )
             except InputError as error:
-                refused = refused or str(error)
+                first_error = first_error or str(error)
     if not candidates_tried:
-        raise InputError(f"no deployment is possible: {refused or 'no parallelism fits'}")
+        raise InputError(f"no deployment is possible: {first_error or 'no parallelism fits'}")
     front = _front([p for p, _, _ in candidates_tried])
     order = sorted(candidates_tried, key=lambda f: _rank(f[0]))
     simulated = [_simulated(f, ttft_limit_s, tpot_limit_s) for f in order[:SIMULATED]]

@@ -115,7 +115,7 @@ def load_engines() -> tuple[Engine, ...]:
                 engines.append(Engine.model_validate(common | version))
             except ValidationError as error:
                 raise InputError(describe(error), where=f"engine {entry.name}") from error
-    return tuple(sorted(engines, key=lambda e: _numbers(e.from_version), reverse=True))
+    return tuple(sorted(engines, key=lambda e: _version_tuple(e.from_version), reverse=True))
 
 
 def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engine:
@@ -147,9 +147,9 @@ def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engi
         if not engines:
             raise InputError(f"unknown engine '{name}'", remedy=did_you_mean(wanted, known))
         raise InputError(f"there are no constants of the engine {wanted} for {platform}")
-    if not _numbers(version):
+    if not _version_tuple(version):
         return fitting[0]
-    older = [e for e in fitting if _numbers(e.from_version) <= _numbers(version)]
+    older = [e for e in fitting if _version_tuple(e.from_version) <= _version_tuple(version)]
     return older[0] if older else fitting[-1]
 
 
@@ -174,7 +174,7 @@ ENGINE_NAMES = {
 }  # fmt: skip
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _version_tuple(version: str) -> tuple[int, ...]:
     """Parse the leading numbers of a version: ``0.7.3.dev138+g21f`` becomes (0, 7, 3)."""
     parts = []
     for part in version.lstrip("v").split("+")[0].split("."):

@@ -89,7 +89,7 @@ class Layers:
             latent = model.latent
             heads = model.heads // tp
             seen = np.minimum(context, latent.index_top_k) if latent.index_top_k else context
-            columns = {"batch": sequences, "kv_len": seen, "heads": _full(seen, heads)}
+            columns = {"batch": sequences, "kv_len": seen, "heads": _constant_like(seen, heads)}
             config_key = {"dtype": f.activations, "kv_dtype": f.cache}
             parts = [
                 Operator("attention", "mla_decode", config_key, columns, model.attention_layers)
@@ -121,7 +121,7 @@ class Layers:
         model, f, tp = self.model, self.formats, self.deployment.tp
         if model.latent is not None:
             heads = model.heads // tp
-            columns = {"batch": prompts, "seq_len": length, "heads": _full(length, heads)}
+            columns = {"batch": prompts, "seq_len": length, "heads": _constant_like(length, heads)}
             config_key = {"dtype": f.activations, "kv_dtype": f.cache}
             return [
                 Operator("attention", "mla_prefill", config_key, columns, model.attention_layers)
@@ -150,9 +150,9 @@ class Layers:
         columns = {
             "batch": batch,
             name: length,
-            "heads": _full(length, max(1, model.heads // tp)),
-            "kv_heads": _full(length, max(1, model.kv_heads // tp)),
-            "head_dim": _full(length, model.head_dim),
+            "heads": _constant_like(length, max(1, model.heads // tp)),
+            "kv_heads": _constant_like(length, max(1, model.kv_heads // tp)),
+            "head_dim": _constant_like(length, model.head_dim),
         }
         config_key = {"dtype": f.activations, "kv_dtype": f.cache, "library": self.library}
         return Operator("attention", operation, config_key, columns, count)
@@ -244,12 +244,12 @@ class Layers:
         width = e.intermediate / d.expert_tp
         columns = {
             "tokens": tokens,
-            "hidden": _full(m, e.latent_hidden or model.hidden),
+            "hidden": _constant_like(m, e.latent_hidden or model.hidden),
             # The "experts" operation assumes three matrices; experts without a gate have two.
-            "width": _full(m, width * e.matrices / 3.0),
-            "experts": _full(m, e.count),
-            "top_k": _full(m, e.top_k),
-            "ep": _full(m, d.ep),
+            "width": _constant_like(m, width * e.matrices / 3.0),
+            "experts": _constant_like(m, e.count),
+            "top_k": _constant_like(m, e.top_k),
+            "ep": _constant_like(m, d.ep),
         }
         parts = [
             _matmul("router", m, e.count, model.hidden, e.layers, f.rest),
@@ -295,17 +295,17 @@ def _split(width: int, ways: int) -> int:
     return -(-width // ways)
 
 
-def _full(like: Array, value: float) -> Array:
+def _constant_like(like: Array, value: float) -> Array:
     return np.full(like.shape, float(value))
 
 
 def _matmul(group: str, m: Array, n: float, k: float, count: int, dtype: str) -> Operator:
-    columns = {"m": m, "n": _full(m, n), "k": _full(m, k)}
+    columns = {"m": m, "n": _constant_like(m, n), "k": _constant_like(m, k)}
     return Operator(group, "matmul", {"dtype": dtype}, columns, count)
 
 
 def _elementwise(
     group: str, op: str, rows: Array, width: float, count: int, dtype: str
 ) -> Operator:
-    columns = {"rows": rows, "width": _full(rows, width)}
+    columns = {"rows": rows, "width": _constant_like(rows, width)}
     return Operator(group, "elementwise", {"op": op, "dtype": dtype}, columns, count)

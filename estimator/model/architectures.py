@@ -22,14 +22,14 @@ from groundspeed.profiles.record import describe
 
 def _qwen2(r: HfConfig) -> Facts:
     # The architecture fixes biases on Q, K and V; the window needs use_sliding_window = true.
-    return llama_like(r) | {"qkv_bias": True, "output_bias": False} | _window_if_asked(r)
+    return llama_like(r) | {"qkv_bias": True, "output_bias": False} | _window_if_enabled(r)
 
 
 def _qwen3(r: HfConfig) -> Facts:
-    return llama_like(r) | {"qk_norm": True} | _window_if_asked(r)
+    return llama_like(r) | {"qk_norm": True} | _window_if_enabled(r)
 
 
-def _window_if_asked(r: HfConfig) -> Facts:
+def _window_if_enabled(r: HfConfig) -> Facts:
     window = r.optional("sliding_window") if r.flag("use_sliding_window", default=False) else None
     layers = r.whole("num_hidden_layers")
     windowed = r.layers_of("sliding_attention", layers) if window else 0
@@ -88,7 +88,7 @@ def _gpt_j(r: HfConfig) -> Facts:
         "layers": r.whole("n_layer"),
         "heads": heads,
         "kv_heads": heads,
-        "head_dim": _divided(hidden, heads, r),
+        "head_dim": _head_dim(hidden, heads, r),
         "vocabulary": r.whole("vocab_size"),
         "tied_head": r.flag("tie_word_embeddings", default=False),
         "gated_mlp": False,
@@ -110,7 +110,7 @@ def _gpt_neox(r: HfConfig) -> Facts:
         "layers": r.whole("num_hidden_layers"),
         "heads": heads,
         "kv_heads": heads,
-        "head_dim": _divided(hidden, heads, r),
+        "head_dim": _head_dim(hidden, heads, r),
         "vocabulary": r.whole("vocab_size"),
         "tied_head": r.flag("tie_word_embeddings", default=False),
         "gated_mlp": False,
@@ -146,7 +146,7 @@ def _falcon(r: HfConfig) -> Facts:
         "layers": r.whole("num_hidden_layers", "n_layer"),
         "heads": heads,
         "kv_heads": kv_heads,
-        "head_dim": _divided(hidden, heads, r),
+        "head_dim": _head_dim(hidden, heads, r),
         "vocabulary": r.whole("vocab_size"),
         "tied_head": r.flag("tie_word_embeddings", default=True),
         "gated_mlp": False,
@@ -160,7 +160,7 @@ def _falcon(r: HfConfig) -> Facts:
     }
 
 
-def _divided(hidden: int, heads: int, r: HfConfig) -> int:
+def _head_dim(hidden: int, heads: int, r: HfConfig) -> int:
     if hidden % heads:
         raise InputError(
             f"hidden size {hidden} is not divisible by the {heads} attention heads", where=r.where

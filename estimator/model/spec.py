@@ -19,21 +19,21 @@ from groundspeed.profiles.record import Record
 
 Size = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
 Count = Annotated[int, Field(ge=1, le=100_000, strict=True)]
-Some = Annotated[int, Field(ge=0, le=10_000_000, strict=True)]
+NonNegativeSize = Annotated[int, Field(ge=0, le=10_000_000, strict=True)]
 
 
 class Latent(Record):
     """Multi-head latent attention (MLA, DeepSeek): caches one compressed vector per token."""
 
-    query_rank: Some
+    query_rank: NonNegativeSize
     """Rank of the compressed queries; 0: queries are not compressed."""
     kv_rank: Size
     nope_dim: Size
     rope_dim: Size
     value_dim: Size
-    index_heads: Some = 0
-    index_dim: Some = 0
-    index_top_k: Some = 0
+    index_heads: NonNegativeSize = 0
+    index_dim: NonNegativeSize = 0
+    index_top_k: NonNegativeSize = 0
     """Sparse attention: number of past tokens that a new token attends to; 0: all of them."""
 
     @property
@@ -55,13 +55,13 @@ class Experts(Record):
     intermediate: Size
     layers: Count
     """Number of layers with experts instead of a dense MLP."""
-    shared_intermediate: Some = 0
+    shared_intermediate: NonNegativeSize = 0
     """Intermediate size of the shared expert, which processes every token; 0: no shared expert."""
     shared_gate: bool = False
     gated: bool = True
     bias: bool = False
     router_bias: bool = False
-    latent_hidden: Some = 0
+    latent_hidden: NonNegativeSize = 0
     """Width to which tokens are projected before the experts; 0: the model's hidden size."""
 
     @model_validator(mode="after")
@@ -91,7 +91,7 @@ class Recurrent(Record):
     state_items: Size
     """Number of elements of the recurrent state per sequence and layer."""
     heads: Count
-    scalars: Some
+    scalars: NonNegativeSize
     """Number of small parameters per layer: decay, step size, norms."""
 
 
@@ -126,14 +126,14 @@ class Model(Record):
     """True if attention and MLP read the same norm and their outputs are added (GPT-J, Falcon)."""
     max_context: int | None = None
     sliding_window: int | None = None
-    windowed_layers: Some = 0
+    windowed_layers: NonNegativeSize = 0
     """Number of layers whose attention is limited to the last ``sliding_window`` tokens."""
     latent: Latent | None = None
     experts: Experts | None = None
     recurrent: Recurrent | None = None
-    mixer_layers: Some | None = None
+    mixer_layers: NonNegativeSize | None = None
     """Number of layers with attention; None: all layers that are not recurrent."""
-    dense_layers: Some | None = None
+    dense_layers: NonNegativeSize | None = None
     """Number of layers with a dense MLP; None: all layers without experts."""
     dtype: str = "bfloat16"
     """Data type of the published weights; for quantized weights, the compute data type."""

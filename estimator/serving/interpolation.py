@@ -17,7 +17,7 @@ import numpy as np
 
 from groundspeed.profiles.operations import Array
 
-LEAST = 1e-12
+SMALLEST_VALUE = 1e-12
 
 
 class Curve1:
@@ -26,7 +26,7 @@ class Curve1:
     def __init__(self, low: float, high: float, values: Sequence[float] | Array) -> None:
         self._low = math.log(low)
         self._per = (len(values) - 1) / (math.log(high) - self._low)
-        self._log = [math.log(max(float(v), LEAST)) for v in values]
+        self._log = [math.log(max(float(v), SMALLEST_VALUE)) for v in values]
         self._last = len(values) - 2
 
     def __call__(self, x: float) -> float:
@@ -67,7 +67,7 @@ class Curve2:
         self._x0, self._y0 = math.log(x.low), math.log(y.low)
         self._per_x = (x.count - 1) / (math.log(x.high) - self._x0)
         self._per_y = (y.count - 1) / (math.log(y.high) - self._y0)
-        self._log: list[list[float]] = np.log(np.maximum(values, LEAST)).tolist()
+        self._log: list[list[float]] = np.log(np.maximum(values, SMALLEST_VALUE)).tolist()
         self._last_x, self._last_y = x.count - 2, y.count - 2
 
     def __call__(self, x: float, y: float) -> float:

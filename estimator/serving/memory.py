@@ -112,11 +112,11 @@ def require_fit(
         f"devices (weights {memory.weight_bytes / GIB:.1f}, engine "
         f"{memory.overhead_bytes / GIB:.1f}, one request {(short + memory.cache_bytes) / GIB:.1f} "
         f"of {memory.usable_bytes / GIB:.1f} GiB)",
-        remedy=_change(model, deployment, engine, memory, tokens),
+        remedy=_suggest_fix(model, deployment, engine, memory, tokens),
     )
 
 
-def fewest_devices(
+def min_devices(
     model: Model, engine: Engine, device_bytes: float, tokens: float, deployment: Deployment
 ) -> int | None:
     """Return the smallest power of two of devices that fits the model and one request.
@@ -133,10 +133,10 @@ def fewest_devices(
     return None
 
 
-def _change(
+def _suggest_fix(
     model: Model, deployment: Deployment, engine: Engine, memory: Memory, tokens: float
 ) -> str:
-    needed = fewest_devices(model, engine, memory.device_bytes, tokens, deployment)
+    needed = min_devices(model, engine, memory.device_bytes, tokens, deployment)
     if needed is not None and needed > deployment.devices:
         return f"it needs at least {needed} of these GPUs: --tp {needed}"
     if needed is not None:

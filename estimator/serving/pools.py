@@ -20,7 +20,7 @@ from groundspeed.estimator.serving.workload import ServingWorkload
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 
-FULLEST = 0.98
+MAX_PREFILL_UTILIZATION = 0.98
 """Largest utilization of the prefill queue; above it the mean wait diverges."""
 
 
@@ -80,13 +80,13 @@ def predict_disaggregated(pools: Pools, w: ServingWorkload) -> Disaggregated:
     request = pools.prefill.engine.costs.request_s
 
     def state(rate: float) -> tuple[float, float, float, float]:
-        load = min(rate * service / pools.prefill_replicas, FULLEST)
+        load = min(rate * service / pools.prefill_replicas, MAX_PREFILL_UTILIZATION)
         ttft = service * (1.0 + load / (2.0 * (1.0 - load))) + request
         waiting = w.concurrency - rate * (ttft + transfer)
         each = max(waiting / pools.decode_replicas, 1.0)
         return ttft, after.step_s(max(1, round(each)), context, 0.0, 0.0, 0.0), each, load
 
-    low, high = 0.0, FULLEST * pools.prefill_replicas / service
+    low, high = 0.0, MAX_PREFILL_UTILIZATION * pools.prefill_replicas / service
     for _ in range(60):
         rate = 0.5 * (low + high)
         ttft, tpot, _, _ = state(rate)
@@ -106,7 +106,7 @@ def predict_disaggregated(pools: Pools, w: ServingWorkload) -> Disaggregated:
         total_tokens_per_s=low * (prompt + output),
         prefill_load=load,
         sequences_per_decode_replica=each,
-        limited_by="prefill" if load > 0.95 * FULLEST else "decode",
+        limited_by="prefill" if load > 0.95 * MAX_PREFILL_UTILIZATION else "decode",
     )
 
 

@@ -88,10 +88,10 @@ def simulate(steps: StepTimes, engine: Engine, load: Load, cache_tokens: float) 
     Outcome
         Arrival, first-token and end time of each request.
     """
-    return _Server(steps, engine, load, cache_tokens).run()
+    return _Simulation(steps, engine, load, cache_tokens).run()
 
 
-class _Server:
+class _Simulation:
     def __init__(self, steps: StepTimes, engine: Engine, load: Load, cache_tokens: float) -> None:
         self.steps, self.engine, self.load = steps, engine, load
         self.prompt: list[float] = (load.prompt_tokens * (1.0 - load.cached_share)).tolist()

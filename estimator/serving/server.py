@@ -395,7 +395,7 @@ def _spread(
     return math.exp(math.hypot(*logs))
 
 
-def with_budget(engine: Engine, token_budget: int | None, most: int | None = None) -> Engine:
+def override_limits(engine: Engine, token_budget: int | None, most: int | None = None) -> Engine:
     """Return a copy of an engine with another token budget or maximum number of sequences."""
     update: dict[str, object] = {}
     if token_budget is not None:
@@ -405,4 +405,4 @@ def with_budget(engine: Engine, token_budget: int | None, most: int | None = Non
     return engine.model_copy(update=update) if update else engine
 
 
-__all__ = ["GIB", "Server", "ServingPrediction", "ServingWorkload", "with_budget"]
+__all__ = ["GIB", "Server", "ServingPrediction", "ServingWorkload", "override_limits"]

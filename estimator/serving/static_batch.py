@@ -185,7 +185,7 @@ def require_possible(model: Model, workload: Workload) -> None:
 
 
 @dataclass
-class _Sum:
+class _GroupSum:
     """Accumulates time, errors and work of one group of operators."""
 
     time_s: float = 0.0
@@ -207,13 +207,13 @@ class _Sum:
 
 
 def _phase(hardware: Hardware, operators: list[Operator]) -> Phase:
-    sums: dict[str, _Sum] = {}
+    sums: dict[str, _GroupSum] = {}
     weight: dict[str, dict[Bound, float]] = {}
     by_bound: dict[Bound, float] = {}
     extrapolated_s = 0.0
     for operator in operators:
         times = hardware.time(operator)
-        group = sums.setdefault(operator.group, _Sum())
+        group = sums.setdefault(operator.group, _GroupSum())
         group.add(times.time_s, times.low_s, times.high_s, operator)
         group.extrapolated |= times.extrapolated
         mean = float(times.time_s.mean())
@@ -265,31 +265,31 @@ def _per_second(tokens: int, time_s: Estimate) -> Estimate:
 
 def limits_sentence(model: Model, workload: Workload, prefill: Phase, decode: Phase | None) -> str:
     """Return a sentence that names the bottleneck of each phase."""
-    text = f"Prefill is {_why(prefill, 'prefill', model, workload)}"
+    text = f"Prefill is {_describe_bottleneck(prefill, 'prefill', model, workload)}"
     if decode is not None:
-        text += f"; decode is {_why(decode, 'decode', model, workload)}"
+        text += f"; decode is {_describe_bottleneck(decode, 'decode', model, workload)}"
     return text + "."
 
 
-def _why(phase: Phase, name: PhaseName, model: Model, workload: Workload) -> str:
+def _describe_bottleneck(phase: Phase, name: PhaseName, model: Model, workload: Workload) -> str:
     share = sum(g.share for g in phase.groups if g.bound == phase.bound)
     if phase.bound == "compute":
         rate = phase.flops / phase.time_s.value
         return (
-            f"compute-bound ({share:.0%} of its time: {_scaled(phase.flops)}FLOP "
-            f"at {_scaled(rate)}FLOPS)"
+            f"compute-bound ({share:.0%} of its time: {_with_si_prefix(phase.flops)}FLOP "
+            f"at {_with_si_prefix(rate)}FLOPS)"
         )
     if phase.bound == "memory":
         rate = phase.bytes / phase.time_s.value
-        what = f"{_scaled(phase.bytes)}B"
+        what = f"{_with_si_prefix(phase.bytes)}B"
         if name == "decode":
             weights = decode_stream_bytes(model, dtype=workload.dtype)
-            what += f" per step, {_scaled(weights)}B of it weights,"
-        return f"memory-bound ({share:.0%} of its time: {what} at {_scaled(rate)}B/s)"
+            what += f" per step, {_with_si_prefix(weights)}B of it weights,"
+        return f"memory-bound ({share:.0%} of its time: {what} at {_with_si_prefix(rate)}B/s)"
     return f"launch-bound ({share:.0%} of its time is launch latency of small operations)"
 
 
-def _scaled(value: float) -> str:
+def _with_si_prefix(value: float) -> str:
     """Format a value with three digits and an SI prefix: 6.46e13 becomes ``64.6 T``."""
     for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= scale:

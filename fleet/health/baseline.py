@@ -32,7 +32,7 @@ class Usual(RenamedRecord):
     metric: str
     median: float
     spread: float | None
-    """Of the logarithm; None where too few were measured."""
+    """[1] Standard deviation of the logarithm; None where too few units were measured."""
     units: int
 
 
@@ -43,7 +43,7 @@ class Baseline(Record):
     date_utc: str
     usual: tuple[Usual, ...]
     gpus_per_node: int | None = None
-    """That most nodes have."""
+    """Number of GPUs that most nodes have."""
 
     def of(self, cohort: str, metric: str) -> Usual | None:
         """One of them, if it is known."""
@@ -155,7 +155,7 @@ SI = {
     "gflop/s": 1e9, "bytes/s": 1.0, "b/s": 1.0, "mb/s": 1e6, "gb/s": 1e9, "tb/s": 1e12,
     "mib/s": 2.0**20, "gib/s": 2.0**30, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9,
 }  # fmt: skip
-"""Of one unit, in SI."""
+"""Factor from each unit to SI."""
 
 
 def convert_to_units(reached: Mapping[str, float], units: Mapping[str, str]) -> dict[str, float]:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 SCHEMA_VERSION = 39
-"""Of Grafana's dashboard JSON, as version 11 writes it; later versions read it."""
+"""Schema version of the dashboard JSON that Grafana 11 writes; later versions read it."""
 
 VERDICTS = {"0": ("OK", "green"), "1": ("WARN", "yellow"), "2": ("FAIL", "red"),
             "3": ("UNKNOWN", "gray")}  # fmt: skip

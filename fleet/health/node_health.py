@@ -20,7 +20,7 @@ from groundspeed.profiles.record import Record, RenamedRecord
 State = Literal["OK", "WARN", "FAIL", "UNKNOWN"]
 
 EXIT_CODES: dict[State, int] = {"OK": 0, "WARN": 1, "FAIL": 2, "UNKNOWN": 3}
-"""Of Nagios and everything that copies it."""
+"""Exit codes of Nagios, which most monitoring systems share."""
 
 
 class Judged(Record):
@@ -52,7 +52,7 @@ class Health(RenamedRecord):
     against: str
     rows: tuple[Judged, ...]
     reason: str = ""
-    """Of an UNKNOWN that no row explains."""
+    """Why the state is UNKNOWN, where no row explains it."""
 
     @property
     def summary(self) -> str:

@@ -90,7 +90,7 @@ def registry_of(health: Health) -> "CollectorRegistry":
 
 
 def write_textfile(health: Health, path: Path) -> None:
-    """For node_exporter's textfile collector, whole or not at all.
+    """Write a file for node_exporter's textfile collector atomically.
 
     Raises
     ------

@@ -29,7 +29,7 @@ from groundspeed.profiles.operations import Array
 from groundspeed.profiles.record import Record
 
 CHANGED_T = 5.0
-"""Of looks at nothing but noise, one in two million is this far out."""
+"""Threshold on |t|: on noise alone, one test in two million exceeds it."""
 
 SHARE_OF_FLOOR = 0.5
 """A change counts from half the loss that a screening would warn of: that is the point of it."""

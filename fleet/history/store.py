@@ -1,4 +1,4 @@
-"""Where a fleet's results are kept: a folder every node can write to, or a URL that fsspec opens.
+"""Keep a fleet's results in a folder that every node can write to, or at a URL that fsspec opens.
 
     STORE/runs/RUN.json                   what was asked for, and of which nodes
     STORE/unfinished/RUN/NODE/*.jsonl     journals of checks that are under way
@@ -35,25 +35,25 @@ COLUMNS = (
     "run", "date_utc", "node", "gpu", "metric", "value", "unit", "note", "sku", "memory",
     "power_cap", "partition", "driver", "benchmark_version",
 )  # fmt: skip
-"""Of a row; ``gpu`` is empty for a number of the whole node."""
+"""Columns of a row; ``gpu`` is empty for a metric of the whole node."""
 
 SYNC_PERIOD_S = 5.0
 """How often a journal is copied to a store that is not a folder."""
 
 AGAIN = ".again"
-"""In the name of a run that confirms another."""
+"""Part of the name of a run that measures another run's suspects again."""
 
 HEALTH = "health-"
 """Begins the name of a run that is one node's check of itself."""
 
 BASELINE = "baseline.json"
-"""Of a store: what its nodes compare themselves with."""
+"""File of a store that holds the baseline of its nodes."""
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class RunRecord(RenamedRecord):
-    """A run that was begun."""
+    """One run of a fleet, from the moment it begins."""
 
     old_names: ClassVar[Mapping[str, str]] = {"launcher": "engine"}
 
@@ -62,10 +62,10 @@ class RunRecord(RenamedRecord):
     level: CheckLevel
     launcher: str
     nodes: tuple[str, ...]
-    """That were to be measured; empty where only the launcher knows."""
+    """Nodes to be measured; empty where only the launcher knows them."""
     finished: bool = False
     lost: dict[str, str] = Field(default_factory=dict)
-    """Nodes without a result, and why."""
+    """Reason by node, for the nodes without a result."""
 
 
 @dataclass

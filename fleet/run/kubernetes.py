@@ -33,7 +33,7 @@ class PodOptions:
 
     image: str
     gpus: int = 0
-    """Of each node; 0 checks its processor."""
+    """Number of GPUs of each node; 0 checks its CPU."""
     vendor: str = "nvidia"
     namespace: str | None = None
     claim: str | None = None
@@ -130,7 +130,7 @@ def _see_gpus(spec: dict[str, Any], pod: PodOptions) -> None:
 
 
 METRICS_PORT = 9418
-"""Where the DaemonSet's pods answer Prometheus."""
+"""Port on which the pods of the DaemonSet serve metrics to Prometheus."""
 
 
 def job_name(run: str) -> str:

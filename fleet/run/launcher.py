@@ -18,7 +18,7 @@ class Event:
     node: str
     kind: Literal["started", "done", "lost"]
     reason: str = ""
-    """Of a loss."""
+    """Why the node was lost; empty for other kinds."""
 
 
 OnEvent = Callable[[Event], None]
@@ -29,7 +29,7 @@ class Launcher(Protocol):
 
     @property
     def name(self) -> str:
-        """As in ``--launcher``."""
+        """Name of the launcher, as ``--launcher`` takes it."""
         ...
 
     def nodes(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def hold_node_lock(node: str) -> Iterator[None]:
     InputError
         If another process holds it, or it cannot be made.
     """
-    # Root's lock is where nobody else can lay a file of that name first.
+    # Prefer /run, where only root may write: no other user can create the lock file in advance.
     folder = Path("/run") if os.access("/run", os.W_OK) else Path(tempfile.gettempdir())
     path = folder / f"groundspeed-{os.getuid()}-{file_name(node)}.lock"
     try:  # not through a link that somebody has laid there

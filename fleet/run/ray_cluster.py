@@ -82,7 +82,7 @@ class _Attempt:
     group: Any
     task: Any = None
     placed_by: float = field(default_factory=lambda: time.monotonic() + PLACEMENT_TIMEOUT_S)
-    """On the monotonic clock: after it the node counts as busy."""
+    """[s] Deadline on the monotonic clock, after which the node counts as busy."""
     broke: str = ""
     """The error that ended the task, if one did."""
     noticed_by: float = 0.0

@@ -33,13 +33,13 @@ DEVICE_TIMEOUT_S = {"check": 300.0, "quick": 1800.0, "standard": 7200.0, "full":
 
 @dataclass(frozen=True)
 class Work:
-    """What a node is asked to do."""
+    """The work of one node in a run."""
 
     store: str
     run: str
     level: CheckLevel = "check"
     device: str | None = None
-    """Of ``--device``: all there are if not given."""
+    """Devices as ``--device`` takes them; all that the node has if None."""
     allow_busy: bool = False
 
     def command(self, node: str | None = None) -> list[str]:

@@ -46,7 +46,7 @@ class Telemetry:
 
     of_unit: dict[tuple[str, int], dict[str, float]]
     usual: dict[tuple[str, int], dict[str, float]]
-    """Of the class that each belongs to."""
+    """Usual readings of the class that each unit belongs to."""
 
 
 def explain(
@@ -112,7 +112,7 @@ def _cause_from_telemetry(unit: Unit, telemetry: Telemetry) -> tuple[str, str] |
     usual = telemetry.usual[unit.node, unit.gpu]
 
     def value(pattern: str) -> tuple[float, float] | None:
-        """Of this GPU, and what is usual."""
+        """Reading of this GPU, and the usual one of its class."""
         for name, reading in sorted(mine.items()):
             if pattern in name.lower():
                 return reading, usual[name]

@@ -35,7 +35,7 @@ class ScreenRequest:
 
     sources: Sequence[str]
     run: str = ""
-    """Of a store; the newest if empty."""
+    """Name of a run in a store; the newest if empty."""
     lower_is_better: Sequence[str] = ()
     reference: str | None = None
     """Profile whose rates, less a tenth, are floors."""

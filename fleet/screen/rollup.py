@@ -20,7 +20,7 @@ Key = tuple[str, int | None, Level]
 """Node (or rack, or class), GPU if it is one, level."""
 
 Losses = dict[str, Loss]
-"""By metric."""
+"""Losses of a unit by metric."""
 
 
 def roll_up_nodes(rows: pd.DataFrame, gathered: Mapping[Key, Losses]) -> dict[Key, Losses]:

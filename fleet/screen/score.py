@@ -36,7 +36,7 @@ TENTH = 1.2816
 WARN_Z, FAIL_Z = -3.0, -4.0
 
 FLOOR = 0.9
-"""Of the reference's rate: a tenth less is more than any healthy fleet shows."""
+"""Lowest acceptable share of the reference's rate: no healthy fleet loses a tenth."""
 
 FINE, WARN, FAIL, NO_RESULT, NO_CLASS = range(5)
 """Tiers: NO_RESULT is a test that failed, NO_CLASS a unit with too few of its kind."""

@@ -36,7 +36,7 @@ class Group:
 
     group: dist.ProcessGroup
     rank: int
-    """Of this process in the group."""
+    """Rank of this process in the group."""
     size: int
     members: tuple[int, ...]
     """Global ranks, in the group's order."""

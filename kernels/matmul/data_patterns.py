@@ -33,7 +33,7 @@ class DataMatmul:
         return {"dtype": self.dtype, "data": self.data}
 
     def cost(self, case: Case) -> Cost:
-        """As any product."""
+        """Compute the FLOPs and bytes, which are those of any product."""
         return matmul_cost(case, self.dtype)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:

@@ -158,7 +158,7 @@ class Tf32Matmul:
         return {"dtype": self.dtype}
 
     def cost(self, case: Case) -> Cost:
-        """As float32: the rounding happens inside."""
+        """Compute the FLOPs and bytes of float32: TF32 rounds inside the matrix units."""
         m, n, k = shape(case)
         return Cost(2.0 * m * n * k, 4.0 * (m * k + n * k), 4.0 * m * n)
 

@@ -38,7 +38,7 @@ class Tile:
 
     @property
     def name(self) -> str:
-        """As people write a tile: ``128x256x64 persistent``."""
+        """Name of the tile, e.g. ``128x256x64 persistent``."""
         return f"{self.m}x{self.n}x{self.k}" + (" persistent" if self.persistent else "")
 
 

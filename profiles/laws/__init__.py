@@ -1,6 +1,6 @@
 """Laws: fitted functions from an operation to seconds. One file a form, plain data in a profile.
 
-A law is coefficients with names and units, the box of inputs it was fitted on, and its error on
+A law is coefficients with names and units, the range of inputs it was fitted on, and its error on
 points that were held out. Evaluating it needs numpy alone. A new form is a file beside
 ``soft_roofline.py`` and a line in ``FORMS``.
 """

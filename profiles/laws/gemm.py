@@ -32,7 +32,7 @@ ROUNDED_FROM = 64.0
 """Products of fewer rows have tiles of their own."""
 
 QUANTIZE_BYTES = 3.0
-"""Of each activation: read in 16 bit, written in 8."""
+"""[bytes] Traffic of quantizing one activation: read in 16 bit, written in 8."""
 
 HIDDEN = 0.5
 """Share of the start-up during which quantizing goes on anyway."""

@@ -1,4 +1,4 @@
-"""The record of a fitted law, and how to ask it for a time with an error bar."""
+"""The record of a fitted law, and its evaluation: a time with an error bar."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ MODEL_FORMS: dict[str, ModelForm] = {
 """Every formula that a law can have."""
 
 PIECEWISE_LINEAR = "piecewise_linear"
-"""The form without coefficients: pieces between knots."""
+"""The model form without coefficients: linear pieces between knots."""
 
 Origin = Literal["measured", "imported", "transferred", "datasheet"]
 
@@ -54,7 +54,7 @@ LogRatio = Annotated[float, Field(ge=-20.0, le=20.0)]
 """Logarithm of a ratio of times; beyond e^20 nothing is a measurement of the same thing."""
 
 WORK = ("flops", "bytes")
-"""What a box limits beside the columns: a corner of a box may hold far more work than any point."""
+"""What a fit range limits besides the columns: its corner may hold far more work than any point."""
 
 
 class Coefficient(Record):
@@ -154,7 +154,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class LawPrediction:
-    """What a law says of N operations."""
+    """Predicted times of N operations."""
 
     time_s: Array
     """[s] (N,) Median expected."""
@@ -163,13 +163,13 @@ class LawPrediction:
     high_s: Array
     """[s] (N,) 95 % quantile."""
     extrapolated: NDArray[np.bool_]
-    """(N,) True where an input lies outside the fitted box."""
+    """(N,) True where an input lies outside the fit range."""
 
 
 def law_time(law: Law, columns: Columns) -> LawPrediction:
-    """Ask a law for times.
+    """Evaluate a law.
 
-    Outside the fitted box the physics of the form still holds, but its error is unknown: the
+    Outside the fit range the physics of the model form holds, but its error is unknown: the
     interval is widened by half its width for each octave (factor of two) outside, and the result
     says ``extrapolated``.
 
@@ -205,7 +205,7 @@ BLOCK = 32_768
 
 
 def _block_time(law: Law, arrays: dict[str, Array]) -> tuple[Array, Array, Array, Flags]:
-    """Time, its interval, and whether it is outside the box."""
+    """Time, its interval, and whether it is outside the fit range."""
     operation = OPERATIONS[law.operation]
     flops = operation.flops(arrays, law.config_key)
     moved = operation.bytes(arrays, law.config_key)
@@ -237,10 +237,10 @@ def _block_time(law: Law, arrays: dict[str, Array]) -> tuple[Array, Array, Array
 
 
 OUTSIDE = 1e-9
-"""Octaves that rounding may put a point outside its own box."""
+"""Octaves by which rounding may put a point outside its own fit range."""
 
 WIDER_AN_OCTAVE = 0.5
-"""What an octave outside the box adds to an interval, in its own widths: laws of products between
+"""Widening per octave outside the fit range, in widths of the interval: laws of GEMM between
 512 and 16,384 hold all but a few per cent of those up to 65,536 and down to 64."""
 
 ALIGNMENT = 16.0
@@ -261,7 +261,7 @@ def is_unaligned(columns: Columns) -> NDArray[np.bool_]:
 
 
 def _unaligned(law: Law, columns: Columns) -> tuple[Array, Array]:
-    """Residual beside the surface's own, and its half width, of unaligned products."""
+    """Additional residual of unaligned GEMMs, and its half width."""
     if law.unaligned is not None:
         return law.unaligned.evaluate(columns)
     count = next(iter(columns.values())).size

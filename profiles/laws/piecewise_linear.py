@@ -1,8 +1,8 @@
-"""Straight pieces between knots: for curves whose physics changes with size, as collectives' does.
+"""Piecewise linear law, for curves whose physics changes with size, as that of collectives does.
 
 A message of a few bytes costs a latency, a large one its bytes over a bandwidth, and between them
 a library switches protocols and algorithms, each with an alpha (start-up) and a beta (bandwidth) of
-its own. So the law is a chain of alpha-beta pieces: time is linear in size between two knots.
+its own. So the law has alpha-beta pieces: time is linear in size between two knots.
 
     t(bytes) = t_i + (bytes - bytes_i) / beta_i     for bytes_i <= bytes <= bytes_{i+1}
 
@@ -25,7 +25,7 @@ from groundspeed.profiles.record import NonNegative, Positive, Record
 
 
 class PiecewiseLinear(Record):
-    """A monotone chain of pieces in one column, and how far new measurements lie from it."""
+    """Monotone pieces in one column, and how far new measurements lie from them."""
 
     column: str
     scale: Literal["linear", "log"]
@@ -65,7 +65,7 @@ class PiecewiseLinear(Record):
         return result
 
     def pieces(self) -> list[tuple[float, float]]:
-        """Alpha [s] and bandwidth [bytes/s] of each piece of a linear chain.
+        """Alpha [s] and bandwidth [bytes/s] of each piece, where pieces are linear.
 
         A flat piece has no finite bandwidth; it is infinite.
         """

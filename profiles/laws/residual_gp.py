@@ -1,4 +1,4 @@
-"""What a form leaves: a smooth surface through the residuals, with its own uncertainty.
+"""Gaussian process over the residuals of a model form, with its own uncertainty.
 
 A physical form is right about the shape and off by a few per cent here and there, where a library
 switches kernels. The logarithm of measured over predicted, known at the fitted points, is spread
@@ -44,7 +44,7 @@ class ResidualGP(Record):
     extra_noise: NonNegative = 0.0
     """Uncertainty from elsewhere, as of a law that was transferred; widens intervals alone."""
     mean: Finite = 0.0
-    """Residual where nothing is near; zero but for a regime of its own."""
+    """Residual far from all points; zero except for unaligned GEMMs."""
     interval_scale: Positive = 1.0
     """Found by leaving points out: what makes the 90 % interval hold 90 % of them."""
     points: tuple[tuple[Finite, ...], ...] = Field(min_length=1)
@@ -65,7 +65,7 @@ class ResidualGP(Record):
     def evaluate(self, columns: Columns) -> tuple[Array, Array]:
         """Residual and half width of its 90 % interval at each row [log time].
 
-        Beyond the points' box the nearest edge counts.
+        Outside the range of the points the nearest edge counts.
         """
         x = self._coordinates(columns)
         centres, weights, whitening = self._solved

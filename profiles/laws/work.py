@@ -1,4 +1,4 @@
-"""What a law is asked about: the columns of some operations, and the work they stand for."""
+"""The input of a law: the columns of some operations, and their FLOPs and bytes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Values = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Work:
-    """N operations of one kind and regime."""
+    """N operations of one kind and config key."""
 
     columns: Columns
     """Each (N,), positive."""

@@ -16,7 +16,7 @@ EXTRA_OF = {
     "markupsafe": "report",
     "huggingface_hub": "hub",
 }
-"""By the name under which it is imported."""
+"""Extra by the name under which a library is imported."""
 
 
 def missing_library(error: ModuleNotFoundError) -> str | None:

@@ -22,7 +22,7 @@ Measured = dict[int, dict[str, float]]
 
 @dataclass(frozen=True)
 class ServingRequest:
-    """What was asked on the command line."""
+    """The options of one estimate on the command line."""
 
     workload: "ServingWorkload"
     deployment: "Deployment"
@@ -55,7 +55,9 @@ def parse_concurrency(text: str) -> tuple[int, ...]:
             numbers = []
         if len(numbers) not in (1, 2) or any(not 1 <= n <= 1_000_000 for n in numbers):
             raise InputError(
-                f"'{part}' is no concurrency", where="--concurrency", remedy="write 1,2,4..128"
+                f"'{part}' is not a whole number from 1 to 1,000,000",
+                where="--concurrency",
+                remedy="give a list such as 1,2,4..128",
             )
         value = numbers[0]
         while value < numbers[-1]:
@@ -206,13 +208,13 @@ def estimate_serving(
 
 def _engine(request: ServingRequest, hardware: "HardwareChoice") -> "Engine":
     from groundspeed.estimator.engines.engine import find_engine
-    from groundspeed.estimator.serving.server import with_budget
+    from groundspeed.estimator.serving.server import override_limits
 
     rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
     engine = find_engine(
         request.engine, version=request.engine_version, platform="rocm" if rocm else "cuda"
     )
-    return with_budget(engine, request.token_budget, request.max_sequences)
+    return override_limits(engine, request.token_budget, request.max_sequences)
 
 
 def _datasheet_engine(engine: "Engine") -> "Engine":

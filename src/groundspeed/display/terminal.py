@@ -38,7 +38,7 @@ COLUMNS = (
     TimeRemainingColumn(),
     TextColumn("[dim]{task.fields[name]}"),
 )
-"""Of a progress bar."""
+"""Columns of a progress bar."""
 
 
 def scale_for(value: float, unit: str) -> tuple[float, str]:

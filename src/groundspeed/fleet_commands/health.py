@@ -235,7 +235,7 @@ def _named(request: HealthRequest) -> "tuple[Baseline | None, dict[str, float] |
 def _of_device(
     request: HealthRequest, rows: "pd.DataFrame"
 ) -> "tuple[Baseline | None, dict[str, float] | None, str]":
-    """Where nothing was named: the profile of this GPU, if there is one."""
+    """Compare with the profile of this GPU, if there is one, where the user named nothing."""
     from groundspeed.estimator.hardware.find_hardware import find_hardware
     from groundspeed.fleet.health.baseline import reference_rates
 

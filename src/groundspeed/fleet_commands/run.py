@@ -221,7 +221,7 @@ def _show(record: "RunRecord", store: str) -> None:
 
 @contextmanager
 def _followed(*, quiet: bool) -> "Iterator[Callable[[Event], None]]":
-    """A progress bar over nodes; yields what events are told to."""
+    """Show a progress bar over nodes; yields the function that receives their events."""
     from groundspeed.display.terminal import progress_bar
 
     seen: dict[str, str] = {}

@@ -109,7 +109,7 @@ UNKNOWN = 3
 
 
 def exit_code(screening: "Screening") -> int:
-    """As Nagios has them: 0 fine, 1 WARN, 2 FAIL, 3 nothing could be judged."""
+    """Exit code as in Nagios: 0 OK, 1 WARN, 2 FAIL, 3 nothing could be judged."""
     if screening.fail or screening.warn:
         return 2 if screening.fail else 1
     return 0 if screening.judged else UNKNOWN

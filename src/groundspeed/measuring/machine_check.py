@@ -22,7 +22,7 @@ State = Literal["ok", "missing", "warning"]
 
 PACKAGE_OF = {"pynvml": "nvidia-ml-py", "prometheus_client": "prometheus-client",
               "huggingface_hub": "huggingface-hub"}  # fmt: skip
-"""Where a library has another name where it is installed from."""
+"""Package name on PyPI, where it differs from the name that is imported."""
 
 NOISY_LOAD = 0.25
 """Share of the processors that others may use while one measures."""
@@ -44,7 +44,7 @@ class Diagnosis(Record):
 
     checks: tuple[Check, ...]
     can: dict[str, bool]
-    """By what one might want: estimate, measure, measure on a GPU, ..."""
+    """Whether this machine can do each task: estimate, measure, measure on a GPU, ..."""
 
 
 def diagnose() -> Diagnosis:

@@ -30,7 +30,7 @@ LONG_NAME, MOST_NAMES = 32, 60
 """Characters of a name on an axis, and how many names one takes where some are longer."""
 
 MANY_DECADES = 2.5
-"""Of a logarithmic axis: beyond, only powers of ten are written."""
+"""Decades of a logarithmic axis beyond which only powers of ten are labelled."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Figure:
     """A plot, what it is of, and the same facts in words."""
 
     name: str
-    """Of its element."""
+    """Identifier of its HTML element."""
     title: str
     says: str
     """What one sees in it: read by those who do not see it."""
@@ -65,7 +65,7 @@ class Figure:
 
     @property
     def drawn_height(self) -> int:
-        """With room for the names above it."""
+        """[px] Height with room for the legend above the plot."""
         named = sum(t.get("showlegend", True) is not False for t in self.traces)
         return self.height + (LEGEND_ROW * -(-named // LEGEND_COLUMNS) if named > 1 else 0)
 
@@ -208,4 +208,4 @@ def _escaped(value: Any) -> Any:  # noqa: ANN401
 
 
 OURS = ("hovertemplate",)
-"""Of a trace: written by us, with plotly's own markup."""
+"""Keys of a trace that we write ourselves, with plotly's own markup."""

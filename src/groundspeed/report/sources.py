@@ -1,4 +1,4 @@
-"""What is to be reported: a file or folder, told by what is in it."""
+"""Choose the report for a file or folder by what is in it."""
 
 import json
 from collections.abc import Sequence

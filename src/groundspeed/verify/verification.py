@@ -105,7 +105,7 @@ class Verification(Record):
     predictions: tuple[Prediction, ...]
     """All of them, made before the decoder was built."""
     predictions_sha256: str
-    """Of the lines of their JSON, taken before the decoder was built."""
+    """SHA-256 of the predictions' JSON lines, computed before the decoder was built."""
     shapes_seen: tuple[str, ...]
     """Shapes of the decoder that the calibration happened to measure: should be empty."""
     cases: tuple[VerifiedCase, ...]
@@ -113,7 +113,7 @@ class Verification(Record):
     tpot_median_error_fraction: float
     ttft_median_error_of_law_fraction: float
     tpot_median_error_of_law_fraction: float
-    """The same with the machine's own change, told by its reference products, taken out."""
+    """Error fraction after removing the machine's own change, which its reference cases show."""
     inside_share: float
     passed: bool
     blame: str

@@ -13,10 +13,10 @@ from groundspeed.estimator.graph.engine_step import Layers
 from groundspeed.estimator.hardware.find_hardware import find_hardware, shipped_profile
 from groundspeed.estimator.serving.closed_form import Loads, closed_form
 from groundspeed.estimator.serving.deployment import Deployment
-from groundspeed.estimator.serving.memory import cache_bytes_per_token, fewest_devices, weight_bytes
+from groundspeed.estimator.serving.memory import cache_bytes_per_token, min_devices, weight_bytes
 from groundspeed.estimator.serving.pools import Pools, predict_disaggregated
 from groundspeed.estimator.serving.scheduler import Load, simulate
-from groundspeed.estimator.serving.server import Server, with_budget
+from groundspeed.estimator.serving.server import Server, override_limits
 from groundspeed.estimator.serving.step_time import StepTimes
 from groundspeed.estimator.serving.workload import ServingWorkload
 from groundspeed.profiles import InputError
@@ -80,7 +80,7 @@ def test_weights_are_shared_out() -> None:
 
 def test_fewest_devices() -> None:
     engine = find_engine("vllm")
-    needed = fewest_devices(find_model("llama-3.1-405b"), engine, 80e9, 4096.0, Deployment())
+    needed = min_devices(find_model("llama-3.1-405b"), engine, 80e9, 4096.0, Deployment())
     assert needed == 16  # 812 GB of weights
 
 
@@ -220,7 +220,10 @@ def steps_of(engine: Engine, most: int = 64) -> StepTimes:
     return StepTimes(layers, H200, engine, most, 4096.0)
 
 
-VLLM, SGLANG = with_budget(find_engine("vllm"), 2048), with_budget(find_engine("sglang"), 4096)
+VLLM, SGLANG = (
+    override_limits(find_engine("vllm"), 2048),
+    override_limits(find_engine("sglang"), 4096),
+)
 STEPS = {e.name: steps_of(e) for e in (VLLM, SGLANG)}
 
 

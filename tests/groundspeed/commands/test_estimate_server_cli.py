@@ -70,8 +70,8 @@ def test_separate_pools() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--concurrency", "many"), "'many' is no concurrency: write 1,2,4..128"),
-        (("--concurrency", "0"), "'0' is no concurrency"),
+        (("--concurrency", "many"), "'many' is not a whole number from 1 to 1,000,000"),
+        (("--concurrency", "0"), "'0' is not a whole number"),
         (("--tp", "3"), "--tp 3 does not divide the 128 attention heads"),
         (("--engine", "vlm"), "unknown engine 'vlm'"),
         (("--isl", "0"), "prompt tokens must lie between"),
