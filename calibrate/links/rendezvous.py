@@ -1,4 +1,4 @@
-"""How ranks meet, say what they are doing, and find out who is missing.
+"""Rendezvous of ranks, their heartbeats, and the diagnosis of a lost rank.
 
 A collective fails on everybody when it fails on one, with a message about a socket that names
 nobody. So each rank writes down what it is about to do, in a store that all can read and in a file
@@ -29,7 +29,7 @@ POLL_S = 0.05
 
 @dataclass(frozen=True)
 class Versions:
-    """What must agree between ranks for their times to be of one thing."""
+    """Versions that must agree between ranks for their timings to be comparable."""
 
     groundspeed: str
     method: int
@@ -46,7 +46,7 @@ def own_versions(backend: str) -> Versions:
 
 
 class Rendezvous:
-    """The place where ranks meet.
+    """Rendezvous of all ranks over a store that every rank can read.
 
     Parameters
     ----------
@@ -138,9 +138,9 @@ class Rendezvous:
             for name in asdict(versions):
                 if theirs[name] != first[name]:
                     raise InputError(
-                        f"rank {rank} on {theirs['host']} runs {name} {theirs[name]}, rank 0 on "
-                        f"{first['host']} {first[name]}: their times are not of one thing",
-                        remedy="install the same version everywhere",
+                        f"rank {rank} (host {theirs['host']}) runs {name} {theirs[name]}, rank 0 "
+                        f"(host {first['host']}) runs {first[name]}: timings cannot be compared",
+                        remedy="install one version everywhere",
                     )
         return [theirs["host"] for theirs in everybody]
 

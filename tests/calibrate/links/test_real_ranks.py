@@ -236,7 +236,7 @@ def test_ranks_of_different_versions(tmp_path: Path, other_checkout: Path) -> No
     change(other_checkout / "calibrate" / "version.py", "METHOD_VERSION = 1", "METHOD_VERSION = 0")
     code, stderr = both(tmp_path, other_checkout)
     assert code == 2
-    assert f"rank 1 on {HOST} runs method 0, rank 0 on {HOST} 1" in stderr
+    assert f"rank 1 (host {HOST}) runs method 0, rank 0 (host {HOST}) runs 1" in stderr
 
 
 @pytest.mark.slow

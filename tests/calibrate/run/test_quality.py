@@ -33,7 +33,7 @@ def test_many_tagged_cases_are_counted_and_explained(tag: str) -> None:
     assert TAGGED[tag] in text
 
 
-def test_what_happens_now_and_then_is_not_worth_a_word() -> None:
+def test_tag_on_under_a_tenth_of_the_cases_gives_no_warning() -> None:
     twenty = PROFILE.curves[0].points * 3
     points = (twenty[0].model_copy(update={"tags": ("drift",)}), *twenty[1:])
     curve = PROFILE.curves[0].model_copy(update={"points": points})
