@@ -82,7 +82,7 @@ def facts_of(metric: str, lower_is_better: Collection[str] = (), unit: str = "")
     ----------
     metric : str
     lower_is_better : collection of str
-        Names for which that is said, whatever they look like.
+        Names of metrics for which lower is better, whatever the name suggests.
     unit : str
         Of its values: seconds are better when fewer, whatever the name.
     """

@@ -62,7 +62,7 @@ class DeviceSpec(Record):
     aliases: tuple[str, ...] = ()
     """Names that people and drivers use for exactly this part."""
     short_names: tuple[str, ...] = ()
-    """Bare names that this part stands for unless more is said ('h100')."""
+    """Short names that mean this part where no variant is given ('h100')."""
     notes: tuple[str, ...] = ()
     sources: dict[str, Source]
     compute_units: Quantity | None = None

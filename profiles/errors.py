@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used, or this machine cannot do what was asked.
+    """Input that cannot be used, or a request that this machine cannot fulfil.
 
     Parameters
     ----------

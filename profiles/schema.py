@@ -182,7 +182,7 @@ class Interconnect(Record):
     variables: dict[str, str] = Field(default_factory=dict)
     """Environment variables that steer communication."""
     algorithms: dict[str, str] = Field(default_factory=dict)
-    """Algorithm and protocol that the library said it chose, by operation and size."""
+    """Algorithm and protocol that the library's log names, by operation and size."""
     in_network_reduction: bool | None = None
     """Whether a switch adds up on the way (NVLS, SHARP): busbw may then exceed the wire."""
 

@@ -22,10 +22,10 @@ PROTOCOLS = ("LL", "LL128", "SIMPLE")
 
 @dataclass(frozen=True)
 class NcclLog:
-    """What was said."""
+    """Facts that NCCL's log states."""
 
     in_network_reduction: bool | None = None
-    """None if nothing was said of it."""
+    """Whether a switch reduces on the way; None if the log does not state it."""
     algorithms: dict[str, str] = field(default_factory=dict)
     """``"AllReduce 1048576"`` to ``"RING SIMPLE"``."""
 

@@ -202,7 +202,7 @@ TELEMETRY = (
     ("power_w", "W", "power_w"),
     ("temperature_c", "C", "temperature_c"),
 )
-"""What the sensors said during products."""
+"""Sensor readings during matrix products: metric, unit, field of a point."""
 
 
 def _row(test: CheckCase, entries: list[Entry], skipped: list[str]) -> CheckRow:

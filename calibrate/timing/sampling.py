@@ -23,7 +23,7 @@ RESOLUTION_MARGIN = 50.0
 
 
 class Samplable(Protocol):
-    """Something that can be asked for durations."""
+    """A prepared case that returns durations."""
 
     @property
     def sample_s(self) -> float:

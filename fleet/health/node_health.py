@@ -75,7 +75,7 @@ class Health(RenamedRecord):
 
 
 def unknown_health(node: str, reason: str, against: str = "") -> Health:
-    """A node of which nothing can be said."""
+    """Return the health of a node that cannot be judged."""
     return Health(
         node=node, date_utc=_now(), state="UNKNOWN", against=against, rows=(), reason=reason
     )

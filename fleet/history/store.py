@@ -1,8 +1,8 @@
 """Keep a fleet's results in a folder that every node can write to, or at a URL that fsspec opens.
 
-    STORE/runs/RUN.json                   what was asked for, and of which nodes
+    STORE/runs/RUN.json                   level and nodes of the run
     STORE/unfinished/RUN/NODE/*.jsonl     journals of checks that are under way
-    STORE/profiles/RUN/NODE/*.json        profiles, where a calibration was asked for
+    STORE/profiles/RUN/NODE/*.json        profiles, if the level is a calibration
     STORE/rows/RUN/NODE.parquet           one row a number, written when a node is done
 
 Each node writes files of its own, so nothing needs a lock or a server, and what a dead node has

@@ -120,7 +120,7 @@ def _queue(job: str) -> dict[int, tuple[str, str]] | None:
     )  # fmt: skip
     if (
         finished.returncode and "Invalid job id" not in finished.stderr
-    ):  # said of one that is long over
+    ):  # Slurm has forgotten a job that ended long ago
         return None
     rows = [line.split("|") for line in finished.stdout.splitlines() if line.count("|") == 2]
     return {int(i): (state, reason) for i, state, reason in rows if i.isdigit()}

@@ -10,19 +10,19 @@ Level = Literal["gpu", "node", "rack", "class"]
 CAUSES = {
     "pcie_width": "the link to the host runs at half its width or less: reseat or replace",
     "host_link": "the link to the host is slow, but not by half: its generation, or the host",
-    "thermal": "hot, and drawing less power than others: cooling",
+    "thermal": "hot, and drawing less power than others: check the cooling",
     "power_cap": "its power cap is lower than others'",
-    "silicon": "at its power cap and slower than others: a chip of the lower end",
+    "silicon": "at its power cap and slower than others: a slower chip",
     "clocks_or_software": "vector units slow, tensor cores fine: clocks, driver or benchmark build",
     "memory": "memory alone is slow: clocks, remapped rows, or another process",
-    "nvlink": "links between the GPUs of the node",
-    "network": "links between nodes",
+    "nvlink": "links between the GPUs of the node are slow",
+    "network": "links between nodes are slow",
     "host": "launches are slow: the host's clock, a governor, or another process",
-    "compute": "matrix units slow, telemetry says nothing of the reason",
+    "compute": "matrix units slow; telemetry does not show the reason",
     "missing": "no result: the test did not run, failed, or its node was away",
     "no_class": "too few of its kind were measured to say what is usual",
     "below_floor": "below what the reference says any healthy device reaches",
-    "unknown": "nothing that was measured tells why",
+    "unknown": "nothing that was measured shows the reason",
 }
 """Every value of ``cause``."""
 

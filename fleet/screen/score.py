@@ -48,7 +48,7 @@ class Scores:
 
     expected: Array
     loss: Array
-    """Fraction of the expected rate that is missing; NaN where it cannot be said."""
+    """[1] Fraction of the expected rate that is missing; NaN where it is not known."""
     z: Array
     tier: Array
     """FINE, WARN, FAIL, NO_RESULT or NO_CLASS."""

@@ -38,7 +38,7 @@ def screen(
     ----------
     table : FleetTable
     lower_is_better : collection of str
-        Metrics for which that is said.
+        Names of metrics for which lower is better.
     reference : mapping of str to float, optional
         What a device of this kind reaches elsewhere: see
         :func:`groundspeed.fleet.screen.score.score`.

@@ -1,4 +1,4 @@
-"""Options side by side, the winner in front, ties said."""
+"""Table of a comparison: options side by side, the winner named, ties shown."""
 
 from rich.console import Console
 

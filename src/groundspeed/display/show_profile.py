@@ -72,7 +72,7 @@ def show_utilization(console: Console, profile: Profile) -> None:
     if not utilizations:
         return
     shares = any(u.share is not None for u in utilizations)
-    columns = ["a model's", "rows", "achieved"]
+    columns = ["layers of models", "rows (m)", "achieved"]
     table = make_table(*columns, *(["of the datasheet", "90 % interval", ""] if shares else [""]))
     for u in utilizations:
         unit = "FLOP/s" if u.phase == "prefill" else "bytes/s"

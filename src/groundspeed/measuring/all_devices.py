@@ -23,7 +23,7 @@ PROGRAM = (sys.executable, "-P", "-m", "groundspeed")
 
 @dataclass
 class Worker:
-    """The process of one device, and what it has said."""
+    """The process of one device, and its last line of output."""
 
     device: str
     process: subprocess.Popen[str]
@@ -32,7 +32,7 @@ class Worker:
 
     @property
     def failure_reason(self) -> str:
-        """The one line in which it said so."""
+        """Last line of its error output."""
         said = self.last_error_line[-1] if self.last_error_line else "it said nothing"
         return said.removeprefix("groundspeed: ")
 

@@ -100,7 +100,14 @@ def _summary(profile: Profile) -> Section:
             )
             for u in shares
         ]
-        columns = ("a model's", "rows", "achieved", "of the datasheet", "90 % interval", "")
+        columns = (
+            "layers of models",
+            "rows (m)",
+            "achieved",
+            "of the datasheet",
+            "90 % interval",
+            "",
+        )
         tables.append(
             Table(columns, seen_by_models, "What models see: the number that replaces “60 %”")
         )
