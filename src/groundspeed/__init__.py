@@ -1,8 +1,10 @@
-"""Measure what a GPU really delivers, write it down, and predict language models from it.
+"""Measure GPUs, fit cost models to the timings and predict LLM serving speed from them.
+
+The names below are imported on first use, so ``import groundspeed`` needs neither torch nor pandas.
 
 >>> from groundspeed import estimate
 >>> p = estimate("qwen2.5-32b", gpu="h20", prompt_tokens=1024, output_tokens=1024)
->>> 40 < 1 / p.tpot_s.value < 62.1  # token/s; the datasheet's bound is 62.1
+>>> 40 < 1 / p.tpot_s.value < 62.1  # token/s; the datasheet bound is 62.1
 True
 """
 
@@ -55,8 +57,8 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module's attributes are of any type)
-    """Import the public names when they are first asked for."""
+def __getattr__(name: str) -> Any:  # noqa: ANN401  (module attributes may have any type)
+    """Import a public name when it is first used."""
     if name not in _HOME:
         raise AttributeError(f"module 'groundspeed' has no attribute '{name}'")
     import importlib

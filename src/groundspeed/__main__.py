@@ -1,4 +1,4 @@
-"""``python -m groundspeed``."""
+"""Start the command line with ``python -m groundspeed``."""
 
 from groundspeed.cli import main
 

@@ -2,13 +2,13 @@
 
     import groundspeed as gs
 
-    profile = gs.load_profile("h200")            # a file, an id, or a GPU
+    profile = gs.load_profile("h200")            # a file, a profile id or a GPU name
     gs.estimate("qwen2.5-32b", gpu="h20").plot()
     gs.estimate_server("llama-3.1-8b", gpu="h200", concurrency=[1, 8, 64]).plot()
     gs.screen("fleet.csv").to_pandas()
 
-Every result is a typed object that shows itself in a notebook
-(:mod:`groundspeed.display.notebook`).
+Every result is a typed object that a notebook displays as a table
+(:mod:`groundspeed.display.notebook`). Errors are raised as :class:`groundspeed.InputError`.
 """
 
 from collections.abc import Sequence
@@ -41,16 +41,22 @@ __all__ = [
 
 
 def load_profile(name: str | Path) -> MeasuredProfile:
-    """Load a profile: a file, the id of one you measured, or the newest of a GPU.
+    """Load a profile by file, id or GPU name.
+
+    Parameters
+    ----------
+    name : str or Path
+        Path of a profile file, id of a profile you measured, or name of a GPU (``h200``). A GPU
+        name loads the newest profile measured on that GPU, else the profile that ships for it.
 
     Raises
     ------
     InputError
-        If there is none.
+        If there is no such profile, or only a datasheet of the GPU is known.
     """
     hardware = find_hardware(str(name))
     if hardware.profile is None:
-        raise InputError(f"'{name}' is a datasheet: nothing was measured")
+        raise InputError(f"only a datasheet of '{name}' is known, not a profile")
     return MeasuredProfile.model_construct(**dict(hardware.profile))
 
 
@@ -61,21 +67,23 @@ def run_calibration(
     folder: Path | None = None,
     quiet: bool = False,
 ) -> MeasuredProfile:
-    """Measure a device of this machine and keep the profile.
+    """Measure a device of this machine and save its profile.
 
     Parameters
     ----------
     device : str, optional
-        ``cpu``, ``cuda:0``; the best there is if not given.
-    mode : {'quick', 'standard', 'full'}
+        ``cpu``, ``cuda`` or ``cuda:N``. Default: the first GPU, else the CPU.
+    mode : {'quick', 'standard', 'full'}, default 'quick'
+        How much to measure: ``quick`` takes about a minute, ``full`` about 15 minutes.
     folder : Path, optional
-        Where profiles are kept; the user's data folder if not given.
-    quiet : bool
+        Folder to save the profile in. Default: ``$XDG_DATA_HOME/groundspeed/profiles``.
+    quiet : bool, default False
+        True hides the progress bar.
 
     Raises
     ------
     InputError
-        If it cannot be measured, or breaks physics.
+        If the device cannot be measured, or the profile fails the physics check.
     """
     from groundspeed.measuring.session import calibrate_and_save, open_running_device
     from groundspeed.profiles.store import profile_folder
@@ -95,22 +103,28 @@ def estimate(
     dtype: str = "bfloat16",
     profile_dir: Path | None = None,
 ) -> StaticEstimate:
-    """Predict a static batch of a model on a device.
+    """Predict the latency and throughput of a static batch on one device.
 
     Parameters
     ----------
     model : str
-        Shipped name, hub name or path of a ``config.json``.
+        Shipped name (``qwen2.5-32b``), hub name or path of a ``config.json``.
     gpu : str
-        A GPU, an id of a profile, or its file.
-    prompt_tokens, output_tokens, batch : int
+        Name of a GPU (``h20``), or id or file of a profile. The newest profile of a GPU is used,
+        else its datasheet.
+    prompt_tokens, output_tokens : int, default 1024
+        Input and output length of each sequence.
+    batch : int, default 1
+        Number of sequences.
     dtype : str, default 'bfloat16'
+        Data type of the weights.
     profile_dir : Path, optional
+        Folder of measured profiles. Default: ``$XDG_DATA_HOME/groundspeed/profiles``.
 
     Raises
     ------
     InputError
-        If a name is unknown or the workload impossible.
+        If a name is unknown or the workload is impossible.
     """
     hardware = find_hardware(gpu, profile_dir=profile_dir).best
     workload = Workload(
@@ -131,26 +145,29 @@ def estimate_server(
     engine: str = "vllm",
     profile_dir: Path | None = None,
 ) -> ServerEstimate:
-    """Predict a server under a closed loop of clients.
+    """Predict a server under a closed loop: each client sends its next request after an answer.
 
     Parameters
     ----------
     model, gpu : str
-        As :func:`estimate`.
-    concurrency : sequence of int
-        Clients.
-    prompt_tokens, output_tokens : int
-    tp : int
-        Tensor parallel.
+        As in :func:`estimate`.
+    concurrency : sequence of int, default (1, 4, 16, 64)
+        Numbers of clients; one prediction is made for each.
+    prompt_tokens, output_tokens : int, default 1024
+        Input and output length of each request.
+    tp : int, default 1
+        Tensor parallel size.
     dtype : str, optional
-        Of the weights; the checkpoint's if not given.
-    engine : str
+        Data type of the weights. Default: that of the checkpoint.
+    engine : str, default 'vllm'
+        ``vllm``, ``sglang``, ``trtllm`` or ``bare`` (no engine).
     profile_dir : Path, optional
+        Folder of measured profiles. Default: ``$XDG_DATA_HOME/groundspeed/profiles``.
 
     Raises
     ------
     InputError
-        If a name is unknown or it does not fit.
+        If a name is unknown or the model does not fit into the memory.
     """
     from groundspeed.estimator.serving.workload import ServingWorkload
 
@@ -170,23 +187,26 @@ def screen(
     reference: str | None = None,
     served: "Served | None" = None,
 ) -> FleetScreening:
-    """Judge every unit of a fleet against its own kind.
+    """Find the GPUs and nodes of a fleet that are slower than the others of their class.
 
     Parameters
     ----------
     source : str, Path, sequence of str or DataFrame
-        CSV, folder of profiles, store, or a table with ``node``, ``gpu``, ``metric``, ``value``.
+        CSV files, folders of profiles, a store of runs (folder or URL), or a table with the
+        columns ``node``, ``gpu``, ``metric`` and ``value``.
     lower_is_better : sequence of str
-        Metrics that should be low.
+        Names of metrics for which a lower value is better. Not needed for times, which are
+        recognized by their name or unit.
     reference : str, optional
-        Profile whose rates, less a tenth, are floors.
+        GPU or profile whose rates, less 10 %, are the lowest that a GPU may reach. Default: GPUs
+        are compared with each other only.
     served : Served, optional
-        The deployment to price findings in.
+        Deployment for which the cost of each finding is predicted. Default: no cost.
 
     Raises
     ------
     InputError
-        If nothing can be judged from it.
+        If the source cannot be read or holds nothing that can be judged.
     """
     from groundspeed.fleet.screen.request import ScreenRequest, screen_dataframe, screen_sources
 

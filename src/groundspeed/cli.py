@@ -1,7 +1,8 @@
-"""The command line: one line for what went wrong, exit codes that scripts can trust.
+"""The command line: registers the commands, prints errors as one line, sets the exit code.
 
-0 success · 1 it ran, but a check did not pass · 2 bad input or a machine that cannot do it ·
-130 Ctrl-C. Commands import what they need when they run, so ``--help`` is instant.
+Exit codes: 0 success · 1 the command ran, but a check did not pass · 2 bad input, or this machine
+cannot do what was asked · 130 Ctrl-C. ``fleet healthcheck`` and ``fleet screen`` use the codes of
+Nagios instead. Each command imports its libraries when it runs, so ``--help`` is fast.
 """
 
 import os
@@ -31,7 +32,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="groundspeed",
-    help="Measure what a GPU really delivers, write it down, predict language models from it.",
+    help="Measure GPUs, fit cost models to the timings, predict LLM serving speed from them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -61,14 +62,20 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Print the version of groundspeed and exit.",
+        ),
     ] = False,
 ) -> None:
-    """Measure what a GPU really delivers, write it down, predict language models from it."""
+    """Measure GPUs, fit cost models to the timings, predict LLM serving speed from them."""
 
 
 def main() -> None:
-    """Run the program; every way out of it is here."""
+    """Run the command line; print any error as one line and exit with the documented code."""
     code: object = 0
     try:
         code = app(standalone_mode=False)
@@ -76,7 +83,7 @@ def main() -> None:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except BrokenPipeError:  # the reader of a pipe has gone: nothing is wrong
+    except BrokenPipeError:  # e.g. "groundspeed ... | head": not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except ModuleNotFoundError as error:
@@ -84,19 +91,19 @@ def main() -> None:
             raise
         _fail(remedy)
     except MemoryError as error:
-        _fail(f"out of memory ({error or 'the operating system gave no more'})")
+        _fail(f"out of memory ({error or 'the operating system refused to allocate more'})")
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
     except Exception as error:
         message = getattr(error, "format_message", None)
         if message is None or not hasattr(error, "exit_code"):
-            raise  # a bug, and a traceback is what a bug report needs
+            raise  # a bug: the traceback is needed for the bug report
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message())
             sys.exit(2)
         _fail(f"{message()} (see: groundspeed --help)")
     if code == INTERRUPTED:
-        print("groundspeed: interrupted; what was measured is kept", file=sys.stderr)
+        print("groundspeed: interrupted; the measurements so far are kept", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -106,7 +113,10 @@ def _fail(message: str) -> None:
 
 
 def bad_input_code(arguments: list[str]) -> int:
-    """2, but where 2 means that a GPU has failed: Nagios' 3, and nothing at all in a prolog.
+    """Return the exit code for bad input: 2, except where 2 would mean a failed GPU.
+
+    ``fleet healthcheck`` and ``fleet screen`` return 3 (UNKNOWN in Nagios). A Slurm prolog returns
+    0, because Slurm drains a node whose prolog fails.
 
     >>> bad_input_code(["estimate"]), bad_input_code(["fleet", "healthcheck", "--prolog"])
     (2, 0)

@@ -1,4 +1,4 @@
-"""Which extra a library belongs to: what is not installed is said with the way to get it."""
+"""Map each optional library to the pip extra that installs it, for error messages."""
 
 EXTRA_OF = {
     "pandas": "fit",
@@ -16,11 +16,11 @@ EXTRA_OF = {
     "markupsafe": "report",
     "huggingface_hub": "hub",
 }
-"""Extra by the name under which a library is imported."""
+"""Import name of each optional library -> name of the extra that installs it."""
 
 
 def missing_library(error: ModuleNotFoundError) -> str | None:
-    """What to say of a library that is not installed; None if it is none of ours.
+    """Return the pip command for a missing library; None if no extra installs it.
 
     >>> missing_library(ModuleNotFoundError("x", name="fsspec"))
     "fsspec is not installed; pip install 'groundspeed[fleet]'"

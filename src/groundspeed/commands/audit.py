@@ -1,4 +1,4 @@
-"""``groundspeed audit``: whether a published number is possible, and what it means."""
+"""``groundspeed audit``: check whether a published throughput is possible, and what it means."""
 
 import json
 from pathlib import Path
@@ -24,6 +24,7 @@ KEYS = (
     "dtype",
     "label",
 )
+"""Keys of a claim in a file."""
 
 
 def audit_command(
@@ -31,48 +32,75 @@ def audit_command(
         Path | None,
         typer.Argument(
             help=(
-                "YAML or JSON file with a claim, or with a list of two to compare. Not "
-                "given: the claim is in the options."
+                "YAML or JSON file with one claim, or with a list of two to compare (keys as the "
+                "options below; tokens_per_s is --rate). Not given: the options are the claim."
             )
         ),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Claimed throughput in tokens/s, of all GPUs together.")
+        float | None,
+        typer.Option(
+            help="Claimed throughput in tokens/s, of all GPUs together. Required without a file."
+        ),
     ] = None,
     counts: Annotated[
         str | None,
-        typer.Option(help="Which tokens the rate counts: 'total' (input and output) or 'output'."),
+        typer.Option(
+            help="Tokens that the rate counts: 'total' (input and output) or 'output'. Not given: "
+            "both readings are shown."
+        ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Model: a shipped name, a hub name or the path of a config.json."),
+        typer.Option(
+            help="Model: a shipped name, a Hugging Face name or the path of a config.json. "
+            "Required without a file."
+        ),
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option(help="GPU: a name, or the id or file of a profile.")
+        str | None,
+        typer.Option(
+            help="GPU: a name (h200), or the id or file of a profile. Required without a file."
+        ),
     ] = None,
     gpus: Annotated[
-        int | None, typer.Option(help="Number of GPUs that the claimed rate was measured on.")
+        int | None,
+        typer.Option(
+            help="Number of GPUs that the claimed rate was measured on. Not given: 1 is assumed."
+        ),
     ] = None,
     isl: Annotated[
-        int | None, typer.Option(help="Input length of the claim: tokens of a prompt.")
+        int | None,
+        typer.Option(
+            help="Input length of the claim: tokens in each prompt. Not given: only the range of "
+            "predicted rates is shown."
+        ),
     ] = None,
     osl: Annotated[
         int | None,
-        typer.Option(help="Output length of the claim: tokens generated for each request."),
+        typer.Option(
+            help="Output length of the claim: tokens generated for each request. Not given: only "
+            "the range of predicted rates is shown."
+        ),
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(help="Number of clients (concurrency) of the claim.")
+        int | None,
+        typer.Option(
+            help="Number of concurrent clients in the claim. Not given: only the range of "
+            "predicted rates is shown."
+        ),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Data type of the weights. Default: the checkpoint's.")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="Engine that the prediction assumes: vllm, sglang or trtllm.")
+        str,
+        typer.Option(help="Serving engine that the prediction assumes: vllm, sglang or trtllm."),
     ] = "sglang",
     engine_version: Annotated[
         str,
         typer.Option(
-            help=("Version of the engine, e.g. 0.12. Default: the newest with known constants.")
+            help="Version of the engine, e.g. 0.12. Default: the newest whose host costs are known."
         ),
     ] = "",
     profile_dir: ProfileDir = None,
@@ -80,7 +108,9 @@ def audit_command(
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Check a claim: what is missing, what it means for a user, whether physics allows it.
+    """Check if a claimed throughput is complete and possible, and what a user would see.
+
+    Exit code 1: a check failed, for example the claim exceeds the bound of the datasheet.
 
     Example: groundspeed audit --rate 170 --counts total --model deepseek-r1 --gpu h200 --gpus 8
     --isl 3200 --osl 800 --concurrency 1
@@ -121,7 +151,7 @@ def audit_command(
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """One claim or two, from YAML (JSON is YAML too)."""
+    """Read one claim or two from a YAML file (JSON is valid YAML)."""
     import yaml
 
     from groundspeed.profiles.files import read_text
@@ -130,10 +160,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
         document = yaml.safe_load(read_text(path, "claim"))
     except yaml.YAMLError as error:
         reason = str(error).strip().replace("\n", " ")[:120]
-        raise InputError(f"is no YAML ({reason})", where=str(path)) from error
+        raise InputError(f"is not valid YAML or JSON ({reason})", where=str(path)) from error
     claims = document if isinstance(document, list) else [document]
     if not claims or len(claims) > 2 or not all(isinstance(d, dict) for d in claims):
-        raise InputError("holds no claim, nor two", where=str(path))
+        raise InputError("must hold one claim, or a list of one or two claims", where=str(path))
     return [{str(k): v for k, v in d.items()} for d in claims]
 
 
@@ -145,15 +175,18 @@ def _claim(document: dict[str, Any], number: int) -> "Claim":
     strange = sorted(set(document) - set(KEYS))
     if strange:
         raise InputError(
-            f"claim {number} has '{strange[0]}'", remedy=did_you_mean(strange[0], KEYS)
+            f"claim {number} has the unknown key '{strange[0]}'",
+            remedy=did_you_mean(strange[0], KEYS),
         )
     for name, option in (("tokens_per_s", "--rate"), ("model", "--model"), ("gpu", "--gpu")):
         if document.get(name) in (None, ""):
-            raise InputError(f"claim {number} lacks {name}", remedy=f"give {option}")
+            raise InputError(
+                f"claim {number} lacks {name}", remedy=f"give {option}, or {name} in the file"
+            )
     counts = document.get("counts")
     if counts not in (None, "total", "output"):
-        raise InputError(f"'{counts}' tokens are not known", where="counts",
-                         remedy="total (input and output) or output")  # fmt: skip
+        raise InputError(f"'{counts}' is not a kind of tokens", where="--counts",
+                         remedy="give total (input and output) or output")  # fmt: skip
 
     def whole(name: str) -> int | None:
         value = document.get(name)
@@ -164,7 +197,7 @@ def _claim(document: dict[str, Any], number: int) -> "Claim":
         except ValueError as error:
             raise InputError(f"{name} is '{value}', not a whole number") from error
         if number < 1:
-            raise InputError(f"{name} must be positive, not {number}")
+            raise InputError(f"{name} must be at least 1, not {number}")
         return number
 
     try:

@@ -1,4 +1,4 @@
-"""``groundspeed backtest``: predictions against measurements that exist."""
+"""``groundspeed backtest``: compare predictions with measurements of real servers."""
 
 import json
 from collections.abc import Iterable
@@ -19,38 +19,50 @@ def backtest_command(
         Path,
         typer.Argument(
             help=(
-                "CSV file of measurements, or the JSON that vllm bench, SGLang "
-                "bench_serving, guidellm or aiperf wrote."
+                "CSV file of measurements (columns model, gpu, isl, osl, batch_or_concurrency, "
+                "ttft_ms, tpot_ms, ...), or JSON of vllm bench serve, SGLang bench_serving, "
+                "guidellm or aiperf."
             )
         ),
     ],
     by: Annotated[
         str | None,
         typer.Option(
-            help=("Column that groups the summary, e.g. gpu. Default: one summary of all rows.")
+            help="Column that groups the summary, e.g. gpu. Default: one summary of all rows."
         ),
     ] = None,
-    gpu: Annotated[str | None, typer.Option(help="GPU for rows that do not name one.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model for rows that do not name one.")] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="GPU of rows that do not name one. Not given: such rows are skipped."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model of rows that do not name one. Not given: such rows are skipped."),
+    ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="Engine for rows that do not name one.")
+        str | None, typer.Option(help="Serving engine of rows that do not name one. Default: vllm.")
     ] = None,
     tp: Annotated[
-        int | None, typer.Option(help="Tensor parallel size for rows that do not state one.")
+        int | None,
+        typer.Option(
+            help="Tensor parallel size of rows that do not state one. Default: from the number of "
+            "GPUs of the row, else 1."
+        ),
     ] = None,
     attribute: Annotated[
         bool,
         typer.Option(
             "--attribute",
-            help="Also list the constants that would have to be wrong to explain the error.",
+            help="Also list how much of the error each constant could explain: cost per step, "
+            "layer or request, prefill kernels, ...",
         ),
     ] = False,
     adjust: Annotated[
         int | None,
         typer.Option(
             help=(
-                "Correct the predictions by one factor for each group, learned from this "
-                "many of its rows."
+                "Number of measured rows per --by group, at least 1, from which a correction "
+                "factor for the predictions is learned. Not given: no correction."
             )
         ),
     ] = None,
@@ -60,7 +72,7 @@ def backtest_command(
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Predict every row of a table and compare with what was measured.
+    """Predict every row of a table of measurements and show the prediction errors.
 
     Example: groundspeed backtest measured.csv --by engine
     """
@@ -79,17 +91,19 @@ def backtest_command(
         for row in source
     ]
     if not rows:
-        raise InputError("holds no row", where=str(file))
+        raise InputError("has no rows", where=str(file))
     missing = [c for c in ("model", "gpu") if not any(r.get(c) for r in rows)]
     if missing:
         raise InputError(
             f"no row names a {missing[0]}",
             where=str(file),
-            remedy=f"add the column {missing[0]}, or give --{missing[0]}",
+            remedy=f"add the column {missing[0]} or give --{missing[0]}",
         )
     if by is not None and not any(by in r for r in rows):
         known = ", ".join(sorted({k for r in rows for k in r} - set(METRICS)))
-        raise InputError(f"no column '{by}' to group by", where=str(file), remedy=f"has: {known}")
+        raise InputError(
+            f"has no column '{by}' for --by", where=str(file), remedy=f"its columns are {known}"
+        )
     with progress_bar("predicting", quiet=quiet or as_json) as report:
         done = 0
 
@@ -148,8 +162,8 @@ def backtest_command(
     if defaulted:
         console.print(
             plain(
-                f"not said by every row: {', '.join(defaulted)}; the engine's defaults, the "
-                "checkpoint's precision, ten prompts a client and fixed lengths were taken"
+                f"not given in every row: {', '.join(defaulted)}; assumed there: the engine's "
+                "defaults, the checkpoint's data type, 10 prompts per client, fixed lengths"
             ),
             style="dim",
         )

@@ -33,32 +33,45 @@ if TYPE_CHECKING:
 def calibrate_command(
     device: Device = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Measure the most important cases only: about a minute.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="Measure the most important cases only: about a minute. Not given: the standard "
+            "mode, between --quick and --full.",
+        ),
     ] = False,
     full: Annotated[
-        bool, typer.Option("--full", help="Measure everything: about 15 minutes.")
+        bool, typer.Option("--full", help="Measure the largest set of cases: about 15 minutes.")
     ] = False,
     plan: Annotated[
         bool,
         typer.Option(
-            "--plan", help="Measure nothing; print what would be measured and how long it takes."
+            "--plan", help="Measure nothing; list the planned cases and the expected duration."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the random choice and order of cases.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the choice and the order of the cases.")
+    ] = 0,
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Start over instead of continuing a run that was stopped."),
+        typer.Option(
+            "--fresh",
+            help="Start again from the beginning. Not given: continue an interrupted run.",
+        ),
     ] = False,
     allow_busy: Annotated[
         bool,
-        typer.Option("--allow-busy", help="Measure a GPU although other processes compute on it."),
+        typer.Option(
+            "--allow-busy",
+            help="Measure a GPU even if other processes use it. Not given: that is an error.",
+        ),
     ] = False,
     dtypes: Annotated[
         str | None,
         typer.Option(
             help=(
-                "Measure matrix products of these data types only, e.g. bfloat16,fp8. "
-                "Default: all that the device supports."
+                "Data types of the matrix multiplications to measure, e.g. bfloat16,fp8. Default: "
+                "those of the mode that the device supports."
             ),
             show_default=False,
         ),
@@ -67,8 +80,8 @@ def calibrate_command(
         int | None,
         typer.Option(
             help=(
-                "Measure collectives and pairs between this many ranks (on GPUs: one for "
-                "each device) instead of kernels."
+                "Measure collectives and point-to-point links between this many ranks, at least "
+                "2 (on GPUs: one per GPU). Not given: measure kernels of one device."
             ),
             show_default=False,
         ),
@@ -77,13 +90,18 @@ def calibrate_command(
         float,
         typer.Option(
             help=(
-                "Seconds after which a rank that does not come, or an operation that does "
-                "not end, is given up."
+                "With several ranks: seconds to wait for a rank that does not join, or for an "
+                "operation that does not finish."
             )
         ),
     ] = 60.0,
     lines: Annotated[
-        bool, typer.Option("--lines", hidden=True, help="Progress as JSON lines on stdout.")
+        bool,
+        typer.Option(
+            "--lines",
+            hidden=True,
+            help="Print progress as JSON lines on stdout, for the parent process.",
+        ),
     ] = False,
     profile_dir: ProfileDir = None,
     output: Output = None,
@@ -91,15 +109,15 @@ def calibrate_command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure this machine: matrix products, memory, attention, launches; write a profile.
+    """Measure this machine (matrix products, memory, attention, launches) and write a profile.
 
-    A run that was stopped continues where it was. With --ranks, or under torchrun, srun or
-    mpirun: the links between devices.
+    An interrupted run continues where it stopped. With --ranks, or when started by torchrun, srun
+    or mpirun, the links between devices are measured instead.
 
     Example: groundspeed calibrate --quick
     """
     if quick and full:
-        raise InputError("--quick and --full exclude each other")
+        raise InputError("--quick and --full cannot be combined", remedy="give one of them")
     mode = "quick" if quick else "full" if full else "standard"
     folder = folder_of(profile_dir)
     require_writable(output, force=force)
@@ -114,7 +132,9 @@ def calibrate_command(
     if device is not None and (device == "all" or "," in device):
         if output is not None or plan:
             raise InputError(
-                "several devices give several profiles", remedy="use --profile-dir, or one device"
+                "--output and --plan work with one device only, not with several",
+                where="--device",
+                remedy="give --profile-dir instead of --output, or one device",
             )
         flags = {f"--{mode}": mode != "standard", "--fresh": fresh, "--allow-busy": allow_busy}
         arguments = [name for name, on in flags.items() if on] + ["--seed", str(seed)]
@@ -160,7 +180,10 @@ def calibrate_command(
 def _calibrate_devices(
     name: str, options: list[str], folder: Path, *, timeout_s: float, as_json: bool, quiet: bool
 ) -> None:
-    """Calibrate several devices at once, then, of all GPUs, their links; show what was found."""
+    """Calibrate several devices at the same time and show their profiles.
+
+    With ``--device all`` and two GPUs or more, the links between them are measured as well.
+    """
     require_measuring()
     from groundspeed.measuring.all_devices import calibrate_together, devices_of
 
@@ -190,7 +213,7 @@ def _calibrate_devices(
 
 
 def started_as_a_rank() -> bool:
-    """Whether a launcher started this process as one of several."""
+    """Return whether torchrun, srun or mpirun started this process as one of several ranks."""
     require_measuring()
     from groundspeed.calibrate.links.launcher_environment import find_rank_info
 
@@ -198,12 +221,12 @@ def started_as_a_rank() -> bool:
 
 
 def parse_dtypes(text: str | None) -> tuple[str, ...]:
-    """Data types from a list like ``bfloat16,fp8``.
+    """Parse a list of data types such as ``bfloat16,fp8``; None gives an empty tuple.
 
     Raises
     ------
     InputError
-        If one is not known.
+        If a name is not a data type.
     """
     from groundspeed.calibrate.design.measurement_plan import matmul_kernel
 
@@ -240,4 +263,4 @@ def _show_plan(
         return
     for case in planned.cases:
         typer.echo(case)
-    typer.echo(f"{planned.summary()}; then peaks and repeats")
+    typer.echo(f"{planned.summary()}; then the search for peaks, and repeats")

@@ -1,4 +1,4 @@
-"""``groundspeed compare``: GPUs, deployments or engines for one workload, side by side."""
+"""``groundspeed compare``: compare GPUs, deployments or engines for one workload."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,22 +13,28 @@ if TYPE_CHECKING:
     from groundspeed.estimator.decisions.compare import Option
 
 KEYS = ("gpu", "tp", "pp", "ep", "dp", "engine", "version", "dtype", "kv_dtype", "price", "name")
+"""Keys of one ``--option``."""
 
 
 def compare_command(
     model: Annotated[
-        str, typer.Argument(help="Model: a shipped name, a hub name or the path of a config.json.")
+        str,
+        typer.Argument(
+            help="Model: a shipped name, a Hugging Face name or the path of a config.json."
+        ),
     ],
     option: Annotated[
         list[str],
         typer.Option(
             "--option",
             help=(
-                "One option to compare, e.g. gpu=h200,tp=8,engine=sglang. Give it twice or more."
+                "One deployment, e.g. gpu=h200,tp=8,engine=sglang; give two or more. Keys: gpu "
+                "(required), tp, pp, ep, dp (default 1), engine (default vllm), version, dtype, "
+                "kv_dtype, price (of one GPU-hour), name."
             ),
         ),
     ],
-    isl: Annotated[int, typer.Option(help="Input length: tokens of a prompt.")] = 1024,
+    isl: Annotated[int, typer.Option(help="Input length: tokens in each prompt.")] = 1024,
     osl: Annotated[
         int, typer.Option(help="Output length: tokens generated for each request.")
     ] = 1024,
@@ -36,21 +42,23 @@ def compare_command(
         str,
         typer.Option(
             help=(
-                "Clients of the server: a number, a list (1,8,64) or a range of powers of "
-                "two (1..128)."
+                "Number of clients of the server, each with one request at a time: a number, a "
+                "list (1,8,64) or a range that doubles (1..128)."
             )
         ),
     ] = "1..128",
     length_low: Annotated[
         float,
         typer.Option(
-            help="Shortest request, as a fraction of --isl and --osl (lengths are uniform)."
+            help="Shortest request, as a fraction of --isl and --osl (above 0); lengths are "
+            "uniformly distributed between --length-low and --length-high."
         ),
     ] = 1.0,
     length_high: Annotated[
         float,
         typer.Option(
-            help="Longest request, as a fraction of --isl and --osl (lengths are uniform)."
+            help="Longest request, as a fraction of --isl and --osl (at most 2); lengths are "
+            "uniformly distributed between --length-low and --length-high."
         ),
     ] = 1.0,
     profile_dir: ProfileDir = None,
@@ -58,7 +66,7 @@ def compare_command(
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Say where each option wins, and where the difference is inside the noise.
+    """Compare deployments: which one wins at each load, and where the difference is only noise.
 
     Example: groundspeed compare llama-3.3-70b --option gpu=h200,tp=4 --option gpu=mi300x,tp=4
     """
@@ -69,8 +77,8 @@ def compare_command(
     options = [_option(text, model, profile_dir) for text in option]
     names = [o.name for o in options]
     if len(set(names)) < len(names):
-        raise InputError("two options are the same", where="--option",
-                         remedy="tell them apart with name=…")  # fmt: skip
+        raise InputError("two options have the same name", where="--option",
+                         remedy="give each its own, such as name=a")  # fmt: skip
     workload = ServingWorkload(isl, osl, length_low=length_low, length_high=length_high)
     comparison = compare_servers(options, workload, parse_concurrency(concurrency))
     if as_json or output is not None:
@@ -95,28 +103,35 @@ def _option(text: str, model: str, profile_dir: "Path | None") -> "Option":
     for part in text.split(","):
         key, equals, value = part.strip().partition("=")
         if not equals or not value:
-            raise InputError(f"'{part}' is no key=value", where="--option")
+            raise InputError(f"'{part}' is not key=value", where="--option", remedy="gpu=h200,tp=8")
         if key not in KEYS:
             raise InputError(f"unknown key '{key}'", where="--option",
                              remedy=did_you_mean(key, KEYS))  # fmt: skip
         values[key] = value
     if "gpu" not in values:
-        raise InputError(f"'{text}' names no gpu", where="--option", remedy="gpu=h200,tp=8")
+        raise InputError(f"'{text}' has no gpu", where="--option", remedy="add gpu=, e.g. gpu=h200")
 
     def whole(key: str) -> int:
         try:
             return int(values.get(key, "1"))
         except ValueError as error:
-            raise InputError(f"{key} is '{values[key]}', not a number", where="--option") from error
+            raise InputError(
+                f"{key} is '{values[key]}', not a whole number", where="--option"
+            ) from error
 
     price: float | None = None
     if "price" in values:
         try:
             price = float(values["price"])
         except ValueError as error:
-            raise InputError(f"price is '{values['price']}', not a number") from error
+            raise InputError(
+                f"price is '{values['price']}', not a number", where="--option"
+            ) from error
         if not 0 < price < 10_000:
-            raise InputError(f"{price:g} is no price of a GPU for an hour", where="--option")
+            raise InputError(
+                f"the price of a GPU-hour must be above 0 and below 10,000, not {price:g}",
+                where="--option",
+            )
     hardware = find_hardware(values["gpu"], profile_dir=profile_dir)
     rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
     engine = find_engine(

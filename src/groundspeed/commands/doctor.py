@@ -1,4 +1,4 @@
-"""``groundspeed doctor``: what this machine can do, and what is missing for the rest."""
+"""``groundspeed doctor``: list what this machine can do and what is missing for the rest."""
 
 import typer
 
@@ -6,7 +6,7 @@ from groundspeed.commands.options import Json, deliver
 
 
 def doctor_command(as_json: Json = False) -> None:
-    """Say what this machine can do, what is missing, and how to get it. Exit code 1: no measuring.
+    """Show what works on this machine and how to install the rest. Exit code 1: it cannot measure.
 
     Example: groundspeed doctor
     """

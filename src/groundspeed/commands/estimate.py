@@ -1,4 +1,4 @@
-"""``groundspeed estimate``: from a model and a GPU's name to TTFT, TPOT and throughput."""
+"""``groundspeed estimate``: predict TTFT, TPOT and throughput of a model on a GPU."""
 
 import json
 from pathlib import Path
@@ -19,8 +19,8 @@ def estimate_command(
         str,
         typer.Argument(
             help=(
-                "Model: a shipped name (qwen2.5-32b), a hub name (Qwen/Qwen2.5-32B) or the "
-                "path of a config.json."
+                "Model: a shipped name (qwen2.5-32b), a Hugging Face name (Qwen/Qwen2.5-32B) or "
+                "the path of a config.json."
             )
         ),
     ],
@@ -29,12 +29,12 @@ def estimate_command(
         typer.Option(
             "--gpu",
             help=(
-                "GPU: a name (h200, h100-sxm), or the id or file of a profile. Repeat it to "
-                "compare GPUs."
+                "GPU: a name (h200, h100-sxm), which selects its newest profile, else its "
+                "datasheet; or the id or file of a profile. Repeat it to compare GPUs."
             ),
         ),
     ],
-    isl: Annotated[int, typer.Option(help="Input length: tokens of a prompt.")] = 1024,
+    isl: Annotated[int, typer.Option(help="Input length: tokens in each prompt.")] = 1024,
     osl: Annotated[
         int, typer.Option(help="Output length: tokens generated for each request.")
     ] = 1024,
@@ -42,9 +42,8 @@ def estimate_command(
         str | None,
         typer.Option(
             help=(
-                "Clients of a server that each send the next request when theirs is "
-                "answered: a number, a list (1,8,64) or a range of powers of two (1..128). "
-                "Not given: a static batch."
+                "Number of clients of a server, each with one request at a time: a number, a list "
+                "(1,8,64) or a range that doubles (1..128). Not given: --batch."
             )
         ),
     ] = None,
@@ -52,121 +51,145 @@ def estimate_command(
         str | None,
         typer.Option(
             help=(
-                "Engine that serves: vllm, sglang, trtllm, or bare (no engine). Default: "
-                "vllm where a server is predicted."
+                "Serving engine: vllm, sglang, trtllm, or bare (no engine). Default: vllm if a "
+                "server is predicted, none for a static batch."
             )
         ),
     ] = None,
-    tp: Annotated[int, typer.Option(help="Tensor parallel size: GPUs that share each layer.")] = 1,
+    tp: Annotated[
+        int,
+        typer.Option(help="Tensor parallel size: number of GPUs that each layer is split over."),
+    ] = 1,
     pp: Annotated[
-        int, typer.Option(help="Pipeline parallel size: stages that the layers are split into.")
+        int,
+        typer.Option(help="Pipeline parallel size: number of stages the layers are split into."),
     ] = 1,
     ep: Annotated[
-        int, typer.Option(help="Expert parallel size: GPUs that the experts are spread over.")
+        int,
+        typer.Option(
+            help="Expert parallel size: number of GPU groups that whole experts are spread over; "
+            "1 splits every expert over all GPUs."
+        ),
     ] = 1,
     dp: Annotated[
         int,
         typer.Option(
             help=(
-                "Data parallel size of attention: groups that hold the attention weights once each."
+                "Data parallel size of attention: number of groups of --tp GPUs, each with all "
+                "attention weights and its own sequences."
             )
         ),
     ] = 1,
     replicas: Annotated[
-        int, typer.Option(help="Independent copies of the deployment that share the clients.")
+        int,
+        typer.Option(help="Independent copies of the deployment, which share the clients equally."),
     ] = 1,
     dtype: Annotated[
         str | None,
         typer.Option(
             help=(
-                "Data type of the weights: bf16, fp8, fp8_block, int4, nvfp4, ... Default: "
-                "the checkpoint's."
+                "Data type of the weights: bfloat16, fp8, fp8_block, int4, nvfp4, ... Default: "
+                "that of the checkpoint."
             )
         ),
     ] = None,
     kv_dtype: Annotated[
         str | None,
         typer.Option(
-            help=("Data type of the KV cache, e.g. fp8. Default: the checkpoint's, else 16 bit.")
+            help="Data type of the KV cache, e.g. fp8. Default: that of the checkpoint, else "
+            "16 bit. Used only if a server is predicted."
         ),
     ] = None,
     batch: Annotated[
-        int, typer.Option(help="Sequences of a static batch, where no server is predicted.")
+        int,
+        typer.Option(
+            help="Number of sequences in a static batch. If a server is predicted without "
+            "--concurrency: number of clients."
+        ),
     ] = 1,
     length_low: Annotated[
         float,
         typer.Option(
             help=(
-                "Shortest request, as a fraction of --isl and --osl (lengths are uniform "
-                "between --length-low and --length-high)."
+                "Shortest request, as a fraction of --isl and --osl (above 0); lengths are "
+                "uniformly distributed between --length-low and --length-high."
             )
         ),
     ] = 1.0,
     length_high: Annotated[
         float,
         typer.Option(
-            help="Longest request, as a fraction of --isl and --osl (lengths are uniform)."
+            help="Longest request, as a fraction of --isl and --osl (at most 2); lengths are "
+            "uniformly distributed between --length-low and --length-high."
         ),
     ] = 1.0,
     num_prompts: Annotated[
         int | None,
-        typer.Option(help="Requests of the whole benchmark. Default: ten for each client."),
+        typer.Option(help="Number of requests in the whole benchmark. Default: 10 per client."),
     ] = None,
     rate: Annotated[
         float | None,
         typer.Option(
             help=(
-                "Open loop: mean arrival rate in requests/s (Poisson arrivals), instead of clients."
+                "Open loop: mean arrival rate in requests/s (Poisson arrivals). Not given: a "
+                "closed loop of --concurrency clients."
             )
         ),
     ] = None,
     trace: Annotated[
         Path | None,
         typer.Option(
-            help=("Open loop: CSV file with the columns arrival_s, isl, osl, one request a row.")
+            help="Open loop: CSV file with one request per row and the columns arrival_s "
+            "(arrival time in seconds), isl, osl. Not given: no trace."
         ),
     ] = None,
     cached: Annotated[
         float,
         typer.Option(
-            help="Share of each prompt, from 0 to 1, that the prefix cache holds already."
+            help="Fraction of each prompt that is already in the prefix cache, from 0 to below 1."
         ),
     ] = 0.0,
     draft_tokens: Annotated[
-        int, typer.Option(help="Draft tokens of speculative decoding in each step; 0: none.")
+        int,
+        typer.Option(
+            help="Draft tokens per sequence and step of speculative decoding, 0 to 64; 0: none."
+        ),
     ] = 0,
     acceptance: Annotated[
         float,
         typer.Option(
-            help=("Probability (0 to 1) that a draft token is accepted, given those before it.")
+            help="Probability (0 to 1) that a draft token is accepted, given that those before it "
+            "were. Used with --draft-tokens."
         ),
     ] = 0.0,
     token_budget: Annotated[
         int | None,
         typer.Option(
             help=(
-                "Most tokens in one step (vLLM: --max-num-batched-tokens). Default: the engine's."
+                "Maximum number of tokens in one step (vLLM: --max-num-batched-tokens). Default: "
+                "the engine's own default."
             )
         ),
     ] = None,
     max_sequences: Annotated[
         int | None,
         typer.Option(
-            help=("Most sequences that run at once (vLLM: --max-num-seqs). Default: the engine's.")
+            help="Maximum number of sequences that run at once (vLLM: --max-num-seqs). Default: "
+            "the engine's own default."
         ),
     ] = None,
     engine_version: Annotated[
         str,
         typer.Option(
-            help=("Version of the engine, e.g. 0.12. Default: the newest with known constants.")
+            help="Version of the engine, e.g. 0.12. Default: the newest whose host costs are known."
         ),
     ] = "",
     prefill_decode: Annotated[
         str | None,
         typer.Option(
             help=(
-                "Disaggregated serving: replicas of this deployment for prefill and for "
-                "decode, e.g. 2+6."
+                "Disaggregated serving: number of replicas for prefill and for decode, e.g. 2+6. "
+                "Not given: every replica does both."
             )
         ),
     ] = None,
@@ -174,15 +197,16 @@ def estimate_command(
         bool,
         typer.Option(
             "--simulate",
-            help="Also show percentiles of TTFT, TPOT and E2E, from the simulated scheduler.",
+            help="Also show percentiles of TTFT, TPOT and end-to-end latency from a simulation of "
+            "the scheduler.",
         ),
     ] = False,
     slo: Annotated[
         str | None,
         typer.Option(
             help=(
-                "Limits in ms, e.g. ttft=500,tpot=50: the goodput is the rate of requests "
-                "that meet them."
+                "Latency limits in ms, e.g. ttft=500,tpot=50: also predict the goodput, the rate "
+                "of requests within the limits. Not given: no goodput."
             )
         ),
     ] = None,
@@ -190,7 +214,8 @@ def estimate_command(
         float | None,
         typer.Option(
             help=(
-                "Price of one GPU-hour in any currency: shows the cost of a million output tokens."
+                "Price of one GPU-hour in any currency: also show the cost of a million output "
+                "tokens. Not given: no cost."
             )
         ),
     ] = None,
@@ -198,36 +223,44 @@ def estimate_command(
         Path | None,
         typer.Option(
             help=(
-                "CSV file of measured rows (columns as in backtest), shown beside the prediction."
+                "CSV file of measurements to show beside the prediction: batch_or_concurrency, "
+                "and any of ttft_ms, tpot_ms, output_tok_s, total_tok_s."
             )
         ),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw throughput over latency to this .png or .svg file.")
+        Path | None, typer.Option(help="Plot throughput over latency to this .png or .svg file.")
     ] = None,
     assume: Annotated[
         str | None,
         typer.Option(
-            help=("Only value: 'dense', which reads an unknown architecture as a plain decoder.")
+            help="'dense' reads a model of an unknown architecture as a plain dense decoder. Not "
+            "given: an unknown architecture is an error."
         ),
     ] = None,
     method: Annotated[
         str,
         typer.Option(
-            help="'operators' predicts each operator; 'naive' divides FLOPs by the datasheet's "
-            "peak and --utilization, as people do by hand ('article' is its old name)."
+            help="'operators' predicts each operator; 'naive' divides the FLOPs by --utilization "
+            "times the datasheet peak (static batch only; old name: 'article')."
         ),
     ] = "operators",
     utilization: Annotated[
         float,
-        typer.Option(help="Share of the peak, from 0 to 1, that --method naive assumes."),
+        typer.Option(
+            help="Fraction of the datasheet peak, from 0 to 1, that --method naive assumes."
+        ),
     ] = 0.6,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Predict TTFT, TPOT and throughput: of a static batch on one device, or of a server.
+    """Predict TTFT, TPOT and throughput of a static batch on one device, or of a server.
+
+    A server is predicted if the weights are quantized in the checkpoint or if one of these is
+    given: --concurrency, --engine, --rate, --trace, --prefill-decode, --measured, --plot, --slo,
+    --price, --simulate, or a --tp, --pp, --ep, --dp or --replicas above 1.
 
     Example: groundspeed estimate deepseek-r1 --gpu h200 --tp 8 --isl 3200 --osl 800
     --concurrency 1..128
@@ -351,8 +384,8 @@ def _naive_estimate(
     for hardware in choices:
         if hardware.spec is None:
             raise InputError(
-                f"--method naive needs a datasheet, '{hardware.name}' has none",
-                remedy="name a GPU",
+                f"--method naive needs a datasheet, but '{hardware.name}' has none",
+                remedy="give the name of a GPU, e.g. --gpu h200",
             )
         estimates.append(naive_estimate(shape, hardware.spec, workload, utilization=utilization))
     if as_json or output is not None:

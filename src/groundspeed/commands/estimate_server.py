@@ -1,4 +1,7 @@
-"""What ``estimate`` does for a server: concurrency, parallelism, an engine."""
+"""The part of ``groundspeed estimate`` that predicts a server (engine, parallelism, load).
+
+``estimate`` predicts a static batch itself and calls :func:`estimate_serving` for a server.
+"""
 
 import json
 from dataclasses import dataclass, replace
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from groundspeed.estimator.serving.workload import ServingPrediction, ServingWorkload
 
 Measured = dict[int, dict[str, float]]
+"""Measured metrics by concurrency, in seconds and tokens/s."""
 
 
 @dataclass(frozen=True)
@@ -25,23 +29,33 @@ class ServingRequest:
     """The options of one estimate on the command line."""
 
     workload: "ServingWorkload"
+    """Load of the server; its concurrency is replaced by each value of ``concurrency``."""
     deployment: "Deployment"
     engine: str
     engine_version: str
+    """Version of the engine; the newest with known constants if empty."""
     token_budget: int | None
+    """Maximum number of tokens in one step; None: the engine's default."""
     max_sequences: int | None
+    """Maximum number of sequences that run at once; None: the engine's default."""
     concurrency: tuple[int, ...]
+    """Numbers of clients, all replicas together."""
     replicas: int
     simulate: bool
+    """Whether percentiles are shown."""
     slo: tuple[float, float] | None
+    """[s] Limits on TTFT and TPOT."""
     pools: tuple[int, int] | None
+    """Replicas for prefill and for decode (disaggregated serving); None: not separated."""
     measured: Path | None
+    """CSV file of measurements to show beside the prediction."""
     plot: Path | None
     price: float | None = None
+    """[currency/hour] Price of one GPU."""
 
 
 def parse_concurrency(text: str) -> tuple[int, ...]:
-    """``1,2,4..128``: numbers, and powers of two between two of them.
+    """Parse a list of concurrencies such as ``1,2,4..128``; ``a..b`` doubles from a up to b.
 
     >>> parse_concurrency("1,4..32")
     (1, 4, 8, 16, 32)
@@ -68,7 +82,15 @@ def parse_concurrency(text: str) -> tuple[int, ...]:
 
 
 def parse_slo(text: str | None) -> tuple[float, float] | None:
-    """``ttft=500,tpot=50`` in milliseconds."""
+    """Parse limits in ms such as ``ttft=500,tpot=50`` to (TTFT, TPOT) in seconds.
+
+    A limit that is not given is infinite. None gives None.
+
+    Raises
+    ------
+    InputError
+        If a part is not ``ttft=NUMBER`` or ``tpot=NUMBER``.
+    """
     if text is None:
         return None
     limits = {"ttft": float("inf"), "tpot": float("inf")}
@@ -79,30 +101,43 @@ def parse_slo(text: str | None) -> tuple[float, float] | None:
         except ValueError:
             name = ""
         if name.lower() not in ("ttft", "tpot"):
-            raise InputError(f"'{part}' is no objective", where="--slo",
-                             remedy="write ttft=500,tpot=50 (milliseconds)")  # fmt: skip
+            raise InputError(f"'{part}' is not a limit on ttft or tpot", where="--slo",
+                             remedy="give limits in ms, such as ttft=500,tpot=50")  # fmt: skip
     return limits["ttft"], limits["tpot"]
 
 
 def parse_pools(text: str | None) -> tuple[int, int] | None:
-    """``2+6``: replicas that prefill, and replicas that decode."""
+    """Parse ``2+6`` to the numbers of prefill and decode replicas (2, 6); None gives None.
+
+    Raises
+    ------
+    InputError
+        If the text is not two whole numbers joined by a plus sign.
+    """
     if text is None:
         return None
     first, plus, second = text.partition("+")
     if not (plus and first.strip().isdigit() and second.strip().isdigit()):
         raise InputError(
-            f"'{text}' is no pair of pools", where="--prefill-decode", remedy="write 2+6"
+            f"'{text}' is not of the form PREFILL+DECODE",
+            where="--prefill-decode",
+            remedy="give two numbers of replicas, such as 2+6",
         )
     return int(first), int(second)
 
 
 def read_trace(path: Path) -> tuple[tuple[float, int, int], ...]:
-    """Arrivals of a trace: seconds, prompt tokens, output tokens.
+    """Read the requests of a trace from a CSV file with the columns arrival_s, isl and osl.
+
+    Returns
+    -------
+    tuple of (float, int, int)
+        Arrival time [s], prompt tokens and output tokens of each request, by arrival time.
 
     Raises
     ------
     InputError
-        If a column is missing or a value is no number.
+        If a column is missing, a value is not a number or out of range, or there are no rows.
     """
     from groundspeed.profiles.files import read_rows
 
@@ -112,14 +147,16 @@ def read_trace(path: Path) -> tuple[tuple[float, int, int], ...]:
             arrival, isl, osl = float(row["arrival_s"]), int(row["isl"]), int(row["osl"])
         except (KeyError, ValueError) as error:
             raise InputError(
-                f"needs arrival_s, isl and osl, numbers in every row ({error})",
+                f"every row needs a number in arrival_s, isl and osl ({error})",
                 where=f"{path}, line {line}",
             ) from error
         if not (0.0 <= arrival < 1e9 and isl > 0 and osl > 0):
-            raise InputError("arrival, isl and osl must be positive", where=f"{path}, line {line}")
+            raise InputError(
+                "arrival_s must be at least 0, isl and osl at least 1", where=f"{path}, line {line}"
+            )
         arrivals.append((arrival, isl, osl))
     if not arrivals:
-        raise InputError("holds no arrival", where=str(path))
+        raise InputError("has no requests (only a header)", where=str(path))
     return tuple(sorted(arrivals))
 
 
@@ -132,7 +169,10 @@ def estimate_serving(
     output: Path | None,
     force: bool,
 ) -> None:
-    """Predict every concurrency on every hardware, and show it."""
+    """Predict each concurrency on each GPU; print the results or write them as JSON.
+
+    With one GPU, the bound from its datasheet is shown beside the prediction from its profile.
+    """
     from groundspeed.estimator.hardware.law_lookup import DatasheetHardware, ProfileHardware
 
     columns: list[tuple[str, list[ServingPrediction]]] = []
@@ -140,7 +180,7 @@ def estimate_serving(
         engine = _engine(request, hardware)
         if hardware.spec is not None and (len(choices) == 1 or hardware.profile is None):
             bare = _datasheet_engine(engine)
-            name = "datasheet" if len(choices) == 1 else f"{hardware.name} (sheet)"
+            name = "datasheet" if len(choices) == 1 else f"{hardware.name} (datasheet)"
             datasheet = DatasheetHardware(hardware.spec)
             columns.append((name, _predict(model, request, bare, datasheet)))
         if hardware.profile is not None:
@@ -218,7 +258,7 @@ def _engine(request: ServingRequest, hardware: "HardwareChoice") -> "Engine":
 
 
 def _datasheet_engine(engine: "Engine") -> "Engine":
-    """The same scheduler without any cost of the host: a bound stays a bound."""
+    """Return the engine with all host costs set to zero, so the datasheet column is a bound."""
     from groundspeed.estimator.engines.engine import Costs
 
     nothing = Costs(step_s=0.0, layer_s=0.0, sequence_s=0.0, collective_s=0.0, request_s=0.0)
@@ -260,18 +300,23 @@ def _pools(model: "Model", request: ServingRequest, hardware: "HardwareChoice") 
     workload = replace(request.workload, concurrency=request.concurrency[-1])
     link = hardware.spec.scaleup_bandwidth_bytes_per_s if hardware.spec else None
     if link is None:
-        raise InputError(f"the bandwidth between pools of {hardware.name} is not known")
+        raise InputError(
+            f"the scale-up bandwidth of {hardware.name} is not known, which --prefill-decode needs"
+        )
     pools = Pools(server, server, request.pools[0], request.pools[1], link.value)
     return predict_disaggregated(pools, workload)
 
 
 def read_measured(path: Path) -> Measured:
-    """Measured rows by concurrency: a CSV with the columns of ``backtest``.
+    """Read measurements by concurrency from a CSV file with the columns of ``backtest``.
+
+    ``batch_or_concurrency`` (or ``concurrency``) is required in every row; ``ttft_ms``,
+    ``tpot_ms``, ``output_tok_s`` and ``total_tok_s`` are optional.
 
     Raises
     ------
     InputError
-        If it is no such table.
+        If the concurrency is missing or a value is not a number.
     """
     from groundspeed.profiles.files import read_rows
 
@@ -291,7 +336,8 @@ def read_measured(path: Path) -> Measured:
             }
         except (KeyError, ValueError) as error:
             raise InputError(
-                f"a row has no whole 'batch_or_concurrency' or a value is no number ({error})",
+                "every row needs a whole number in batch_or_concurrency, and numbers in the other "
+                f"columns ({error})",
                 where=str(path),
             ) from error
     return rows

@@ -1,4 +1,4 @@
-"""Options that several commands share, and where their output goes."""
+"""Options that several commands share, and the functions that print or write their results."""
 
 import re
 import sys
@@ -14,18 +14,32 @@ from groundspeed.profiles.store import profile_folder
 Json = Annotated[
     bool,
     typer.Option(
-        "--json", help="Print one JSON document instead of text; its keys carry the units."
+        "--json",
+        help="Print one JSON document instead of text; units are in its keys (ttft_s: seconds).",
     ),
 ]
 Output = Annotated[
-    Path | None, typer.Option("-o", "--output", help="Write to this file instead of printing.")
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        help="File to write the result to, instead of printing it. calibrate and profile import "
+        "write the profile to it, instead of to --profile-dir.",
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Replace the output file if it exists. Not given: an existing file is an error.",
+    ),
+]
 ProfileDir = Annotated[
     Path | None,
     typer.Option(
         "--profile-dir",
-        help="Folder of measured profiles. Default: $XDG_DATA_HOME/groundspeed/profiles.",
+        help="Folder of measured profiles. Default: $XDG_DATA_HOME/groundspeed/profiles "
+        "($XDG_DATA_HOME is ~/.local/share if not set).",
         show_default=False,
     ),
 ]
@@ -34,16 +48,24 @@ Device = Annotated[
     typer.Option(
         "--device",
         help=(
-            "Device: cpu, cuda:N, all GPUs (all), or a list (cuda:0,cuda:1). Default: "
-            "the first GPU, else the CPU."
+            "Device: cpu, cuda or cuda:N. calibrate also takes all (all GPUs) or a list "
+            "(cuda:0,cuda:1). Default: the first GPU, else the CPU."
         ),
     ),
 ]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print neither progress nor remarks.")]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Print neither progress bars nor remarks.")
+]
 
 
 def folder_of(profile_dir: Path | None) -> Path:
-    """The folder of measured profiles."""
+    """Return the folder of measured profiles: the one given, else the user's data folder.
+
+    Raises
+    ------
+    InputError
+        If it is a file.
+    """
     folder = profile_dir or profile_folder()
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file, not a folder", where=str(folder))
@@ -51,35 +73,48 @@ def folder_of(profile_dir: Path | None) -> Path:
 
 
 def require_writable(output: Path | None, *, force: bool) -> None:
-    """Find out before minutes of measuring whether the result can be written.
+    """Check that the result can be written, before minutes are spent on measuring it.
+
+    Parameters
+    ----------
+    output : Path or None
+        File to write. None (print the result) needs no check.
+    force : bool
+        True allows an existing file, which will be replaced.
 
     Raises
     ------
     InputError
-        If the file exists (without ``force``), or its folder does not take files.
+        If the file exists (without ``force``), or no file can be written to its folder.
     """
     if output is None:
         return
     if output.exists() and not force:
-        raise InputError("exists already", where=str(output), remedy="--force replaces it")
+        raise InputError("exists already", where=str(output), remedy="give --force to replace it")
     trial = output.with_name(f".{output.name}.trial")
     write_whole(trial, b"", force=True)
     trial.unlink(missing_ok=True)
 
 
 def deliver(text: str, output: Path | None, *, force: bool) -> None:
-    """Print a document, or write it to a file."""
+    """Print a document if ``output`` is None, else write it to that file.
+
+    Raises
+    ------
+    InputError
+        If ``output`` is a URL, exists (without ``force``) or cannot be written.
+    """
     if output is None:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()
     else:
         if re.match(r"[a-z0-9]+:/[^/]", str(output)):
-            raise InputError("is a URL, not a file", where=str(output), remedy="give a path")
+            raise InputError("is a URL, not a file", where=str(output), remedy="give a local path")
         write_whole(output, (text.rstrip("\n") + "\n").encode(), force=force)
 
 
 def numbers(text: str, option: str) -> list[int]:
-    """Parse a list like ``64,128,256``.
+    """Parse a comma-separated list of positive whole numbers such as ``64,128,256``.
 
     Raises
     ------
@@ -92,7 +127,7 @@ def numbers(text: str, option: str) -> list[int]:
             raise InputError(
                 f"'{part.strip()}' is not a positive whole number",
                 where=option,
-                remedy="give numbers like 64,128,256",
+                remedy="give a list such as 64,128,256",
             )
         values.append(int(part))
     return values

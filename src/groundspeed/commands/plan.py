@@ -1,4 +1,4 @@
-"""``groundspeed plan``: the deployment that meets an objective, and what it costs."""
+"""``groundspeed plan``: find the cheapest deployment that meets latency limits."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,19 +10,25 @@ from groundspeed.commands.options import Force, Json, Output, ProfileDir, delive
 
 def plan_command(
     model: Annotated[
-        str, typer.Argument(help="Model: a shipped name, a hub name or the path of a config.json.")
+        str,
+        typer.Argument(
+            help="Model: a shipped name, a Hugging Face name or the path of a config.json."
+        ),
     ],
     gpu: Annotated[
         list[str],
         typer.Option(
             "--gpu",
             help=(
-                "GPU: a name, or the id or file of a profile. Repeat it to choose among several."
+                "GPU: a name (h200), or the id or file of a profile. Repeat it to let the plan "
+                "choose among several GPUs."
             ),
         ),
     ],
-    gpus: Annotated[int, typer.Option(help="Number of GPUs that are available.")] = 8,
-    isl: Annotated[int, typer.Option(help="Input length: tokens of a prompt.")] = 1024,
+    gpus: Annotated[
+        int, typer.Option(help="Number of available GPUs, of each --gpu; at least 1.")
+    ] = 8,
+    isl: Annotated[int, typer.Option(help="Input length: tokens in each prompt.")] = 1024,
     osl: Annotated[
         int, typer.Option(help="Output length: tokens generated for each request.")
     ] = 1024,
@@ -30,28 +36,28 @@ def plan_command(
         str | None,
         typer.Option(
             help=(
-                "Limits in ms on the mean TTFT and TPOT, e.g. ttft=500,tpot=50. Not given: "
-                "no limit."
+                "Limits in ms on the mean TTFT and TPOT, e.g. ttft=500,tpot=50. Not given: no "
+                "limit. Exit code 1 if no deployment meets them."
             )
         ),
     ] = None,
-    engine: Annotated[
-        str, typer.Option(help="Engine that serves: vllm, sglang or trtllm.")
-    ] = "vllm",
+    engine: Annotated[str, typer.Option(help="Serving engine: vllm, sglang or trtllm.")] = "vllm",
     engine_version: Annotated[
         str,
         typer.Option(
-            help=("Version of the engine, e.g. 0.12. Default: the newest with known constants.")
+            help="Version of the engine, e.g. 0.12. Default: the newest whose host costs are known."
         ),
     ] = "",
     price: Annotated[
         list[float] | None,
         typer.Option(
-            help=("Price of one GPU-hour in any currency; give one for each --gpu, in their order.")
+            help="Price of one GPU-hour in any currency, once for each --gpu in the same order. "
+            "Not given: the best plan is the one with the most tokens/s per GPU."
         ),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Data type of the weights. Default: the checkpoint's.")
+        str | None,
+        typer.Option(help="Data type of the weights, e.g. fp8. Default: the checkpoint's."),
     ] = None,
     kv_dtype: Annotated[
         str | None,
@@ -62,24 +68,27 @@ def plan_command(
     length_low: Annotated[
         float,
         typer.Option(
-            help="Shortest request, as a fraction of --isl and --osl (lengths are uniform)."
+            help="Shortest request, as a fraction of --isl and --osl (above 0); lengths are "
+            "uniformly distributed between --length-low and --length-high."
         ),
     ] = 1.0,
     length_high: Annotated[
         float,
         typer.Option(
-            help="Longest request, as a fraction of --isl and --osl (lengths are uniform)."
+            help="Longest request, as a fraction of --isl and --osl (at most 2); lengths are "
+            "uniformly distributed between --length-low and --length-high."
         ),
     ] = 1.0,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the Pareto front to this .png or .svg file.")
+        Path | None,
+        typer.Option(help="Plot the Pareto front to this .png or .svg file. Not given: no plot."),
     ] = None,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Search deployments for an objective: the front, the cheapest, a command that starts it.
+    """Find the cheapest deployment within latency limits; show the Pareto front and launch command.
 
     Example: groundspeed plan llama-3.3-70b --gpu h200 --dtype fp8 --slo ttft=1000,tpot=30
     """
@@ -94,7 +103,7 @@ def plan_command(
     prices: list[float | None] = [*(price or [])] or [None] * len(gpu)
     if len(prices) != len(gpu):
         raise InputError(f"{len(prices)} prices for {len(gpu)} GPUs", where="--price",
-                         remedy="give one for each --gpu, in the same order")  # fmt: skip
+                         remedy="give --price once for each --gpu, in the same order")  # fmt: skip
     candidates = []
     for name, each in zip(gpu, prices, strict=True):
         hardware = find_hardware(name, profile_dir=profile_dir)

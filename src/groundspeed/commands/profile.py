@@ -1,4 +1,4 @@
-"""``groundspeed profile``: list, show, check and compare profiles."""
+"""``groundspeed profile``: list, show, check, import and compare profiles."""
 
 import json
 from dataclasses import replace
@@ -11,12 +11,18 @@ from groundspeed.commands.options import Force, Json, Output, ProfileDir, delive
 from groundspeed.profiles.record import WITH_OLD_NAMES
 
 profile_app = typer.Typer(
-    help="List, show, check and compare profiles.",
+    help="List, show, check, import and compare profiles.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Name = Annotated[str, typer.Argument(help="A profile's file or id, or a GPU's name.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="Profile: its file or id, or the name of a GPU (h200), which selects the newest "
+        "profile of that GPU."
+    ),
+]
 
 
 @profile_app.command("list")
@@ -26,7 +32,7 @@ def list_command(
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """List measured profiles and the datasheets that ship.
+    """List your measured profiles and the datasheets that ship with groundspeed.
 
     Example: groundspeed profile list
     """
@@ -77,7 +83,7 @@ def list_command(
     if profiles:
         console.print(table)
     else:
-        console.print("no measured profile yet: groundspeed calibrate --quick")
+        console.print("no measured profile yet; make one with: groundspeed calibrate --quick")
     console.print()
     table = make_table("datasheet", "bf16 dense", "memory", "bandwidth", "highest clock")
     for s in sheets.values():
@@ -99,22 +105,22 @@ def show_command(
     name: Name,
     profile_dir: ProfileDir = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Also draw the roofline to this .png or .svg.")
+        Path | None, typer.Option(help="Also plot the roofline to this .png or .svg file.")
     ] = None,
     datasheet: Annotated[
         bool,
         typer.Option(
             "--datasheet",
             "--sheet",
-            help="Show the vendor's datasheet, also where there is a profile. (--sheet is its "
-            "old name.)",
+            help="Show the vendor's datasheet even if there is a profile. (Old name: --sheet.) Not "
+            "given: the profile if there is one.",
         ),
     ] = False,
     as_json: Json = False,
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Show what a profile or a datasheet says, each number with its origin.
+    """Show the numbers of a profile or a datasheet, each with its source.
 
     Example: groundspeed profile show h200
     """
@@ -125,17 +131,17 @@ def show_command(
         from groundspeed.profiles.errors import InputError
 
         if hardware.spec is None:
-            raise InputError(f"there is no datasheet of '{name}'")
+            raise InputError(f"no datasheet of '{name}' is known")
         hardware = replace(hardware, profile=None, reason=f"datasheet {hardware.spec.id}")
     record = hardware.profile or hardware.spec
     if record is None:
-        raise AssertionError("a name stands for a profile or a datasheet")
+        raise AssertionError("find_hardware returns a profile, a datasheet or both")
     if plot is not None:
         from groundspeed.display.plots import save_roofline
         from groundspeed.profiles.errors import InputError
 
         if hardware.profile is None:
-            raise InputError(f"'{name}' is a datasheet, there is no point to draw")
+            raise InputError(f"'{name}' is a datasheet: it has no measured points to plot")
         save_roofline(hardware.profile, plot, force=force)
     if as_json or output is not None:
         text = record.model_dump_json(indent=1, exclude_none=True, context=WITH_OLD_NAMES)
@@ -151,17 +157,17 @@ def show_command(
     elif hardware.spec is not None:
         show_datasheet(console, hardware.spec)
     if plot is not None:
-        console.print(plain(f"roofline drawn to {plot}"))
+        console.print(plain(f"roofline written to {plot}"))
 
 
 @profile_app.command("check")
 def check_command(
-    file: Annotated[Path, typer.Argument(help="A profile's file.")],
+    file: Annotated[Path, typer.Argument(help="File of the profile to check.")],
     as_json: Json = False,
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Hold a profile against physics; exit code 1 if it breaks it.
+    """Check a profile for physically impossible values. Exit code 1: there are some.
 
     Example: groundspeed profile check my-h200.json
     """
@@ -187,7 +193,7 @@ def check_command(
         console.print(
             f"{errors} errors, {len(violations) - errors} warnings"
             if violations
-            else "nothing in it breaks physics"
+            else "no physically impossible values found"
         )
     raise typer.Exit(1 if errors else 0)
 
@@ -197,26 +203,32 @@ def import_command(
     tool: Annotated[
         str,
         typer.Argument(
-            help="aiconfigurator, mamf, superbench, babelstream, csv, nccl-tests, rccl-tests, "
-            "nvbandwidth, rocm-bandwidth-test or transferbench."
+            help="Tool that wrote the file: aiconfigurator, mamf, superbench, babelstream, csv, "
+            "nccl-tests, rccl-tests, nvbandwidth, rocm-bandwidth-test or transferbench."
         ),
     ],
     file: Annotated[
         Path | None,
-        typer.Argument(help="What the tool wrote; none for the aiconfigurator that is installed."),
+        typer.Argument(
+            help="Output file of the tool. Not given: the installed aiconfigurator package."
+        ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Name of the GPU, if the file does not say it.")
+        str | None,
+        typer.Option(help="Name of the GPU, e.g. h200. Needed if the file does not contain it."),
     ] = None,
     op: Annotated[
-        str | None, typer.Option(help="Operation or collective, if the file does not say it.")
+        str | None,
+        typer.Option(
+            help="Operation or collective, e.g. all_reduce. Needed if the file does not contain it."
+        ),
     ] = None,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Read what another tool has measured into a profile.
+    """Import measurements of another tool into a profile.
 
     Example: groundspeed profile import nccl-tests all_reduce.txt
     """
@@ -235,7 +247,7 @@ def import_command(
 
         request = ImportRequest(file or systems_folder(), "", tool, device, op)
     elif file is None:
-        raise InputError(f"which file did {tool} write?", remedy="give its path")
+        raise InputError(f"{tool} needs a file", remedy=f"groundspeed profile import {tool} FILE")
     else:
         request = ImportRequest(file, read_text(file, f"output of {tool}"), tool, device, op)
     command = "groundspeed " + shlex.join(sys.argv[1:])
@@ -263,7 +275,7 @@ def diff_command(
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Compare the achieved rates of two profiles: what differs beyond their intervals.
+    """Compare the rates of two profiles, and mark differences beyond their 90 % intervals.
 
     Example: groundspeed profile diff monday.json tuesday.json
     """
@@ -275,7 +287,7 @@ def diff_command(
     for name in (first, second):
         hardware = find_hardware(name, profile_dir=profile_dir)
         if hardware.profile is None:
-            raise InputError(f"'{name}' is a datasheet; diff compares measured profiles")
+            raise InputError(f"'{name}' is a datasheet; diff compares measured profiles only")
         profiles.append(hardware.profile)
     comparison = compare_profiles(*profiles)
     if as_json or output is not None:

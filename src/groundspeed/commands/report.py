@@ -1,4 +1,4 @@
-"""``groundspeed report``: one HTML file to mail, open anywhere, and print."""
+"""``groundspeed report``: write one self-contained HTML file, to read offline, mail or print."""
 
 import json
 from pathlib import Path
@@ -13,34 +13,40 @@ def report_command(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="A profile (two are compared), a fleet (CSV, store, folder of profiles), or the "
-            "--json of estimate or backtest."
+            help="What to report: one profile, two profiles to compare, a fleet (CSV files, a "
+            "store, folders of profiles), or a JSON file of estimate or backtest."
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write.")] = Path(
         "report.html"
     ),
-    run: Annotated[str, typer.Option(help="Name of a run in a store. Default: the newest.")] = "",
+    run: Annotated[
+        str, typer.Option(help="Fleet: name of a run in the store. Default: the newest.")
+    ] = "",
     reference: Annotated[
         str | None,
         typer.Option(
-            help=("Profile whose rates, less 10 %, are the lowest that a fleet's GPUs may reach.")
+            help="Fleet: GPU or profile whose rates, less 10 %, are the lowest a GPU may reach. "
+            "Not given: GPUs are compared with each other only."
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Also show what a fleet's findings cost when it serves this model."),
+        typer.Option(
+            help="Fleet: also predict what the findings cost, in tokens/s, when the fleet serves "
+            "this model. Not given: no cost."
+        ),
     ] = None,
     gpu: Annotated[
         str | None,
-        typer.Option(help="GPU of the fleet, for the cost of findings; needed with --model."),
+        typer.Option(help="Fleet: name of its GPU, e.g. h200. Required with --model."),
     ] = None,
-    tp: Annotated[int, typer.Option(help="Tensor parallel size, for the cost of findings.")] = 8,
+    tp: Annotated[int, typer.Option(help="Fleet: tensor parallel size, with --model.")] = 8,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
     force: Force = False,
 ) -> None:
-    """Write a self-contained HTML report: plots, tables, warnings, provenance.
+    """Write a self-contained HTML report with plots, tables, warnings and sources.
 
     Example: groundspeed report h200 -o h200.html
     """

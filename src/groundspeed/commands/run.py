@@ -1,4 +1,4 @@
-"""``groundspeed run``: from a bare machine to a checked prediction, in one command."""
+"""``groundspeed run``: calibrate, predict a model, run it and compare, in one command."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -27,16 +27,18 @@ if TYPE_CHECKING:
     from groundspeed.verify.verification import Verification
 
 CASES = {"cpu": ((1, 64), (1, 256), (4, 128)), "gpu": ((1, 512), (1, 4096), (16, 1024))}
-"""(batch, prompt tokens) that are predicted and then really run."""
+"""(batch, prompt tokens) of the cases that are predicted and then run, by kind of device."""
 
 MODELS = {"cpu": "qwen2.5-0.5b", "gpu": "qwen2.5-7b"}
+"""Default model by kind of device."""
 
 
 def run_command(
     model: Annotated[
         str | None,
         typer.Option(
-            help=("Model to predict and run. Default: qwen2.5-0.5b on a CPU, qwen2.5-7b on a GPU.")
+            help="Model to predict and run (with random weights). Default: qwen2.5-0.5b on a "
+            "CPU, qwen2.5-7b on a GPU."
         ),
     ] = None,
     device: Device = None,
@@ -46,7 +48,7 @@ def run_command(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure this machine, predict a model with it, run that model, show how far off it was.
+    """Measure this machine, predict a model on it, run the model and show the prediction error.
 
     Example: groundspeed run
     """
@@ -70,8 +72,8 @@ def run_command(
     drawn = f"roofline {roofline}"
     try:
         save_roofline(profile, roofline)
-    except InputError as error:  # a picture is not worth losing the comparison for
-        drawn = f"no roofline: {error}"
+    except InputError as error:  # a plot that fails must not stop the comparison
+        drawn = f"roofline not drawn: {error}"
     if not silent:
         _achieved(console, profile)
         console.print(plain(f"profile  {path}"), style="dim", soft_wrap=True)

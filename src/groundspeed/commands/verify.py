@@ -1,4 +1,4 @@
-"""``groundspeed verify``: predict a model, then really run it, and say how far off it was."""
+"""``groundspeed verify``: predict a model, run it, and show the error of the prediction."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,20 +29,25 @@ def verify_command(
     model: Annotated[
         str,
         typer.Argument(
-            help=("Model: a shipped name (qwen2.5-0.5b), a hub name or the path of a config.json.")
+            help="Model: a shipped name (qwen2.5-0.5b), a Hugging Face name or the path of a "
+            "config.json."
         ),
     ],
     profile: Annotated[
         str | None,
         typer.Option(
-            help=("Id or file of the profile to predict from. Default: the newest of this device.")
+            help="Id or file of the profile to predict from. Default: the newest profile of this "
+            "device."
         ),
     ] = None,
     prompts: Annotated[
-        str, typer.Option(help="Prompt lengths in tokens, separated by commas.")
+        str,
+        typer.Option(
+            help="Prompt lengths in tokens, separated by commas; each is run with each batch size."
+        ),
     ] = "64,128,256,512",
     batches: Annotated[
-        str, typer.Option(help="Batch sizes in sequences, separated by commas.")
+        str, typer.Option(help="Batch sizes (numbers of sequences), separated by commas.")
     ] = "1,4",
     output_tokens: Annotated[
         int, typer.Option("--osl", help="Output length: tokens generated for each sequence.")
@@ -50,11 +55,12 @@ def verify_command(
     layers: Annotated[
         int | None,
         typer.Option(
-            help="Run only this many layers, each of which is the same work. Default: all."
+            help="Run and predict only this many layers of the model (1 to all), to save time and "
+            "memory. Default: all."
         ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(help="Measuring time of each phase and case, in seconds.")
+        float, typer.Option(help="Seconds to measure each phase (prefill, decode) of each case.")
     ] = 1.0,
     dtype: Annotated[
         str, typer.Option(help="Data type of weights, activations and KV cache.")
@@ -66,9 +72,9 @@ def verify_command(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a decoder of a model's shape with random weights and compare it with the prediction.
+    """Run a model with random weights and compare the measured times with the prediction.
 
-    All predictions are made and hashed before the decoder exists. Exit code 1 if fewer than four
+    All predictions are made and hashed before the model is created. Exit code 1: fewer than four
     of five measured values lie inside the predicted 90 % interval.
 
     Example: groundspeed verify qwen2.5-0.5b --prompts 64,256 --batches 1,4
@@ -78,7 +84,11 @@ def verify_command(
     shape = find_model(model)
     if layers is not None:
         if not 1 <= layers <= shape.layers:
-            raise InputError(f"{shape.id} has {shape.layers} layers", where="--layers")
+            raise InputError(
+                f"{shape.id} has {shape.layers} layers, not {layers}",
+                where="--layers",
+                remedy=f"give a number from 1 to {shape.layers}",
+            )
         shape = shape.model_copy(update={"layers": layers})
     cases = [(b, p) for b in numbers(batches, "--batches") for p in numbers(prompts, "--prompts")]
     require_writable(output, force=force)
@@ -105,8 +115,9 @@ def _profile(name: str | None, running: "RunningDevice", profile_dir: "Path | No
         profile = find_hardware(name, profile_dir=profile_dir).profile
         if profile is None:
             raise InputError(
-                f"'{name}' is a datasheet, verify needs a measured profile",
-                remedy="groundspeed calibrate",
+                f"'{name}' is a datasheet, but verify needs a measured profile",
+                where="--profile",
+                remedy="make one with: groundspeed calibrate",
             )
         return profile
     here = (running.device.name, running.device.compute_units)
@@ -115,6 +126,7 @@ def _profile(name: str | None, running: "RunningDevice", profile_dir: "Path | No
     ]
     if not own:
         raise InputError(
-            f"no profile of {running.device.name} yet", remedy="groundspeed calibrate --quick"
+            f"there is no profile of {running.device.name} yet",
+            remedy="make one with: groundspeed calibrate --quick",
         )
     return own[-1]

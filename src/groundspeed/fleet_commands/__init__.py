@@ -1,1 +1,1 @@
-"""The commands of ``groundspeed fleet``, one a file."""
+"""The commands of ``groundspeed fleet``: a file for each, or for a few that belong together."""

@@ -1,4 +1,4 @@
-"""``groundspeed fleet``: which of many GPUs, nodes and links are slow."""
+"""``groundspeed fleet``: register the commands that find slow GPUs, nodes and links."""
 
 import typer
 
@@ -19,14 +19,14 @@ from groundspeed.fleet_commands.run import (
 from groundspeed.fleet_commands.screen import screen_command
 
 fleet_app = typer.Typer(
-    help="Find the GPU, node or link that is slower than its kind, why, and what it costs.",
+    help="Find the slow GPUs, nodes and links of a cluster, the cause, and what they cost.",
     no_args_is_help=True,
 )
 
 
 @fleet_app.callback()
 def _fleet() -> None:
-    """Find the GPU, node or link that is slower than its kind, why, and what it costs."""
+    """Find the slow GPUs, nodes and links of a cluster, the cause, and what they cost."""
 
 
 fleet_app.command("screen")(screen_command)

@@ -1,4 +1,4 @@
-"""``groundspeed fleet healthcheck`` and what belongs to it: a baseline, a dashboard."""
+"""``groundspeed fleet healthcheck``, and the commands for its baseline and its dashboard."""
 
 import json
 import time
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 BaselineOption = Annotated[
     str | None,
     typer.Option(
-        help="Baseline file, store, CSV, profile or GPU to compare with; "
-        "the store's, else the profile of this GPU, if not given."
+        help="Values to compare with: a baseline file, store, CSV file, profile or GPU name. "
+        "Default: the baseline in --store, else the profile of this GPU, less 10 %."
     ),
 ]
 
 
 @dataclass(frozen=True)
 class HealthRequest:
-    """What every check of a loop has in common."""
+    """The options of a health check; ``--every`` uses the same ones for each repetition."""
 
     baseline: str | None
     store: str | None
@@ -49,8 +49,8 @@ def healthcheck_command(
         str | None,
         typer.Option(
             help=(
-                "Folder or URL of a store that keeps the results, for fleet history. Not "
-                "given: nothing is kept."
+                "Folder or URL of a store in which the results are saved, for fleet history. Not "
+                "given: they are not saved."
             )
         ),
     ] = None,
@@ -61,48 +61,63 @@ def healthcheck_command(
         typer.Option(
             "--drain",
             help=(
-                "Slurm: drain the node if the check fails; resume it when it is well, if "
-                "this check drained it."
+                "Slurm: drain the node if the result is FAIL; resume it if the result is OK and "
+                "groundspeed had drained it. Not given: Slurm is not changed."
             ),
         ),
     ] = False,
     prolog: Annotated[
         bool,
         typer.Option(
-            "--prolog", help="For Slurm's Prolog: exit code 1 for FAIL, 0 for everything else."
+            "--prolog", help="For a Slurm prolog: exit code 1 for FAIL, 0 for every other result."
         ),
     ] = False,
     npd: Annotated[
         bool,
         typer.Option(
             "--node-problem-detector",
-            help=("For Kubernetes' node-problem-detector: exit code 1 for FAIL, 2 for UNKNOWN."),
+            help="For the node-problem-detector of Kubernetes: exit code 0 for OK and WARN, 1 for "
+            "FAIL, 2 for UNKNOWN; at most 80 characters of output.",
         ),
     ] = False,
     textfile: Annotated[
         Path | None,
         typer.Option(
             help=(
-                "Also write gauges to this *.prom file, for the textfile collector of "
-                "Prometheus' node_exporter."
+                "Also write Prometheus gauges to this *.prom file, for the textfile collector of "
+                "node_exporter. Not given: no file."
             )
         ),
     ] = None,
     every: Annotated[
         int | None,
-        typer.Option(help="Repeat the check every so many seconds until it is stopped.", min=10),
+        typer.Option(
+            help="Repeat the check with this period in seconds, until the program is stopped. Not "
+            "given: one check.",
+            min=10,
+        ),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="Serve metrics to Prometheus on this port; needs --every.")
+        int | None,
+        typer.Option(
+            help="TCP port on which Prometheus can read the newest result; needs --every. Not "
+            "given: no port is opened."
+        ),
     ] = None,
-    bind: Annotated[str, typer.Option(help="Address on which --port listens.")] = "127.0.0.1",
+    bind: Annotated[
+        str, typer.Option(help="Address on which --port listens; 0.0.0.0 for all interfaces.")
+    ] = "127.0.0.1",
     timeout_s: Annotated[
-        float, typer.Option("--timeout", help="Seconds after which one check is given up.")
+        float,
+        typer.Option(
+            "--timeout",
+            help="Time limit of one check, in seconds; a device that takes longer has no result.",
+        ),
     ] = 45.0,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
 ) -> None:
-    """Check this node in seconds. Exit code: 0 OK, 1 WARN, 2 FAIL, 3 UNKNOWN.
+    """Check the devices of this node in seconds. Exit code: 0 OK, 1 WARN, 2 FAIL, 3 UNKNOWN.
 
     Example: groundspeed fleet healthcheck --baseline /shared/fleet/baseline.json --drain
     """
@@ -111,8 +126,8 @@ def healthcheck_command(
 
     if drain and prolog:
         typer.echo(
-            "groundspeed: --drain and --prolog exclude each other: Slurm drains by itself after a "
-            "failed Prolog",
+            "groundspeed: --drain and --prolog cannot be combined: Slurm itself drains a node "
+            "whose prolog fails: leave out --drain",
             err=True,
         )
         raise typer.Exit(EXIT_CODES["UNKNOWN"])
@@ -143,7 +158,7 @@ def _drain_or_resume(health: "Health") -> None:
     try:
         if done := drain_or_resume(health):
             typer.echo(f"groundspeed: {done}", err=True)
-    except InputError as error:  # the verdict stands, whatever Slurm says
+    except InputError as error:  # a failure of Slurm does not change the result of the check
         typer.echo(f"groundspeed: {one_line(str(error))}", err=True)
 
 
@@ -152,12 +167,12 @@ def _write(health: "Health", textfile: Path) -> None:
 
     try:
         write_textfile(health, textfile)
-    except InputError as error:  # the verdict stands
+    except InputError as error:  # a file that cannot be written does not change the result
         typer.echo(f"groundspeed: {one_line(str(error))}", err=True)
 
 
 def _check(request: HealthRequest) -> "Health":
-    """One check; whatever goes wrong is UNKNOWN, with the reason."""
+    """Make one check. Any error gives the state UNKNOWN with the reason, never an exception."""
     from groundspeed.fleet.health.node_health import judge_node, unknown_health
 
     node = "this node"
@@ -200,7 +215,19 @@ def _measure(request: HealthRequest, node: str) -> "pd.DataFrame":
 
 
 def _named(request: HealthRequest) -> "tuple[Baseline | None, dict[str, float] | None, str] | None":
-    """What was named to compare with, before anything is measured."""
+    """Read what ``--baseline`` names, else the baseline in the store, before anything is measured.
+
+    Returns
+    -------
+    (Baseline or None, dict of str to float or None, str) or None
+        A baseline or the reference rates of a profile, and its description. None if nothing is
+        named and the store has no baseline.
+
+    Raises
+    ------
+    InputError
+        If the named baseline cannot be read, or only a datasheet is known.
+    """
     from groundspeed.fleet.health.baseline import baseline_of, read_baseline, reference_rates
     from groundspeed.fleet.history.sources import is_store, open_fleet
 
@@ -227,15 +254,15 @@ def _named(request: HealthRequest) -> "tuple[Baseline | None, dict[str, float] |
 
     profile = find_hardware(named, profile_dir=request.profile_dir).profile
     if profile is None:
-        raise InputError(f"'{named}' is a datasheet", where="--baseline",
-                         remedy="give a profile that was measured")  # fmt: skip
-    return None, reference_rates(profile), f"profile {profile.id}, less a tenth"
+        raise InputError(f"only a datasheet of '{named}' is known", where="--baseline",
+                         remedy="give a baseline or a measured profile")  # fmt: skip
+    return None, reference_rates(profile), f"profile {profile.id}, less 10 %"
 
 
 def _of_device(
     request: HealthRequest, rows: "pd.DataFrame"
 ) -> "tuple[Baseline | None, dict[str, float] | None, str]":
-    """Compare with the profile of this GPU, if there is one, where the user named nothing."""
+    """Return the reference rates from the profile of this GPU, if there is one."""
     from groundspeed.estimator.hardware.find_hardware import find_hardware
     from groundspeed.fleet.health.baseline import reference_rates
 
@@ -245,12 +272,12 @@ def _of_device(
     except InputError:
         profile = None
     if profile is None:
-        return None, None, f"no baseline was given, and no profile of '{device}' is known"
-    return None, reference_rates(profile), f"profile {profile.id}, less a tenth"
+        return None, None, f"no baseline was given, and there is no profile of '{device}'"
+    return None, reference_rates(profile), f"profile {profile.id}, less 10 %"
 
 
 def _forever(check: "Callable[[], Health]", every_s: int, port: int | None, bind: str) -> None:
-    """Check again and again; Prometheus gets the newest result."""
+    """Repeat the check until the program is stopped; Prometheus reads the newest result."""
     from groundspeed.fleet.health.report_formats import LatestHealth
 
     latest = LatestHealth()
@@ -264,21 +291,26 @@ def _forever(check: "Callable[[], Health]", every_s: int, port: int | None, bind
 
 def baseline_command(
     sources: Annotated[
-        list[str], typer.Argument(help="A store, CSV files, or folders of profiles.")
+        list[str],
+        typer.Argument(
+            help="Measurements of the fleet: one store of runs (folder or URL), or CSV files and "
+            "folders of profiles."
+        ),
     ],
-    run: Annotated[str, typer.Option(help="Name of a run in a store. Default: the newest.")] = "",
+    run: Annotated[str, typer.Option(help="Name of a run in the store. Default: the newest.")] = "",
     keep: Annotated[
         bool,
         typer.Option(
             "--keep",
-            help=("Keep the baseline in the store, where health checks of its nodes look for it."),
+            help="Save the baseline in the store, where health checks with --store find it. Not "
+            "given: print it or write it to --output.",
         ),
     ] = False,
     as_json: Json = False,
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Write what is usual in a fleet: what nodes compare themselves with.
+    """Write the medians and spreads of a fleet, with which health checks compare a node.
 
     Example: groundspeed fleet baseline /shared/fleet --keep
     """
@@ -288,12 +320,16 @@ def baseline_command(
     baseline = baseline_of(open_fleet(sources, run), ", ".join(sources))
     if keep:
         if not is_store(sources[0]) or output is not None:
-            raise InputError("only a store keeps a baseline", where="--keep", remedy="give -o FILE")
+            raise InputError(
+                "works only with a store and without --output",
+                where="--keep",
+                remedy="give -o FILE without --keep",
+            )
         from groundspeed.fleet.history.store import BASELINE, Store
 
         Store(sources[0]).write(baseline.model_dump_json(indent=1).encode(), BASELINE)
         kept = {"store": sources[0], "medians": len(baseline.usual)}
-        say = f"{len(baseline.usual)} medians kept in {sources[0]}"
+        say = f"baseline of {len(baseline.usual)} medians saved in {sources[0]}"
         deliver(json.dumps(kept) if as_json else say, None, force=False)
         return
     deliver(baseline.model_dump_json(indent=1, context=WITH_OLD_NAMES), output, force=force)
@@ -304,7 +340,7 @@ def dashboard_command(
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Print a Grafana dashboard of the gauges that health checks give.
+    """Print a Grafana dashboard for the gauges that health checks export to Prometheus.
 
     Example: groundspeed fleet dashboard -o groundspeed-dashboard.json
     """

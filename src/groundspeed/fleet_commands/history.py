@@ -1,4 +1,4 @@
-"""``groundspeed fleet history``: each unit against its own past."""
+"""``groundspeed fleet history``: compare each GPU and node with its own earlier runs."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,16 +12,21 @@ if TYPE_CHECKING:
 
 def history_command(
     store: Annotated[str, typer.Argument(help="Folder or URL of the store that holds the runs.")],
-    node: Annotated[str | None, typer.Option(help="Show this node only. Default: all.")] = None,
+    node: Annotated[
+        str | None, typer.Option(help="Name of the only node to show. Default: all nodes.")
+    ] = None,
     lower_is_better: Annotated[
         list[str] | None,
-        typer.Option(help="Name of a metric for which lower is better; repeat for several."),
+        typer.Option(
+            help="Name of a metric for which lower is better; repeat it for several. Not needed "
+            "for times, which are recognized by name or unit."
+        ),
     ] = None,
     as_json: Json = False,
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Show who was flagged how often, and who is no longer what it was. Exit code 1: somebody.
+    """Show how often each GPU was flagged, and which became slower. Exit code 1: at least one.
 
     Example: groundspeed fleet history /shared/fleet
     """
@@ -51,6 +56,7 @@ def history_command(
 
 
 MOST_ROWS = 30
+"""Maximum number of rows of each printed table."""
 
 
 def _show(history: "History") -> None:
@@ -74,9 +80,9 @@ def _show(history: "History") -> None:
             )  # fmt: skip
         console.print(table)
     else:
-        console.print("everybody is what it was")
+        console.print("no GPU or node has changed")
     if history.strikes:
-        table = make_table("unit", "strikes", "of runs", "last", "metrics")
+        table = make_table("unit", "flagged runs", "runs", "last flagged", "metrics")
         for column in (0, 3, 4):
             table.columns[column].justify = "left"
         for s in history.strikes[:MOST_ROWS]:

@@ -1,4 +1,4 @@
-"""``groundspeed fleet links`` and ``rounds``: from pairs of nodes to the one that is slow."""
+"""``groundspeed fleet links`` and ``rounds``: find slow nodes and links by measuring pairs."""
 
 import csv
 import io
@@ -21,8 +21,8 @@ def links_command(
         list[Path],
         typer.Argument(
             help=(
-                "CSV files with the columns node, partner, value (a bandwidth) and "
-                "optionally metric."
+                "CSV files, one row per measured pair of nodes: node, partner, value (a bandwidth "
+                "in any unit) and optionally metric."
             )
         ),
     ],
@@ -30,7 +30,7 @@ def links_command(
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Name the node or link behind slow pairs. Exit code: 0 none, 2 some, 3 too few pairs.
+    """Find the slow nodes and links in pairwise bandwidths. Exit code: 0 none, 2 some, 3 too few.
 
     Example: groundspeed fleet links pairs.csv
     """
@@ -41,7 +41,7 @@ def links_command(
     usable = [int((pairs.bandwidth > 0).sum()) for pairs in tests.values()]
     if max(usable, default=0) < FEWEST_PAIRS:
         message = (
-            f"{sum(usable)} of {count} pairs have a result: fewer than {FEWEST_PAIRS} say nothing"
+            f"only {sum(usable)} of {count} pairs have a result: measure at least {FEWEST_PAIRS}"
         )
         typer.echo(f"groundspeed: {message}", err=True)
         raise typer.Exit(3)
@@ -68,7 +68,7 @@ def _show(findings: "tuple[LinkFinding, ...]", pairs: int) -> None:
     console.print(plain(f"{pairs} pairs: {len(findings)} findings"))
     if not findings:
         return
-    table = make_table("", "who", "test", "loss", "slow pairs", "evidence")
+    table = make_table("level", "node or link", "test", "loss", "slow pairs", "evidence")
     for column in (0, 1, 2, 5):
         table.columns[column].justify = "left"
     for f in findings:
@@ -81,23 +81,26 @@ def _show(findings: "tuple[LinkFinding, ...]", pairs: int) -> None:
 
 def rounds_command(
     nodes: Annotated[
-        str, typer.Option(help="Node names separated by commas, or a file with one name a line.")
+        str,
+        typer.Option(help="Names of the nodes, separated by commas, or a file with one per line."),
     ],
     slow_share: Annotated[
         float,
         typer.Option(
             help=(
-                "Largest share of slow nodes, from 0 to 1, that the rounds must still find; "
-                "decides how many rounds there are."
+                "Largest fraction of slow nodes (between 0 and 1) with which the rounds can still "
+                "tell slow from good nodes; a larger one needs more rounds."
             )
         ),
     ] = 0.02,
-    seed: Annotated[int, typer.Option(help="Seed of the random order of nodes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the order of nodes.")] = 0,
     as_json: Json = False,
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Print rounds of pairs to measure, all nodes at once, as CSV: round,node,partner.
+    """Print which pairs of nodes to measure in each round, as CSV: round,node,partner.
+
+    In each round every node has one partner, so all pairs of a round can be measured at once.
 
     Example: groundspeed fleet rounds --nodes n1,n2,n3,n4,n5,n6
     """
@@ -108,7 +111,9 @@ def rounds_command(
     else:
         names = [n.strip() for n in nodes.split(",") if n.strip()]
     if len(set(names)) != len(names):
-        raise InputError("a node is named twice", where="--nodes")
+        raise InputError(
+            "a node is named more than once", where="--nodes", remedy="give each node once"
+        )
     rounds = matchings(names, rounds_needed(len(names), slow_share), seed)
     if as_json:
         deliver(json.dumps({"rounds": rounds}, indent=1), output, force=force)

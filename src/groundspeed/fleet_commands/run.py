@@ -1,4 +1,4 @@
-"""``groundspeed fleet run`` and the programs it starts on nodes."""
+"""``groundspeed fleet run``, the programs that it starts on nodes, ``daemonset`` and ``export``."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -25,45 +25,60 @@ StoreOption = Annotated[
     str,
     typer.Option(
         "--store",
-        help=("Store for the results: a folder that all nodes see, or a URL (s3://bucket/fleet)."),
+        help="Store for the results: a folder on a file system shared by all nodes, or a URL "
+        "(s3://bucket/fleet).",
     ),
 ]
 LevelOption = Annotated[
     Level,
     typer.Option(
         help=(
-            "How much to measure: check takes seconds for each GPU; the others are "
-            "modes of calibrate."
+            "How much to measure: check takes seconds per GPU; quick, standard and full are "
+            "calibrations as by groundspeed calibrate."
         )
     ),
 ]
 Busy = Annotated[
     bool,
-    typer.Option("--allow-busy", help="Measure GPUs although other processes compute on them."),
+    typer.Option(
+        "--allow-busy",
+        help="Measure a GPU even if other processes use it. Not given: it is not measured.",
+    ),
 ]
 Devices = Annotated[
     str | None,
     typer.Option(
         "--device",
-        help=("Devices of a node: cpu, or a list such as cuda:0,cuda:1. Default: all GPUs."),
+        help="Devices of each node to measure: cpu, or a list such as cuda:0,cuda:1. Default: all "
+        "GPUs, else the CPU.",
     ),
 ]
 Image = Annotated[
-    str | None, typer.Option(help="Kubernetes: container image with groundspeed in it.")
+    str | None,
+    typer.Option(help="Kubernetes: container image that contains groundspeed. Required there."),
 ]
 Gpus = Annotated[
-    int, typer.Option(help="Kubernetes: number of GPUs that a pod asks for; 0 to measure the CPU.")
+    int,
+    typer.Option(help="Kubernetes: number of GPUs per node, one pod per node; 0: measure the CPU."),
 ]
 Vendor = Annotated[Literal["nvidia", "amd"], typer.Option(help="Kubernetes: vendor of the GPUs.")]
 Claim = Annotated[
-    str | None, typer.Option(help="Kubernetes: persistent volume claim that holds the store.")
+    str | None,
+    typer.Option(
+        help="Kubernetes: PersistentVolumeClaim that holds the store. Not given: --store must be a "
+        "URL."
+    ),
 ]
 Namespace = Annotated[
-    str | None, typer.Option(help="Kubernetes: namespace of the job. Default: kubectl's.")
+    str | None,
+    typer.Option(help="Kubernetes: namespace for the pods. Default: the current one of kubectl."),
 ]
 Selector = Annotated[
     list[str] | None,
-    typer.Option(help="Kubernetes: label (key=value) that a node must have; repeat for several."),
+    typer.Option(
+        help="Kubernetes: label (key=value) that a node must have; repeat it for several. Not "
+        "given: any node."
+    ),
 ]
 
 
@@ -74,7 +89,8 @@ def run_command(
         typer.Option(
             "--launcher",
             "--engine",
-            help="What starts programs on your nodes. (--engine is its old name.)",
+            help="Scheduler that starts the measurement on the nodes; local: this machine only. "
+            "(Old name: --engine.)",
         ),
     ] = "local",
     level: LevelOption = "check",
@@ -82,8 +98,8 @@ def run_command(
         str | None,
         typer.Option(
             help=(
-                "Names of the nodes to measure, separated by commas. Default: all that the "
-                "launcher has."
+                "Names of the nodes to measure, separated by commas. Default: all nodes of the "
+                "launcher that are up."
             )
         ),
     ] = None,
@@ -91,7 +107,8 @@ def run_command(
         int | None,
         typer.Option(
             help=(
-                "Number of nodes to measure; the others replace nodes that are lost. Default: all."
+                "Number of nodes to measure, if --nodes is not given; Ray measures another node "
+                "in place of one that dies. Default: all."
             ),
             min=1,
         ),
@@ -100,21 +117,22 @@ def run_command(
         str,
         typer.Option(
             help=(
-                "Name of the run; a run of that name is continued. Default: the unfinished "
-                "run, or a new one."
+                "Name of the run; an existing run of this name is continued. Default: continue "
+                "the unfinished run, else start one named by date and time."
             )
         ),
     ] = "",
     new: Annotated[
-        bool, typer.Option("--new", help="Begin a new run although one is unfinished.")
+        bool,
+        typer.Option("--new", help="Start a new run even if the store has an unfinished one."),
     ] = False,
     confirm: Annotated[
         bool,
         typer.Option(
             "--confirm",
             help=(
-                "Measure the suspects of a run again, twice, with the best GPU as a "
-                "control. Default run: the newest."
+                "Measure the suspect GPUs of a run again, twice, with the best GPU as a control. "
+                "The run is --run, else the newest."
             ),
         ),
     ] = False,
@@ -124,11 +142,17 @@ def run_command(
         list[str] | None,
         typer.Option(
             help=(
-                "Slurm: option passed to sbatch, e.g. --option=--partition=gpu; repeat for several."
+                "Slurm: option for sbatch, e.g. --option=--partition=gpu; repeat it for several. "
+                "Not given: the defaults of sbatch."
             )
         ),
     ] = None,
-    address: Annotated[str, typer.Option(help="Ray: address of the cluster.")] = "auto",
+    address: Annotated[
+        str,
+        typer.Option(
+            help="Ray: address of the cluster, e.g. host:6379; auto: the one this machine is in."
+        ),
+    ] = "auto",
     image: Image = None,
     gpus: Gpus = 8,
     vendor: Vendor = "nvidia",
@@ -138,13 +162,15 @@ def run_command(
     manifest: Annotated[
         bool,
         typer.Option(
-            "--print", help="Kubernetes: print the job's manifest instead of applying it."
+            "--print",
+            help="Kubernetes: print the manifest of the job and measure nothing; needs --nodes or "
+            "--count.",
         ),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure many nodes through Slurm, Ray or Kubernetes. Exit code 1: a node was lost.
+    """Measure many nodes through Slurm, Ray or Kubernetes. Exit code 1: a node has no result.
 
     Example: groundspeed fleet run --launcher slurm --store /shared/fleet
     """
@@ -193,7 +219,9 @@ def run_command(
 def _first(launcher: "Launcher", count: int) -> tuple[str, ...]:
     known = launcher.nodes()
     if count > len(known):
-        raise InputError(f"{launcher.name} has {len(known)} nodes now", where="--count")
+        raise InputError(
+            f"{launcher.name} has {len(known)} nodes now, not {count}", where="--count"
+        )
     return known[:count]
 
 
@@ -246,10 +274,14 @@ def _pod(
     from groundspeed.fleet.run.kubernetes import PodOptions
 
     if image is None:
-        raise InputError("a pod needs an image with groundspeed in it", remedy="give --image")
+        raise InputError(
+            "a pod needs an image that contains groundspeed", remedy="give --image NAME"
+        )
     for label in selector or ():
         if "=" not in label:
-            raise InputError(f"'{label}' is not key=value", where="--selector")
+            raise InputError(
+                f"'{label}' is not key=value", where="--selector", remedy="e.g. pool=gpu"
+            )
     return PodOptions(image, gpus, vendor, namespace, claim, tuple(selector or ()))
 
 
@@ -259,7 +291,9 @@ def _print_job(work: "Work", nodes: tuple[str, ...], count: int | None, pod: "Po
     from groundspeed.fleet.run.kubernetes import as_yaml, job_manifest
 
     if not nodes and count is None:
-        raise InputError("how many nodes is not said", remedy="give --count N or --nodes n1,n2")
+        raise InputError(
+            "--print needs the number of nodes", remedy="give --count N or --nodes n1,n2"
+        )
     named = replace(work, run=work.run or "acceptance")
     deliver(as_yaml(job_manifest(named, nodes, len(nodes) or count or 1, pod)), None, force=False)
 
@@ -273,11 +307,11 @@ def daemonset_command(
     namespace: Namespace = None,
     selector: Selector = None,
     every: Annotated[
-        int, typer.Option(help="Seconds between the checks of a node.", min=60)
+        int, typer.Option(help="Period of the checks of each node, in seconds.", min=60)
     ] = 3600,
     as_json: Json = False,
 ) -> None:
-    """Print a Kubernetes DaemonSet that checks every node and answers Prometheus.
+    """Print a Kubernetes DaemonSet that checks each node and serves the results to Prometheus.
 
     Example: groundspeed fleet daemonset --store s3://bucket/fleet --image you/groundspeed
     """
@@ -290,13 +324,16 @@ def daemonset_command(
 
 def work_command(
     store: StoreOption,
-    run: Annotated[str, typer.Option()],
+    run: Annotated[str, typer.Option(help="Name of the run.")],
     level: LevelOption = "check",
-    node: Annotated[str | None, typer.Option()] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(help="Name of this node. Default: its name in Slurm, else the host name."),
+    ] = None,
     device: Devices = None,
     allow_busy: Busy = False,
 ) -> None:
-    """Measure this node for a run: what a launcher starts.
+    """Measure this node for a run. Launchers start this command on each node.
 
     Example: groundspeed fleet work --store /shared/fleet --run acceptance
     """
@@ -310,9 +347,13 @@ def work_command(
 
 
 def check_device_command(
-    journal: Annotated[Path, typer.Option()], device: Devices = None, allow_busy: Busy = False
+    journal: Annotated[
+        Path, typer.Option(help="File for the raw samples; an interrupted check continues from it.")
+    ],
+    device: Devices = None,
+    allow_busy: Busy = False,
 ) -> None:
-    """Measure the fixed cases of a check on one device; prints JSON.
+    """Measure the fixed cases of a check on one device and print the results as JSON.
 
     Example: groundspeed fleet check-device --device cuda:0 --journal gpu0.jsonl
     """
@@ -326,25 +367,36 @@ def check_device_command(
 
 
 def export_command(
-    store: Annotated[str, typer.Argument(help="Folder or URL of the store.")],
+    store: Annotated[str, typer.Argument(help="Folder or URL of the store that holds the runs.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="File to write: .csv, .parquet or .json.")
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            help="File to write; its ending sets the format: .csv, .parquet or .json.",
+        ),
     ],
     run: Annotated[
-        list[str] | None, typer.Option(help="Name of a run; repeat for several. Default: all runs.")
+        list[str] | None,
+        typer.Option(help="Name of a run to export; repeat it for several. Default: all runs."),
     ] = None,
     sql: Annotated[
         str | None,
         typer.Option(
-            help=("SQL query for DuckDB; the table is called 'measurements'. Default: all rows.")
+            help="SQL query in DuckDB's dialect, on the table 'measurements', instead of --run. "
+            "Default: all rows."
         ),
     ] = None,
     as_json: Json = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the output file if it exists.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Replace the output file if it exists. Not given: an existing file is an error.",
+        ),
     ] = False,
 ) -> None:
-    """Write what a store holds, or the answer to a question, as one table.
+    """Export the measurements in a store, or the result of an SQL query on them, as one table.
 
     Example: groundspeed fleet export /shared/fleet -o fleet.csv
     """
@@ -353,7 +405,10 @@ def export_command(
 
     kept = Store(store)
     if sql is not None and run:
-        raise InputError("--sql and --run exclude each other", remedy="say WHERE run = '...'")
+        raise InputError(
+            "--sql and --run cannot be combined",
+            remedy="add WHERE run = '...' to the query",
+        )
     rows = kept.query(sql) if sql is not None else kept.rows(tuple(run or ()))
     kind = output.suffix.lower()
     if kind == ".csv":
@@ -363,7 +418,11 @@ def export_command(
     elif kind == ".json":
         data = (rows.to_json(orient="records", indent=1) or "").encode()
     else:
-        raise InputError(f"'{kind}' is no table", where=str(output), remedy=".csv, .parquet, .json")
+        raise InputError(
+            f"the ending '{kind}' is not a table format",
+            where=str(output),
+            remedy="use .csv, .parquet or .json",
+        )
     write_whole(output, data, force=force)
     if as_json:
         deliver(json.dumps({"path": str(output), "rows": len(rows)}), None, force=False)

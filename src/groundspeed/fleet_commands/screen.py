@@ -1,4 +1,4 @@
-"""``groundspeed fleet screen``: judge every unit against its own kind."""
+"""``groundspeed fleet screen``: compare each GPU and node with the others of its class."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,62 +13,75 @@ if TYPE_CHECKING:
 
 def screen_command(
     sources: Annotated[
-        list[str], typer.Argument(help="CSV files, folders of profiles, or a store of runs.")
+        list[str],
+        typer.Argument(
+            help="Measurements of the fleet: one store of runs (folder or URL), or CSV files and "
+            "folders of profiles."
+        ),
     ],
     lower_is_better: Annotated[
         list[str] | None,
-        typer.Option(help="Name of a metric for which lower is better; repeat for several."),
+        typer.Option(
+            help="Name of a metric for which lower is better; repeat it for several. Not needed "
+            "for times, which are recognized by name or unit."
+        ),
     ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
-            help=("GPU or profile whose rates, less 10 %, are the lowest that a GPU may reach.")
+            help="GPU or profile whose rates, less 10 %, are the lowest that a GPU may reach. Not "
+            "given: GPUs are compared with each other only."
         ),
     ] = None,
-    run: Annotated[str, typer.Option(help="Name of a run in a store. Default: the newest.")] = "",
+    run: Annotated[str, typer.Option(help="Name of a run in the store. Default: the newest.")] = "",
     confirm: Annotated[
         bool,
         typer.Option(
             "--confirm",
             help=(
-                "Count only findings that fell again in the re-runs of suspects that the "
-                "store holds."
+                "Count a finding only if it was slow again in every re-run in the store (made by "
+                "fleet run --confirm). Not given: all findings count."
             ),
         ),
     ] = False,
     again: Annotated[
         list[str] | None,
-        typer.Option(help="CSV file with a re-run of the suspects; repeat for several."),
+        typer.Option(
+            help="CSV file with a re-run of the suspects, which confirms findings as --confirm "
+            "does; repeat it for several."
+        ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             help=(
-                "Also show what findings cost, in tokens/s, when the fleet serves this "
-                "model; needs --gpu."
+                "Also predict what each finding costs, in tokens/s, when the fleet serves this "
+                "model; needs --gpu. Not given: no cost."
             )
         ),
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option(help="GPU of the fleet, for the cost of findings.")
+        str | None,
+        typer.Option(help="Name of the fleet's GPU, e.g. h200. Required with --model."),
     ] = None,
-    tp: Annotated[int, typer.Option(help="Tensor parallel size, for the cost of findings.")] = 8,
+    tp: Annotated[int, typer.Option(help="Tensor parallel size, used with --model.")] = 8,
     engine: Annotated[
-        str, typer.Option(help="Engine (vllm, sglang, trtllm), for the cost of findings.")
+        str, typer.Option(help="Serving engine, used with --model: vllm, sglang or trtllm.")
     ] = "vllm",
     isl: Annotated[
-        int, typer.Option(help="Input length in tokens, for the cost of findings.")
+        int, typer.Option(help="Input length: tokens in each prompt, used with --model.")
     ] = 1024,
     osl: Annotated[
-        int, typer.Option(help="Output length in tokens, for the cost of findings.")
+        int, typer.Option(help="Output length: tokens per request, used with --model.")
     ] = 1024,
     concurrency: Annotated[
-        int, typer.Option(help="Number of clients, for the cost of findings.")
+        int, typer.Option(help="Number of concurrent clients, used with --model.")
     ] = 32,
     dtype: Annotated[
         str | None,
         typer.Option(
-            help=("Data type of the weights, for the cost of findings. Default: the checkpoint's.")
+            help="Data type of the weights, e.g. fp8, used with --model. Default: that of the "
+            "checkpoint."
         ),
     ] = None,
     profile_dir: ProfileDir = None,
@@ -76,7 +89,9 @@ def screen_command(
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Judge every unit against its own kind. Exit code: 0 fine, 1 WARN, 2 FAIL, 3 cannot say.
+    """Find slow GPUs and nodes by comparison with their class.
+
+    Exit code: 0 all are OK, 1 WARN, 2 FAIL, 3 nothing could be judged or bad input.
 
     Example: groundspeed fleet screen results.csv --model llama-3.3-70b --gpu h200
     """
@@ -105,7 +120,7 @@ def screen_command(
 
 
 UNKNOWN = 3
-"""Nagios: neither fine nor not."""
+"""Exit code UNKNOWN of Nagios: nothing could be judged, or the input is bad."""
 
 
 def exit_code(screening: "Screening") -> int:
@@ -125,12 +140,12 @@ def served_by(
     concurrency: int = 32,
     dtype: str | None = None,
 ) -> "Served | None":
-    """The deployment that options name, if they name one.
+    """Build the deployment for the cost of findings from the options; None without a model.
 
     Raises
     ------
     InputError
-        If the model is named and the GPU is not.
+        If a model is given without a GPU.
     """
     from groundspeed.fleet.screen.request import Served
     from groundspeed.profiles.errors import InputError
@@ -138,5 +153,7 @@ def served_by(
     if model is None:
         return None
     if gpu is None:
-        raise InputError("the cost of a finding needs the fleet's GPU", remedy="give --gpu h200")
+        raise InputError(
+            "--model needs the name of the fleet's GPU", remedy="give --gpu, e.g. --gpu h200"
+        )
     return Served(model, gpu, tp, engine, isl, osl, concurrency, dtype)

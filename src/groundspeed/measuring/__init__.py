@@ -1,1 +1,1 @@
-"""What the commands that measure share: one device, all devices, all ranks, the machine."""
+"""Measure on this machine: one device, several devices, several ranks; check what it can do."""

@@ -1,4 +1,8 @@
-"""Calibrate all devices of a node at once: a process each, one bar each, one profile each."""
+"""Calibrate several devices of a node at the same time.
+
+Each device gets its own process, progress bar and profile. All run at once, as they do in
+production; afterwards one device is measured alone, and its difference is noted in the profiles.
+"""
 
 import json
 import subprocess
@@ -19,44 +23,49 @@ if TYPE_CHECKING:
     from groundspeed.profiles.schema import Profile
 
 PROGRAM = (sys.executable, "-P", "-m", "groundspeed")
+"""Command line of this program, for child processes."""
 
 
 @dataclass
 class Worker:
-    """The process of one device, and its last line of output."""
+    """The process that calibrates one device, and what it has reported."""
 
     device: str
     process: subprocess.Popen[str]
     profile: Path | None = None
+    """File of its profile; None while it runs, and if it failed."""
     last_error_line: list[str] = field(default_factory=list)
+    """The last lines of its stderr, at most five."""
 
     @property
     def failure_reason(self) -> str:
-        """Last line of its error output."""
-        said = self.last_error_line[-1] if self.last_error_line else "it said nothing"
+        """The last line of its stderr."""
+        said = self.last_error_line[-1] if self.last_error_line else "it printed no error"
         return said.removeprefix("groundspeed: ")
 
 
 def devices_of(name: str) -> list[str]:
-    """The devices that ``all`` or a list like ``cuda:0,cuda:1`` names.
+    """Parse ``all`` (all GPUs) or a list such as ``cuda:0,cuda:1`` to the names of devices.
 
     Raises
     ------
     InputError
-        If there is no GPU, or one is named twice.
+        If there is no GPU, or a device is named more than once.
     """
     if name == "all":
         import torch
 
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not count:
-            raise InputError("no GPU here", where="--device all", remedy="measure --device cpu")
+            raise InputError("no GPU here", where="--device all", remedy="give --device cpu")
         return [f"cuda:{i}" for i in range(count)]
     names = [part.strip() for part in name.split(",")]
     twice = {n for n in names if names.count(n) > 1}
     if twice or "" in names:
         what = f"'{twice.pop()}' twice" if twice else "an empty name"
-        raise InputError(f"{what} in a list of devices", where="--device")
+        raise InputError(
+            f"the list has {what}", where="--device", remedy="give a list such as cuda:0,cuda:1"
+        )
     return names
 
 
@@ -68,21 +77,23 @@ def calibrate_together(
     Parameters
     ----------
     devices : sequence of str
+        Names such as ``cuda:0``.
     arguments : sequence of str
-        Of ``groundspeed calibrate``, for each of them.
+        Further options of ``groundspeed calibrate``, the same for each device.
     folder : Path
-        Where profiles go.
+        Folder in which the profiles are saved.
     quiet : bool
+        True hides the progress bars.
 
     Returns
     -------
     list of Profile
-        In the order of the devices, on the disk already.
+        The saved profiles, in the order of the devices.
 
     Raises
     ------
     InputError
-        If a device could not be measured; the others have been, and their profiles are kept.
+        If a device could not be measured; the profiles of the others are saved all the same.
     """
     from groundspeed.display.terminal import progress_bars
     from groundspeed.profiles.store import load_profile
@@ -118,7 +129,7 @@ def calibrate_together(
 
 
 def _listen(workers: list[Worker], bars: "ReportProgress") -> None:
-    """Follow all processes until they have ended."""
+    """Read the output of all processes until they have ended, and update the progress bars."""
 
     def follow(worker: Worker) -> None:
         if worker.process.stdout is None:
@@ -143,7 +154,7 @@ def _listen(workers: list[Worker], bars: "ReportProgress") -> None:
         for worker in workers:
             worker.process.wait()
     finally:
-        for worker in workers:  # Ctrl-C reaches them too; this is for every other way out
+        for worker in workers:  # needed for errors only: Ctrl-C reaches the workers too
             if worker.process.poll() is None:
                 worker.process.terminate()
         for thread in threads:
@@ -151,7 +162,7 @@ def _listen(workers: list[Worker], bars: "ReportProgress") -> None:
 
 
 def _note_contention(device: str, first: Path, paths: list[Path]) -> None:
-    """Measure the first device alone, and write into all profiles what was different."""
+    """Measure the first device alone, and add a warning for each difference to all profiles."""
     from groundspeed.profiles.store import load_profile, save_profile
 
     command = [*PROGRAM, "compare-isolated", str(first), "--device", device]
@@ -160,7 +171,7 @@ def _note_contention(device: str, first: Path, paths: list[Path]) -> None:
     notes = (
         json.loads(finished.stdout)
         if finished.returncode == 0
-        else [f"what measuring together changed is not known: {finished.stderr.strip()}"]
+        else [f"the effect of measuring devices together is not known: {finished.stderr.strip()}"]
     )
     for path in paths:
         profile = load_profile(path)
@@ -169,12 +180,14 @@ def _note_contention(device: str, first: Path, paths: list[Path]) -> None:
 
 
 def compare_isolated_command(
-    profile: Annotated[Path, typer.Argument(help="The device's profile, measured together.")],
-    others: Annotated[int, typer.Option(help="How many were measured at the same time.")],
+    profile: Annotated[
+        Path, typer.Argument(help="Profile of the device, measured together with others.")
+    ],
+    others: Annotated[int, typer.Option(help="Number of other devices measured at the same time.")],
     device: Device = None,
     profile_dir: ProfileDir = None,
 ) -> None:
-    """Measure a profile's best cases again, alone; prints what differs as JSON.
+    """Measure the best cases of a profile again on one device; print the differences as JSON.
 
     Example: groundspeed compare-isolated h200-gpu0.json --others 7 --device cuda:0
     """

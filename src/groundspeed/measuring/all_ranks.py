@@ -1,4 +1,8 @@
-"""``groundspeed calibrate --ranks N``, or under a launcher: how fast devices talk."""
+"""``groundspeed calibrate --ranks N``: measure collectives and links between devices.
+
+Without a launcher this process starts the ranks on this machine. Under torchrun, srun or mpirun it
+is one of the ranks; rank 0 saves the profile.
+"""
 
 import os
 import shlex
@@ -26,21 +30,27 @@ from groundspeed.profiles.schema import Profile
 
 @dataclass(frozen=True)
 class LinkOptions:
-    """What a user asks for; defaults are those of ``--device all``."""
+    """The options of a link measurement; the defaults are those of ``calibrate --device all``."""
 
     ranks: int | None
+    """Number of ranks; None: that of the launcher, else one per GPU (two on a CPU)."""
     device: str | None
+    """``cuda``, ``all`` or ``cpu``; None: GPUs if there are any."""
     folder: Path
+    """Folder for the profile and the journal."""
     timeout_s: float
+    """[s] Longest wait for a rank to join or for an operation to finish."""
     quiet: bool
     seed: int = 0
     fresh: bool = False
+    """Whether an unfinished measurement is discarded instead of continued."""
     output: Path | None = None
+    """File for the profile; None: ID.json in ``folder``."""
     force: bool = False
 
 
 def show_links_here(options: LinkOptions, *, as_json: bool) -> None:
-    """Measure the links, save the profile and show it; on other ranks than the first, only help.
+    """Measure the links; rank 0 saves the profile and prints it, other ranks print nothing.
 
     Raises
     ------
@@ -72,7 +82,7 @@ def measure_links_here(options: LinkOptions) -> tuple[Profile, Path] | None:
     Returns
     -------
     (Profile, Path) or None
-        None on other ranks than the first.
+        The profile and its file on rank 0; None on the other ranks.
 
     Raises
     ------
@@ -87,7 +97,7 @@ def measure_links_here(options: LinkOptions) -> tuple[Profile, Path] | None:
         raise InputError(
             f"{rank_info.launcher} started {rank_info.world_size} ranks",
             where=f"--ranks {options.ranks}",
-            remedy="leave --ranks out: the launcher decides",
+            remedy="leave out --ranks: the launcher sets the number",
         )
     kind = _device_kind(options.device)
     count = rank_info.world_size if rank_info is not None else _count(options.ranks, kind)
@@ -115,27 +125,31 @@ def _device_kind(device: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device not in ("cpu", "cuda"):
         raise InputError(
-            f"ranks take their devices in turn, not '{device}'", remedy="use cpu or cuda"
+            f"--ranks works with cpu or cuda, not with '{device}': each rank takes one device",
+            where="--device",
+            remedy="give --device cpu or --device cuda",
         )
     return device
 
 
 def _count(ranks: int | None, kind: str) -> int:
-    """How many ranks to start.
+    """Return the number of ranks to start: the one given, else one per GPU, else two.
 
     Raises
     ------
     InputError
-        If fewer than two are wanted, or there are fewer GPUs.
+        If it is below two or above the number of GPUs.
     """
     import torch
 
     there = torch.cuda.device_count() if kind == "cuda" else None
     count = ranks if ranks is not None else there or 2
     if count < 2:
-        raise InputError(f"{count} rank has nobody to talk to", where="--ranks")
+        raise InputError(f"links need at least 2 ranks, not {count}", where="--ranks")
     if there is not None and count > there:
-        raise InputError(f"{count} ranks, but {there} GPUs here", where="--ranks")
+        raise InputError(
+            f"{count} ranks need {count} GPUs, but this machine has {there}", where="--ranks"
+        )
     return count
 
 

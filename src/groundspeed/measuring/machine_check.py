@@ -1,7 +1,9 @@
-"""What this machine can do, what is missing for the rest, and how to get it.
+"""Find out what this machine can do, what is missing for the rest, and how to install it.
 
-Nothing is measured and nothing is changed: libraries are looked up, not imported, except torch,
-which alone can say whether it sees a GPU.
+Nothing is measured or changed. Libraries are looked up without importing them, except torch,
+because only torch itself can tell whether it sees a GPU.
+
+    diagnose().can["measure"]
 """
 
 import importlib.util
@@ -19,28 +21,32 @@ from groundspeed.profiles.record import Record
 from groundspeed.profiles.store import profile_folder
 
 State = Literal["ok", "missing", "warning"]
+"""``missing``: something does not work without it; ``warning``: it works, but see the remedy."""
 
 PACKAGE_OF = {"pynvml": "nvidia-ml-py", "prometheus_client": "prometheus-client",
               "huggingface_hub": "huggingface-hub"}  # fmt: skip
 """Package name on PyPI, where it differs from the name that is imported."""
 
 NOISY_LOAD = 0.25
-"""Share of the processors that others may use while one measures."""
+"""Load average per processor above which measurements are likely to be disturbed."""
 
 
 class Check(Record):
-    """One thing that was looked at."""
+    """The state of one library, device, program or folder."""
 
     what: str
+    """Name of the thing that was checked."""
     state: State
     found: str
+    """What was found: a version, a path, or the problem."""
     for_what: str = ""
-    """What it is needed for."""
+    """The commands or tasks that need it."""
     remedy: str = ""
+    """What to do about it; empty if nothing."""
 
 
 class Diagnosis(Record):
-    """Everything that was looked at."""
+    """All checks of a machine, and what it can do."""
 
     checks: tuple[Check, ...]
     can: dict[str, bool]
@@ -48,7 +54,7 @@ class Diagnosis(Record):
 
 
 def diagnose() -> Diagnosis:
-    """Look at this machine."""
+    """Check this machine: Python, load, libraries, GPU, schedulers, profile folder."""
     libraries = list(_libraries())
     checks = [*_machine(), *libraries, *_gpu(), *_schedulers(), _folder()]
     missing = {c.what for c in checks if c.state == "missing"}
@@ -80,7 +86,7 @@ def _machine() -> Iterator[Check]:
         state="warning" if noisy else "ok",
         found=f"{load:.1f} on {count} processors",
         for_what="measuring",
-        remedy="measure when the machine is quiet" if noisy else "",
+        remedy="stop other programs while you measure" if noisy else "",
     )
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     if governor.exists():
@@ -90,19 +96,19 @@ def _machine() -> Iterator[Check]:
             what="clock governor",
             state="warning" if slow else "ok",
             found=name,
-            for_what="measuring on the processor",
-            remedy="its clock moves: expect wider intervals" if slow else "",
+            for_what="measuring on the CPU",
+            remedy="it changes the clock frequency: expect wider intervals" if slow else "",
         )
 
 
 def _libraries() -> Iterator[Check]:
     purpose = {
-        "fit": "fitting laws, screening fleets",
+        "fit": "fitting laws, fleet screen",
         "measure": "calibrate, run, verify, plots",
         "fleet": "fleet run, stores, Prometheus",
         "report": "report",
         "ray": "fleet run --launcher ray",
-        "hub": "models by their hub name",
+        "hub": "models by their Hugging Face name",
     }
     for name, extra in EXTRA_OF.items():
         if name == "markupsafe":
@@ -135,7 +141,7 @@ def _gpu() -> Iterator[Check]:
             state="warning",
             found="no NVIDIA or AMD device on this machine",
             for_what="measuring on a GPU",
-            remedy="the processor can be measured; in a container, pass the GPUs in",
+            remedy="measure the CPU; in a container, start it with access to the GPUs",
         )
         return
     kind = "NVIDIA" if nvidia else "AMD"
@@ -147,7 +153,7 @@ def _gpu() -> Iterator[Check]:
             state="missing",
             found=f"{node} cannot be opened",
             for_what="measuring on a GPU",
-            remedy=f"you need the right to use it{group}",
+            remedy=f"give your user read and write permission{group}",
         )
         return
     seen = _torch_checks()
@@ -156,7 +162,7 @@ def _gpu() -> Iterator[Check]:
         state="ok" if _sees_gpu() else "missing",
         found=f"{kind}, {seen}",
         for_what="measuring on a GPU",
-        remedy="" if _sees_gpu() else "install torch built for it: https://pytorch.org",
+        remedy="" if _sees_gpu() else "install a torch build for it: https://pytorch.org",
     )
 
 
@@ -166,7 +172,7 @@ def _torch_checks() -> str:
     import torch
 
     build = torch.version.cuda or torch.version.hip
-    made_for = build or "processors"
+    made_for = build or "CPUs"
     built = f"torch {torch.__version__} built for {made_for}"
     return f"{built}, sees {torch.cuda.device_count()} devices"
 
@@ -186,8 +192,8 @@ def _schedulers() -> Iterator[Check]:
             what=program,
             state="ok" if path else "warning",
             found=path or "not on this machine",
-            for_what=f"fleet run --engine {engine}",
-            remedy="" if path else f"only where {engine} is used",
+            for_what=f"fleet run --launcher {engine}",
+            remedy="" if path else f"needed only if you use {engine}",
         )
 
 
@@ -199,6 +205,6 @@ def _folder() -> Check:
         what="profiles",
         state="ok" if fine else "missing",
         found=str(folder),
-        for_what="keeping what was measured",
-        remedy="" if fine else "it cannot be written: give --profile-dir, or set XDG_DATA_HOME",
+        for_what="saving measured profiles",
+        remedy="" if fine else "you cannot write to it: give --profile-dir or set XDG_DATA_HOME",
     )

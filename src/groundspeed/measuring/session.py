@@ -1,4 +1,10 @@
-"""What every command that measures needs: a device, a progress bar, a profile on the disk."""
+"""Shared steps of the commands that measure: open a device, calibrate it, save the profile.
+
+    running = open_running_device("cuda:0")
+    profile, path = calibrate_and_save(running, "quick", profile_folder())
+
+Measuring needs torch, pandas and scipy, from ``groundspeed[measure]``.
+"""
 
 import json
 import shlex
@@ -17,7 +23,12 @@ if TYPE_CHECKING:
 
 
 def open_running_device(name: str | None) -> "RunningDevice":
-    """Open a device, or say what is missing to measure at all.
+    """Open a device of this machine for measuring.
+
+    Parameters
+    ----------
+    name : str or None
+        ``cpu``, ``cuda`` or ``cuda:N``. None: the first GPU, else the CPU.
 
     Raises
     ------
@@ -31,12 +42,12 @@ def open_running_device(name: str | None) -> "RunningDevice":
 
 
 def require_measuring() -> None:
-    """Say which library for measuring is missing.
+    """Check that pandas, scipy and torch are installed, which measuring needs.
 
     Raises
     ------
     InputError
-        If one is not installed.
+        If one of them is not installed.
     """
     try:
         import pandas  # noqa: F401
@@ -63,9 +74,44 @@ def calibrate_and_save(
     dtypes: tuple[str, ...] = (),
     lines: bool = False,
 ) -> "tuple[Profile, Path]":
-    """Calibrate with a progress bar, and write the profile.
+    """Calibrate a device with a progress bar, and save the profile.
 
-    The journal is deleted only when the profile is on the disk.
+    The journal of raw samples is moved beside the profile only after the profile is saved, so an
+    interrupted run can be continued.
+
+    Parameters
+    ----------
+    running : RunningDevice
+    mode : {'quick', 'standard', 'full'}
+    folder : Path
+        Folder for the profile and the journal.
+    seed : int, default 0
+        Random seed of the choice and the order of the cases.
+    fresh : bool, default False
+        True discards an unfinished run instead of continuing it.
+    allow_busy : bool, default False
+        True measures a GPU even if other processes use it.
+    output : Path, optional
+        File for the profile. Default: ID.json in ``folder``.
+    force : bool, default False
+        True replaces an existing file.
+    quiet : bool, default False
+        True hides the progress bar.
+    dtypes : tuple of str
+        Data types of the matrix multiplications; empty: those of the mode.
+    lines : bool, default False
+        True prints progress and the file of the profile as JSON lines, for a parent process.
+
+    Returns
+    -------
+    (Profile, Path)
+        The profile and its file.
+
+    Raises
+    ------
+    InputError
+        If the device cannot be measured, or the profile fails the physics check; a rejected
+        profile is saved beside with the suffix ``.rejected``.
     """
     from groundspeed.calibrate.design.measurement_plan import MODES, only_dtypes
     from groundspeed.calibrate.run.campaign import Request, calibrate, journal_path
@@ -89,14 +135,15 @@ def calibrate_and_save(
     except InputError as error:
         if not any(v.severity == "error" for v in check_profile(profile)):
             raise
-        # Kept for a look, and out of the way: the next run measures afresh.
+        # Keep the rejected profile for inspection. Its journal moves along, so that the next run
+        # starts from the beginning.
         rejected = path.with_name(f"{profile.id}.rejected")
         save_profile(profile, rejected, force=True, check=False)
         keep_samples(journal, rejected)
         raise InputError(
-            f"{error.what}; kept as {rejected}",
+            f"{error.what}; the profile is saved as {rejected}",
             where=error.where,
-            remedy="measure again in a quieter moment; groundspeed profile check says all of it",
+            remedy="measure again on an idle machine; groundspeed profile check lists all errors",
         ) from error
     keep_samples(journal, path)
     if lines:
@@ -105,12 +152,12 @@ def calibrate_and_save(
 
 
 def _print_progress_lines(done: int, total: int, case: str) -> None:
-    """Progress for another process to read."""
+    """Print progress as one JSON line, for a parent process."""
     print(json.dumps({"done": done, "total": total, "case": case}), flush=True)
 
 
 def keep_samples(journal: Path, profile: Path) -> None:
-    """Move the raw samples beside the profile they belong to; nothing is overwritten."""
+    """Move the journal of raw samples beside its profile, without overwriting an older one."""
     target = profile.with_suffix(".samples.jsonl")
     if target.exists():
         target = target.with_name(f"{profile.stem}.{journal.stat().st_mtime_ns}.samples.jsonl")

@@ -200,7 +200,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
-    assert "interrupted; what was measured is kept" in errors
+    assert "interrupted; the measurements so far are kept" in errors
     assert "Traceback" not in errors
     assert list(tmp_path.glob("*.json")) == []
     assert len(journals[0].read_text().splitlines()) > 5

@@ -77,9 +77,9 @@ def test_separate_pools() -> None:
         (("--isl", "0"), "prompt tokens must lie between"),
         (("--isl", "1000000"), "more than the maximum context of"),
         (("--gpu", "h100-sxm"), "GiB short"),
-        (("--slo", "soon"), "'soon' is no objective"),
+        (("--slo", "soon"), "'soon' is not a limit on ttft or tpot"),
         (("--cached", "2"), "the cached fraction of a prompt"),
-        (("--prefill-decode", "3"), "'3' is no pair of pools"),
+        (("--prefill-decode", "3"), "'3' is not of the form PREFILL+DECODE"),
         (("--dtype", "int1"), "unknown data type 'int1'"),
         (("--replicas", "0"), "--replicas must be at least 1"),
         (("--trace", "/nowhere.csv"), "cannot be read"),
@@ -137,7 +137,7 @@ def test_backtest_of_a_table(tmp_path: Path) -> None:
     ran = groundspeed("backtest", str(table), "--by", "model", "--quiet")
     assert ran.code == 0, ran.err
     assert "1 skipped: unknown model 'made-up-13b'" in ran.out
-    assert "not said by every row: length_low, num_prompts" in ran.out
+    assert "not given in every row: length_low, num_prompts" in ran.out
     document = json.loads(groundspeed("backtest", str(table), "--json").out)
     assert {s["metric"] for s in document["summary"]} == {"ttft_ms", "tpot_ms"}
     first, _, third = document["rows"]
@@ -152,9 +152,9 @@ def test_backtest_of_a_table(tmp_path: Path) -> None:
     [
         ("", "no table with a line of column names"),
         ("model,gpu,isl,isl\n", "has the column 'isl' twice"),
-        ("model,gpu\n", "holds no row"),
+        ("model,gpu\n", "has no rows"),
         ("name,isl\na,1\n", "no row names a model"),
-        ("\x00\x01\x02,\n", "no table|holds no row|no row names"),
+        ("\x00\x01\x02,\n", "no table|has no rows|no row names"),
     ],
 )
 def test_backtest_of_no_table(tmp_path: Path, text: str, message: str) -> None:
