@@ -1,12 +1,13 @@
-"""Turns kernels into a profile: timing, telemetry, the choice of points, fitting, resuming.
+"""Measure a device and fit the laws of its profile.
 
-Fitting a law to measurements that exist needs no torch:
+The packages cover timing, telemetry, the choice of points, fitting, and resuming a stopped run.
+Fitting a law to existing measurements needs no torch:
 
 >>> from groundspeed.calibrate import choose_points, fit_law  # doctest: +SKIP
 >>> law = fit_law("matmul", frame, device="h200-sxm")         # doctest: +SKIP
 >>> law.predict(other_shapes)                                 # doctest: +SKIP
 
-Measuring is :func:`groundspeed.calibrate.run.campaign.calibrate`.
+:func:`groundspeed.calibrate.run.campaign.calibrate` measures a device.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ __all__ = ["FittedLaw", "choose_points", "fit_law", "transfer_law"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module's attributes are of any type)
-    """Import pandas and scipy only when something that needs them is asked for."""
+    """Import a public name on first use, so that pandas and scipy load only if needed."""
     if name in ("FittedLaw", "fit_law"):
         from groundspeed.calibrate.fit import dataframe
 

@@ -1,13 +1,14 @@
-"""Versions that a measurement carries: of the program, and of the way of measuring."""
+"""Versions stored with every measurement: of this program and of the measurement method."""
 
 from importlib import metadata
 
 METHOD_VERSION = 1
-"""Raise it whenever the way of measuring changes. History: 1 (2026-11): first."""
+"""Version of the measurement method. Increase it whenever the method changes. History: 1 (2026-11)
+is the first version."""
 
 
 def tool_version() -> str:
-    """Version of this program, also in a checkout that is not installed."""
+    """Version of this program; "0.1.0+checkout" in a checkout that is not installed."""
     try:
         return metadata.version("groundspeed")
     except metadata.PackageNotFoundError:

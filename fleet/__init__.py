@@ -1,5 +1,6 @@
-"""Says which GPU, link or node of many is slower than it should be, why, and what that costs.
+"""Find the GPU, link or node of a fleet that is too slow, name the cause, and estimate the cost.
 
-A machine is judged against its own kind, measured the same way on the same day: no published floor
-knows this fleet, and a floor that does cannot find a GPU that is 5 % slow.
+Each GPU is compared with GPUs of its own class, measured in the same way on the same day. Published
+floors were not made for this fleet, and even a floor made for it cannot find a GPU that is only 5 %
+slow.
 """

@@ -1,8 +1,11 @@
-"""What is known of a metric by its name: which way is better, how much it varies, what is a loss.
+"""Look up by its name how a metric is judged: direction, normal spread, and losses that count.
 
-Spreads are those of public fleets (1,224 A100 of Azure, 6,992 A100 of Perlmutter, ten H100 nodes):
-tensor products vary by 0.8 % from GPU to GPU, memory by 0.3 %, NVLink by 0.1 %, a launch by 3 %. A
-loss counts only if it is larger than what matters (the floors) and than what is natural.
+The spreads come from public fleets (1,224 A100 of Azure, 6,992 A100 of Perlmutter, ten H100 nodes):
+from GPU to GPU, matmul throughput varies by 0.8 %, memory bandwidth by 0.3 %, NVLink bandwidth by
+0.1 %, and launch time by 3 %. A loss counts only if it is both large enough to matter
+(``warn_loss``, ``fail_loss``) and larger than the normal spread explains.
+
+    facts_of("hbm_read").warn_loss
 """
 
 import re
@@ -18,17 +21,18 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class MetricFacts:
-    """How a metric is judged."""
+    """Facts that decide how the values of a metric are judged."""
 
     kind: Kind
     higher_is_better: bool
     warn_loss: float
-    """Smallest loss worth a warning, as a fraction."""
+    """[1] Smallest loss that gives a warning."""
     fail_loss: float
+    """[1] Smallest loss that gives a failure."""
     spread: float
-    """Standard deviation of its logarithm among healthy devices of one kind."""
+    """[1] Standard deviation of the logarithm of the metric among healthy devices of one class."""
     skewed: bool = False
-    """Healthy devices have a tail to the slow side: one in ten of them sets the scale."""
+    """Healthy devices have a tail on the slow side; the slowest tenth then sets the spread."""
 
 
 RULES: tuple[tuple[str, MetricFacts], ...] = (
@@ -50,7 +54,7 @@ RULES: tuple[tuple[str, MetricFacts], ...] = (
      MetricFacts("model", True, 0.04, 0.08, 0.01)),
     (r"ttft|tpot|latency|time|_ms$|_us$|_s$", MetricFacts("model", False, 0.04, 0.08, 0.01)),
 )  # fmt: skip
-"""First match decides."""
+"""Name pattern and facts of each kind of metric; the first pattern that matches is used."""
 
 UNKNOWN = MetricFacts("other", True, 0.05, 0.10, 0.02)
 
@@ -61,7 +65,7 @@ TIME_NAME = re.compile(r"(^|_)(time|latency|duration|ttft|tpot|itl)(_|$)|_(s|ms|
 
 
 def is_time(metric: str, unit: str = "") -> bool | None:
-    """Whether less is better: the unit decides, then the name; None where neither says.
+    """Return whether lower values are better, from the unit, else from the name; None if unknown.
 
     >>> is_time("gemm_time_ms"), is_time("tokens_per_s"), is_time("nccl", "us"), is_time("thing")
     (True, False, True, None)
@@ -76,15 +80,17 @@ def is_time(metric: str, unit: str = "") -> bool | None:
 
 
 def facts_of(metric: str, lower_is_better: Collection[str] = (), unit: str = "") -> MetricFacts:
-    """How a metric is judged.
+    """Return how a metric is judged, from its name and its unit.
 
     Parameters
     ----------
     metric : str
+        Name of the metric, e.g. ``matmul_bf16``.
     lower_is_better : collection of str
-        Names of metrics for which lower is better, whatever the name suggests.
+        Names of metrics for which lower is better, whatever the name suggests. Default: none.
     unit : str
-        Of its values: seconds are better when fewer, whatever the name.
+        Unit of the values. For a unit of time lower is better, whatever the name suggests.
+        Default: unknown, so that the name decides.
     """
     name = metric.lower()
     facts_found = next((facts for pattern, facts in RULES if re.search(pattern, name)), UNKNOWN)

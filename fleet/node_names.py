@@ -1,14 +1,14 @@
-"""Names that a node and its files go by; needs nothing that a bare machine lacks."""
+"""Check levels, and file names made from node names; imports only the standard library."""
 
 import urllib.parse
 from typing import Literal
 
 CheckLevel = Literal["check", "quick", "standard", "full"]
-"""How much of a device is measured: seconds, or one of the modes of ``calibrate``."""
+"""How much of a device is measured: ``check`` takes seconds, the others are ``calibrate`` modes."""
 
 
 def file_name(node: str) -> str:
-    """A node's name as a file name: nothing in it can leave the folder.
+    """Return a node's name as a file name, quoted so that the path cannot leave its folder.
 
     >>> file_name("../../x"), file_name("gpu-17")
     ('..%2F..%2Fx', 'gpu-17')

@@ -1,7 +1,10 @@
-"""Measurements of a fleet as one table, whatever they came as.
+"""Read the measurements of a fleet into one table.
 
-A long CSV (``node,gpu,metric,value,unit`` and what else is known of a unit), or a folder of
-profiles. Strange rows are not errors: they are left out, counted and explained.
+The input is a long CSV (``node,gpu,metric,value,unit`` and optional columns that describe the GPU
+or node), or a folder of profiles. Unusable rows are not errors: they are left out, counted and
+explained.
+
+    table = read_fleet([Path("fleet.csv")])
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +23,10 @@ NEEDED = ("node", "metric", "value")
 CLASS_COLUMNS = (
     "sku", "memory", "power_cap", "partition", "driver", "benchmark_version",
 )  # fmt: skip
-"""What must be the same for two units to be compared."""
+"""Columns that must be equal for two GPUs or two nodes to be compared with each other."""
 
 LEAST, MOST = 1e-15, 1e30
-"""Between these lies every physical quantity; what does not is a failed test."""
+"""Range of plausible values, in any unit; a value outside it is taken as a failed test."""
 
 NODE_LEVEL = -1
 """Value of ``gpu`` for a metric of the whole node."""
@@ -31,28 +34,28 @@ NODE_LEVEL = -1
 
 @dataclass(frozen=True)
 class FleetTable:
-    """One row a measurement: median over repeats."""
+    """Measurements of a fleet, one per row; repeats are replaced by their median."""
 
     rows: pd.DataFrame
-    """Columns node, gpu (int, -1 for node level), metric (all categories but gpu), value (NaN for a
-    failed test), klass, rack."""
+    """Columns node, gpu (int, -1 for node level), metric, value (NaN for a failed test), cohort and
+    rack; all but gpu and value are pandas categories."""
     units: dict[str, str]
-    """Unit by metric."""
+    """Unit of each metric."""
     excluded: tuple[str, ...]
-    """What was left out, with counts."""
+    """Messages that say which rows were left out, with counts."""
     absent: Mapping[str, str] = field(default_factory=dict)
-    """Nodes that were to be measured and have no result, and why."""
+    """Reason for each node that was to be measured but has no result."""
     notes: Mapping[tuple[str, int, str], str] = field(default_factory=dict)
-    """What was written beside a measurement, by node, GPU and metric."""
+    """Note recorded with a measurement, by node, GPU and metric."""
 
 
 def read_fleet(paths: Sequence[Path]) -> FleetTable:
-    """Read CSV files and folders of profiles.
+    """Read CSV files and folders of profiles into one table.
 
     Raises
     ------
     InputError
-        If a path cannot be read, a column is missing, or nothing is left.
+        If a path cannot be read, a column is missing, or no measurement is left.
     """
     frames = []
     for path in paths:
@@ -71,9 +74,9 @@ def _csv(path: Path) -> pd.DataFrame:
         missing = [c for c in NEEDED if c not in header.columns]
         if missing:
             raise InputError(
-                f"lacks the column {', '.join(missing)}",
+                f"column missing: {', '.join(missing)}",
                 where=str(path),
-                remedy="a fleet table has node,gpu,metric,value,unit",
+                remedy="a fleet table has the columns node,gpu,metric,value,unit",
             )
         kept = [
             c
@@ -93,19 +96,19 @@ def _csv(path: Path) -> pd.DataFrame:
 
 
 def _profiles(folder: Path) -> pd.DataFrame:
-    """Rates of each profile of a folder: a row a quantity."""
+    """Return the rates of every profile in a folder, one row for each quantity."""
     records: list[dict[str, object]] = []
     for path, profile in list_profiles(folder):
         if not isinstance(profile, Profile):
             raise InputError(str(profile), where=str(path))
         records += profile_rows(profile)
     if not records:
-        raise InputError("holds no profile", where=str(folder))
+        raise InputError("the folder contains no profile", where=str(folder))
     return pd.DataFrame.from_records(records)
 
 
 def profile_rows(profile: Profile) -> list[dict[str, object]]:
-    """The rates of a profile as rows of a fleet table."""
+    """Return the rates of a profile as rows of a fleet table."""
     environment = profile.environment
     about = {
         "node": environment.host,
@@ -124,12 +127,12 @@ def profile_rows(profile: Profile) -> list[dict[str, object]]:
 
 
 def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:
-    """Leave out what cannot be judged, and say so.
+    """Clean a raw table: leave out unusable rows, and record how many and why.
 
     Raises
     ------
     InputError
-        If nothing is left.
+        If no measurement is left.
     """
     excluded = []
     for name in ("node", "metric"):
@@ -144,7 +147,8 @@ def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:
         if bad.any():
             example = str(value[bad].iloc[0])[:30]
             excluded.append(
-                f"{int(bad.sum())} values that are no numbers ('{example}'): taken as failed tests"
+                f"{int(bad.sum())} values that are not numbers (e.g. '{example}'): "
+                "counted as failed tests"
             )
         value = numbers
     array = value.to_numpy(dtype=np.float64, copy=True)
@@ -154,7 +158,7 @@ def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:
     slots, strange = _slots(frame)
     if strange.any():
         example = str(frame["gpu"][strange].iloc[0])[:30]
-        excluded.append(f"{int(strange.sum())} rows whose gpu is no number of one ('{example}')")
+        excluded.append(f"{int(strange.sum())} rows whose gpu is not an index (e.g. '{example}')")
         frame, array, slots = frame[~strange], array[~strange], slots[~strange]
     clean = pd.DataFrame(
         {
@@ -171,11 +175,11 @@ def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:
     clean, units, more = _one_unit(clean)
     excluded += more
     if clean.empty:
-        raise InputError("holds no measurement", where=where)
+        raise InputError("contains no measurement", where=where)
     keys = ["node", "gpu", "metric"]
     repeated = clean.duplicated(keys).sum()
     if repeated:
-        excluded.append(f"{int(repeated)} repeated measurements: medians were taken")
+        excluded.append(f"{int(repeated)} repeated measurements: replaced by their median")
         grouped = clean.groupby(keys, observed=True, sort=False)
         first = grouped[["rack", "cohort"]].first()
         clean = first.assign(value=grouped["value"].median()).reset_index()
@@ -183,11 +187,11 @@ def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:
 
 
 GPU_NUMBER = r"^\s*(?:[A-Za-z_]+[ :_-]?)?(\d{1,6})(?:\.0*)?\s*$"
-"""``5``, ``5.0``, ``gpu5``, ``cuda:5``; a UUID or 3.5 is no number of a GPU."""
+"""Matches ``5``, ``5.0``, ``gpu5`` and ``cuda:5``; a UUID or 3.5 is not a GPU index."""
 
 
 def _slots(frame: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Number of each row's GPU (-1 for the node), and which rows say something else."""
+    """Return each row's GPU index (-1 for the node), and a mask of rows with an invalid index."""
     if "gpu" not in frame:
         return np.full(len(frame), NODE_LEVEL), np.zeros(len(frame), dtype=np.bool_)
     gpu = frame["gpu"]
@@ -221,7 +225,7 @@ def _notes(frame: pd.DataFrame, slots: NDArray[np.int64]) -> dict[tuple[str, int
 
 
 def _classes(frame: pd.DataFrame) -> pd.Series:
-    """One text for what must be the same; a column that says nothing of a unit adds nothing."""
+    """Return each row's class: the text of its class columns, joined; empty cells add nothing."""
     present = [c for c in CLASS_COLUMNS if c in frame]
     if not present:
         return pd.Series("all", index=frame.index, dtype="category")
@@ -237,7 +241,7 @@ def _classes(frame: pd.DataFrame) -> pd.Series:
 
 
 def _one_unit(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str], list[str]]:
-    """A metric has one unit: rows in a rarer one are left out."""
+    """Keep the most frequent unit of each metric; leave out rows in any other unit."""
     counts = frame.groupby(["metric", "unit"], observed=True).size()
     units: dict[str, str] = {}
     notes: list[str] = []
@@ -248,6 +252,6 @@ def _one_unit(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str], list[s
         for unit, count in ranked.iloc[1:].items():
             drop |= ((frame["metric"] == metric) & (frame["unit"] == unit)).to_numpy()
             notes.append(
-                f"{count} rows of {metric} in '{unit}', where others are in '{ranked.index[0]}'"
+                f"{count} rows of {metric} in '{unit}': most rows are in '{ranked.index[0]}'"
             )
     return frame[~drop], units, notes

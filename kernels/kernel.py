@@ -1,4 +1,11 @@
-"""What every kernel offers, and the records it speaks in."""
+"""The interface that every kernel implements, and the types it uses (case, cost, error).
+
+``groundspeed.calibrate`` runs any class that has the methods of :class:`Kernel`, so a new kernel
+needs no change there. Example:
+
+    kernel = TorchMatmul(dtype="bfloat16")
+    calls = kernel.prepare({"m": 16, "n": 4096, "k": 4096}, pool)  # call these in rotation
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +16,13 @@ import torch
 from groundspeed.kernels.operands import OperandPool
 
 Case = Mapping[str, float]
-"""The numeric columns of one input: ``{"m": 16, "n": 4096, "k": 4096}``."""
+"""One input of a kernel: the value of each numeric column.
+
+For example ``{"m": 16, "n": 4096, "k": 4096}``.
+"""
 
 Call = Callable[[], object]
+"""Runs a prepared case once; its result is ignored by the timing."""
 
 DTYPES: dict[str, torch.dtype] = {
     "float64": torch.float64,
@@ -19,20 +30,26 @@ DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-"""Data types by the name that profiles use."""
+"""Torch data type for each data type name that profiles use."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an operation needs if every operand crosses the memory bus once; costs add."""
+    """FLOPs and bytes of an operation if every operand crosses the memory bus exactly once.
+
+    Two costs can be added with ``+``.
+    """
 
     flops: float
+    """[FLOP] Floating-point operations; a multiply-add counts as two."""
     read_bytes: float
+    """[bytes] Memory that is read."""
     written_bytes: float
+    """[bytes] Memory that is written."""
 
     @property
     def bytes(self) -> float:
-        """Traffic both ways."""
+        """[bytes] Bytes read plus bytes written."""
         return self.read_bytes + self.written_bytes
 
     def __add__(self, other: "Cost") -> "Cost":
@@ -44,47 +61,47 @@ class Cost:
 
 
 class UnsupportedCaseError(ValueError):
-    """A kernel cannot run this case on this device; the message says why."""
+    """Raised when a kernel cannot run a case on a device; the message gives the reason."""
 
 
 @runtime_checkable
 class ManyRuns(Protocol):
-    """A kernel whose one call is several runs; what is reported is the time of one."""
+    """A kernel that runs its operation several times per call; the time of one run is reported."""
 
     @property
     def runs_per_call(self) -> int:
-        """Runs in one call."""
+        """Number of runs in one call."""
         ...
 
 
 class Kernel(Protocol):
-    """One operation, implemented one way."""
+    """One implementation of one operation."""
 
     @property
     def operation(self) -> str:
-        """Name of the operation, as in profiles (``matmul``)."""
+        """Name of the operation as it appears in profiles, e.g. ``matmul``."""
         ...
 
     @property
     def backend(self) -> str:
-        """Who implements it: ``torch`` or ``triton``."""
+        """Library that implements the operation: ``torch`` or ``triton``."""
         ...
 
     @property
     def config_key(self) -> Mapping[str, str]:
-        """What its curve holds for: data type, stream mode."""
+        """Config key of the measured curve: data type, stream mode, and so on."""
         ...
 
     def cost(self, case: Case) -> Cost:
-        """Algorithmic cost of a case."""
+        """Return the algorithmic FLOPs and bytes of a case."""
         ...
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """Callables that each run the case once, on different operands."""
+        """Return callables that each run the case once, each on different operands."""
         ...
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Largest deviation from float64, in units of the tolerance: above 1 is wrong."""
+        """Return the largest error against float64 in units of the tolerance; above 1 is wrong."""
         ...
 
 
@@ -96,25 +113,26 @@ def deviation(
     *,
     terms: float = 1.0,
 ) -> float:
-    """Largest error in units of what rounding explains.
+    """Return the largest error of a result, in units of the rounding error that is allowed.
 
     Parameters
     ----------
     got, expected : Tensor
-        Result, and the float64 reference of the same shape.
+        The result, and a reference of the same shape computed in float64.
     scale : float
-        Typical size of an element of the result (``sqrt(k)`` for a product of normal matrices):
-        the error of a sum scales with its terms, not with a result that happens to cancel.
+        Typical magnitude of an element of the result (``sqrt(k)`` for a product of matrices of
+        normal numbers). It is needed because the error of a sum scales with its terms, not with
+        the sum, which can be close to zero by cancellation.
     dtype : torch.dtype
-        Type of the result; four units in its last place are allowed.
+        Data type of the result; an error of four units in the last place is allowed.
     terms : float, default 1
-        Terms that were summed in float32: rounding errors of a running sum walk at random, so
-        they grow with the square root of this.
+        Number of terms that were summed in float32. The rounding errors of a running sum form a
+        random walk, so the allowed error grows with the square root of this number.
 
     Returns
     -------
     float
-        Infinite if anything is not a number.
+        Above 1 the result is wrong; infinite if any element is NaN or infinite.
     """
     if not torch.isfinite(got).all():
         return float("inf")

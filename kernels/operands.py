@@ -1,11 +1,14 @@
-"""Operands that are cold, random and cheap: views into one pool of normal numbers.
+"""A pool of random numbers from which kernels take their operands as views.
 
-Three rules of honest measuring meet here. *Random normal values*, never zeros: a chip that
-multiplies zeros draws less power and runs up to 15 % faster than on real data. *Cold caches*: a
-model's weights never fit in the cache, so each run must find new ones; callers rotate through
-operand sets that together exceed three times the last-level cache. *Cheap*: filling gigabytes with
-random numbers for each case would take longer than measuring it, so operands are views at
-different offsets of one pool, which is filled once.
+The pool exists for three reasons:
+
+- *Random normal values, never zeros*: a chip that multiplies zeros draws less power and runs up to
+  15 % faster than on real data.
+- *Cold caches*: the weights of a model never fit in the cache, so each run must read weights that
+  are not cached. Callers rotate through operand sets that together exceed three times the
+  last-level cache.
+- *Speed*: filling gigabytes with random numbers for each case would take longer than measuring it,
+  so operands are views at different offsets of one pool, which is filled once.
 
 >>> pool = OperandPool(torch.device("cpu"), pool_bytes=2**20, cold_bytes=2**18)
 >>> a, b = pool.take((64, 64), torch.float32), pool.take((64, 64), torch.float32)
@@ -19,23 +22,29 @@ from dataclasses import dataclass, field
 import torch
 
 STRETCH_ITEMS = 1 << 22
+"""Number of random numbers that are drawn; the pool repeats them."""
+
 ALIGN_BYTES = 256
+"""[bytes] Operands start at multiples of this."""
+
 INTEGER_SIGMA = 40.0
-"""Standard deviation of int8 operands: three of them reach the end of the range."""
+"""Standard deviation of int8 operands: three standard deviations reach the end of the range."""
 
 
 class OperandPool:
-    """A block of memory per data type, handed out as views in turn.
+    """One block of memory per data type; operands are consecutive views of it.
 
     Parameters
     ----------
     device : torch.device
+        Device on which the memory is allocated.
     pool_bytes : int
-        [bytes] Size of the block of one data type, and so of the largest operand.
+        [bytes] Size of the block of one data type, and therefore the limit for one operand.
     cold_bytes : int
-        [bytes] How much must be touched between two uses of the same memory for it to be cold:
-        three times the last-level cache.
+        [bytes] Amount of other memory that must be touched between two uses of the same memory,
+        so that it is no longer cached: three times the last-level cache.
     seed : int, default 0
+        Random seed of the values.
     """
 
     def __init__(
@@ -49,27 +58,37 @@ class OperandPool:
         self._scratch = _Ring()
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Next operand of normal numbers: a view that no recent operand overlaps; never write it.
+        """Return the next operand: a read-only view of normal numbers.
+
+        The view does not overlap any recent operand. Writing to it would change later operands.
 
         Raises
         ------
         MemoryError
-            If one operand is larger than the pool; the message gives both sizes.
+            If the operand is larger than the pool; the message gives both sizes.
         """
         return self._next(self._normal, shape, dtype, fill=True)
 
     def scratch(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Next memory to write to; its contents mean nothing.
+        """Return the next view of memory to write to; its initial contents are arbitrary.
 
         Raises
         ------
         MemoryError
-            As :meth:`take`.
+            If the view is larger than the pool, as in :meth:`take`.
         """
         return self._next(self._scratch, shape, dtype, fill=False)
 
     def rotations(self, touched_bytes: float, *, most: int = 512) -> int:
-        """How many operand sets make a rotation cold when one run touches ``touched_bytes``."""
+        """Return how many operand sets are needed so that each run finds its operands uncached.
+
+        Parameters
+        ----------
+        touched_bytes : float
+            [bytes] Memory that one run touches.
+        most : int, default 512
+            Upper limit of the result, which is at least 2.
+        """
         return max(2, min(most, math.ceil(self.cold_bytes / max(touched_bytes, 1.0)) + 1))
 
     def _next(
@@ -78,8 +97,8 @@ class OperandPool:
         items = math.prod(shape)
         if items * dtype.itemsize > self.pool_bytes:
             raise MemoryError(
-                f"an operand of {items * dtype.itemsize / 2**20:.0f} MiB does not fit "
-                f"the pool of {self.pool_bytes / 2**20:.0f} MiB"
+                f"an operand of {items * dtype.itemsize / 2**20:.0f} MiB does not fit in "
+                f"the operand pool of {self.pool_bytes / 2**20:.0f} MiB"
             )
         if dtype not in ring.blocks:
             block = torch.empty(self.pool_bytes // dtype.itemsize, dtype=dtype, device=self.device)
@@ -93,12 +112,12 @@ class OperandPool:
         return block[start : start + items].view(shape)
 
     def _fill(self, block: torch.Tensor) -> torch.Tensor:
-        # One random stretch, repeated: no cache line equals its neighbours, and copying is thirty
-        # times cheaper than drawing new numbers on a processor.
+        # Draw one stretch of random numbers and repeat it: no cache line equals its neighbours,
+        # and on a CPU copying is thirty times cheaper than drawing new numbers.
         stretch = torch.randn(
             min(STRETCH_ITEMS, block.numel()), generator=self._generator, device=self.device
         )
-        if not block.dtype.is_floating_point:  # integers as a quantizer leaves them
+        if not block.dtype.is_floating_point:  # int8 values as a quantizer produces them
             stretch = (stretch * INTEGER_SIGMA).round().clamp(-127, 127)
         stretch = stretch.to(block.dtype)
         for start in range(0, block.numel(), stretch.numel()):
@@ -109,7 +128,7 @@ class OperandPool:
 
 @dataclass
 class _Ring:
-    """Blocks of memory by data type, and where in each the next view starts."""
+    """One memory block per data type, with the offset in elements at which the next view starts."""
 
     blocks: dict[torch.dtype, torch.Tensor] = field(default_factory=dict)
     offset: dict[torch.dtype, int] = field(default_factory=dict)

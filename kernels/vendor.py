@@ -1,9 +1,11 @@
-"""Differences between vendors, in one place: the fp8 format, pipelining, shared memory.
+"""Differences between GPU vendors that kernels must respect: fp8 format and pipelining depth.
 
-An MI300X computes fp8 in the FNUZ encodings (no negative zero, one more exponent step), everybody
-else, its successor included, in the OCP ones. NVIDIA's compiler pipelines loads over many stages
-of shared memory; on CDNA two stages are the useful number and the 64 KiB of local memory forbid
-more.
+An MI300X computes fp8 in the FNUZ encodings (no negative zero, one more exponent step). All other
+GPUs, including the successor of the MI300X, use the OCP encodings. On NVIDIA GPUs the Triton
+compiler pipelines loads over many stages of shared memory. On CDNA two stages are best, and the
+64 KiB of local memory (LDS) do not allow more.
+
+    fp8 = vendor_of(torch.device("cuda")).fp8
 """
 
 from dataclasses import dataclass
@@ -13,12 +15,14 @@ import torch
 
 @dataclass(frozen=True)
 class Vendor:
-    """What a kernel must know about whose chip it runs on."""
+    """Properties of a GPU vendor or architecture that kernels depend on."""
 
     name: str
+    """``nvidia``, ``amd`` or ``cpu``."""
     fp8: torch.dtype
+    """The E4M3 data type that the matrix units compute with."""
     most_stages: int
-    """Software pipelining depth that pays."""
+    """Largest software pipelining depth (``num_stages`` in Triton) that is useful."""
 
 
 NVIDIA = Vendor("nvidia", torch.float8_e4m3fn, most_stages=8)
@@ -28,14 +32,14 @@ CPU = Vendor("cpu", torch.float8_e4m3fn, most_stages=8)
 
 
 def compute_units(device: torch.device) -> int:
-    """Streaming multiprocessors or compute units; one for a processor (the interpreter)."""
+    """Return the number of SMs (NVIDIA) or CUs (AMD); 1 on a CPU, where Triton is interpreted."""
     if device.type != "cuda":
         return 1
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def vendor_of(device: torch.device) -> Vendor:
-    """The vendor of a device that is here."""
+    """Return the vendor properties of a device of this machine."""
     if device.type != "cuda":
         return CPU
     if torch.version.hip is None:

@@ -1,8 +1,8 @@
-"""What is known about a device, and the laws that turn an operation into seconds.
+"""Datasheets and measured profiles of devices, and the laws that predict the time of an operation.
 
-A *datasheet* is what the vendor promises, a *profile* is what was measured: curves with error
-bars, the laws fitted to them, and where every number came from. Nothing here measures anything or
-needs torch; laws map numpy arrays to numpy arrays.
+A *datasheet* holds the vendor's peak numbers. A *profile* holds measurements: curves with
+intervals, the laws fitted to them, and the source of every number. This package measures nothing
+and does not need torch; laws map numpy arrays to numpy arrays.
 
 >>> from groundspeed.profiles import find_device
 >>> h20 = find_device("h20").spec

@@ -1,8 +1,9 @@
-"""Find the levels of memory in a curve of rate over size: one for each cache, one for the memory.
+"""Find the levels of the memory hierarchy (caches and device memory) in a bandwidth curve.
 
-A level is a plateau: neighbouring sizes whose rates agree. Between two of them the rate
-slides from one level to the next while a growing part of the working set misses. Nothing about
-the chip is assumed: a cache that is not there, or is shared away, gives no plateau.
+Input is the read bandwidth as a function of the working set size. A level is a plateau, i.e.
+neighbouring sizes with similar rates. Between two plateaus the rate changes gradually, while a
+growing part of the working set misses the cache. Nothing about the chip is assumed: a cache that
+does not exist, or that other work occupies, gives no plateau.
 
 >>> sizes = np.array([64e3, 128e3, 256e3, 512e3, 1e6, 2e6, 4e6, 8e6])
 >>> rates = np.array([10e12, 10.2e12, 10.1e12, 9.9e12, 6e12, 4.1e12, 4.0e12, 4.05e12])
@@ -17,41 +18,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 AGREE = 0.15
-"""Rates on one plateau lie within this share of their median."""
+"""Rates of one plateau differ from their median by at most this fraction."""
 
 ODD_ONES = 0.2
-"""Share of a plateau's sizes, never its ends, that may lie outside: one disturbed measurement."""
+"""Fraction of the sizes of a plateau, except its ends, that may be outliers (disturbed samples)."""
 
 FEWEST_SIZES = 3
-"""Two neighbours agree by chance, or because the slope between two plateaus is flat for a step."""
+"""Smallest number of sizes of a plateau.
+
+Two neighbours can agree by chance, or because the slope between two plateaus is flat for one step.
+"""
 
 
 @dataclass(frozen=True)
 class CacheLevel:
-    """A stretch of sizes that one level of the memory serves."""
+    """Range of working set sizes that one level of the memory hierarchy serves."""
 
     smallest_bytes: float
+    """[bytes] Smallest working set of the plateau."""
     largest_bytes: float
+    """[bytes] Largest working set of the plateau."""
     rate_bytes_per_s: float
-    """Median."""
+    """[bytes/s] Median read bandwidth of the plateau."""
 
 
 def find_cache_levels(
     size_bytes: NDArray[np.float64], rate_bytes_per_s: NDArray[np.float64]
 ) -> list[CacheLevel]:
-    """Locate the plateaus of a curve.
+    """Find the plateaus of a curve.
 
     Parameters
     ----------
     size_bytes : (N,) ndarray
-        [bytes] Working sets.
+        [bytes] Sizes of the working sets.
     rate_bytes_per_s : (N,) ndarray
-        [bytes/s] What was read, over the time it took.
+        [bytes/s] Read bandwidth at each size.
 
     Returns
     -------
     list of CacheLevel
-        By size, not overlapping; longest stretches are taken first.
+        Plateaus without overlap, in increasing order of size; longer plateaus have priority.
     """
     order = np.argsort(size_bytes)
     sizes, rates = size_bytes[order], rate_bytes_per_s[order]

@@ -1,10 +1,11 @@
-"""Datasheets: what the vendor promises, number by number, each with its source.
+"""Datasheets: the numbers that vendors publish for a device, each with its source.
 
-One TOML file a device in ``datasheets/``. A number without a source does not load; what a sheet
-lacks is absent, and a method that needs it refuses instead of guessing. All peaks are dense (no
-sparsity). ``peak_clock_hz`` is the clock at which the sheet computes its peak, ``max_clock_hz``
-the highest the part runs: an H100's 989 TFLOPS are 132 SMs at 1830 MHz, yet it boosts to 1980 and
-honestly reaches 1070. The roof that a measurement must not break is the second one.
+There is one TOML file per device in ``datasheets/``. A number without a source is not loaded.
+Numbers that a datasheet does not give are absent, and a method that needs one raises an error
+instead of guessing. All peaks are dense (no sparsity). ``peak_clock_hz`` is the clock at which the
+datasheet computes its peak, ``max_clock_hz`` is the highest clock of the device. Example: the 989
+TFLOPS of an H100 are 132 SMs at 1830 MHz, but it boosts to 1980 MHz and can then reach 1070. The
+limit that no measurement may exceed is the latter.
 
 >>> find_device("NVIDIA H200").spec.id
 'h200-sxm'
@@ -26,7 +27,7 @@ from groundspeed.profiles.record import Positive, Record, describe
 
 
 class Source(Record):
-    """The publication in which a number was read."""
+    """The publication from which a number was taken."""
 
     title: str
     url: str | None = None
@@ -34,7 +35,7 @@ class Source(Record):
 
 
 class Quantity(Record):
-    """A number and the key of the source it was read from."""
+    """A number and the key of its source in ``DeviceSpec.sources``."""
 
     value: Positive
     source: str
@@ -49,20 +50,23 @@ PEAK_OF = {
     "w4a8_mxfp4_mxfp8": "fp8",
     "nvfp4": "fp4",
 }
-"""Formats that differ in how they are scaled or stored, not in the units they run on."""
+"""Formats that run on the matrix units of another data type, and therefore have its peak.
+
+They differ from that data type only in how values are scaled or stored.
+"""
 
 
 class DeviceSpec(Record):
-    """One device as its vendor describes it; SI units, dense peaks, one direction of a link."""
+    """Datasheet of one device: SI units, dense peaks, link bandwidths in one direction."""
 
     id: str
     name: str
     vendor: Literal["nvidia", "amd", "intel", "other"]
     architecture: str
     aliases: tuple[str, ...] = ()
-    """Names that people and drivers use for exactly this part."""
+    """Other names that users and drivers give exactly this device."""
     short_names: tuple[str, ...] = ()
-    """Short names that mean this part where no variant is given ('h100')."""
+    """Names without a variant that select this device, e.g. ``h100`` for the SXM variant."""
     notes: tuple[str, ...] = ()
     sources: dict[str, Source]
     compute_units: Quantity | None = None
@@ -74,9 +78,9 @@ class DeviceSpec(Record):
     l2_bytes: Quantity | None = None
     last_level_cache_bytes: Quantity | None = None
     scaleup_bandwidth_bytes_per_s: Quantity | None = None
-    """One direction, all links of a device together."""
+    """[bytes/s] Bandwidth in one direction, all scale-up links of the device together."""
     p2p_bandwidth_bytes_per_s: Quantity | None = None
-    """One direction, one pair of devices."""
+    """[bytes/s] Bandwidth in one direction between two devices."""
     host_link: str | None = None
     power_cap_w: Quantity | None = None
 
@@ -88,7 +92,7 @@ class DeviceSpec(Record):
         return self
 
     def quantities(self) -> dict[str, Quantity]:
-        """All numbers by name; peaks as ``peak_flops_per_s.bfloat16``."""
+        """Return all numbers by name; peaks have names like ``peak_flops_per_s.bfloat16``."""
         quantities: dict[str, Quantity] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
@@ -98,40 +102,40 @@ class DeviceSpec(Record):
         return quantities
 
     def peak(self, dtype: str) -> Quantity | None:
-        """Dense peak of a data type, None where the sheet lacks it; scales cost no peak."""
+        """Return the dense peak of a data type or scaled format; None if the datasheet has none."""
         return self.peak_flops_per_s.get(PEAK_OF.get(dtype, dtype))
 
     def peak_flops(self, dtype: str) -> float:
-        """Dense peak of a data type [FLOP/s].
+        """Return the dense peak of a data type [FLOP/s].
 
         Raises
         ------
         InputError
-            If the sheet gives no peak for it.
+            If the datasheet gives no peak for the data type.
         """
         peak = self.peak(dtype)
         if peak is None:
             known = ", ".join(sorted(self.peak_flops_per_s)) or "none at all"
             raise InputError(
                 f"the datasheet of {self.id} gives no {dtype} peak",
-                remedy=f"it gives: {known}; a measured profile does not need it",
+                remedy=f"peaks given: {known}; a measured profile works without a peak",
             )
         return peak.value
 
     def memory_bandwidth(self) -> float:
-        """Peak memory bandwidth [bytes/s].
+        """Return the peak memory bandwidth [bytes/s].
 
         Raises
         ------
         InputError
-            If the sheet does not give it.
+            If the datasheet does not give it.
         """
         if self.memory_bandwidth_bytes_per_s is None:
             raise InputError(f"the datasheet of {self.id} gives no memory bandwidth")
         return self.memory_bandwidth_bytes_per_s.value
 
     def roof_flops(self, dtype: str) -> float | None:
-        """Peak at the highest clock the part runs [FLOP/s], None where the sheet lacks a part."""
+        """Return the peak at the highest clock [FLOP/s]; None if the datasheet lacks a number."""
         peak = self.peak(dtype)
         if peak is None or self.max_clock_hz is None or self.peak_clock_hz is None:
             return None
@@ -140,7 +144,7 @@ class DeviceSpec(Record):
 
 @dataclass(frozen=True)
 class DatasheetMatch:
-    """A datasheet and, where the name was not exact, how it was understood."""
+    """A datasheet and, if the name was ambiguous, a note on how it was interpreted."""
 
     spec: DeviceSpec
     note: str | None = None
@@ -148,12 +152,12 @@ class DatasheetMatch:
 
 @functools.cache
 def load_datasheets() -> dict[str, DeviceSpec]:
-    """Read every datasheet that ships, by id.
+    """Return all datasheets that ship with groundspeed, by id.
 
     Raises
     ------
     InputError
-        If a sheet is malformed or two sheets claim one name.
+        If a datasheet is malformed, or two datasheets have the same name.
     """
     specs: dict[str, DeviceSpec] = {}
     folder = resources.files("groundspeed.profiles") / "datasheets"
@@ -171,41 +175,47 @@ def load_datasheets() -> dict[str, DeviceSpec]:
 
 
 def _plain(name: str) -> str:
-    """Fold a device name to what identifies it: no case, vendor words or punctuation."""
+    """Reduce a device name to its identifying part: lower case, no vendor words or punctuation."""
     words = re.split(r"[^a-z0-9+]+", name.lower())
     dropped = {"nvidia", "amd", "instinct", "geforce", "tesla", "corporation", "oam", "gpu", ""}
     return "".join(w for w in words if w not in dropped)
 
 
 def _names(specs: dict[str, DeviceSpec]) -> dict[str, DeviceSpec]:
-    """Every folded name and the part it stands for.
+    """Return the datasheet of every normalized name.
 
     Raises
     ------
     InputError
-        If two sheets claim one name.
+        If two datasheets have the same name.
     """
     table: dict[str, DeviceSpec] = {}
     for spec in specs.values():
         for key in {_plain(n) for n in (spec.id, spec.name, *spec.aliases, *spec.short_names)}:
             if key in table and table[key].id != spec.id:
-                raise InputError(f"'{key}' names both {table[key].id} and {spec.id}")
+                raise InputError(
+                    f"datasheets {table[key].id} and {spec.id} have the same name '{key}'"
+                )
             table[key] = spec
     return table
 
 
 def find_device(name: str) -> DatasheetMatch:
-    """Find the datasheet that a name stands for, as people and drivers write it.
+    """Find the datasheet of a device by any name that users or drivers give it.
 
     Parameters
     ----------
     name : str
         An id (``h200-sxm``), a driver's name (``NVIDIA A100-SXM4-80GB``) or a bare name (``h100``).
 
+    Returns
+    -------
+    DatasheetMatch
+
     Raises
     ------
     InputError
-        If nothing of that name is known; the message says what is close.
+        If no device has that name; the message suggests similar names.
     """
     specs = load_datasheets()
     spec = _names(specs).get(_plain(name))

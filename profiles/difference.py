@@ -1,4 +1,10 @@
-"""Compare two profiles: which rates differ, and which differences are only noise."""
+"""Compare two profiles: which achieved rates and which environment settings differ.
+
+A rate difference is beyond noise if the 90 % intervals of the two rates do not overlap.
+
+    comparison = compare_profiles(load_profile(old), load_profile(new))
+    [(r.quantity, r.change_fraction) for r in comparison.rates if r.beyond_noise]
+"""
 
 import numpy as np
 
@@ -7,36 +13,42 @@ from groundspeed.profiles.schema import Profile, Rate
 
 
 class RateChange(Record):
-    """One achieved rate in two profiles."""
+    """Values of one achieved rate in two profiles."""
 
     quantity: str
     unit: str
     first: float
     second: float
     change_fraction: float
-    """second / first - 1."""
+    """[1] second / first - 1."""
     beyond_noise: bool
-    """The two 90 % intervals do not meet."""
+    """Whether the two 90 % intervals do not overlap."""
 
 
 class EnvironmentChange(Record):
-    """Something about the environment that is not the same."""
+    """One property of the environment that differs between two profiles."""
 
     what: str
+    """Name of the property, e.g. ``driver`` or ``library torch``."""
     first: str
     second: str
 
 
 class ProfileComparison(Record):
-    """Two profiles side by side."""
+    """Result of comparing two profiles."""
 
     first: str
+    """Id of the first profile."""
     second: str
+    """Id of the second profile."""
     rates: tuple[RateChange, ...]
+    """Rates that both profiles have."""
     median_change_fraction: float | None
-    """Median size of the change over all rates; None without a common rate."""
+    """[1] Median of the absolute change over all common rates; None if there are none."""
     environment: tuple[EnvironmentChange, ...]
+    """Properties of the environment that differ."""
     only_in_one: tuple[str, ...]
+    """Names of the rates that only one of the profiles has."""
 
 
 def compare_profiles(first: Profile, second: Profile) -> ProfileComparison:

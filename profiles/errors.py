@@ -1,7 +1,7 @@
-"""The one exception a user is meant to see, and the hint that goes with a misspelt name.
+"""The exception for bad user input, and suggestions for misspelt names.
 
-A user who gives bad input reads one line: what is wrong, where, and what to do. So the exception
-carries those three parts, and the command line prints them and exits with code 2.
+A user who gives bad input sees one line that says what is wrong, where, and what to do. The
+exception stores these three parts; the command line prints them and exits with code 2.
 
 >>> raise InputError("unknown GPU 'h2000'", remedy="did you mean 'h200'?")
 Traceback (most recent call last):
@@ -14,16 +14,16 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Input that cannot be used, or a request that this machine cannot fulfil.
+    """Raised for input that cannot be used, or a request that this machine cannot fulfil.
 
     Parameters
     ----------
     what : str
-        What is wrong.
+        The problem.
     where : str, optional
-        The file, option or field it is wrong in.
+        The file, option or field with the problem. If not given, the message starts with ``what``.
     remedy : str, optional
-        What to do about it.
+        What the user can do. If not given, the message ends after ``what``.
     """
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
@@ -36,13 +36,13 @@ class InputError(ValueError):
 
 
 def one_line(text: str, *, limit: int = 600) -> str:
-    """Make a text safe to print on one line: no control characters, not endless."""
+    """Make a text safe to print on one line: replace control characters and limit its length."""
     flat = "".join(c if c.isprintable() else " " for c in text)
     return flat if len(flat) <= limit else flat[: limit - 3] + "..."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Say which known name was probably meant, or which names there are.
+    """Return a hint that suggests similar known names, or lists all names if none is similar.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Reading files that strangers wrote, and writing files whole or not at all."""
+"""Read untrusted files with clear error messages, and write files atomically."""
 
 import contextlib
 import csv
@@ -13,16 +13,22 @@ from typing import Any
 from groundspeed.profiles.errors import InputError
 
 MAX_FILE_BYTES = 64 * 2**20
-"""A profile is a few hundred kB; what is far larger is not one."""
+"""[bytes] Largest file that is read. A profile has a few hundred kB."""
 
 
 def read_text(path: Path, what: str) -> str:
-    """Read a small text file that a user named.
+    """Read a small text file given by the user.
+
+    Parameters
+    ----------
+    path : Path
+    what : str
+        Kind of file for error messages, e.g. ``profile``.
 
     Raises
     ------
     InputError
-        If it is absent, a folder, unreadable, too large or not UTF-8.
+        If the file is absent, a folder, unreadable, too large or not UTF-8.
     """
     try:
         if path.is_dir():
@@ -30,7 +36,7 @@ def read_text(path: Path, what: str) -> str:
         if not path.exists():
             raise InputError(f"no such {what}", where=str(path), remedy="check the path")
         if not path.is_file():
-            raise InputError(f"is not a regular file, so no {what}", where=str(path))
+            raise InputError(f"is not a regular file, as a {what} must be", where=str(path))
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -39,30 +45,39 @@ def read_text(path: Path, what: str) -> str:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"cannot be read ({reason})", where=str(path)) from error
     if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"is over {MAX_FILE_BYTES // 2**20} MiB, no {what}", where=str(path))
+        limit = f"{MAX_FILE_BYTES // 2**20} MiB"
+        raise InputError(f"is over {limit}, too large for a {what}", where=str(path))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"is not a text file, so no {what}", where=str(path)) from error
+        raise InputError(f"is not a text file (UTF-8) like a {what}", where=str(path)) from error
 
 
 def parse_json_object(text: str, what: str, where: str) -> dict[str, Any]:
-    """Parse JSON that must be one object with finite numbers and no key twice.
+    """Parse JSON text that must be one object with finite numbers and without duplicate keys.
+
+    Parameters
+    ----------
+    text : str
+    what : str
+        Kind of file for error messages, e.g. ``profile``.
+    where : str
+        Path for error messages.
 
     Raises
     ------
     InputError
-        If it is anything else.
+        If the text is not such an object.
     """
 
     def refuse_constant(name: str) -> float:
-        raise ValueError(f"{name} is not a number JSON allows")
+        raise ValueError(f"JSON does not allow the number {name}")
 
     def no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         document: dict[str, Any] = {}
         for key, value in pairs:
             if key in document:
-                raise ValueError(f"key '{key}' stands twice")
+                raise ValueError(f"key '{key}' appears twice")
             document[key] = value
         return document
 
@@ -74,22 +89,29 @@ def parse_json_object(text: str, what: str, where: str) -> dict[str, Any]:
         raise InputError(f"is not a {what} in JSON ({error})", where=where) from error
     if not isinstance(document, dict):
         kind = type(document).__name__
-        raise InputError(f"holds a JSON {kind}, a {what} is an object", where=where)
+        raise InputError(f"holds a JSON {kind}, but a {what} must be a JSON object", where=where)
     return document
 
 
 def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
-    """Write a file atomically: complete under its name, or not there.
+    """Write a file atomically: either the complete file appears under its name, or nothing does.
+
+    Parameters
+    ----------
+    path : Path
+    data : bytes
+    force : bool, default False
+        Whether an existing file is replaced.
 
     Raises
     ------
     InputError
-        If it exists (without ``force``), or the disk or the rights do not allow it.
+        If the file exists (without ``force``), or the disk or permissions do not allow writing.
     """
     if path.is_dir():
-        raise InputError("is a folder", where=str(path), remedy="name a file")
+        raise InputError("is a folder", where=str(path), remedy="give the path of a file")
     if path.exists() and not force:
-        raise InputError("exists already", where=str(path), remedy="--force replaces it")
+        raise InputError("exists already", where=str(path), remedy="give --force to replace it")
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,15 +124,17 @@ def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
         if force:
             Path(temporary).replace(path)
         else:
-            os.link(temporary, path)  # unlike rename, it refuses to replace a file made meanwhile
+            os.link(temporary, path)  # unlike a rename, link fails if a file was created meanwhile
             Path(temporary).unlink()
     except FileExistsError as error:
-        raise InputError("exists already", where=str(path), remedy="--force replaces it") from error
+        raise InputError(
+            "exists already", where=str(path), remedy="give --force to replace it"
+        ) from error
     except OSError as error:
         raise InputError(
             f"cannot be written ({error.strerror or error})",
             where=str(path),
-            remedy="free space, change the rights or name another place with -o",
+            remedy="free disk space, change permissions, or give another path with -o",
         ) from error
     finally:
         if temporary is not None:
@@ -119,12 +143,12 @@ def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a CSV, as they come: a gigabyte of them is no matter.
+    """Yield the rows of a CSV file one by one, so that files of gigabytes need little memory.
 
     Raises
     ------
     InputError
-        If it cannot be read, is empty, or is not text in columns.
+        If the file cannot be read, is empty, or is not a CSV table.
     """
     try:
         file = path.open(newline="", encoding="utf-8-sig")
@@ -135,11 +159,11 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
             reader = csv.DictReader(file)
             names = reader.fieldnames
             if not names or len(names) < 2:
-                raise InputError("is no table with a line of column names", where=str(path))
+                raise InputError("is not a CSV table with a line of column names", where=str(path))
             twice = [n for n, group in itertools.groupby(sorted(names)) if len(list(group)) > 1]
             if twice:
                 raise InputError(f"has the column '{twice[0]}' twice", where=str(path))
             for row in reader:
                 yield {k: v for k, v in row.items() if k is not None and v is not None}
         except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"is no table of text ({error})", where=str(path)) from error
+            raise InputError(f"is not a CSV table ({error})", where=str(path)) from error

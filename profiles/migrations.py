@@ -1,7 +1,7 @@
 """Read profiles of earlier schema versions: one function for each step from N to N + 1.
 
-The names of fields that changed are read by the records themselves (``RenamedRecord``); here
-stands what changed in the values. A migration never changes a number.
+Renamed fields are handled by the records themselves (``RenamedRecord``); this file handles changed
+values. A migration never changes a number.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Document = dict[str, Any]
 
 
 def from_1_to_2(document: Document) -> Document:
-    """Version 2 has other names for an operation, a model form and the levels of memory."""
+    """Rename an operation, a model form and the memory level rates as in version 2."""
     for part in (*_records(document, "curves"), *_records(document, "laws")):
         if part.get("operation") == "glue":
             part["operation"] = "elementwise"
@@ -25,10 +25,10 @@ def from_1_to_2(document: Document) -> Document:
 
 
 def _records(document: Document, key: str) -> list[Document]:
-    """The objects of a list; whatever else a broken file holds is left for the schema to refuse."""
+    """Return the objects in a list of the document; the schema rejects any other content later."""
     values = document.get(key)
     return [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
 
 
 MIGRATIONS: dict[int, Callable[[Document], Document]] = {1: from_1_to_2}
-"""Migration by the version that it starts from."""
+"""Migration function by the schema version from which it migrates."""

@@ -1,10 +1,10 @@
-"""What an operation is: its columns, its floating-point operations, its bytes.
+"""Definition of the operations: columns, algorithmic FLOPs and algorithmic bytes of each.
 
-These are *algorithmic* counts: what the mathematics needs if every operand crosses the memory bus
-once. A kernel that moves more (a spill, a re-read) shows up as a lower utilization, which is the
-point. One multiply-add is two FLOPs. Causal attention counts the half that is really computed.
+The counts are *algorithmic*: those of the mathematics if every operand crosses the memory bus once.
+A kernel that moves more (register spills, repeated reads) therefore has a lower utilization, as
+intended. One multiply-add is two FLOPs. Causal attention counts only the half that is computed.
 
-Columns are numpy arrays of one shape; ``dtype`` columns hold names (``bfloat16``).
+Columns are numpy arrays of the same shape; the ``dtype`` of a config key is a name (``bfloat16``).
 
 >>> import numpy as np
 >>> matmul = OPERATIONS["matmul"]
@@ -37,16 +37,16 @@ ITEM_BYTES: dict[str, float] = {
     "int8": 1.0,
     "fp4": 0.5,
 }
-"""Bytes of one element as stored."""
+"""[bytes] Stored size of one element of each data type."""
 
 
 def item_bytes(dtype: str) -> float:
-    """Bytes of one element of a data type.
+    """Return the size of one element of a data type [bytes].
 
     Raises
     ------
     InputError
-        If the type is not known.
+        If the data type is unknown.
     """
     if dtype not in ITEM_BYTES:
         raise InputError(f"unknown data type '{dtype}'", remedy=did_you_mean(dtype, ITEM_BYTES))
@@ -59,7 +59,7 @@ WEIGHT_BYTES: dict[str, float] = {
     "w4a8_mxfp4_mxfp8": 0.5,
     "nvfp4": 0.5,
 }
-"""Bytes of one weight in formats that quantize weights alone or apart."""
+"""[bytes] Size of one weight in formats that treat weights separately from activations."""
 
 ACTIVATION_BYTES: dict[str, float] = {
     "int4_wo": 2.0,
@@ -67,39 +67,39 @@ ACTIVATION_BYTES: dict[str, float] = {
     "w4a8_mxfp4_mxfp8": 1.0,
     "nvfp4": 0.5,
 }
-"""Bytes of one activation in the same formats."""
+"""[bytes] Size of one activation in the formats of ``WEIGHT_BYTES``."""
 
 
 def weight_bytes(dtype: str) -> float:
-    """Bytes of one weight of a format.
+    """Return the size of one weight in a format [bytes].
 
     Raises
     ------
     InputError
-        If the format is not known.
+        If the format is unknown.
     """
     return WEIGHT_BYTES[dtype] if dtype in WEIGHT_BYTES else item_bytes(dtype)
 
 
 @dataclass(frozen=True)
 class Operation:
-    """The algorithmic cost of an operation as a function of its columns."""
+    """An operation and its algorithmic cost as a function of its columns."""
 
     name: str
     columns: tuple[str, ...]
-    """Numeric columns, all positive; laws work on their logarithms."""
+    """Names of the numeric columns. Values must be positive; laws use their logarithms."""
     categories: tuple[str, ...]
-    """Entries of the config key: each combination has a law of its own."""
+    """Required entries of the config key; each combination of values has its own law."""
     flops: Callable[[Columns, ConfigKey], Array]
-    """Floating-point operations."""
+    """[FLOP] Function that returns the floating-point operations."""
     bytes: Callable[[Columns, ConfigKey], Array]
-    """Bytes read and written, each operand once."""
+    """[bytes] Function that returns the bytes read and written, each operand once."""
     computes: bool
-    """Whether arithmetic can limit it."""
+    """Whether arithmetic can limit the operation."""
     growing: tuple[str, ...]
-    """Columns in which time must not fall: doubling one is never less work."""
+    """Columns in which time must not decrease, because a larger value is never less work."""
     countable: bool = True
-    """Whether FLOPs and bytes follow from the columns; experts' depend on the routing."""
+    """Whether FLOPs and bytes follow from the columns; those of experts depend on the routing."""
 
 
 def _matmul_flops(c: Columns, r: ConfigKey) -> Array:
@@ -109,12 +109,12 @@ def _matmul_flops(c: Columns, r: ConfigKey) -> Array:
 def _matmul_bytes(c: Columns, r: ConfigKey) -> Array:
     w = weight_bytes(r["dtype"])
     a = ACTIVATION_BYTES.get(r["dtype"], w)
-    out = max(a, 2.0)  # fp8 and fp4 products are written as 16 bit
+    out = max(a, 2.0)  # results of fp8 and fp4 GEMMs are written in 16 bit
     return a * c["m"] * c["k"] + w * c["n"] * c["k"] + out * c["m"] * c["n"]
 
 
 def _prefill_flops(c: Columns, r: ConfigKey) -> Array:
-    pairs = c["seq_len"] * (c["seq_len"] + 1.0) / 2.0  # causal: each token sees itself and before
+    pairs = c["seq_len"] * (c["seq_len"] + 1.0) / 2.0  # causal: itself and earlier tokens
     return 4.0 * c["batch"] * c["heads"] * c["head_dim"] * pairs
 
 
@@ -124,7 +124,7 @@ def _prefill_bytes(c: Columns, r: ConfigKey) -> Array:
 
 
 def _seen(c: Columns, r: ConfigKey) -> Array:
-    """Tokens that a new one attends to: all, or those of its window."""
+    """Return the number of cached tokens that a new token attends to: all, or its window."""
     window = float(r.get("window", 0))
     return np.minimum(c["kv_len"], window) if window > 0 else c["kv_len"]
 
@@ -141,11 +141,11 @@ def _decode_bytes(c: Columns, r: ConfigKey) -> Array:
 LATENT = 512.0
 ROTARY = 64.0
 VALUE = 128.0
-"""Sizes of DeepSeek's multi-head latent attention: compressed cache, rotary part, value head."""
+"""Dimensions of DeepSeek's multi-head latent attention (MLA): latent, rotary and value head."""
 
 
 def _mla_decode_flops(c: Columns, r: ConfigKey) -> Array:
-    # Scores against latent and rotary parts, then a weighted sum of the latent part.
+    # Scores use the latent and rotary parts; the weighted sum uses the latent part.
     return 2.0 * c["batch"] * c["heads"] * c["kv_len"] * (2.0 * LATENT + ROTARY)
 
 
@@ -172,7 +172,7 @@ def _moe_flops(c: Columns, r: ConfigKey) -> Array:
 
 
 def _moe_bytes(c: Columns, r: ConfigKey) -> Array:
-    """Weights of the experts that are hit if tokens choose evenly, and activations."""
+    """Return the bytes of activations and of activated experts' weights (uniform routing)."""
     experts, top_k = float(r["experts"]), float(r["top_k"])
     hidden, intermediate = float(r["hidden"]), float(r["intermediate"])
     hit = experts * (1.0 - (1.0 - top_k / experts) ** c["tokens"])
@@ -182,7 +182,7 @@ def _moe_bytes(c: Columns, r: ConfigKey) -> Array:
 
 
 def _experts_hit(c: Columns) -> Array:
-    """Experts of a rank that some token chose, if tokens choose evenly."""
+    """Return the number of activated experts of a rank, for uniform routing."""
     missed = (1.0 - c["top_k"] / c["experts"]) ** c["tokens"]
     hit: Array = c["experts"] / c["ep"] * (1.0 - missed)
     return hit
@@ -206,7 +206,7 @@ def _stream_bytes(c: Columns, r: ConfigKey) -> Array:
 
 
 ELEMENTWISE_ITEMS_MOVED: dict[str, float] = {
-    # width counts the elements of a row that go in; figures are elements moved per element in.
+    # The width counts the input elements of a row; values are elements moved per input element.
     "rms_norm": 2.0,  # read x, write y (the weight is shared by all rows)
     "layer_norm": 2.0,
     "residual_add": 3.0,  # read both, write one
@@ -217,9 +217,9 @@ ELEMENTWISE_ITEMS_MOVED: dict[str, float] = {
     "embed": 2.0,  # read a row of the table, write it
     "argmax": 1.0,
     "fp8_quantize": 1.5,
-    "sample": 2.0,  # logits, and the noise that draws
+    "sample": 2.0,  # logits, and the noise of the sampling
 }
-"""The small operations between the matrix products: elements moved per element of input."""
+"""Elements moved per input element, for each elementwise operation between the GEMMs."""
 
 
 def _elementwise_bytes(c: Columns, r: ConfigKey) -> Array:
@@ -233,7 +233,7 @@ def _elementwise_bytes(c: Columns, r: ConfigKey) -> Array:
 
 
 OPTIONAL_CATEGORIES = ("library", "kv_dtype", "window", "tp", "ep", "routing")
-"""Optional entries of the config key: where stated, they select a law of their own."""
+"""Optional entries of the config key; a law with such an entry applies only to its value."""
 
 OPERATIONS: dict[str, Operation] = {
     op.name: op
@@ -324,4 +324,4 @@ OPERATIONS: dict[str, Operation] = {
         ),
     )
 }
-"""Every operation a law can be fitted to."""
+"""All operations for which laws can be fitted, by name."""

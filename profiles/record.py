@@ -1,7 +1,8 @@
-"""The base of every record that is read from or written to a file.
+"""Base classes of all records that are read from or written to files.
 
-Files come from strangers, so reading is strict: an unknown key, a NaN, an infinity or a wrong type
-is an error that names the field. Records are frozen: what was measured does not change.
+Files may come from unknown sources, so reading is strict: an unknown key, a NaN, an infinity or a
+wrong type is an error that names the field. Records are frozen, because measurements must not
+change.
 """
 
 import math
@@ -22,7 +23,7 @@ from pydantic import (
 
 
 class Record(BaseModel):
-    """A frozen, strict record whose floats are finite."""
+    """A frozen pydantic model that rejects unknown keys and floats that are not finite."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
@@ -30,7 +31,7 @@ class Record(BaseModel):
 
 
 WITH_OLD_NAMES: Final = {"old_names": True}
-"""Context for ``model_dump``: write a renamed field under its old name too."""
+"""Context for ``model_dump``: also write each renamed field under its old name."""
 
 
 def _show_old_names(schema: dict[str, Any], record: type[BaseModel]) -> None:
@@ -41,20 +42,21 @@ def _show_old_names(schema: dict[str, Any], record: type[BaseModel]) -> None:
 
 
 class RenamedRecord(Record):
-    """A record whose fields had other names in an earlier version.
+    """A record with fields that had other names in an earlier version.
 
-    Files are read with either name. What a command prints (``context=WITH_OLD_NAMES``) has both,
-    so a script that reads the old name works for one more version; files have the new name alone.
+    Files are read with either name and written with the new name only. JSON output of commands
+    (``context=WITH_OLD_NAMES``) has both names, so that scripts that read the old name work for one
+    more version.
     """
 
     model_config = ConfigDict(json_schema_extra=_show_old_names)
 
     old_names: ClassVar[Mapping[str, str]] = {}
-    """Name before, by name of today."""
+    """Old name of each renamed field, by its current name."""
 
     @model_validator(mode="before")
     @classmethod
-    def _read_old_names(cls, data: Any) -> Any:  # noqa: ANN401  (whatever a file holds)
+    def _read_old_names(cls, data: Any) -> Any:  # noqa: ANN401  (a file may hold anything)
         if not isinstance(data, dict) or not any(old in data for old in cls.old_names.values()):
             return data
         document = dict(data)
@@ -77,21 +79,21 @@ class RenamedRecord(Record):
 
 
 def _no_extremes(value: float) -> float:
-    """Refuse what no physical quantity of this field can be (1e-15 s is light crossing an atom)."""
+    """Reject values that no physical quantity can have (1e-15 s is light crossing an atom)."""
     if not math.isfinite(value) or not 1e-15 < value < 1e30:
-        raise ValueError("not a physical quantity (must lie between 1e-15 and 1e30)")
+        raise ValueError("not a physical quantity (must be between 1e-15 and 1e30)")
     return value
 
 
 Positive = Annotated[float, AfterValidator(_no_extremes)]
-"""A positive, finite, physically conceivable number."""
+"""A positive, finite number between 1e-15 and 1e30."""
 
 NonNegative = Annotated[float, Field(ge=0.0, lt=1e30)]
-"""Zero or more, finite."""
+"""A finite number from 0 to below 1e30."""
 
 
 def describe(error: ValidationError) -> str:
-    """Say in one line what pydantic found: the first problem, and how many more there are."""
+    """Describe a pydantic error in one line: the first problem and the number of further ones."""
     problems = error.errors(include_url=False, include_context=False)
     first = problems[0]
     place = ".".join(str(part) for part in first["loc"]) or "document"

@@ -1,9 +1,12 @@
-"""The profile: one human-readable file that says what a device delivers, and how we know.
+"""The profile: one human-readable JSON file with the measured performance of a device.
 
-A profile can be reviewed in a pull request: device, the datasheet it is compared with, the
-environment it was measured in, each measured curve point by point, the fitted laws with their
-held-out error, and a utilization summary that is *derived* from the curves (a summary that does
-not follow from them fails the physics check: no number is entered by hand).
+A profile can be reviewed in a pull request. It holds the device, the datasheet it is compared with,
+the environment of the measurement, every measured curve point by point, the fitted laws with their
+held-out error, and a summary of achieved rates. The summary is *derived* from the curves: one that
+does not follow from them fails the physics check, so no number can be entered by hand.
+
+    profile = load_profile(Path("h200.json"))
+    profile.law("matmul", dtype="bfloat16")
 """
 
 from collections.abc import Mapping
@@ -18,28 +21,28 @@ from groundspeed.profiles.operations import OPERATIONS
 from groundspeed.profiles.record import NonNegative, Positive, Record, RenamedRecord
 
 SCHEMA_VERSION = 2
-"""History: 1 (2026-11): first. 2 (2026-11): other names, the same content (``migrations.py``)."""
+"""History: 1 (2026-11): first. 2 (2026-11): renamed fields, same content (``migrations.py``)."""
 
 
 class Device(Record):
-    """The device as the machine describes it."""
+    """The measured device, as reported by the driver or the operating system."""
 
     name: str
-    """Name that the driver or the processor reports."""
+    """Name reported by the driver or the CPU."""
     kind: Literal["cpu", "cuda", "rocm"]
     vendor: str
     architecture: str
     compute_units: int = Field(ge=1, le=100_000)
-    """Streaming multiprocessors, compute units, or cores used."""
+    """Number of SMs (NVIDIA), CUs (AMD), or CPU cores used."""
     memory_bytes: Positive
     last_level_cache_bytes: Positive | None = None
     max_clock_hz: Positive | None = None
     instruction_sets: tuple[str, ...] = ()
-    """What decides a processor's matrix rate: avx512_bf16, amx_bf16, ..."""
+    """Instruction sets that determine the matrix rate of a CPU: avx512_bf16, amx_bf16, ..."""
 
 
 class Environment(Record):
-    """Everything around the device that can change a number; None where it cannot be read."""
+    """Software and settings that can change a measurement; None if a value cannot be read."""
 
     date_utc: str
     host: str
@@ -47,13 +50,13 @@ class Environment(Record):
     python: str
     tool_version: str
     method_version: int
-    """Rises whenever the way of measuring changes; different ones are not compared silently."""
+    """Version of the measuring method; a comparison reports profiles with different versions."""
     command: str
     libraries: dict[str, str]
-    """torch, triton, numpy, ... and their versions."""
+    """Version of each library: torch, triton, numpy, ..."""
     driver: str | None = None
     runtime: str | None = None
-    """CUDA or ROCm version torch was built with."""
+    """CUDA or ROCm version with which torch was built."""
     threads: int | None = None
     virtualization: str | None = None
     power_cap_w: Positive | None = None
@@ -61,52 +64,58 @@ class Environment(Record):
     partition_mode: str | None = None
     persistence: bool | None = None
     host_link: str | None = None
-    """Generation and width of the link as it is now: ``PCIe gen 5 x16``."""
+    """Current generation and width of the host link, e.g. ``PCIe gen 5 x16``."""
     numa_nodes: int | None = None
     allocator: str | None = None
-    """What the host's allocator does with freed memory; decides large operations on a CPU."""
+    """How the host's allocator handles freed memory; it affects large operations on a CPU."""
     telemetry: str
-    """Which telemetry was there, or the fact that none was."""
+    """Telemetry source, or a statement that there was none."""
     other_processes: int | None = None
     device_index: int | None = None
-    """Which GPU of the host, as the driver shows them to this process."""
+    """Index of the GPU among those that the driver shows to this process."""
     device_uuid: str | None = None
-    """Identity of the very device: the same GPU in another slot keeps it."""
+    """UUID of the individual GPU; it stays the same when the GPU moves to another slot."""
 
 
 class Point(Record):
-    """The statistics of one case's samples: a measurement."""
+    """One measurement: the statistics of the samples of one case."""
 
     case: dict[str, float]
-    """The operation's numeric columns."""
+    """Value of each numeric column of the operation."""
     time_s: Positive
-    """Median."""
+    """[s] Median time."""
     q10_s: Positive
+    """[s] 10 % quantile of the samples."""
     q90_s: Positive
+    """[s] 90 % quantile of the samples."""
     low_s: Positive
-    """90 % bootstrap interval of the median."""
+    """[s] Lower limit of the 90 % bootstrap interval of the median."""
     high_s: Positive
+    """[s] Upper limit of the 90 % bootstrap interval of the median."""
     samples: int = Field(ge=1)
+    """Number of samples."""
     flops: NonNegative
+    """[FLOP] Algorithmic floating-point operations of one run."""
     bytes: NonNegative
+    """[bytes] Algorithmic memory traffic of one run, or message size of a collective."""
     stop: str
-    """Why sampling stopped."""
+    """Reason why sampling stopped."""
     tags: tuple[str, ...] = ()
-    """What disturbed it: drift, bimodal, noisy-neighbour, throttled, ..."""
+    """Disturbances (drift, bimodal, noisy-neighbour, throttled, ...) and kind of the point."""
     clock_mhz: Positive | None = None
     memory_clock_mhz: Positive | None = None
     power_w: Positive | None = None
     temperature_c: float | None = None
     kernel: str | None = None
-    """Name of the device kernel (on a processor: the operator) that took most of the time."""
+    """Name of the GPU kernel (on a CPU: the operator) that took most of the time."""
     error: NonNegative | None = None
-    """Largest deviation from a float64 reference, in units of the tolerance."""
+    """Largest error against a float64 reference, in units of the tolerance."""
     valid: bool = True
-    """False if the result was wrong: such a row proves nothing and no law uses it."""
+    """False if the result of the operation was wrong; laws and rates ignore such points."""
 
 
 class Curve(RenamedRecord):
-    """All points of one operation with one config key."""
+    """All measured points of one operation with one config key."""
 
     old_names: ClassVar[Mapping[str, str]] = {"config_key": "regime"}
 
@@ -125,7 +134,7 @@ class Curve(RenamedRecord):
         if self.operation == "launch" and "op" not in self.config_key:
             lacking = ["op"]
         if lacking:
-            raise ValueError(f"config key lacks {', '.join(lacking)}")
+            raise ValueError(f"config_key lacks {', '.join(lacking)}")
         for point in self.points:
             missing = [c for c in (spec.columns if spec else ()) if c not in point.case]
             if missing:
@@ -134,61 +143,65 @@ class Curve(RenamedRecord):
 
 
 class Rate(Record):
-    """One achieved rate, and what share of the datasheet it is."""
+    """One achieved rate of the summary, with its utilization of the datasheet's rate."""
 
     quantity: str
-    """``matmul bfloat16``, ``memory read``, ``launch eager``."""
+    """Name of the rate, e.g. ``matmul bfloat16``, ``memory read``, ``launch eager``."""
     unit: Literal["FLOP/s", "bytes/s", "s"]
     value: Positive
     low: Positive
     high: Positive
-    """90 % interval: sampling error and the drift of the machine during the run."""
+    """``low`` to ``high`` is the 90 % interval: sampling error and drift during the run."""
     datasheet: Positive | None = None
+    """The datasheet's value of the same rate; None if it gives none."""
     utilization: NonNegative | None = None
+    """[1] ``value / datasheet``."""
     note: str = ""
+    """Shape or size at which the rate was achieved, and remarks."""
 
 
 class Stability(Record):
-    """How steady the machine was: a reference case, repeated throughout the run.
+    """Stability of the machine, from a reference case that is repeated throughout the run.
 
-    There are two: arithmetic and memory traffic are disturbed by different neighbours.
+    There is one reference for compute and one for memory traffic, because different other programs
+    disturb them.
     """
 
     limit: Literal["compute", "memory"]
     reference: str
     time_s: Positive
-    """Median of the repetitions' medians."""
+    """[s] Median of the medians of all repetitions."""
     repeats: int
     spread_fraction: Annotated[float, Field(ge=0.0, le=100.0)]
-    """Half of (q95 - q05) of its medians, over their median."""
+    """[1] (q95 - q05) / 2 of the medians of the repetitions, divided by their median."""
     drift_fraction: float
-    """Last third against first third; positive when it became slower."""
+    """[1] Change from the first to the last third of the run; positive if it became slower."""
     busy_elsewhere_fraction: NonNegative | None = None
-    """Share of the processor that other programs or the hypervisor took."""
+    """[1] Share of the CPU that other programs or the hypervisor used."""
     verdict: Literal["steady", "noisy"]
 
 
 class Interconnect(Record):
-    """What is known of the links beside their speed; None where it cannot be read."""
+    """Properties of the links other than their speed; None if a value cannot be read."""
 
     backend: Literal["gloo", "nccl", "rccl"]
     version: str | None = None
     ranks: int = Field(ge=2)
     hosts: tuple[str, ...]
     launcher: str
-    """Who started the ranks: ``torchrun``, ``srun``, ``mpirun``."""
+    """Program that started the ranks: ``torchrun``, ``srun``, ``mpirun``."""
     topology: tuple[str, ...] = ()
-    """The vendor tool's picture of links, switches and NUMA nodes, as lines of text."""
+    """Topology of links, switches and NUMA nodes: the lines of the vendor tool's output."""
     variables: dict[str, str] = Field(default_factory=dict)
-    """Environment variables that steer communication."""
+    """Environment variables that configure communication, e.g. those of NCCL."""
     algorithms: dict[str, str] = Field(default_factory=dict)
-    """Algorithm and protocol that the library's log names, by operation and size."""
+    """Algorithm and protocol from the log of the library, by operation and size."""
     in_network_reduction: bool | None = None
-    """Whether a switch adds up on the way (NVLS, SHARP): busbw may then exceed the wire."""
+    """Whether a switch reduces data (NVLS, SHARP); busbw may then exceed the link bandwidth."""
 
 
 class Profile(Record):
-    """What is known about one device class."""
+    """Measurements, laws and summary of one device class."""
 
     schema_version: int = SCHEMA_VERSION
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")
@@ -205,18 +218,18 @@ class Profile(Record):
     warnings: tuple[str, ...] = ()
 
     def spread_fraction(self, limit: str) -> float:
-        """How much a reference case of this limit varied during the run; 0 if not recorded."""
+        """Return the spread of the ``compute`` or ``memory`` reference; 0 if not recorded."""
         return max((s.spread_fraction for s in self.stability if s.limit == limit), default=0.0)
 
     def curve(self, operation: str, **config_key: str) -> Curve | None:
-        """The curve of an operation whose config key has these entries, if there is one."""
+        """Return the first curve of an operation whose config key has these entries, or None."""
         for curve in self.curves:
             if curve.operation == operation and config_key.items() <= curve.config_key.items():
                 return curve
         return None
 
     def law(self, operation: str, **config_key: str) -> Law | None:
-        """The law of an operation whose config key has these entries, if there is one."""
+        """Return the first law of an operation whose config key has these entries, or None."""
         for law in self.laws:
             if law.operation == operation and config_key.items() <= law.config_key.items():
                 return law

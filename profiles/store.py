@@ -1,8 +1,10 @@
-"""Profiles on disk: read strictly, written whole or not at all, never overwritten by accident.
+"""Load and save profiles: strict reading, atomic writing, no accidental overwriting.
 
-Measured profiles live in ``$XDG_DATA_HOME/groundspeed/profiles``. A file appears under its name
-only when it is complete (written beside it, flushed, then linked), so a full disk or a kill
-leaves the old file or none, never half of one.
+Measured profiles are stored in ``$XDG_DATA_HOME/groundspeed/profiles``. A file is written under a
+temporary name, flushed, and then linked to its final name. After a full disk or a killed process
+there is therefore the old file or none, never an incomplete one.
+
+    profile = load_profile(profile_folder() / "h200.json")
 """
 
 import os
@@ -25,30 +27,31 @@ def profile_folder() -> Path:
 
 
 def load_profile(path: Path, *, check: bool = True) -> Profile:
-    """Load a profile, migrate it if it is old, and hold it against physics.
+    """Load a profile, migrate it from an older schema version, and run the physics check.
 
     Parameters
     ----------
     path : Path
     check : bool, default True
-        False loads what is well-formed even if it is impossible, to say what is wrong with it.
+        False skips the physics check, so that all its violations can be listed afterwards.
 
     Raises
     ------
     InputError
-        If the file cannot be read, is no profile, is from a newer version, or breaks physics.
+        If the file cannot be read, is not a profile, has a newer schema version, or fails the
+        physics check.
     """
     document = parse_json_object(read_text(path, "profile"), "profile", str(path))
     version = document.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise InputError(
-            "has no valid 'schema_version', so it is no profile",
+            "has no valid 'schema_version', so it is not a profile",
             where=str(path),
-            remedy="write one with: groundspeed calibrate",
+            remedy="create one with: groundspeed calibrate",
         )
     if version > SCHEMA_VERSION:
         raise InputError(
-            f"is schema version {version}, this program reads up to {SCHEMA_VERSION}",
+            f"has schema version {version}, but this groundspeed reads up to {SCHEMA_VERSION}",
             where=str(path),
             remedy="upgrade groundspeed",
         )
@@ -65,7 +68,7 @@ def load_profile(path: Path, *, check: bool = True) -> Profile:
             require_valid_profile(profile, str(path))
         except InputError:
             raise
-        except Exception as error:  # a file made to be strange must not end in a traceback
+        except Exception as error:  # a malicious file must not cause a traceback
             raise InputError(
                 f"cannot be checked ({type(error).__name__}: {error})", where=str(path)
             ) from error
@@ -73,30 +76,37 @@ def load_profile(path: Path, *, check: bool = True) -> Profile:
 
 
 def require_valid_profile(profile: Profile, where: str) -> None:
-    """Refuse a profile that cannot be true.
+    """Raise an error for a profile that fails the physics check.
+
+    Parameters
+    ----------
+    profile : Profile
+    where : str
+        Path or name of the profile for the message.
 
     Raises
     ------
     InputError
-        With the first impossibility.
+        If there is a violation; the message gives the first one and the number of others.
     """
     errors = [v for v in check_profile(profile) if v.severity == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise InputError(
-            f"breaks physics: {errors[0].where}: {errors[0].what}{more}",
+            f"fails the physics check: {errors[0].where}: {errors[0].what}{more}",
             where=where,
-            remedy="see all of it with: groundspeed profile check FILE",
+            remedy="list all problems with: groundspeed profile check FILE",
         )
 
 
 def save_profile(profile: Profile, path: Path, *, force: bool = False, check: bool = True) -> None:
-    """Check a profile and write it whole or not at all.
+    """Run the physics check on a profile and write the file atomically.
 
     Raises
     ------
     InputError
-        If it breaks physics, or the file exists (without ``force``) or cannot be written.
+        If the profile fails the physics check, or the file exists (without ``force``) or cannot
+        be written.
     """
     if check:
         require_valid_profile(profile, f"profile {profile.id}")
@@ -107,14 +117,14 @@ def save_profile(profile: Profile, path: Path, *, force: bool = False, check: bo
 def list_profiles(
     folder: Path, *, naming: tuple[str, ...] = ()
 ) -> list[tuple[Path, Profile | InputError]]:
-    """Every profile in a folder, oldest first; a broken one comes with what is wrong with it.
+    """Return every profile in a folder, oldest first; for an invalid one, the error instead.
 
     Parameters
     ----------
     folder : Path
-    naming : tuple of str
-        Only files with one of these names in quotes: reading a profile takes a hundred times as
-        long as looking for a name in it.
+    naming : tuple of str, optional
+        Return only files that contain one of these names in quotes. Loading a profile takes a
+        hundred times as long as searching its text. Default: all files.
 
     Raises
     ------
@@ -144,5 +154,5 @@ def _mentions(path: Path, names: tuple[str, ...]) -> bool:
     try:
         text = path.read_bytes()
     except OSError:
-        return True  # to be read again, and refused with the reason
+        return True  # load_profile will report the reason
     return any(f'"{name}"'.encode() in text for name in names)

@@ -1,8 +1,11 @@
-"""The achieved rates of a device, derived from its curves: what "about 60 %" becomes.
+"""Derive the summary of a profile, i.e. the achieved rates of a device, from its curves.
 
-Each rate is the best case of its kind, measured *again* with fresh samples: the best of many noisy
-measurements is too good by selection (the winner's curse), its repetition is not. The interval
-joins the sampling error of that repetition with the drift of the machine during the whole run.
+Each rate is that of the best case of its kind, measured *again* with new samples. The best of many
+noisy measurements is too optimistic by selection (winner's curse); its repetition is not. The
+interval combines the sampling error of that repetition with the drift of the machine during the
+whole run.
+
+    rates = derive_rates(profile.curves, profile.datasheet, profile.stability, cache_bytes=50e6)
 """
 
 import math
@@ -16,19 +19,19 @@ from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.schema import Curve, Point, Rate, Stability
 
 BEYOND_CACHE = 4.0
-"""Streams of this many caches measure the memory, not the cache."""
+"""Streams of at least this many times the last-level cache measure memory, not the cache."""
 
 PEAK = "peak-search"
-"""Tag of a step of the search for the best shape."""
+"""Tag of points from the search for the best shape."""
 
 SUSTAINED = "sustained"
-"""Tag of a case that ran for seconds."""
+"""Tag of points that ran for seconds."""
 
 WINNER = "winner"
-"""Tag of the best case's repetition with fresh samples."""
+"""Tag of the repetition of the best case with new samples."""
 
 SELECTED = frozenset({PEAK, SUSTAINED, WINNER})
-"""Points chosen for being fast: true, but no fair sample of shapes, so no law is fitted to them."""
+"""Tags of points that were selected as fast; laws are not fitted to such a biased sample."""
 
 
 def derive_rates(
@@ -37,22 +40,22 @@ def derive_rates(
     stability: tuple[Stability, ...],
     cache_bytes: float | None,
 ) -> tuple[Rate, ...]:
-    """Derive the scalar summary from the curves.
+    """Derive the achieved rates from the curves.
 
     Parameters
     ----------
     curves : tuple of Curve
     datasheet : DeviceSpec or None
-        What rates are compared with; None leaves utilization empty.
+        Datasheet whose rates are the reference of the utilization; None gives no utilization.
     stability : tuple of Stability
-        Widens the intervals by the machine's spread during the run.
+        Spread of the machine during the run, by which the intervals are widened.
     cache_bytes : float or None
-        [bytes] Last-level cache: a memory rate stands on streams of four times its size.
+        [bytes] Size of the last-level cache: memory rates use streams of at least four times this.
 
     Returns
     -------
     tuple of Rate
-        Matrix products by data type, memory by mode, then launch costs.
+        Compute rates (FLOP/s), then bandwidths (bytes/s), then times (s).
     """
     spreads = {s.limit: s.spread_fraction for s in stability}
     compute, memory = spreads.get("compute", 0.0), spreads.get("memory", 0.0)
@@ -63,7 +66,7 @@ def derive_rates(
             continue
         winner = _winner(curve, points, cache_bytes)
         if curve.operation in ("matmul", "stream") and not (winner.flops or winner.bytes):
-            continue  # a point without work has no rate; the physics check names it
+            continue  # no work, no rate: the physics check reports the point
         if curve.operation == "matmul":
             dtype = curve.config_key["dtype"]
             quantity = datasheet.peak(dtype) if datasheet else None
@@ -105,7 +108,7 @@ PLAIN_RATES = {
     "moe": ("FLOP/s", "experts {dtype} {distribution}"),
     "host_link": ("bytes/s", "host link {direction} {memory}"),
 }
-"""Rates that are simply the best point of a curve, and what they are called."""
+"""Unit and name of the rates that are simply the best point of a curve, by operation."""
 
 
 def _plain_rate(
@@ -130,7 +133,7 @@ def _plain_rate(
 
 
 def _cache_level_rates(points: list[Point], spread: float) -> list[Rate]:
-    """Read bandwidth of each level of the memory, smallest first."""
+    """Return the read bandwidth of each level of the memory hierarchy, smallest level first."""
     sizes = np.array([p.case["bytes"] for p in points])
     speeds = np.array([p.bytes / p.time_s for p in points])
     rates = []
@@ -150,7 +153,7 @@ def _cache_level_rates(points: list[Point], spread: float) -> list[Rate]:
 def _collective_rates(
     curve: Curve, points: list[Point], datasheet: DeviceSpec | None
 ) -> list[Rate]:
-    """Bus bandwidth at its best size, and the latency of the smallest message."""
+    """Return the bus bandwidth at the best size and the latency of the smallest message."""
     op, ranks = curve.config_key["op"], int(curve.config_key["world_size"])
     factor = bus_factor(op, ranks)
     best = max(points, key=lambda p: p.bytes / p.time_s)
@@ -174,7 +177,7 @@ def _mode(curve: Curve) -> str:
 
 
 def _pair_rate(curve: Curve, points: list[Point]) -> Rate:
-    """The usual pair of devices, and which one is the slowest."""
+    """Return the bandwidth of the median pair of devices, with a note on the slowest pair."""
     ordered = sorted(points, key=lambda p: p.bytes / p.time_s)
     slowest, usual = ordered[0], ordered[len(ordered) // 2]
     share = slowest.bytes / slowest.time_s / (usual.bytes / usual.time_s)
@@ -201,15 +204,16 @@ def _winner(curve: Curve, points: list[Point], cache_bytes: float | None) -> Poi
 
 
 def best_point(operation: str, points: list[Point], cache_bytes: float | None) -> Point:
-    """The case that stands for an achieved rate.
+    """Return the point that is reported as the achieved rate of a curve.
 
     Parameters
     ----------
     operation : {'matmul', 'stream', ...}
     points : list of Point
-        At least one.
+        Points of the curve; at least one.
     cache_bytes : float or None
-        [bytes] A stream counts from four times this on; if none is that long, the longest does.
+        [bytes] Size of the last-level cache. Only streams of at least four times this size are
+        considered; if there are none, the longest stream is used.
     """
     if operation != "stream":
         return max(points, key=lambda p: (p.flops or p.bytes) / p.time_s)

@@ -1,10 +1,12 @@
-"""What a model will see of a device: the number that replaces "about 60 %".
+"""Utilization of a device by the GEMMs of real models, to replace the rule of thumb "about 60 %".
 
-A peak is reached by one shape; a model is made of many. So the laws of a profile are asked for the
-products of real models' layers: with the rows of a prefill, where arithmetic limits, and with the
-rows of a decode step, where the memory does. Utilization is what all of them together achieve,
-over what the datasheet claims; its interval is that of the laws, as if their errors went together
-(they are the errors of one library on one device).
+Only one shape reaches the peak rate, but a model runs many. This module therefore evaluates the
+GEMM laws of a profile for the layers of real models: with the rows (m) of a prefill, which is
+compute-bound, and with those of a decode step, which is memory-bound. Utilization is the rate of
+all these GEMMs together, divided by the rate in the datasheet. Its interval is that of the laws
+with fully correlated errors, because they are errors of one library on one device.
+
+    [(u.phase, u.rows, u.share) for u in utilization(load_profile(path))]
 """
 
 from dataclasses import dataclass
@@ -21,36 +23,40 @@ LAYERS: dict[str, tuple[int, int, int, int]] = {
     "qwen2.5-7b": (3584, 4608, 3584, 18944),
     "qwen2.5-32b": (5120, 7168, 5120, 27648),
 }
-"""Hidden size, width of QKV, width of attention, MLP size; from each model's config.json."""
+"""Hidden size, QKV width, attention width and MLP size of models, from their config.json."""
 
 PREFILL_ROWS = (512, 2048, 8192)
+"""Tokens in a prefill."""
+
 DECODE_ROWS = (1, 8, 32)
+"""Sequences in a decode step."""
 
 
 @dataclass(frozen=True)
 class Utilization:
-    """A share of the datasheet, as models of several sizes see it."""
+    """Rate of the GEMMs of several models together, and its share of the datasheet's rate."""
 
     dtype: str
     config_key: str
-    """Data type, and what else tells its law from another: the library."""
+    """Data type and other entries that select the law, such as the library."""
     phase: str
-    """``prefill`` (of the matrix rate) or ``decode`` (of the memory bandwidth)."""
+    """``prefill`` (share of the peak FLOP/s) or ``decode`` (share of the memory bandwidth)."""
     rows: int
-    """Tokens in a prefill, sequences in a decode step."""
+    """Number of tokens in the prefill, or of sequences in the decode step."""
     rate: float
-    """[FLOP/s] in prefill, [bytes/s] in decode."""
+    """[FLOP/s or bytes/s] Achieved rate: FLOP/s in prefill, bytes/s in decode."""
     share: float | None
-    """[1] Share of the datasheet's rate; None if it has no such rate."""
+    """[1] Share of the datasheet's rate; None if the datasheet does not give that rate."""
     low: float | None
-    """90 % interval of the share."""
+    """[1] Lower limit of the 90 % interval of the share."""
     high: float | None
+    """[1] Upper limit of the 90 % interval of the share."""
     extrapolated: bool
-    """Whether a product lies outside what was measured."""
+    """Whether any of the GEMMs is outside the fit range of the law."""
 
 
 def model_products() -> list[tuple[float, float]]:
-    """Width and depth (n, k) of every product of a layer of each model."""
+    """Return the sizes (n, k) of every GEMM in a layer of each model."""
     products = []
     for hidden, qkv, attention, mlp in LAYERS.values():
         products += [(qkv, hidden), (hidden, attention), (2 * mlp, hidden), (hidden, mlp)]
@@ -58,7 +64,7 @@ def model_products() -> list[tuple[float, float]]:
 
 
 def utilization(profile: Profile) -> list[Utilization]:
-    """Utilization of each data type with a law of products.
+    """Compute the utilization for each GEMM law of a profile.
 
     Parameters
     ----------
@@ -67,7 +73,7 @@ def utilization(profile: Profile) -> list[Utilization]:
     Returns
     -------
     list of Utilization
-        By data type, prefill before decode, few rows before many.
+        Grouped by law, prefill before decode, in increasing order of rows.
     """
     datasheet = profile.datasheet
     n, k = (np.array(v) for v in zip(*model_products(), strict=True))

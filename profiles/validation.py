@@ -1,14 +1,17 @@
-"""The physics that no honest profile can break.
+"""The physics check of profiles: find numbers that are physically impossible.
 
-A file can be well-formed and still impossible: a scaled copy of another GPU's numbers, GB taken
-for GiB, microseconds for milliseconds, a rate with sparsity. The check runs on load and on save.
-*Errors* are impossible; *warnings* are unusual but real somewhere (a tile edge makes a larger
-matrix a little faster).
+A well-formed file can still be wrong: a scaled copy of another GPU's numbers, GB mistaken for GiB,
+microseconds for milliseconds, or a rate with sparsity. The check runs on load and on save. *Errors*
+are impossible numbers; *warnings* are unusual numbers that do occur (at a tile edge, a larger
+matrix can be slightly faster).
 
-The threshold for "more work in less time" is set on 35,000 published H200 matmul timings: of the
-pairs in which one shape is at least twice the other in every way, at most one in 10,000 takes over
-a third less time. On a shared machine a neighbour can do that to a pair or two, so those are
-warnings; a profile in which one pair in twenty does is not of one device in one state.
+The threshold for "more work in less time" is based on 35,000 published H200 matmul timings. Among
+the pairs in which one shape is at least twice the other in every way, at most one in 10,000 takes
+over a third less time. On a shared machine another job can cause this for a few pairs, so these
+give warnings. If one pair in twenty does so, the profile is not of one device in one state, which
+is an error.
+
+    violations = check_profile(profile)
 """
 
 import math
@@ -24,31 +27,33 @@ from groundspeed.profiles.record import Record
 from groundspeed.profiles.schema import Curve, Point, Profile
 from groundspeed.profiles.summary import BEYOND_CACHE, derive_rates
 
-FALL_ERROR = 1.0 / 3.0
-FALL_WARNING = 0.10
-FALL_ERROR_SHARE = 0.05
-FALL_ERROR_PAIRS = 30  # with fewer, one disturbed point is a large share
-MONOTONE_POINTS = 2000  # all pairs of more would take seconds
-ROOF_TOLERANCE = 0.02  # events and clocks are read with about this error
-LAW_OFF = 8.0  # bits for bytes: a law off by more than this factor is not of these points
-LAW_POOR = 1.5  # noise can do this to a law of a few points; the held-out error says so too
+FALL_ERROR = 1.0 / 3.0  # fraction of time by which more work may be faster in few pairs only
+FALL_WARNING = 0.10  # fraction of time by which more work may be faster without a warning
+FALL_ERROR_SHARE = 0.05  # largest accepted share of pairs above FALL_ERROR
+FALL_ERROR_PAIRS = 30  # with fewer pairs, one disturbed point is a large share
+MONOTONE_POINTS = 2000  # comparing all pairs of more points would take seconds
+ROOF_TOLERANCE = 0.02  # about the error of event timers and clock readings
+LAW_OFF = 8.0  # bits for bytes: a law off by more than this factor was not fitted to these points
+LAW_POOR = 1.5  # noise can cause this in laws of few points; their held-out error shows it too
 
 
 class Violation(Record):
-    """One thing in a profile that physics does not allow, in a sentence."""
+    """One physically impossible or unusual number in a profile."""
 
     severity: Literal["error", "warning"]
     where: str
+    """Part of the profile: curve and case, law, rate or datasheet."""
     what: str
+    """Description of the problem."""
 
 
 def check_profile(profile: Profile) -> list[Violation]:
-    """Hold a profile against physics.
+    """Run the physics check on a profile.
 
     Returns
     -------
     list of Violation
-        Errors first; empty for a clean profile.
+        Errors first, then warnings; empty if there is no problem.
     """
     violations: list[Violation] = []
     for curve in profile.curves:
@@ -68,11 +73,9 @@ def _check_points(curve: Curve, where: str) -> list[Violation]:
     for point in curve.points:
         at = f"{where} at {_case(point)}"
         if not point.q10_s <= point.time_s <= point.q90_s:
-            violations.append(
-                _error(at, "the median does not lie between the 10 % and 90 % quantiles")
-            )
+            violations.append(_error(at, "the median is not between the 10 % and 90 % quantiles"))
         if not point.low_s <= point.time_s <= point.high_s:
-            violations.append(_error(at, "the median does not lie inside its own interval"))
+            violations.append(_error(at, "the median is not inside its own interval"))
         if operation is None:
             continue
         missing = [c for c in operation.columns if c not in point.case]
@@ -123,30 +126,31 @@ def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
             violations.append(
                 _warning(
                     at,
-                    f"{rate / 1e12:.1f} TFLOPS is above the sheet's {peak.value / 1e12:.1f}; "
-                    f"the highest clock of {datasheet.id} is not on record, so it may be boost",
+                    f"{rate / 1e12:.1f} TFLOPS is above the datasheet's {peak.value / 1e12:.1f}; "
+                    f"the highest clock of {datasheet.id} is unknown, so boost may explain it",
                 )
             )
         if operation is not None and not operation.countable:
-            continue  # favourite experts are read in place of many
+            continue  # with skewed routing, fewer experts are read than counted
         moved = point.bytes / point.time_s
         beyond_cache = point.bytes > BEYOND_CACHE * cache
-        # Others may not have left the cache between runs: what it holds need not cross the bus.
+        # Imported timings may be of warm caches: what the cache holds need not cross the bus.
         kept = cache / point.bytes if curve.origin == "imported" and beyond_cache else 0.0
         most = bandwidth.value * (1.0 + ROOF_TOLERANCE) / (1.0 - kept) if bandwidth else 0.0
         if bandwidth and beyond_cache and moved > most:
             violations.append(
                 _error(
                     at,
-                    f"{moved / 1e9:.0f} GB/s is above the memory's {bandwidth.value / 1e9:.0f} "
-                    f"although the data are over four times the last-level cache",
+                    f"{moved / 1e9:.0f} GB/s is above the memory bandwidth of "
+                    f"{bandwidth.value / 1e9:.0f} GB/s, although the data are over four times the "
+                    f"last-level cache",
                 )
             )
     return violations
 
 
 def _check_wire(profile: Profile, curve: Curve, where: str) -> list[Violation]:
-    """Bus bandwidth above the wire is a switch that adds up on the way, or a mistake."""
+    """Check busbw: above the link bandwidth means in-network reduction by a switch, or an error."""
     wire = profile.datasheet.scaleup_bandwidth_bytes_per_s if profile.datasheet else None
     if wire is None or curve.operation != "collective" or "hosts" in curve.config_key:
         return []
@@ -157,26 +161,29 @@ def _check_wire(profile: Profile, curve: Curve, where: str) -> list[Violation]:
         if not point.valid or rate <= wire.value * (1.0 + ROOF_TOLERANCE):
             continue
         at = f"{where} at {_case(point)}"
-        text = f"busbw of {rate / 1e9:.0f} GB/s is above the wire's {wire.value / 1e9:.0f}"
+        text = f"busbw of {rate / 1e9:.0f} GB/s is above the link's {wire.value / 1e9:.0f} GB/s"
         links = profile.interconnect
         if op not in REDUCED_IN_NETWORK or rate > MOST_REDUCED * wire.value:
             violations.append(
-                _error(at, f"{text}, which no switch explains: check what bytes means")
+                _error(at, f"{text}, more than in-network reduction: check what bytes counts")
             )
         elif links is None or links.in_network_reduction is not True:
-            violations.append(_warning(at, f"{text}: in-network reduction, which is not declared"))
+            violations.append(
+                _warning(at, f"{text}, but the profile declares no in-network reduction")
+            )
     return violations
 
 
 MOST_REDUCED = 2.0
-"""A switch that adds up halves what an all-reduce sends: busbw is at most twice the wire."""
+"""Largest busbw over link bandwidth: in-network reduction halves the data of an all-reduce."""
 
 
 def _check_monotone(profile: Profile, curve: Curve, where: str) -> list[Violation]:
-    """Compare each pair in which one case is at least twice the other in every way that counts.
+    """Compare each pair of cases in which one is at least twice the work of the other.
 
-    One case *dominates* another when no column is smaller, those that do not grow are equal, and
-    its work is twice as much. It may not take much less time, beyond what both were seen to vary.
+    A case *dominates* another if no ``growing`` column is smaller, all other columns are equal, and
+    its work is at least twice as much. It must not take much less time, beyond the measured spread
+    of both.
     """
     operation = OPERATIONS.get(curve.operation)
     points = [p for p in curve.points if p.valid][:MONOTONE_POINTS]
@@ -201,7 +208,7 @@ def _check_monotone(profile: Profile, curve: Curve, where: str) -> list[Violatio
                 text = f"more work takes {fall:.0%} less time: {_case(points[large])} against "
                 falls.append((fall, text + _case(points[small])))
     deep = [text for fall, text in sorted(falls, reverse=True) if fall > FALL_ERROR]
-    # A machine that says it was disturbed has such pairs by its neighbours; its intervals are wide.
+    # On a machine marked as noisy, other jobs cause such pairs, and its intervals are wide anyway.
     disturbed = any(s.verdict == "noisy" for s in profile.stability)
     if not disturbed and pairs >= FALL_ERROR_PAIRS and len(deep) / pairs > FALL_ERROR_SHARE:
         return [_error(where, f"{deep[0]} ({len(deep)} of {pairs} such pairs)")]
@@ -209,7 +216,7 @@ def _check_monotone(profile: Profile, curve: Curve, where: str) -> list[Violatio
 
 
 def _check_datasheet(profile: Profile) -> list[Violation]:
-    """The sheet inside a profile sets its roofs: say where it is not the one that ships."""
+    """Warn if the datasheet in a profile, which sets its limits, differs from the shipped one."""
     inside = profile.datasheet
     shipped = load_datasheets().get(inside.id) if inside else None
     if inside is None or shipped is None:
@@ -219,17 +226,17 @@ def _check_datasheet(profile: Profile) -> list[Violation]:
     differ = sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
     if not differ:
         return []
-    return [_warning("datasheet", f"{', '.join(differ)} differ from the sheet {inside.id} shipped")]
+    return [_warning("datasheet", f"{', '.join(differ)}: not as in the shipped {inside.id}")]
 
 
 def _check_laws(profile: Profile) -> list[Violation]:
-    """A law must describe the curve that stands beside it: a thousandfold is a slip of units."""
+    """Check that each law describes its own curve; a factor of a thousand is a wrong unit."""
     violations = []
     for law in profile.laws:
         where = f"law {law.operation} {' '.join(law.config_key.values())}"
         for name, c in law.coefficients.items():
             if not c.low <= c.value <= c.high:
-                violations.append(_error(where, f"{name} does not lie inside its own interval"))
+                violations.append(_error(where, f"{name} is not inside its own interval"))
         curve = profile.curve(law.operation, **law.config_key)
         points = [p for p in curve.points if p.valid] if curve else []
         names = OPERATIONS[law.operation].columns
@@ -242,7 +249,7 @@ def _check_laws(profile: Profile) -> list[Violation]:
             if factor > LAW_POOR:
                 say = _error if factor > LAW_OFF else _warning
                 violations.append(
-                    say(where, f"its own points take {ratio:.3g} times as long as it says")
+                    say(where, f"its own points take {ratio:.3g} times as long as it predicts")
                 )
     return violations
 
@@ -270,7 +277,7 @@ def _check_summary(profile: Profile) -> list[Violation]:
                 follows is not None and not math.isclose(follows, states, rel_tol=1e-6)
             ):
                 violations.append(
-                    _error(f"rate {name}", f"states {field} {states}, its curve gives {follows}")
+                    _error(f"rate {name}", f"has {field} {states}, but its curve gives {follows}")
                 )
     return violations
 

@@ -1,7 +1,7 @@
-"""Shared fixtures; keep the checkout root off ``sys.path``.
+"""Fixtures that all tests share, the order of the tests, and the list of tests that did not run.
 
-Our ``kernels/`` folder must never shadow Hugging Face's ``kernels`` package, also under
-``python -m pytest``.
+This module also removes the root of the checkout from ``sys.path``: otherwise our ``kernels/``
+folder would shadow Hugging Face's ``kernels`` package under ``python -m pytest``.
 """
 
 import os
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT]
 
-# Triton kernels run in its interpreter where there is no GPU; it must know before it is imported.
+# Without a GPU, Triton kernels run in Triton's interpreter. Triton reads the variable on import.
 if not any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/kfd")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no worker is left with one at the end."""
+    """Run the files with the most slow tests first, so that no worker starts a long file last."""
     slow: dict[str, int] = {}
     for item in items:
         if item.get_closest_marker("slow") is not None:
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name what did not run, and how to get it."""
+    """List the tests that did not run, why, and how to run them."""
     skipped: dict[str, int] = {}
     for report in terminalreporter.stats.get("skipped", []):
         reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
@@ -53,7 +53,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 REMEDIES = {
-    "no GPU": "run them on a machine with one: make gpu",
+    "no GPU": "run them on a machine with a GPU: make gpu",
     "no reference data": "measurements that this repository does not ship",
     "chromium": "apt-get install chromium",
     "munged": "apt-get install slurm-wlm munge",
@@ -61,12 +61,12 @@ REMEDIES = {
     "triton is not installed": "pip install 'groundspeed[measure]'",
     "is not installed": "pip install 'groundspeed[dev]'",
 }
-"""What to do about a reason to skip, by a word in it."""
+"""Remedy shown for a skipped test, by a phrase that occurs in its reason."""
 
 
 @pytest.fixture(autouse=True)
 def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give each test an empty data folder: no test sees or touches a user's profiles."""
+    """Give each test an empty data folder, so that no test reads or changes a user's profiles."""
     folder = tmp_path / "data"
     monkeypatch.setenv("XDG_DATA_HOME", str(folder))
     monkeypatch.setenv("COLUMNS", "120")
@@ -75,7 +75,7 @@ def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """Folder of real measurements that the repository does not ship."""
+    """Folder of published measurements that the repository does not ship; skip without it."""
     folder = Path(os.environ.get("GROUNDSPEED_REFERENCE", _ROOT.parent / "shared" / "reference"))
     if not folder.is_dir():
         pytest.skip(f"no reference data at {folder} (set GROUNDSPEED_REFERENCE)")
@@ -84,13 +84,13 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The checkout."""
+    """Root folder of the checkout."""
     return _ROOT
 
 
 @pytest.fixture(scope="session")
 def browser() -> "Iterator[Browser]":
-    """A real browser for reports and the documentation: Debian's Chromium, driven by Playwright."""
+    """Headless Chromium (Debian's), driven by Playwright, for reports and the documentation."""
     driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:

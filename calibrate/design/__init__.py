@@ -1,1 +1,1 @@
-"""Choose what to measure: the plan of cases, the selection of points, searches for the best."""
+"""Choose what to measure: the plan of cases, the choice of points, the search for best shapes."""

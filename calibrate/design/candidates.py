@@ -1,8 +1,9 @@
-"""The cases among which a plan chooses: spread over the box in which models live.
+"""Generate the candidate cases from which a measurement plan selects.
 
-One row to a full prefill, a few heads to a vocabulary of 262,144, caches of a few tokens to 32k.
-Each list is a pure function of its arguments; the plan drops what is too slow or too big for the
-device and lets the farthest-point rule pick.
+The candidates cover the sizes found in models: from one row to a full prefill, from a few heads to
+a vocabulary of 262,144, and KV caches from a few tokens to 32k. Each function is pure: its result
+depends on its arguments only. The plan removes the cases that are too slow or too big for the
+device and selects from the rest by the farthest-point rule.
 """
 
 import itertools
@@ -15,30 +16,43 @@ Candidate = dict[str, float]
 
 
 def matmul_candidates(seed: int) -> list[Candidate]:
-    """Random shapes over the box of models: a row to a prefill, a head to a vocabulary."""
+    """Random GEMM shapes: one row to a full prefill, one head to a vocabulary."""
     generator = np.random.default_rng(seed)
     count = 4000
     m = np.rint(2.0 ** generator.uniform(0.0, 14.0, count))
-    m = np.where(m > 16, np.ceil(m / 16) * 16, m)  # an odd count of rows is a regime of its own
+    # Above 16, rows are rounded up to a multiple of 16: unaligned row counts behave differently.
+    m = np.where(m > 16, np.ceil(m / 16) * 16, m)
     n = np.ceil(2.0 ** generator.uniform(8.0, 18.0, count) / 64) * 64
     k = np.ceil(2.0 ** generator.uniform(8.0, 15.0, count) / 64) * 64
     return [{"m": float(a), "n": float(b), "k": float(c)} for a, b, c in zip(m, n, k, strict=True)]
 
 
 def stream_candidates(largest_bytes: float) -> list[Candidate]:
-    """Streams from 64 KiB up, two for each doubling; divisible into one, two or three arrays."""
+    """Stream sizes from 64 KiB up, two per doubling, divisible into one, two or three arrays."""
     top = np.log2(largest_bytes)
     return [{"bytes": float(24 * round(2.0**x / 24))} for x in np.arange(16.0, top + 0.01, 0.5)]
 
 
 LONGEST = {"cpu": {"seq_len": 13, "kv_len": 15}, "gpu": {"seq_len": 15, "kv_len": 17}}
-"""Logarithm to base two of the longest prompt and cache, by kind of device."""
+"""Base-2 logarithm of the longest prompt (``seq_len``) and the longest KV cache (``kv_len``), by
+kind of device."""
 
 LARGEST_BATCH = {"cpu": 6, "gpu": 8}
+"""Base-2 logarithm of the largest batch, by kind of device."""
 
 
 def attention_candidates(length: str, seed: int, kind: str) -> list[Candidate]:
-    """Random batches, lengths and head counts; ``length`` names the column of the length."""
+    """Random batches, lengths and head counts for attention.
+
+    Parameters
+    ----------
+    length : {'seq_len', 'kv_len'}
+        Column of the length: prompt (prefill) or KV cache (decode).
+    seed : int
+        Random seed.
+    kind : {'cpu', 'gpu'}
+        Kind of device, which sets the longest length and the largest batch.
+    """
     generator = np.random.default_rng(seed + 1)
     longest, largest = float(LONGEST[kind][length]), float(LARGEST_BATCH[kind])
     cases = []
@@ -70,11 +84,11 @@ ELEMENTWISE_WIDTHS: dict[str, tuple[float, ...]] = {
     "sample": (32768, 65536, 131072, 262144),
     "fp8_quantize": (1024, 2048, 4096, 8192, 16384),
 }
-"""Row widths of the small operations, as models have them."""
+"""Row widths of the elementwise operations, as found in models."""
 
 
 def elementwise_candidates(op: str) -> list[Candidate]:
-    """Rows of a decode step to a prefill, widths as models have them."""
+    """Row counts from one to a prefill, with the row widths found in models."""
     rows = [2.0**x for x in range(8 if op in ("argmax", "sample") else 14)]
     return [
         {"rows": r, "width": w}
@@ -87,15 +101,17 @@ MOE_SHAPES: tuple[Candidate, ...] = (
     {"experts": 8.0, "top_k": 2.0, "hidden": 4096.0, "intermediate": 14336.0},
     {"experts": 128.0, "top_k": 8.0, "hidden": 2048.0, "intermediate": 768.0},
 )
-"""Experts of Mixtral-8x7B (few, wide) and Qwen3-30B-A3B (many, narrow), from their config.json."""
+"""Expert shapes of Mixtral-8x7B (few, wide) and Qwen3-30B-A3B (many, narrow), from their
+config.json."""
 
 PROJECTION_ROWS = (1, 16, 64, 512, 4096)
 TENSOR_PARALLEL = (1, 2, 4, 8)
 ALIGNMENT_WIDTH = 4096.0
+"""n and k of the GEMMs that show the effect of unaligned row counts."""
 
 
 def projection_candidates() -> list[Candidate]:
-    """The products of real models' layers, whole and split over 2, 4 and 8 devices."""
+    """GEMM shapes of the layers of real models, unsplit and split over 2, 4 and 8 devices."""
     shapes: set[tuple[int, int]] = set()
     for hidden, qkv, attention, mlp in LAYERS.values():
         for parts in TENSOR_PARALLEL:
@@ -112,18 +128,18 @@ def projection_candidates() -> list[Candidate]:
 
 
 def alignment_candidates() -> list[Candidate]:
-    """Rows of 2^i and one more, side by side: where a kernel falls off a tile's edge."""
+    """GEMMs with 2^i and 2^i + 1 rows, which show the cost of crossing the edge of a tile."""
     rows = [float(2**i + extra) for i in range(4, 13) for extra in (0, 1)]
     return [{"m": m, "n": ALIGNMENT_WIDTH, "k": ALIGNMENT_WIDTH} for m in rows]
 
 
 def moe_candidates(shape: Candidate) -> list[Candidate]:
-    """Token counts from one to a prefill, for a shape of experts."""
+    """Token counts from one to a prefill, for one shape of experts."""
     tokens = (1.0, 8.0, 48.0, 256.0, 1024.0, 4096.0, 12288.0)
     return [{"tokens": t, **shape} for t in tokens]
 
 
 def latency_candidates(cache_bytes: float) -> list[Candidate]:
-    """Working sets from the nearest cache to far beyond the last."""
+    """Working-set sizes from the nearest cache to eight times the last-level cache."""
     top = np.log2(8.0 * cache_bytes)
     return [{"bytes": float(2 ** round(x))} for x in np.linspace(14.0, top, 9)]

@@ -1,10 +1,12 @@
-"""What a calibration measures: the cases of each kernel, chosen before anything is timed.
+"""Plan a calibration: select the cases of each kernel before anything is timed.
 
-A mode is a budget: how many points for each operation, how long one call may take, how precise a
-median must be. Candidates are spread over the box in which models live (one row to a full
-prefill, a head of 64 to a vocabulary of 262,144), those too slow for this device are left out, and
-the farthest-point rule picks among the rest. A plan is a pure function of device, mode, seed and
-the few probe rates that say how fast the device roughly is, so a killed run finds the same plan.
+A mode is a budget: how many points for each operation, how long one call may take, and how precise
+a median must be. The candidates cover the sizes found in models (one row to a full prefill, a head
+of 64 to a vocabulary of 262,144). Those too slow for the device are removed, and the farthest-point
+rule selects from the rest. A plan is a pure function of the device, the mode, the seed and a few
+probed rates of the device. A killed run therefore finds the same plan again.
+
+    plan = make_plan(device, MODES["standard"], limits, seed=0)
 """
 
 import importlib.util
@@ -54,13 +56,14 @@ Limit = Literal["compute", "memory"]
 
 @dataclass(frozen=True)
 class ReferenceCases:
-    """Fixed cases of a kind of device, each long enough to see its clock and its neighbours."""
+    """Fixed cases for one kind of device, long enough to show changes of clock and load."""
 
     probe: Mapping[str, float]
-    """Says roughly how fast a data type is."""
+    """GEMM that gives the approximate rate of a data type."""
     attention_probe: Mapping[str, float]
+    """Prefill attention that gives the approximate rate of attention."""
     references: Mapping[Limit, Mapping[str, float]]
-    """The products that are repeated throughout a run to see the machine drift."""
+    """GEMMs that are repeated throughout a run to detect drift of the machine."""
 
 
 def _attention(batch: int, length: int, heads: int, dim: int) -> dict[str, float]:
@@ -87,41 +90,51 @@ GPU_REFERENCE_CASES = ReferenceCases(
 
 
 def reference_cases(kind: str) -> ReferenceCases:
-    """The fixed cases for a processor or a GPU."""
+    """Return the fixed cases for a CPU (``cpu``) or a GPU (any other kind)."""
     return CPU_REFERENCE_CASES if kind == "cpu" else GPU_REFERENCE_CASES
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How much a calibration may do."""
+    """Budget of a calibration."""
 
     name: str
     matmul_points: Mapping[str, int]
-    """Points of each data type; those that a device lacks are left out, with the reason."""
+    """GEMM points for each data type. Data types that the device lacks are left out, with the
+    reason."""
     stream_points: int
+    """Points for each memory stream and for the page gather."""
     attention_points: int
+    """Points for each of prefill and decode attention."""
     elementwise_points: int
+    """Points for each elementwise operation."""
     longest_call_s: float
+    """[s] Longest expected duration of one call; slower cases are not measured."""
     rule: StopRule
+    """Rule that ends the sampling of a case."""
     peak_steps: int
-    """Steps of the directed search for each data type's best shape."""
+    """Maximum number of shapes tried in the search for the best shape of each data type."""
     sustained: Mapping[str, float]
-    """[s] How long each data type's best shape is run to its equilibrium."""
+    """[s] How long the best shape of each data type runs, until its rate is steady."""
     kernel_names: bool = True
-    """Look up which kernel the library chose for each case."""
+    """Whether to look up which kernel the library chose for each case."""
     data: bool = False
-    """Also the best shape on uniform, constant and zero operands."""
+    """Whether to measure the best shape also with uniform, constant and zero operands."""
     working_sets: int = 32
-    """Sizes of the curve on which caches are located: three for each doubling."""
+    """Number of sizes on the curve that locates the caches: three for each doubling."""
     projections: int = 0
+    """GEMM points with layer shapes of real models, for each of bfloat16 and fp8."""
     alignment: bool = False
+    """Whether to measure GEMMs with 2^i and 2^i + 1 rows."""
     experts: bool = False
+    """Whether to measure mixture-of-experts kernels."""
     largest_operand_bytes: float = 2.0**29
     """[bytes] Largest operand on a CPU: a vocabulary times a hidden size in 16 bit."""
     largest_gpu_operand_bytes: float = 2.0**32
+    """[bytes] Largest operand on a GPU."""
 
     def dtypes(self, kind: str) -> list[str]:
-        """Data types to try; a processor emulates the narrow ones, for minutes a case."""
+        """Data types to try. A CPU skips the narrow ones, which it emulates at minutes per case."""
         return [d for d in self.matmul_points if kind != "cpu" or d in DTYPES]
 
 
@@ -172,7 +185,7 @@ MODES = {m.name: m for m in (QUICK, STANDARD, FULL)}
 
 
 def only_dtypes(mode: Mode, dtypes: tuple[str, ...]) -> Mode:
-    """The mode with products of these data types alone; unchanged if none are named."""
+    """Restrict a mode to GEMMs of these data types; return it unchanged if none are given."""
     if not dtypes:
         return mode
     points = {d: mode.matmul_points.get(d, OTHER_DTYPE_POINTS) for d in dtypes}
@@ -181,45 +194,46 @@ def only_dtypes(mode: Mode, dtypes: tuple[str, ...]) -> Mode:
 
 
 OTHER_DTYPE_POINTS = 16
-"""Points of a data type that a mode would not measure by itself."""
+"""GEMM points of a data type that was requested but is not part of the mode."""
 
 
 @dataclass(frozen=True)
 class PlannedCase:
-    """One case to measure, and the name it has in the journal."""
+    """One case to measure, with its key in the journal."""
 
     key: str
     kernel: Kernel
     case: Mapping[str, float]
     label: str = ""
-    """What tells it from another case of the same shape, such as the tile."""
+    """Distinguishes this case from others of the same kernel and shape, e.g. by its tile."""
 
 
 def planned(kernel: Kernel, case: Mapping[str, float], prefix: str = "") -> PlannedCase:
-    """Name a case."""
+    """Create a planned case, with a journal key made of prefix, kernel and shape."""
     shape = " ".join(f"{k}={v:g}" for k, v in case.items())
     name = " ".join((kernel.operation, *kernel.config_key.values(), kernel.backend))
     return PlannedCase(f"{prefix}{name} {shape}".strip(), kernel, case, prefix)
 
 
 OPERANDS = 2.0
-"""A stream moves this many operands of the largest size at most: a copy reads one, writes one."""
+"""Largest size of a stream, in operands of the largest size: a copy reads one and writes one."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What keeps a case from being too slow or too big."""
+    """Limits of time and memory for one call."""
 
     seconds: float
+    """[s] Longest expected duration of one call."""
     flops_per_s: Mapping[str, float]
-    """Probed matrix rate of each data type."""
+    """[FLOP/s] Probed GEMM rate of each data type."""
     attention_flops_per_s: float
-    """Probed rate of prefill attention."""
+    """[FLOP/s] Probed rate of prefill attention."""
     operand_bytes: float
-    """Largest single operand."""
+    """[bytes] Largest single operand."""
 
     def allows(self, kernel: Kernel, case: Mapping[str, float]) -> bool:
-        """Whether a case fits the time and memory of one call."""
+        """Return True if a case is within the time and memory limits of one call."""
         cost = kernel.cost(case)
         rate = self.flops_per_s.get(
             kernel.config_key.get("dtype", ""), max(self.flops_per_s.values())
@@ -231,12 +245,12 @@ class Limits:
 
 
 def matmul_kernel(dtype: str, *, operation: str = "matmul") -> Kernel:
-    """The library's product in a data type.
+    """Create the library GEMM kernel of a data type.
 
     Raises
     ------
     InputError
-        If there is none.
+        If the data type is unknown.
     """
     if dtype in DTYPES:
         return TorchMatmul(dtype, operation=operation)
@@ -251,11 +265,11 @@ def matmul_kernel(dtype: str, *, operation: str = "matmul") -> Kernel:
 
 
 CASE_OVERHEAD_S = 0.08
-"""Checking, preparing and writing down one case; measured on two processor cores."""
+"""[s] Time to check, prepare and journal one case; measured on two CPU cores."""
 
 
 def expected_s(plan: list[PlannedCase], mode: Mode, limits: Limits) -> float:
-    """About how long a plan takes [s], from the probed rates."""
+    """[s] Estimate the duration of a plan from the probed rates."""
     total = sum(mode.sustained.values())
     for case in plan:
         dtype = case.kernel.config_key.get("dtype", "")
@@ -266,12 +280,13 @@ def expected_s(plan: list[PlannedCase], mode: Mode, limits: Limits) -> float:
 
 
 def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[PlannedCase]:
-    """All cases of a calibration, in the random order they are to be measured in.
+    """Select all cases of a calibration, in the random order in which they are measured.
 
     Returns
     -------
     list of PlannedCase
-        Shuffled: a machine that warms up or is disturbed for a while must not bend one curve.
+        The cases in random order, so that a machine that warms up or is disturbed for a while does
+        not distort a single curve.
     """
     cases: list[PlannedCase] = []
     for dtype, budget in mode.matmul_points.items():
@@ -313,14 +328,14 @@ def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[
 
 
 ON_A_GPU = ("queued", "graph", "synchronize", "round-trip")
-"""Launch costs that only a device with a queue has."""
+"""Launch variants that exist only on a device with a launch queue."""
 
 HOST_LINK_BYTES = 2.0**28
-"""Long enough for the link's full rate, short enough to pin."""
+"""[bytes] Transfer size that reaches the full rate of the link and can still be pinned."""
 
 
 def working_sets(device: Device, mode: Mode, limits: Limits) -> list[dict[str, float]]:
-    """Sizes from below every shared cache to far beyond the last, to find where each ends."""
+    """Working-set sizes from below all shared caches to far beyond the last one."""
     cache = device.last_level_cache_bytes or 2.0**26
     top = min(BEYOND_CACHE * cache, limits.operand_bytes)
     sizes = np.geomspace(SMALLEST_WORKING_SET_BYTES, top, mode.working_sets)
@@ -328,10 +343,11 @@ def working_sets(device: Device, mode: Mode, limits: Limits) -> list[dict[str, f
 
 
 SMALLEST_WORKING_SET_BYTES = 2.0**16
+"""[bytes] Smallest working set: below every shared cache."""
 
 
 def _extra_matmuls(mode: Mode, limits: Limits, seed: int) -> list[PlannedCase]:
-    """Shapes for a look, which no law is fitted to: models' own, and tile edges."""
+    """GEMM shapes shown in the profile but not fitted: layers of real models, and tile edges."""
     cases: list[PlannedCase] = []
     for dtype in ("bfloat16", "fp8"):
         if dtype not in limits.flops_per_s:
@@ -346,7 +362,7 @@ def _extra_matmuls(mode: Mode, limits: Limits, seed: int) -> list[PlannedCase]:
 
 
 def _triton_cases(device: Device, mode: Mode, limits: Limits, seed: int) -> list[PlannedCase]:
-    """Our own kernels: what the chip does with code we can read; none where triton is absent."""
+    """Cases of this project's Triton kernels, whose source is known; empty without triton."""
     if importlib.util.find_spec("triton") is None:
         return []
     from groundspeed.kernels.attention.decode_triton import PagedDecode
@@ -386,7 +402,8 @@ def _choose(
         return []
     columns = tuple(possible[0])
     log = np.log2(np.array([[c[name] for name in columns] for c in possible]))
-    # Both ends first: a decode step of one row must not be an extrapolation.
+    # Select the smallest and the largest case first, so that a one-row decode step lies inside
+    # the fit range.
     ends = [int(np.argmin(log.sum(axis=1))), int(np.argmax(log.sum(axis=1)))]
     between = [i for i in farthest_points(log, budget, seed=seed).tolist() if i not in ends]
     chosen = dict.fromkeys([*ends, *between])

@@ -1,8 +1,9 @@
-"""The best shape of a data type, and what is left of its rate after seconds of running.
+"""Find the best GEMM shape of a data type, and measure the rate that it sustains for seconds.
 
-A sweep over shapes finds a good one; from there a step to twice or half of one dimension at a
-time, kept when it pays, finds the best in a dozen measurements instead of thousands. A burst of a
-millisecond then says what the units can do, ten seconds what the power and cooling let them.
+A sweep over shapes finds a good one. From there the search doubles or halves one dimension at a
+time and keeps a step that raises the rate. A dozen measurements are enough instead of thousands. A
+burst of a millisecond shows what the compute units can do; ten seconds show the rate that power
+limit and cooling allow.
 """
 
 import itertools
@@ -15,12 +16,15 @@ from groundspeed.calibrate.timing.measure_case import Harness, Measured, measure
 from groundspeed.kernels.kernel import Case, Kernel
 
 CHUNK_S = 0.1
+"""[s] Approximate duration of the samples taken between two looks at the clock."""
 SMALLEST = 64.0
+"""Smallest GEMM dimension that the search tries."""
 LARGEST = 32768.0
+"""Largest GEMM dimension that the search tries."""
 
 
 def neighbours(start: Case, *, steps: int) -> Iterator[dict[str, float]]:
-    """Shapes around a start, one dimension doubled or halved at a time.
+    """Yield shapes near a start: one dimension doubled or halved, then one doubled and one halved.
 
     Examples
     --------
@@ -41,21 +45,25 @@ def neighbours(start: Case, *, steps: int) -> Iterator[dict[str, float]]:
 def sustained(
     kernel: Kernel, case: Case, bench: Harness, seconds: float, *, tags: tuple[str, ...] = ()
 ) -> Measured:
-    """Run a case without pause and report the second half of the time.
+    """Run a case without pause and summarize the second half of its samples.
 
     Parameters
     ----------
     kernel : Kernel
+        Kernel to measure.
     case : mapping of str to float
-    harness : Harness
+        Numeric columns of the case.
+    bench : Harness
+        Operand pool, timer and telemetry; its stop rule is not used.
     seconds : float
-        [s] How long to run.
+        [s] Duration of the run.
     tags : tuple of str, optional
+        Additional tags of the point.
 
     Returns
     -------
     Measured
-        Statistics of the samples of the second half: the clock has settled by then.
+        Statistics of the samples of the second half, when the clock is steady.
     """
     error = kernel.check(case, bench.pool)
     timed = prepared(kernel, kernel.prepare(case, bench.pool), bench)

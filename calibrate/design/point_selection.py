@@ -1,8 +1,8 @@
-"""Which shapes to measure: the ones farthest from all that are already chosen.
+"""Select the shapes to measure: always the one farthest from all shapes already selected.
 
-Time varies by factors, not by amounts, so distance is measured in the logarithm of each column.
-Greedy farthest-point selection covers the corners first and then halves the largest hole; on
-published GEMM timings it needs about half the points of a grid of sites for the same error.
+Durations differ by factors, so distances are taken between the logarithms of the columns. Greedy
+farthest-point selection covers the corners first and then fills the largest gap. On published GEMM
+timings it needs about half as many points as a regular grid for the same error.
 
 >>> import numpy as np
 >>> grid = np.log2(np.array([[1.0], [2.0], [4.0], [256.0]]))
@@ -30,22 +30,23 @@ def farthest_points(
     Parameters
     ----------
     coordinates : (N, D) ndarray
-        Usually logarithms.
+        Coordinates of the rows, usually logarithms.
     budget : int
-        How many rows to choose; all of them if there are no more.
+        Number of rows to choose. All rows are chosen if there are not more.
     seed : int
-        Breaks ties.
+        Random seed that decides between rows at equal distance.
 
     Returns
     -------
     (min(N, budget),) ndarray of int
-        Row numbers, in the order chosen: any prefix is a good choice too.
+        Row numbers in the order of selection. The first k of them are a good selection of k rows.
+        If N is at most the budget, all rows in their order.
     """
     n = len(coordinates)
     if n <= budget:
         return np.arange(n)
     jitter = np.random.default_rng(seed).uniform(0.0, 1e-6, size=n)
-    # Start at the row farthest from the middle: a corner, whatever the seed.
+    # Start at the row farthest from the mean of all rows, which is a corner for every seed.
     start = int(np.argmax(((coordinates - coordinates.mean(axis=0)) ** 2).sum(axis=1) + jitter))
     chosen = [start]
     nearest = ((coordinates - coordinates[start]) ** 2).sum(axis=1)
@@ -61,13 +62,14 @@ DISTANCE: dict[str, tuple[float, ...]] = {
     "attention_prefill": (1.0, 0.7, 0.5, 0.5, 1.0),
     "attention_decode": (1.0, 0.7, 0.5, 0.5, 1.0),
 }
-"""What an octave of each column counts. Residuals of products are related over twice as many
-octaves of rows as of width and depth, those of attention over more octaves of heads than of
-sequences, so points may be that much farther apart in them (lengths fitted on H200 timings)."""
+"""Weight of a doubling of each column in the distance. GEMM residuals are correlated over twice as
+many doublings of the rows as of n and k; attention residuals over more doublings of the heads than
+of the sequences. Points may therefore be that much farther apart along these columns. The weights
+come from correlation lengths fitted to H200 timings."""
 
 
 def even_points(coordinates: NDArray[np.float64], budget: int) -> NDArray[np.intp]:
-    """Choose rows at even distances along one column, both ends among them.
+    """Choose rows at even distances along one column, including both ends.
 
     >>> even_points(np.array([0.0, 1.0, 2.0, 3.0, 4.0, 9.0]), 3)
     array([0, 4, 5])
@@ -94,13 +96,15 @@ def choose_points(
     Parameters
     ----------
     operation : str
-        ``matmul``, ``attention_prefill``, ``attention_decode``, ``stream``, ``elementwise``.
+        Name of the operation: ``matmul``, ``attention_prefill``, ``attention_decode``, ``stream``,
+        ``elementwise``, ...
     candidates : DataFrame
-        One case a row, with the operation's columns; other columns are carried along.
+        One case per row, with the columns of the operation. Other columns are allowed.
     budget : int
-        Total number of rows; regimes (data type, mode) share it evenly. For ``moe``, rows of each
-        configuration.
+        Total number of cases, at least 1. Config keys (data type, mode) share it evenly. For
+        ``moe`` it is the number of cases of each configuration.
     seed : int, default 0
+        Random seed that decides between cases at equal distance.
 
     Returns
     -------
@@ -122,16 +126,16 @@ def choose_points(
     candidates = add_derived_columns(operation, candidates)
     missing = [c for c in spec.columns if c not in candidates.columns]
     if missing:
-        raise InputError(f"{operation} candidates lack the column {', '.join(missing)}")
+        raise InputError(f"the {operation} candidates have no column {', '.join(missing)}")
     if budget < 1:
-        raise InputError(f"a budget of {budget} points chooses nothing", remedy="give at least 1")
+        raise InputError(f"budget is {budget}, not a number above 0", remedy="give at least 1")
     if candidates.empty:
         return candidates.index
     present = config_key_columns(operation, candidates)
     groups = [g for _, g in candidates.groupby(present, sort=True)] if present else [candidates]
     shares = np.full(len(groups), budget // len(groups))
     shares[: budget % len(groups)] += 1
-    if operation == "moe":  # one curve a configuration: the budget is that of each
+    if operation == "moe":  # each configuration is a curve of its own and gets the full budget
         shares = np.full(len(groups), budget)
     labels: list[object] = []
     for group, share in zip(groups, shares.tolist(), strict=True):

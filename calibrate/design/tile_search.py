@@ -1,9 +1,9 @@
-"""Find the best tile of our own matrix product for each shape, and remember it.
+"""Find the fastest tile of this project's Triton GEMM for each shape, and record it.
 
-How a product is cut decides its speed by a factor of two, and the best cut depends on the shape.
-So every tile that can compute a shape is timed briefly, the fastest is then measured properly
-with fresh samples, and the journal and the profile say which it was: a resumed run does not tune
-again, and a reader sees what the number stands on.
+The tile changes the speed of a GEMM by up to a factor of two, and the best tile depends on the
+shape. Every tile that can compute a shape is timed briefly, and the fastest is then measured with
+fresh samples. The journal and the profile record the tile. A resumed run therefore does not repeat
+the search, and a reader sees which tile was measured.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,16 +12,17 @@ from groundspeed.calibrate.design.measurement_plan import Mode, PlannedCase, pla
 from groundspeed.calibrate.timing.stopping import StopRule
 
 TUNING = StopRule(min_samples=5, min_time_s=0.005, half_width_fraction=0.05, time_cap_s=0.1)
-"""Enough to tell tiles apart that differ by more than the noise."""
+"""Stop rule that is precise enough to separate tiles that differ by more than the noise."""
 
 Trial = Callable[[PlannedCase], float | None]
-"""Time of one run of a case [s], or None if it is wrong or cannot run."""
+"""[s] Function that returns the time of one run of a case, or None if its result is wrong or it
+cannot run."""
 
 Shape = Mapping[str, float]
 
 
 def tuned_shapes(mode: Mode) -> list[Shape]:
-    """From a decode step to a large square; the large square alone in a minute."""
+    """Shapes to tune: a decode step to a large square; in quick mode the large square only."""
     sizes = [(8192, 8192, 8192)]
     if mode.name != "quick":
         sizes += [(side, side, side) for side in (1024, 2048, 4096)]
@@ -30,7 +31,7 @@ def tuned_shapes(mode: Mode) -> list[Shape]:
 
 
 def trials(shape: Shape) -> list[PlannedCase]:
-    """One case for each tile that can compute a shape."""
+    """Plan one case for each tile that can compute a shape."""
     from groundspeed.kernels.kernel import DTYPES
     from groundspeed.kernels.matmul.matmul_triton import TILES, TritonMatmul, can_run
 
@@ -43,17 +44,17 @@ def trials(shape: Shape) -> list[PlannedCase]:
 
 
 def fastest(cases: Iterable[PlannedCase], trial: Trial) -> PlannedCase | None:
-    """The case that takes the least time.
+    """Return the case that takes the least time.
 
     Returns
     -------
     PlannedCase or None
-        None if none of them ran correctly.
+        None if no case ran correctly.
     """
     timed = [(time_s, i, case) for i, case in enumerate(cases) if (time_s := trial(case))]
     return min(timed, key=lambda t: t[:2])[2] if timed else None
 
 
 def tile_name(case: PlannedCase) -> str:
-    """The tile of a trial, as a tag of the point measured with it."""
+    """Return the tag that names the tile of a trial case, e.g. for the point measured with it."""
     return f"tile:{case.label.removeprefix('tune ').removesuffix(': ')}"

@@ -1,1 +1,1 @@
-"""Measure collectives and pairs of devices with one process (rank) for each device."""
+"""Measure collectives and point-to-point transfers with one process (rank) per device."""

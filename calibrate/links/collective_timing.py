@@ -1,8 +1,10 @@
-"""Measure how fast devices talk: the program that every rank runs.
+"""Measure the speed of collectives; every rank runs this code.
 
-Rank 0 decides and writes down, the others follow the same list. A time is the slowest rank's:
-before each sample all ranks meet at a barrier, each times its own part, and the largest counts.
-Every size of every operation is checked with data that differ by rank before it is timed.
+All ranks go through the same list of cases, and rank 0 writes the journal. Before each sample all
+ranks pass a barrier, each rank then times its own part, and the sample is the time of the slowest
+rank. Before it is timed, every size of every operation is checked with data that differ by rank.
+
+    result = LinkRun(rendezvous, hosts, device, settings, journal, progress).measure(seed)
 """
 
 import math
@@ -39,46 +41,49 @@ from groundspeed.profiles.busbw import TRAFFIC
 from groundspeed.profiles.schema import Point
 
 SLOW_RANK = 3.0
-"""A rank whose own work takes this many times the median's is named: it slows everybody."""
+"""Ratio to the median time above which a rank's own copies are reported as slow: one slow rank
+slows every collective."""
 
 FEWEST_SAMPLES = 3
-"""Samples taken of a case in one pass, at least, however slow it is."""
+"""Minimum number of samples of a case in one pass, however slow the case is."""
 
 REFERENCE_MESSAGE_BYTES = 2**24
+"""Size of the copy that compares the speed of the ranks."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is measured."""
+    """Message sizes, number of samples and time limits of a run."""
 
     sizes: tuple[int, ...]
-    """[bytes] Of collectives."""
+    """[bytes] Message sizes of collectives."""
     pair_bytes: int
+    """[bytes] Message size of transfers between two ranks."""
     passes: int
-    """How often the whole list is gone through: a disturbed moment must not bend one curve."""
+    """Number of passes over all cases, so that a short disturbance does not distort one curve."""
     samples: int
-    """[s] Time for each case in each pass."""
+    """Maximum number of samples of each case in each pass."""
     sample_s: float
-    """[s] Least time of a sample: short operations are repeated within it."""
+    """[s] Minimum duration of a sample; a short operation is repeated within it."""
     budget_s: float
-    """[s] For one case in one pass; fewer samples where one is slow."""
+    """[s] Time for one case in one pass; a slow case gets fewer samples."""
 
 
 def new_group(
     members: list[int] | None, patience: timedelta, backend: str | None = None
 ) -> dist.ProcessGroup | None:
-    """Form a group; every rank calls it, and those outside get None."""
+    """Create a process group. Every rank must call it; ranks outside the group get None."""
     group = dist.new_group(members, timeout=patience, backend=backend)
     return group if isinstance(group, dist.ProcessGroup) else None
 
 
 def pass_key(pass_index: int, key: str) -> str:
-    """Name of a case's samples of one pass in the journal."""
+    """Return the journal key of the samples of a case in one pass."""
     return f"pass {pass_index + 1}: {key}"
 
 
 def message_sizes(smallest: int, largest: int) -> tuple[int, ...]:
-    """Sizes four times apart, and twice where protocols change (64 KiB to 16 MiB).
+    """Sizes that grow by a factor of four, or two where protocols change (64 KiB to 16 MiB).
 
     >>> [s // 1024 for s in message_sizes(1024, 2**18)]
     [1, 4, 16, 64, 128, 256]
@@ -96,14 +101,15 @@ CPU_SETTINGS = Settings(message_sizes(2**10, 2**22), 2**20, 3, 5, 4e-4, 0.06)
 
 @dataclass(frozen=True)
 class LinkCase:
-    """One size of one operation in one group."""
+    """One message size of one operation in one group of ranks."""
 
     key: str
     op: str
     mode: str
-    """``eager``, ``graph``, or a way over symmetric memory (inside a graph)."""
+    """How the operation runs: ``eager``, ``graph``, or a symmetric-memory method (inside a
+    graph)."""
     group: Group | None
-    """None on ranks that are not in it."""
+    """Group of ranks; None on ranks outside it."""
     world_size: int
     hosts: int
     bytes: int
@@ -111,16 +117,33 @@ class LinkCase:
 
 @dataclass(frozen=True)
 class LinkResult:
-    """Measurements of a run, with what tells them apart."""
+    """Measured cases and points of a run, with remarks about disturbances."""
 
     cases: list[LinkCase]
     points: dict[str, Point]
-    """Measured points by the key of their case; empty on every rank but the first."""
+    """Measured points by the key of their case. Filled on rank 0 only."""
     remarks: list[str]
+    """Slow ranks, wrong data and cases that could not be measured."""
 
 
 class LinkRun:
-    """One rank's part in measuring the links."""
+    """Measurement of the links, as run by one rank.
+
+    Parameters
+    ----------
+    rendezvous : Rendezvous
+        Store in which this rank writes its heartbeats.
+    hosts : list of str
+        Host of each rank.
+    device : torch.device
+        Device of this rank.
+    settings : Settings
+        Message sizes, number of samples and time limits.
+    journal : Journal or None
+        Journal of the run on rank 0; None on the other ranks.
+    progress : callable
+        Called before each case with the cases done, the total, and the name of the case.
+    """
 
     def __init__(
         self,
@@ -140,22 +163,24 @@ class LinkRun:
         self.remarks: list[str] = []
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
-        # Decisions travel over a group of their own, on the host, beside what is measured.
+        # Control messages use a separate gloo group on the host, so that they do not disturb the
+        # links being measured.
         self.patience = timedelta(seconds=rendezvous.timeout_s)
         control = new_group(None, self.patience, "gloo")
         if control is None:
-            raise AssertionError("every rank is in the group of all")
+            raise AssertionError("every rank is in the group of all ranks")
         self.control = control
         self.dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
 
     def measure(self, seed: int) -> LinkResult:
-        """Measure all collectives, then all pairs."""
+        """Measure all collectives in every pass, in random order."""
         cases = list(self._cases())
         known = self._from_rank_0(sorted(self.journal.entries) if self.journal else None)
         generator = np.random.default_rng(seed)
         for pass_index in range(self.settings.passes):
             self._compare_ranks()
-            # Group after group: ranks that are not in one wait for it. At random inside.
+            # Sort by group size, because ranks outside a group wait for it. The order of the cases
+            # within one size is random.
             order = generator.permutation(len(cases)).tolist()
             order.sort(key=lambda i: cases[i].world_size)
             for done, i in enumerate(order):
@@ -169,7 +194,7 @@ class LinkRun:
         return LinkResult(cases, points, self.remarks)
 
     def _joined(self, cases: list[LinkCase]) -> dict[str, Point]:
-        """The samples of all passes of a case, as one measurement."""
+        """Combine the samples of all passes of each case into one measurement."""
         points = {}
         entries = self.journal.entries if self.journal else {}
         for case in cases:
@@ -187,7 +212,7 @@ class LinkRun:
         return points
 
     def _cases(self) -> Iterator[LinkCase]:
-        """Every operation and size, among 2, 4, 8, ... ranks, and one rank of each host."""
+        """Yield all cases: for 2, 4, 8, ... and all ranks, and for one rank of each host."""
         for members in self._memberships():
             group = new_group(members, self.patience)
             mine = None
@@ -199,7 +224,7 @@ class LinkRun:
             modes = [(m, op) for m in ("eager", "graph") for op in TRAFFIC]
             if self.device.type != "cuda":
                 modes = [("eager", op) for op in TRAFFIC]
-            elif hosts == 1:  # memory is shared inside a node
+            elif hosts == 1:  # symmetric memory works inside one node only
                 modes += [(m, "all_reduce") for m in self._offered(mine)]
             for mode, op in modes:
                 for size in self.settings.sizes:
@@ -207,8 +232,8 @@ class LinkRun:
                     yield LinkCase(key, op, mode, mine, len(members), hosts, size)
 
     def _offered(self, group: Group | None) -> list[str]:
-        """All-reduces over shared memory that every rank of a group can do; all ranks ask."""
-        self.rendezvous.heartbeat("trying all-reduces over symmetric memory")
+        """Symmetric-memory methods that all ranks of a group support; every rank must call this."""
+        self.rendezvous.heartbeat("the test of all-reduce over symmetric memory")
         mine = list(METHODS) if group is None else list(offered(group, self.dtype, self.device))
         everybody: list[list[str]] = [[] for _ in range(self.world)]
         dist.all_gather_object(everybody, mine, group=self.control)
@@ -223,7 +248,7 @@ class LinkRun:
         return groups
 
     def _measure_case(self, case: LinkCase, pass_index: int) -> None:
-        """Check, time and write down one case; every rank comes along."""
+        """Check, time and journal one case; every rank must call this."""
         self.rendezvous.heartbeat(f"{case.op} of {case.bytes} bytes among {case.world_size} ranks")
         outcome: tuple[bool, list[float]] | None = None
         if case.group is not None:
@@ -231,7 +256,7 @@ class LinkRun:
                 outcome = self._timed(case, case.group, pass_index)
             except (dist.DistError, RuntimeError) as error:
                 if self.device.type == "cuda" and "not supported" in str(error).lower():
-                    outcome = None  # an operation this library lacks ends nothing
+                    outcome = None  # an operation that the library lacks does not end the run
                 else:
                     raise
         gathered: list[tuple[bool, list[float]] | None] = [None] * self.world
@@ -244,7 +269,9 @@ class LinkRun:
                 f"wrong data on rank {rank} ({self.hosts[rank]}) in {self.rendezvous.doing}"
             )
         if not any(g is not None for g in gathered):
-            self.remarks.append(f"not measured: {self.rendezvous.doing} (the library lacks it)")
+            self.remarks.append(
+                f"not measured: {self.rendezvous.doing} (not supported by the library)"
+            )
         streams = [g[1] for g in gathered if g is not None]
         if streams:
             slowest = np.max(np.array(streams), axis=0)
@@ -258,7 +285,7 @@ class LinkRun:
             self.journal.append(entry)
 
     def _timed(self, case: LinkCase, group: Group, pass_index: int) -> tuple[bool, list[float]]:
-        """Whether the data were right, and this rank's part of each sample [s]."""
+        """Return whether the data were correct, and the duration of each sample here [s]."""
         items = items_for(case.op, case.bytes, group.size, self.dtype.itemsize)
         if case.mode in METHODS:
             buffers = make_symmetric(items, group, self.dtype, self.device)
@@ -278,7 +305,7 @@ class LinkRun:
         return right, self._sample(call, runs, group, count)
 
     def _sample(self, call: Call, runs: int, group: Group, count: int = 1) -> list[float]:
-        """Durations of one run [s], after a barrier each."""
+        """[s] Take samples, each after a barrier, and return the duration of one run in each."""
         durations = []
         for _ in range(count):
             dist.barrier(group=group.group)
@@ -299,7 +326,7 @@ class LinkRun:
         return graph.replay
 
     def wait(self) -> None:
-        """Wait until the device is done; a processor always is."""
+        """Wait until the device has finished its work; a CPU needs no wait."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -319,8 +346,8 @@ class LinkRun:
         return set(box[0] or ())
 
     def _compare_ranks(self) -> None:
-        """Time the same work on each rank alone: one that is slow slows every collective."""
-        self.rendezvous.heartbeat("timing each rank's own work")
+        """Time the same copies on each rank alone, because one slow rank slows every collective."""
+        self.rendezvous.heartbeat("the copy test of each rank")
         x = torch.ones(REFERENCE_MESSAGE_BYTES // 4, device=self.device)
         y = torch.empty_like(x)
         begin = time.perf_counter()
@@ -335,11 +362,11 @@ class LinkRun:
                 remark = f"rank {rank} on {self.hosts[rank]} is slow: its own copies take "
                 known = any(r.startswith(remark) for r in self.remarks)
                 if not known:
-                    self.remarks.append(f"{remark}{seconds / usual:.0f} times the others'")
+                    self.remarks.append(f"{remark}{seconds / usual:.0f} times the median time")
 
 
 def link_point(case: dict[str, float], samples: Samples, moved: float, *, valid: bool) -> Point:
-    """Sum up samples of moving so many bytes."""
+    """Summarize the samples of one case, which moves ``moved`` bytes, as a measured point."""
     summary = summarize(samples)
     return Point(
         case=case,

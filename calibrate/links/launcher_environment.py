@@ -1,8 +1,10 @@
-"""Ranks: started here through torchrun's own API, or found in the environment of a launcher.
+"""Find out from the environment variables of a launcher which rank this process is.
 
-On one node ``groundspeed calibrate --ranks 8`` starts eight processes by itself. On many nodes a
-launcher that is there already does: the same command under ``torchrun``, ``srun`` or ``mpirun``
-finds its place in their environment variables.
+On one node ``groundspeed calibrate --ranks 8`` starts eight processes itself, through torchrun's
+API. On several nodes an existing launcher starts the ranks: the same command under ``torchrun``,
+``srun`` or ``mpirun`` reads its rank from the launcher's environment variables.
+
+    rank_info = find_rank_info(os.environ)   # None if no launcher started this process
 """
 
 import socket
@@ -12,20 +14,25 @@ from dataclasses import dataclass
 from groundspeed.profiles.errors import InputError
 
 DEFAULT_PORT = 29500
-"""Rendezvous port if the launcher names none; torchrun's own default."""
+"""Rendezvous port if the launcher sets none; the default of torchrun."""
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Which rank this process is, and where all of them meet."""
+    """Rank of this process, and the rendezvous address of all ranks."""
 
     rank: int
     world_size: int
     local_rank: int
+    """Index of this rank among the ranks on its node."""
     local_size: int
+    """Number of ranks on this node."""
     address: str
+    """Host of rank 0."""
     port: int
+    """Rendezvous port on the host of rank 0."""
     launcher: str
+    """``torchrun``, ``srun``, ``mpirun`` or ``mpiexec``."""
 
     @property
     def host(self) -> str:
@@ -43,26 +50,27 @@ LAUNCHERS: dict[str, tuple[str, str, str, str]] = {
     ),
     "mpiexec": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
 }  # fmt: skip
-"""Environment variables by launcher: torchrun, Slurm, Open MPI, MPICH and Intel MPI."""
+"""Names of the environment variables by launcher: torchrun, Slurm, Open MPI, MPICH and Intel
+MPI."""
 
 
 def find_rank_info(variables: Mapping[str, str]) -> RankInfo | None:
-    """The place of this process among the ranks of a launcher.
+    """Read the rank of this process from the variables of its launcher.
 
     Parameters
     ----------
     variables : mapping of str to str
-        The environment.
+        Environment variables.
 
     Returns
     -------
-    Place or None
-        None if no launcher started this process, or only one of it.
+    RankInfo or None
+        None if no launcher started this process, or if the launcher started only one rank.
 
     Raises
     ------
     InputError
-        If the variables contradict each other, or do not say where the ranks meet.
+        If the variables contradict each other, or do not give the host of rank 0.
     """
     for launcher, (rank, size, local_rank, local_size) in LAUNCHERS.items():
         if rank not in variables or size not in variables:
@@ -80,8 +88,9 @@ def find_rank_info(variables: Mapping[str, str]) -> RankInfo | None:
             return None
         if not 0 <= rank_info.rank < rank_info.world_size:
             raise InputError(
-                f"rank {rank_info.rank} of {rank_info.world_size} does not exist",
-                where=f"{rank}, {size}",
+                f"rank {rank_info.rank} of {rank_info.world_size} does not exist: ranks go from 0 "
+                f"to {rank_info.world_size - 1}",
+                where=f"environment variables {rank}, {size}",
             )
         return rank_info
     return None
@@ -97,7 +106,7 @@ def _whole(variables: Mapping[str, str], name: str, default: int | None = None) 
 
 
 def _address(variables: Mapping[str, str], launcher: str) -> str:
-    """The host of rank 0."""
+    """Return the host of rank 0."""
     if variables.get("MASTER_ADDR"):
         return variables["MASTER_ADDR"]
     if launcher == "srun":
@@ -107,14 +116,14 @@ def _address(variables: Mapping[str, str], launcher: str) -> str:
     if variables.get("SLURM_NNODES", "1") == "1" and launcher == "srun":
         return "localhost"
     raise InputError(
-        f"{launcher} does not say on which host rank 0 is",
-        where="environment",
-        remedy="export MASTER_ADDR=<host of rank 0> and, if 29500 is taken, MASTER_PORT",
+        f"{launcher} does not set the host of rank 0",
+        where="environment variable MASTER_ADDR",
+        remedy="export MASTER_ADDR=<host of rank 0>; if port 29500 is in use, also MASTER_PORT",
     )
 
 
 def first_node(nodes: str) -> str:
-    """The first host of Slurm's list.
+    """Return the first host of a Slurm node list.
 
     >>> first_node("gpu[003-005,9],login1")
     'gpu003'

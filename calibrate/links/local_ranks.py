@@ -1,7 +1,10 @@
-"""Start the ranks of one node through torchrun's API, and say what became of them.
+"""Start the ranks of one node through torchrun's API, and report a failed rank.
 
-torch.distributed.elastic starts the processes, gives each its place, and stops all when one fails.
-What it cannot say is what the one was doing; the ranks write that down (see ``rendezvous``).
+torch.distributed.elastic starts the processes, gives each its rank, and stops all when one fails.
+It cannot tell which operation the failed rank was running. Each rank therefore writes its
+heartbeats to a file (see ``rendezvous``), from which the error message is made.
+
+    profile = run_ranks(8, request, bar)
 """
 
 import json
@@ -29,28 +32,37 @@ from groundspeed.profiles.files import write_whole
 from groundspeed.profiles.schema import Profile
 
 FAILED = 2
+"""Exit code of a rank that failed."""
 STOP_S = 5
-"""Time that ranks are given to stop by themselves when one has failed."""
+"""[s] Time that the ranks have to stop by themselves after one has failed."""
 
 LONGEST_END_S = 50
-"""After an operation is given up, no process is left after this: three seconds to report in, and
-the half minute that torch's agent gives a process that does not react before it kills it."""
+"""[s] Longest time until all processes have ended after an operation has timed out: three seconds
+in which the ranks report, and the half minute after which torch's agent kills a process that does
+not react."""
 
 
 def run_ranks(count: int, request: LinkRequest, bar: ProgressBar) -> Profile:
-    """Measure the links between processes of this machine.
+    """Start the ranks on this machine and measure the links between them.
 
     Parameters
     ----------
     count : int
+        Number of ranks.
     request : LinkRequest
+        Device, journal, command, seed and timeout.
     bar : callable
-        Opens a progress bar; rank 0 does.
+        Opens a progress bar; only rank 0 calls it.
+
+    Returns
+    -------
+    Profile
+        The profile of the links.
 
     Raises
     ------
     InputError
-        Naming rank, host and operation, if one is killed, hangs or fails.
+        If a rank is killed, hangs or fails. The message names the rank, its host and the operation.
     """
     logging.getLogger("torch").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="groundspeed-ranks-") as name:
@@ -75,12 +87,12 @@ def run_ranks(count: int, request: LinkRequest, bar: ProgressBar) -> Profile:
 
 
 def run_rank(request: LinkRequest, bar: ProgressBar) -> None:
-    """One process; everything it has to say goes into the folder."""
+    """Run one rank; its profile or its error message is written to the folder of the request."""
     if request.folder is None:
-        raise AssertionError("ranks that are started here have a folder")
+        raise AssertionError("ranks that run_ranks starts have a folder")
     rank_info = find_rank_info(os.environ)
     if rank_info is None:
-        raise AssertionError("the launcher gives each process a place")
+        raise AssertionError("the launcher sets the rank of each process")
     try:
         if rank_info.rank == 0:
             with bar(f"links of {rank_info.world_size} ranks") as progress:
@@ -88,7 +100,7 @@ def run_rank(request: LinkRequest, bar: ProgressBar) -> None:
         else:
             profile = measure_links(rank_info, request, silent)
     except ReportedElsewhereError:
-        os._exit(FAILED)  # an ordinary exit would wait for the connections that are broken
+        os._exit(FAILED)  # a normal exit would wait for the broken connections
     except Exception as error:
         report = request.folder / f"failure{rank_info.rank}.txt"
         report.write_text(failed(error))
@@ -98,19 +110,19 @@ def run_rank(request: LinkRequest, bar: ProgressBar) -> None:
 
 
 def _explain_failure(error: ChildFailedError, folder: Path) -> InputError:
-    """One line that names the rank, the host and the operation."""
-    remedy = "what was measured is kept: run the same command again and it continues"
+    """Make a one-line error that names the rank, its host and the operation."""
+    remedy = "completed measurements are kept: run the same command again to resume"
     for rank, failure in sorted(error.failures.items()):
         if failure.exitcode < 0:
             note = folder / f"rank{rank}.json"
-            doing = json.loads(note.read_text())["doing"] if note.exists() else "starting"
+            doing = json.loads(note.read_text())["doing"] if note.exists() else "start-up"
             return InputError(
                 f"rank {rank} on {socket.gethostname()} was killed by {failure.signal_name()} "
-                f"in {doing}",
+                f"during {doing}",
                 remedy=remedy,
             )
     reports = sorted(folder.glob("failure*.txt"))
     explanation = (
-        reports[0].read_text() if reports else f"a rank ended without a word ({error.name})"
+        reports[0].read_text() if reports else f"a rank exited with no error message ({error.name})"
     )
     return InputError(explanation, remedy=remedy)

@@ -1,8 +1,13 @@
-"""What NCCL says of itself: whether a switch adds up on the way, and which algorithm it chose.
+"""Read NCCL's debug log: whether a switch reduces on the way, and which algorithms NCCL chose.
 
-Asked for ``INIT`` alone, NCCL writes a few lines when a communicator is made and nothing
-afterwards, so it can be listened to while it is timed. The algorithm of each call it tells only
-with ``TUNING``, a line a call, which costs time: that is read where a user has asked for it.
+With ``NCCL_DEBUG_SUBSYS=INIT`` NCCL writes a few lines when a communicator is created and none
+afterwards, so the log can be captured during timing. The algorithm of each call is logged only with
+``TUNING``, at one line per call. That costs time, so these lines are read only if the user has
+requested them.
+
+    with capture_nccl_log() as path:
+        ...                                  # run collectives
+        nccl_log = read_nccl_log(path)
 """
 
 import os
@@ -17,7 +22,7 @@ CHANNELS = re.compile(r"NCCL INFO (\d+) coll channels,(?: \d+ collnet channels,)
 CHOICE = re.compile(r"NCCL INFO (?:(\w+): )?(\d+) Bytes -> Algo (\w+) proto (\w+)", re.IGNORECASE)
 ALGORITHMS = ("TREE", "RING", "COLLNET_DIRECT", "COLLNET_CHAIN", "NVLS", "NVLS_TREE", "PAT")
 PROTOCOLS = ("LL", "LL128", "SIMPLE")
-"""Names of the numbers in older versions' lines (nccl_common.h)."""
+"""Names for the algorithm and protocol numbers that older NCCL versions log (nccl_common.h)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class NcclLog:
     in_network_reduction: bool | None = None
     """Whether a switch reduces on the way; None if the log does not state it."""
     algorithms: dict[str, str] = field(default_factory=dict)
-    """``"AllReduce 1048576"`` to ``"RING SIMPLE"``."""
+    """Algorithm and protocol by call: ``"AllReduce 1048576"`` (bytes) to ``"RING SIMPLE"``."""
 
 
 def parse_nccl_log(text: str) -> NcclLog:
@@ -55,12 +60,13 @@ def _named(text: str, names: tuple[str, ...]) -> str:
 
 @contextmanager
 def capture_nccl_log() -> Iterator[Path | None]:
-    """Have NCCL write its first lines to a file, unless the user has set its logging already.
+    """Make NCCL log communicator creation to a file, unless the user has set ``NCCL_DEBUG``.
 
     Yields
     ------
     Path or None
-        The file; None if the user's own settings decide where it goes.
+        Path of the log file. If the user has set ``NCCL_DEBUG``, the path in ``NCCL_DEBUG_FILE``,
+        or None if that is not set or is a pattern.
     """
     if "NCCL_DEBUG" in os.environ:
         own = os.environ.get("NCCL_DEBUG_FILE", "")
@@ -82,7 +88,7 @@ def capture_nccl_log() -> Iterator[Path | None]:
 
 
 def read_nccl_log(path: Path | None) -> NcclLog:
-    """The log, as far as there is one."""
+    """Read and parse the log; without a file, an empty result."""
     if path is None or not path.is_file():
         return NcclLog()
     return parse_nccl_log(path.read_text(encoding="utf-8", errors="replace"))

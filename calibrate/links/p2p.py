@@ -1,7 +1,10 @@
-"""Every pair of devices: one way, both ways, and all pairs of a round at the same time.
+"""Measure every pair of devices: one way, both ways, and all pairs of a round at the same time.
 
-A collective is as fast as its slowest link and does not say which one that is; the matrix of pairs
-does. Pairs are visited in rounds of disjoint ones, so that "all at once" loads every device alike.
+A collective is as fast as its slowest link but does not show which link that is. The matrix of
+pairs does. Pairs are measured in rounds of disjoint pairs, so that "all at once" loads every device
+equally.
+
+    pairs = measure_p2p(run)
 """
 
 import time
@@ -14,11 +17,12 @@ from groundspeed.calibrate.links.collective_timing import LinkRun, link_point
 from groundspeed.profiles.schema import Point
 
 MATRIX_RANKS = 16
-"""Each pair by itself up to this many ranks; beyond, all pairs of a round at once."""
+"""Largest number of ranks for which each pair is measured alone. With more ranks, only all pairs of
+a round are measured at once."""
 
 SAMPLES = 7
 OPENING = 2
-"""First samples of a pair, which open the connection and do not count."""
+"""Number of first samples of a pair that are discarded, because they open the connection."""
 
 
 def measure_p2p(run: LinkRun) -> list[tuple[str, Point]]:
@@ -27,8 +31,8 @@ def measure_p2p(run: LinkRun) -> list[tuple[str, Point]]:
     Returns
     -------
     list of (str, Point)
-        Direction (``one-way``, ``both-ways``, ``all-at-once``) and the measurement, whose case
-        says which ranks; on rank 0, empty elsewhere.
+        Direction (``one-way``, ``both-ways``, ``all-at-once``) and measurement of each pair; the
+        case of a point contains the ranks. Empty on all ranks but rank 0.
     """
     points: list[tuple[str, Point]] = []
     size = run.settings.pair_bytes
@@ -66,7 +70,7 @@ def _time_pairs(
     mine = next((p for p in pairs if run.rank in p), None)
     names = ", ".join(f"{a}-{b}" for a, b in pairs)
     run.rendezvous.heartbeat(
-        f"sending {run.settings.pair_bytes} bytes between ranks {names} ({direction})"
+        f"a transfer of {run.settings.pair_bytes} bytes between ranks {names} ({direction})"
     )
     samples: list[float] = []
     sent, received = buffers

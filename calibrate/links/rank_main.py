@@ -1,4 +1,10 @@
-"""The program of one rank, from meeting the others to the profile that rank 0 writes."""
+"""Run one rank, from the rendezvous to the profile that rank 0 returns.
+
+All ranks measure collectives and point-to-point transfers. If a rank is lost, one surviving rank
+reports which one and during which operation.
+
+    profile = measure_links(rank_info, request, progress)   # None on all ranks but rank 0
+"""
 
 import logging
 import os
@@ -35,50 +41,57 @@ from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.schema import Interconnect, Profile
 
 VARIABLES = ("NCCL_", "RCCL_", "GLOO_", "TORCH_NCCL_", "HSA_", "UCX_")
-"""Beginnings of the environment variables that steer communication."""
+"""Prefixes of the environment variables that configure communication; the profile stores them."""
 
 
 @dataclass(frozen=True)
 class LinkRequest:
-    """What every rank needs to know to measure."""
+    """Settings of a link measurement; all ranks get the same."""
 
     device_kind: str
     """``cpu`` or ``cuda``."""
     journal: Path
+    """Path of the journal, which rank 0 writes."""
     command: str
+    """Command that started the run, stored in the profile."""
     seed: int
+    """Random seed of the order of the cases."""
     timeout_s: float
+    """[s] Time after which a missing rank or a hanging operation ends the run."""
     settings: Settings | None = None
-    """How much is measured; what suits the device if not given."""
+    """Message sizes and number of samples. Default: those for the kind of device."""
     folder: Path | None = None
-    """Folder where ranks write their heartbeats, if the process that started them reads it."""
+    """Folder where ranks write their heartbeats. None if the ranks were started by a launcher."""
 
 
 class ReportedElsewhereError(Exception):
-    """Raised on a rank that failed too, where another one says why."""
+    """Raised on a rank that failed if another rank reports the cause."""
 
 
 def measure_links(rank_info: RankInfo, request: LinkRequest, progress: Progress) -> Profile | None:
-    """Run one rank.
+    """Run one rank of a link measurement.
 
     Parameters
     ----------
-    place : Place
+    rank_info : RankInfo
+        Rank of this process and rendezvous address.
     request : LinkRequest
+        Device, journal, command, seed and timeout.
     progress : callable
-        Used on rank 0.
+        Called before each case; used on rank 0 only.
 
     Returns
     -------
     Profile or None
-        On rank 0; None elsewhere.
+        The profile on rank 0, None on the other ranks.
 
     Raises
     ------
     InputError
-        Naming rank, host and operation if one is lost; what was measured is in the journal.
+        If a rank is lost. The message names the rank, its host and the operation; completed
+        measurements are in the journal.
     ReportedElsewhereError
-        If another surviving rank says so.
+        If a rank is lost and another surviving rank reports it.
     """
     logging.getLogger("torch").setLevel(logging.CRITICAL)
     running = _open(request.device_kind, rank_info)
@@ -100,7 +113,7 @@ def measure_links(rank_info: RankInfo, request: LinkRequest, progress: Progress)
     )
     try:
         with kept as journal, capture_nccl_log() as log:
-            rendezvous.heartbeat("opening connections")
+            rendezvous.heartbeat("connection setup")
             dist.init_process_group(
                 backend,
                 store=PrefixStore("torch", rendezvous.store),
@@ -119,7 +132,7 @@ def measure_links(rank_info: RankInfo, request: LinkRequest, progress: Progress)
             )
             result = run.measure(request.seed)
             pairs = measure_p2p(run)
-            rendezvous.heartbeat("finishing")
+            rendezvous.heartbeat("shutdown")
             dist.barrier(group=run.control)
             dist.destroy_process_group()
             nccl_log = read_nccl_log(log)
@@ -143,7 +156,7 @@ def measure_links(rank_info: RankInfo, request: LinkRequest, progress: Progress)
 
 
 def silent(done: int, total: int, name: str) -> None:
-    """Progress is rank 0's to show."""
+    """Ignore progress; all ranks but rank 0 use this."""
 
 
 def _open(kind: str, rank_info: RankInfo) -> RunningDevice:
@@ -171,7 +184,7 @@ def _fingerprint(
 def read_interconnect(
     backend: str, rank_info: RankInfo, hosts: list[str], nccl_log: NcclLog
 ) -> Interconnect:
-    """What is known of the links beside their speed."""
+    """Describe the interconnect: library, ranks, hosts, launcher, topology and NCCL settings."""
     version = None
     library: Literal["gloo", "nccl", "rccl"] = "gloo"
     if backend == "nccl":
@@ -194,10 +207,10 @@ TOPOLOGY_TOOLS = (("nvidia-smi", "topo", "-m"), ("rocm-smi", "--showtopo"))
 
 
 def _topology(backend: str) -> tuple[str, ...]:
-    """The vendor tool's own picture of links, switches and NUMA nodes; lines of text."""
+    """Return the topology of links, switches and NUMA nodes as text lines of the vendor's tool."""
     if backend == "gloo":
         nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
-        return (f"processes of {socket.gethostname()}, {nodes or 1} NUMA node(s)",)
+        return (f"processes on {socket.gethostname()}, {nodes or 1} NUMA node(s)",)
     for command in TOPOLOGY_TOOLS:
         try:
             finished = subprocess.run(
@@ -207,9 +220,9 @@ def _topology(backend: str) -> tuple[str, ...]:
             continue
         if finished.returncode == 0 and finished.stdout.strip():
             return tuple(line.rstrip() for line in finished.stdout.splitlines() if line.strip())
-    return ("no tool here shows the topology",)
+    return ("unknown: neither nvidia-smi nor rocm-smi shows the topology",)
 
 
 def failed(error: Exception) -> str:
-    """What a rank's failure is, in a line."""
+    """Return the one-line message of a rank's failure."""
     return error.what if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

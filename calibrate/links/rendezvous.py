@@ -1,8 +1,14 @@
-"""Rendezvous of ranks, their heartbeats, and the diagnosis of a lost rank.
+"""Rendezvous of the ranks, their heartbeats, and the search for a lost rank.
 
-A collective fails on everybody when it fails on one, with a message about a socket that names
-nobody. So each rank writes down what it is about to do, in a store that all can read and in a file
-beside the results. When something breaks, those that are left report in; who does not is the one.
+A collective that fails on one rank fails on all, with a socket error that does not name the rank.
+Each rank therefore records the operation that it starts, and writes it to a file for the process
+that started the ranks. After an error, every surviving rank reports in a store that all ranks can
+read. A rank that does not report is the lost one.
+
+    rendezvous = Rendezvous(
+        rank_info, "nccl", timeout_s=60.0, folder=None, agent_has_store=False
+    )
+    hosts = rendezvous.agree(own_versions("nccl"))
 """
 
 import json
@@ -21,10 +27,11 @@ from groundspeed.calibrate.version import METHOD_VERSION, tool_version
 from groundspeed.profiles.errors import InputError
 
 GRACE_S = 3.0
-"""Time that ranks are given to report in after a failure."""
+"""[s] Time that surviving ranks have to report after a failure."""
 
 
 POLL_S = 0.05
+"""[s] Time between two looks at the store."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Versions:
 
 
 def own_versions(backend: str) -> Versions:
-    """Versions of this process."""
+    """Return the versions that this process runs."""
     library = backend
     if backend == "nccl":
         library = ".".join(map(str, nccl.version()))
@@ -46,23 +53,25 @@ def own_versions(backend: str) -> Versions:
 
 
 class Rendezvous:
-    """Rendezvous of all ranks over a store that every rank can read.
+    """Rendezvous of all ranks, with a store that they share.
 
     Parameters
     ----------
     rank_info : RankInfo
+        Rank of this process and rendezvous address.
     backend : {'gloo', 'nccl'}
+        Communication backend of torch.distributed.
     timeout_s : float
-        [s] After which a rank that does not come, or an operation that does not end, is given up.
+        [s] Time after which a missing rank or a hanging operation ends the run.
     folder : Path or None
-        Where each rank also writes what it is doing, for the process that started it.
+        Folder for heartbeat files, which the process that started the ranks reads. None: no files.
     agent_has_store : bool
-        Whether the launcher opened the port already (torchrun does).
+        Whether the launcher already hosts the store on this port, as torchrun does.
 
     Raises
     ------
     InputError
-        If the port is taken, nobody answers at the address, or a rank does not come.
+        If the port is in use, no store answers at the address, or a rank does not join in time.
     """
 
     def __init__(
@@ -79,9 +88,9 @@ class Rendezvous:
         self.timeout_s = timeout_s
         self.folder = folder
         self.holds_store = rank_info.rank == 0 and not agent_has_store
-        self.doing = "meeting the others"
+        self.doing = "rendezvous"
         self.speaker = rank_info.rank
-        """Which of the ranks that are left says what happened."""
+        """Surviving rank that reports the failure."""
         at = f"{rank_info.address}:{rank_info.port}"
         try:
             store = TCPStore(
@@ -97,18 +106,18 @@ class Rendezvous:
             raise InputError(
                 f"port {rank_info.port} is in use by another program"
                 if taken
-                else f"rank {rank_info.rank} on {rank_info.host} finds nobody there within "
+                else f"rank {rank_info.rank} on {rank_info.host} did not reach rank 0 within "
                 f"{timeout_s:g} s",
                 where=at,
                 remedy="export MASTER_PORT=<a free port>"
                 if taken
-                else "check MASTER_ADDR and MASTER_PORT, and that rank 0 runs there",
+                else "check MASTER_ADDR and MASTER_PORT, and that rank 0 runs at this address",
             ) from error
         self.store = PrefixStore("groundspeed", store)
         self.heartbeat(self.doing)
 
     def agree(self, versions: Versions) -> list[str]:
-        """Wait for all ranks and compare versions.
+        """Wait for all ranks and check that they run the same versions.
 
         Returns
         -------
@@ -118,17 +127,17 @@ class Rendezvous:
         Raises
         ------
         InputError
-            If a rank does not come in time, or has other versions.
+            If a rank does not join in time, or runs another version.
         """
         own = {"host": self.rank_info.host, **asdict(versions)}
         self.store.set(f"here/{self.rank_info.rank}", json.dumps(own))
         missing = self._absent("here", self.timeout_s)
         if missing:
             raise InputError(
-                f"rank {', '.join(map(str, missing))} of {self.rank_info.world_size} did not come "
+                f"rank {', '.join(map(str, missing))} of {self.rank_info.world_size} did not join "
                 f"within {self.timeout_s:g} s",
                 where=f"{self.rank_info.address}:{self.rank_info.port}",
-                remedy="look at the output of those ranks; --timeout waits longer",
+                remedy="check the output of these ranks, or wait longer with --timeout",
             )
         everybody: list[dict[str, str]] = [
             json.loads(self.store.get(f"here/{rank}")) for rank in range(self.rank_info.world_size)
@@ -145,7 +154,15 @@ class Rendezvous:
         return [theirs["host"] for theirs in everybody]
 
     def _absent(self, what: str, patience_s: float) -> list[int]:
-        """Ranks that have not written something down after a while."""
+        """Wait for an entry of each rank in the store, and return the ranks without one.
+
+        Parameters
+        ----------
+        what : {'here', 'failed'}
+            Kind of entry.
+        patience_s : float
+            [s] Longest time to wait.
+        """
         deadline = time.monotonic() + patience_s
         absent = list(range(self.rank_info.world_size))
         while absent and time.monotonic() < deadline:
@@ -155,39 +172,39 @@ class Rendezvous:
         return absent
 
     def heartbeat(self, doing: str) -> None:
-        """Write down what this rank is about to do."""
+        """Record the operation that this rank starts, also in the folder if there is one."""
         self.doing = doing
         if self.folder is not None:
             note = {"rank": self.rank_info.rank, "host": self.rank_info.host, "doing": doing}
             (self.folder / f"rank{self.rank_info.rank}.json").write_text(json.dumps(note))
 
     def diagnose(self, error: Exception, hosts: list[str]) -> InputError:
-        """Find out, after an error in a collective, who is missing.
+        """Find out which rank is lost after an error in a collective.
 
         Parameters
         ----------
         error : Exception
-            As this rank saw it.
+            Error that this rank got.
         hosts : list of str
-            Of each rank.
+            Host of each rank.
 
         Returns
         -------
         InputError
-            Names rank, host and operation.
+            Error whose message names the lost rank, its host and the operation.
         """
         message = str(error).split("\n")[0][:160]
         try:
             self.store.set(f"failed/{self.rank_info.rank}", message)
             gone = self._absent("failed", GRACE_S)
         except (dist.DistError, RuntimeError):
-            gone = [0]  # rank 0 holds the store: without it nobody answers
+            gone = [0]  # rank 0 hosts the store, so without an answer rank 0 is lost
         if self.holds_store:
-            time.sleep(GRACE_S)  # the others still ask
+            time.sleep(GRACE_S)  # the other ranks still read the store
         left_over = [r for r in range(self.rank_info.world_size) if r not in gone]
         self.speaker = min(left_over, default=self.rank_info.rank)
         who = ", ".join(f"rank {r} on {hosts[r]}" for r in gone) or f"an unknown rank ({message})"
         return InputError(
-            f"{who} was lost in {self.doing}",
-            remedy="what was measured is kept; look at that rank, then run the same command again",
+            f"{who} was lost during {self.doing}",
+            remedy="completed measurements are kept: check that rank, then run the command again",
         )

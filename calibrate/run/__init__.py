@@ -1,1 +1,1 @@
-"""Run a calibration: the device, the campaign, its journal, and the profile it becomes."""
+"""Run a calibration: open the device, measure and journal the cases, and build the profile."""

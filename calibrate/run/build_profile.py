@@ -1,4 +1,10 @@
-"""Put a calibration's measurements together: curves, laws, summary, warnings."""
+"""Build a profile from the measurements of a calibration: curves, laws, rates and warnings.
+
+Points are grouped into curves by operation, config key and backend. A law is fitted to each curve,
+and the rates of the summary are derived from the curves.
+
+    profile = build_profile(inputs)
+"""
 
 from dataclasses import dataclass
 
@@ -17,15 +23,16 @@ from groundspeed.profiles.schema import Curve, Environment, Interconnect, Point,
 from groundspeed.profiles.summary import derive_rates
 
 NOISY_SPREAD = 0.05
-"""A reference case that varies by more than this makes a profile noisy, and it says so."""
+"""Spread of a reference case above which the profile carries a warning about a noisy machine."""
 
 WARM = ("elementwise", "launch", "latency", "working_set")
-"""Operations whose operands a model has just touched, or that chase a working set."""
+"""Operations measured with a warm cache: a model has just touched their operands, or the case
+itself defines a working set."""
 
 
 @dataclass(frozen=True)
 class ProfileInputs:
-    """Everything a profile is made of."""
+    """Everything from which a profile is built."""
 
     running: RunningDevice
     environment: Environment
@@ -33,13 +40,15 @@ class ProfileInputs:
     seed: int
     measured: list[tuple[PlannedCase, Entry]]
     references: dict[Limit, list[Entry]]
-    """Repetitions of each reference, in the order they were made."""
+    """Repetitions of each reference case, in the order in which they were measured."""
     skipped: list[str]
+    """Cases that could not be measured, each with the reason."""
     busy_elsewhere_fraction: float | None
+    """Mean share of the CPU used by other programs; None if unknown."""
 
 
 def build_profile(inputs: ProfileInputs) -> Profile:
-    """Make curves of points, laws of curves, and a summary of both."""
+    """Group points into curves, fit a law to each curve, and summarize both."""
     running, environment = inputs.running, inputs.environment
     device = running.device
     source = f"{device.name}, {environment.date_utc}"
@@ -54,7 +63,8 @@ def build_profile(inputs: ProfileInputs) -> Profile:
             total = len(curve.points)
             warnings.append(f"{name}: {wrong} of {total} results were wrong and are not used")
         law = None
-        if curve.backend == "torch" or curve.operation == "moe":  # ours are for a look
+        # This project's own kernels are shown only: no law is fitted to them, except for experts.
+        if curve.backend == "torch" or curve.operation == "moe":
             law = fit_curve_law(
                 curve,
                 source,
@@ -85,7 +95,7 @@ def build_profile(inputs: ProfileInputs) -> Profile:
 
 
 def _curves(measured: list[tuple[PlannedCase, Entry]], source: str) -> list[Curve]:
-    """Group points by operation, regime and who implements it."""
+    """Group points into curves by operation, config key and backend."""
     groups: dict[tuple[str, ...], tuple[PlannedCase, list[Point]]] = {}
     for case, entry in measured:
         kernel = case.kernel
@@ -130,7 +140,7 @@ def _stability(inputs: ProfileInputs) -> tuple[Stability, ...]:
 
 
 def _gpu_suffix(running: RunningDevice) -> str:
-    """The GPU's number where there are several: their profiles are made in the same second."""
+    """Suffix with the GPU index: profiles of several GPUs are made in the same second."""
     index = running.torch_device.index
     several = running.device.kind != "cpu" and torch.cuda.device_count() > 1
     return f"gpu{index}-" if several else ""
@@ -154,7 +164,25 @@ def link_profile(
     command: str,
     seed: int,
 ) -> Profile:
-    """Make a profile of what was measured between devices."""
+    """Build a profile from measurements between devices (collectives and point-to-point transfers).
+
+    Parameters
+    ----------
+    running : RunningDevice
+        Device of rank 0.
+    telemetry : Telemetry
+        Telemetry of that device.
+    result : LinkResult
+        Measured collectives.
+    pairs : list of (str, Point)
+        Direction and measurement of each pair of ranks.
+    interconnect : Interconnect
+        Communication library, ranks, hosts and topology.
+    command : str
+        Command that started the run.
+    seed : int
+        Random seed of the run.
+    """
     environment = read_environment(running, telemetry=telemetry, command=command)
     source = f"{interconnect.ranks} ranks, {environment.date_utc}"
     groups: dict[tuple[str, ...], tuple[dict[str, str], list[Point]]] = {}

@@ -1,8 +1,10 @@
-"""Run a calibration: probe, plan, measure in random order, repeat winners, fit, write the profile.
+"""Run a calibration: probe, plan, measure in random order, repeat winners, fit, build the profile.
 
-Everything measured goes through the journal, so a run that is killed at any instant continues
-where it was. One reference case is repeated throughout: its spread says how steady the machine
+Every measurement is written to the journal, so a run that is killed at any moment resumes where it
+stopped. Reference cases are repeated throughout the run. Their spread shows how steady the machine
 was, and widens every interval in the summary.
+
+    profile = calibrate(request, progress)
 """
 
 import hashlib
@@ -32,7 +34,7 @@ __all__ = ["Preview", "Progress", "Request", "calibrate", "journal_path", "previ
 
 
 def fingerprint(request: Request) -> dict[str, object]:
-    """What two processes must share to be one run."""
+    """Identify a run: a journal is resumed only by a process with the same fingerprint."""
     device = request.running.device
     return {
         "device": device.model_dump(mode="json"),
@@ -46,7 +48,7 @@ def fingerprint(request: Request) -> dict[str, object]:
 
 
 def journal_path(folder: Path, running: RunningDevice, mode: Mode) -> Path:
-    """Path of the journal of an unfinished run, by device and mode."""
+    """Return the path of the journal of an unfinished run, which depends on device and mode."""
     identity = hashlib.sha256(running.device.model_dump_json().encode()).hexdigest()[:8]
     which = running.torch_device.index or 0
     return folder / "unfinished" / f"{running.device.kind}{which}-{mode.name}-{identity}.jsonl"
@@ -54,20 +56,20 @@ def journal_path(folder: Path, running: RunningDevice, mode: Mode) -> Path:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a calibration would do."""
+    """The cases that a calibration would measure, and its expected duration."""
 
     cases: tuple[str, ...]
     expected_s: float
 
     def summary(self) -> str:
-        """How many cases of what, and about how long they take."""
+        """Return the number of cases of each operation and the approximate duration in one line."""
         count = Counter(case.removeprefix("again: ").split()[0] for case in self.cases)
         parts = ", ".join(f"{n} {operation}" for operation, n in count.most_common())
         return f"{len(self.cases)} cases, about {self.expected_s:.0f} s: {parts}"
 
 
 def preview(request: Request) -> Preview:
-    """Probe how fast the device is, and say what would be measured and how long it takes.
+    """Probe the device, and return the cases that would be measured and their expected duration.
 
     Raises
     ------
@@ -92,7 +94,7 @@ def _previewed(run: Run, plan: list[PlannedCase], request: Request) -> Preview:
 
 
 Announce = Callable[[Preview], None]
-"""Called once, before the first case of the plan."""
+"""Callback that gets the preview once, before the first case of the plan."""
 
 
 def calibrate(request: Request, progress: Progress, announce: Announce = lambda _: None) -> Profile:
@@ -101,18 +103,22 @@ def calibrate(request: Request, progress: Progress, announce: Announce = lambda 
     Parameters
     ----------
     request : Request
+        Device, mode, journal and options.
     progress : callable
+        Called before each case with the cases done, the total, and the name of the case.
     announce : callable, optional
-        Told what will be measured and how long it takes, once that is known.
+        Called once with the preview, before the first case of the plan. Default: no call.
 
     Returns
     -------
     Profile
+        The profile. It is not written to a file.
 
     Raises
     ------
     InputError
-        If the journal cannot be written or too little could be measured.
+        If other processes use the GPU, the device is lost, no GEMM is correct, or the journal
+        cannot be written.
     """
     running = request.running
     with (
@@ -123,8 +129,8 @@ def calibrate(request: Request, progress: Progress, announce: Announce = lambda 
         others = telemetry.state.other_processes
         if others and not request.allow_busy:
             raise InputError(
-                f"{others} other processes compute on this GPU: its rates would be theirs too",
-                remedy="stop them, or insist with --allow-busy (the profile will say so)",
+                f"{others} other processes compute on this GPU and would distort the measurement",
+                remedy="stop them, or give --allow-busy (the profile will carry a warning)",
             )
         run = Run(journal, make_harness(request, telemetry), progress)
         plan = run.plan(request)
@@ -157,18 +163,18 @@ def calibrate(request: Request, progress: Progress, announce: Announce = lambda 
 
 
 def make_harness(request: Request, telemetry: Telemetry) -> Harness:
-    """What cases are measured with: a pool of the right size, the device's timer."""
+    """Create the harness: an operand pool of the right size, timer, telemetry and stop rule."""
     running, mode = request.running, request.mode
     cold = cold_bytes(running)
     on_cpu = running.device.kind == "cpu"
-    share = 48.0 if on_cpu else 24.0  # blocks of several types live at once
+    share = 48.0 if on_cpu else 24.0  # the pool holds blocks of several data types at once
     largest = mode.largest_operand_bytes if on_cpu else mode.largest_gpu_operand_bytes
     pool_bytes = int(min(max(1.5 * cold, largest), running.device.memory_bytes / share))
-    torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
+    torch.backends.cuda.matmul.allow_tf32 = False  # a float32 case must not use TF32
     pool = OperandPool(running.torch_device, pool_bytes=pool_bytes, cold_bytes=int(cold))
     return Harness(pool, timer_for(running.torch_device), telemetry, mode.rule)
 
 
 def with_kernel_name(entry: Entry, kernel: str | None) -> Entry:
-    """An entry that says which kernel ran."""
+    """Return a copy of an entry with the name of the kernel that ran."""
     return entry.model_copy(update={"point": entry.point.model_copy(update={"kernel": kernel})})

@@ -1,4 +1,10 @@
-"""Which device this is, what its datasheet claims, and the environment of a measurement."""
+"""Open a device, find its datasheet, and record the environment of a measurement.
+
+A GPU without a known datasheet, or a partition of a GPU, is measured too, but without utilization.
+
+    running = open_device("cuda:0")
+    running.device.name, running.datasheet
+"""
 
 import datetime
 import functools
@@ -24,13 +30,16 @@ INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16",
 
 @dataclass(frozen=True)
 class RunningDevice:
-    """A device that is here, opened."""
+    """An opened device of this machine."""
 
     torch_device: torch.device
     device: Device
     datasheet: DeviceSpec | None
+    """Datasheet; None for a CPU, an unknown GPU or a part of a GPU."""
     datasheet_note: str
+    """Which datasheet was found, or why there is none."""
     allocator: str | None = None
+    """Setting of the C library's allocator on a CPU; None on a GPU."""
 
 
 def open_device(name: str | None = None) -> RunningDevice:
@@ -39,8 +48,8 @@ def open_device(name: str | None = None) -> RunningDevice:
     Parameters
     ----------
     name : str, optional
-        ``cpu``, ``cuda`` or ``cuda:1`` (ROCm devices are called cuda too, as in torch). The best
-        present if not given: a GPU, else the CPU.
+        ``cpu``, ``cuda`` or ``cuda:1`` (ROCm devices are called cuda too, as in torch). Default:
+        the first GPU if there is one, else the CPU.
 
     Raises
     ------
@@ -54,21 +63,22 @@ def open_device(name: str | None = None) -> RunningDevice:
             torch.device("cpu"),
             describe_cpu(),
             None,
-            "a processor: no datasheet, achieved alone",
+            "CPU: there is no datasheet, so only measured rates are shown",
             allocator=keep_freed_memory(),
         )
     match = re.fullmatch(r"(?:cuda|gpu|rocm|hip)(?::(\d{1,3}))?", name)
     if match is None:
         raise InputError(f"unknown device '{name}'", remedy="use cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
-        reason = _visibility_settings() or f"torch {torch.__version__} sees none"
+        reason = _visibility_settings() or f"torch {torch.__version__} finds none"
         raise InputError(
             f"no GPU here ({reason})", remedy="check the driver, or measure with --device cpu"
         )
     index = int(match.group(1) or 0)
     if index >= torch.cuda.device_count():
         raise InputError(
-            f"there is no GPU {index}", remedy=f"this machine shows {torch.cuda.device_count()}"
+            f"there is no GPU {index}",
+            remedy=f"give an index below {torch.cuda.device_count()}, the number of visible GPUs",
         )
     try:
         torch.cuda.set_device(index)
@@ -85,9 +95,9 @@ def open_device(name: str | None = None) -> RunningDevice:
             match_in_datasheets.note or f"datasheet {match_in_datasheets.spec.id}",
         )
         if properties.multi_processor_count < WHOLE_DEVICE * _units(spec):
-            spec, note = None, f"a part of {properties.name}: the sheet is of the whole"
+            spec, note = None, f"only a part of {properties.name}: its datasheet does not apply"
     except InputError:
-        pass  # unknown, or a MIG slice by its name: measured all the same, without utilization
+        pass  # an unknown GPU or a MIG slice is measured too, but without utilization
     cache = spec.last_level_cache_bytes if spec else None
     device = Device(
         name=properties.name,
@@ -100,7 +110,7 @@ def open_device(name: str | None = None) -> RunningDevice:
         ),
         compute_units=properties.multi_processor_count,
         memory_bytes=float(properties.total_memory),
-        # The driver reports L2; the Infinity Cache behind it only the datasheet knows.
+        # The driver reports the L2 cache only; the Infinity Cache is known from the datasheet.
         last_level_cache_bytes=max(cache.value if cache else 0.0, float(properties.L2_cache_size))
         or None,
         max_clock_hz=spec.max_clock_hz.value if spec and spec.max_clock_hz else None,
@@ -109,7 +119,7 @@ def open_device(name: str | None = None) -> RunningDevice:
 
 
 WHOLE_DEVICE = 0.9
-"""A device that shows fewer of its units than this is a partition (MIG, CPX)."""
+"""Share of the datasheet's compute units below which a device is a partition (MIG, CPX)."""
 
 
 def _units(spec: DeviceSpec) -> float:
@@ -120,14 +130,14 @@ VISIBILITY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVIC
 
 
 def _visibility_settings() -> str:
-    """The variable that may be why no GPU is seen; empty if none is set."""
-    settings = [f"{v}='{os.environ[v]}' leaves none" for v in VISIBILITY if v in os.environ]
+    """Describe the environment variables that may hide the GPUs; empty if none is set."""
+    settings = [f"{v}='{os.environ[v]}' may hide it" for v in VISIBILITY if v in os.environ]
     return ", ".join(settings)
 
 
 @functools.cache
 def _cpuinfo() -> dict[str, str]:
-    """The first processor's block of /proc/cpuinfo."""
+    """Read the block of the first core in /proc/cpuinfo."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -138,7 +148,7 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def describe_cpu() -> Device:
-    """The processor as the machine describes it."""
+    """Describe the CPU from /proc, /sys and torch."""
     info = _cpuinfo()
     flags = set((info.get("flags") or info.get("Features") or "").split())
     return Device(
@@ -157,9 +167,10 @@ def describe_cpu() -> Device:
 
 
 def _last_level_cache_bytes() -> float | None:
-    """Last-level caches of all cores this process may use, together.
+    """[bytes] Total last-level cache of all cores that this process may use.
 
-    A server has one for each group of cores; operands must leave all of them to be cold.
+    A server CPU has one for each group of cores, and cold operands must be evicted from all of
+    them.
     """
     sizes: dict[tuple[int, str], float] = {}
     for core in sorted(os.sched_getaffinity(0)):
@@ -178,7 +189,7 @@ def _last_level_cache_bytes() -> float | None:
 
 
 def _memory_bytes() -> float:
-    """Memory of the machine, or the limit of this container where that is less."""
+    """[bytes] Memory of the machine, or the memory limit of this container if it is lower."""
     machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     try:
         limit = float(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
@@ -196,7 +207,7 @@ def _max_clock_hz() -> float | None:
 
 
 def read_environment(running: RunningDevice, *, telemetry: Telemetry, command: str) -> Environment:
-    """Everything around the device that can change a number."""
+    """Record the software, settings and surroundings that can change a measurement."""
     on_gpu = running.device.kind != "cpu"
     hypervisor = "hypervisor" in _cpuinfo().get("flags", "").split()
     return Environment(

@@ -1,8 +1,10 @@
-"""What measuring together changed: a device's best cases once more, with its neighbours quiet.
+"""Measure a device's best cases again without its neighbours, and report what changed.
 
-All GPUs of a node are measured at the same time, which is how a node works. But they share the
-host's memory and PCIe switches, and the power and cooling of one chassis. So afterwards one of
-them is measured alone, and where the number is another, every profile of the node says so.
+All GPUs of a node are measured at the same time, because a node works like that. They share the
+host's memory, the PCIe switches, and the power and cooling of one chassis. One of them is therefore
+measured again alone afterwards. A rate that differs is reported in every profile of the node.
+
+    notes = compare_isolated(request, profile, others=7)
 """
 
 from collections.abc import Iterator
@@ -20,25 +22,25 @@ from groundspeed.profiles.schema import Point, Profile
 from groundspeed.profiles.summary import best_point
 
 NOTABLE = 0.03
-"""Below this a difference between two runs is not worth a word."""
+"""Relative difference between two runs below which nothing is reported."""
 
 
 def compare_isolated(request: Request, profile: Profile, others: int) -> list[str]:
-    """Measure a profile's best cases again, now that nothing else runs.
+    """Measure a profile's best cases again while the other devices are idle.
 
     Parameters
     ----------
     request : Request
         The device, opened in this process.
     profile : Profile
-        Of that device, measured together with others.
+        Profile of that device, measured together with others.
     others : int
-        How many were measured at the same time.
+        Number of other devices measured at the same time.
 
     Returns
     -------
     list of str
-        One sentence for each rate that differs by more than 3 % and more than both intervals.
+        One sentence for each rate that differs by more than 3 % and whose intervals do not overlap.
     """
     notes = []
     running = request.running
@@ -49,20 +51,20 @@ def compare_isolated(request: Request, profile: Profile, others: int) -> list[st
             try:
                 alone = measure(kernel, case, bench).point
             except (MemoryError, RuntimeError, UnsupportedCaseError) as error:
-                notes.append(f"how much contention slows {name} is not known ({error})")
+                notes.append(f"{name} could not be measured alone for comparison ({error})")
                 continue
             change = together.time_s / alone.time_s - 1.0
             apart = together.low_s > alone.high_s or together.high_s < alone.low_s
             if abs(change) > NOTABLE and apart:
                 notes.append(
-                    f"measured together with {others} other devices; alone, {name} is "
+                    f"measured together with {others} other devices; alone, the rate of {name} is "
                     f"{change:+.0%} (on device {request.running.torch_device.index or 0})"
                 )
     return notes
 
 
 def best_cases(profile: Profile) -> Iterator[tuple[str, Kernel, Case, Point]]:
-    """The best product of each data type, the best stream of each mode, the host link."""
+    """Yield the best GEMM of each data type, the best read and copy stream, and the host link."""
     cache = profile.device.last_level_cache_bytes
     for curve in profile.curves:
         points = [p for p in curve.points if p.valid]

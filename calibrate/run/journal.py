@@ -1,8 +1,11 @@
-"""The journal: every measurement is on disk before the next one begins.
+"""Journal of a run: every measurement is on disk before the next one begins.
 
-One JSON line each, flushed to the disk. A killed run leaves at worst half a line at the end, which
-is cut off on opening; everything before it counts. The first line says what run this is (device,
-plan, versions); a journal of another run is never continued.
+Each entry is one line of JSON, synced to the disk. A killed run leaves at most an incomplete last
+line, which is removed when the journal is opened; all earlier lines are used. The first line
+identifies the run (device, plan, versions), and a journal of another run is never continued.
+
+    with Journal(path, fingerprint) as journal:
+        journal.append(entry)
 """
 
 import contextlib
@@ -20,7 +23,7 @@ from groundspeed.profiles.schema import Point
 
 
 class Entry(Record):
-    """One measured case and its raw samples."""
+    """Measured case with its raw samples."""
 
     key: str
     point: Point
@@ -28,20 +31,21 @@ class Entry(Record):
 
 
 class Journal:
-    """Entries of one run in a file.
+    """Entries of one run, stored in a file.
 
     Parameters
     ----------
     path : Path
+        Path of the journal. Its folder is created if needed.
     fingerprint : dict
-        What must agree for two processes to be the same run.
+        Identifies the run. A journal is continued only if its fingerprint is equal.
     fresh : bool, default False
-        Forget what is in it.
+        Whether to delete existing entries.
 
     Raises
     ------
     InputError
-        If the file cannot be written, is in use by another process, or is not a journal.
+        If the file cannot be written or is in use by another process.
     """
 
     def __init__(self, path: Path, fingerprint: dict[str, Any], *, fresh: bool = False) -> None:
@@ -60,14 +64,14 @@ class Journal:
             raise InputError(
                 f"the journal cannot be written ({error.strerror or error})",
                 where=str(path),
-                remedy="free space, change the rights, or choose --profile-dir",
+                remedy="free disk space, change the permissions, or give another --profile-dir",
             ) from error
 
     def _read(self, data: bytes, head: str) -> None:
         complete = data[: data.rfind(b"\n") + 1]
         lines = complete.decode("utf-8", errors="replace").splitlines()
         if not lines or lines[0] != head:
-            if lines:  # another run's: keep what it measured, under another name
+            if lines:  # a journal of another run is kept under another name
                 self.path.replace(self.path.with_name(f"{self.path.name}.{os.getpid()}.old"))
                 self._file.close()
                 self._file = _open_locked(self.path)
@@ -77,18 +81,18 @@ class Journal:
             return
         self._file.truncate(len(complete))
         for line in lines[1:]:
-            with contextlib.suppress(ValueError):  # a damaged line is one case to measure again
+            with contextlib.suppress(ValueError):  # the case of a damaged line is measured again
                 entry = Entry.model_validate_json(line)
                 self.entries[entry.key] = entry
         self.resumed = bool(self.entries)
 
     def append(self, entry: Entry) -> None:
-        """Write an entry down; returns when it is on the disk.
+        """Append an entry, and return when it is on the disk.
 
         Raises
         ------
         InputError
-            If the disk is full or gone.
+            If the disk is full or cannot be written any more.
         """
         try:
             self._write(entry.model_dump_json(exclude_none=True))
@@ -96,7 +100,7 @@ class Journal:
             raise InputError(
                 f"the journal cannot be written ({error.strerror or error})",
                 where=str(self.path),
-                remedy="free space and run the same command again: it continues",
+                remedy="free disk space, then run the same command again: it resumes",
             ) from error
         self.entries[entry.key] = entry
 
@@ -121,7 +125,7 @@ class Journal:
 
 
 def _open_locked(path: Path) -> BinaryIO:
-    """Open a journal for appending, and refuse to share it with another running process."""
+    """Open a journal for appending, locked against other running processes."""
     file = path.open("a+b")
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,6 +134,6 @@ def _open_locked(path: Path) -> BinaryIO:
         raise InputError(
             "another calibration of this device is running",
             where=str(path),
-            remedy="wait for it, or choose another --profile-dir",
+            remedy="wait until it ends, or give another --profile-dir",
         ) from error
     return file

@@ -1,9 +1,9 @@
-"""A few fixed cases in seconds: enough to see that a device is slower than its kind.
+"""Measure a few fixed cases in seconds, to find a device that is slower than others of its class.
 
-A calibration asks how fast every operation is; a check asks whether this device is like the others,
-so every device gets the same cases. Each is measured in several windows spread over the check, and
-what clock, power and temperature were is kept beside them: they say why. Everything goes through a
-journal, so a node that dies has lost nothing that was measured.
+A calibration measures the speed of every operation. A check compares a device with its class, so
+every device runs the same cases. Each case is measured in several windows spread over the check.
+Clock, power and temperature are recorded with the results, because they often explain them. All
+measurements go through a journal, so none is lost if the node fails.
 
     for row in check_device(open_device("cuda:0"), Path("gpu0.jsonl")): ...
 """
@@ -31,35 +31,36 @@ from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 
 WINDOWS = 3
-"""Times each case is measured: a median of three stands one disturbance."""
+"""Number of times that each case is measured: the median of three tolerates one disturbance."""
 
 UNSTEADY = 0.10
-"""Spread of the windows of one case, over their median, from which it tells nothing."""
+"""Spread of the windows of one case, (slowest - fastest) / fastest, above which its row gets a
+note."""
 
 
 @dataclass(frozen=True)
 class CheckCase:
-    """One number of a check."""
+    """One case of a check, and the metric that it gives."""
 
     metric: str
     unit: str
-    """FLOP/s, bytes/s or s."""
+    """Unit of the metric: FLOP/s, bytes/s or s."""
     kernel: Kernel
     case: Mapping[str, float]
 
 
 class CheckRow(Record):
-    """One number of one device; None for a test that failed."""
+    """One metric of one device; its value is None if the test failed."""
 
     metric: str
     value: float | None
     unit: str
     note: str = ""
-    """Why there is no value, or what was unusual."""
+    """Reason for a missing value, or a remark about an unusual one."""
 
 
 class DeviceCheck(Record):
-    """All numbers of one device, and what it must share with those it is compared with."""
+    """All metrics of one device, with the properties that devices must share to be compared."""
 
     device: int
     sku: str
@@ -72,10 +73,10 @@ class DeviceCheck(Record):
 
 
 def check_cases(kind: str) -> tuple[CheckCase, ...]:
-    """The cases of a check.
+    """Return the cases of a check for a ``cpu`` or a ``gpu``.
 
-    Long enough on the fastest device to see its sustained clock, and all of one size: a device that
-    is slow must not be given less to do.
+    They are long enough to show the sustained clock of the fastest device, and their size is fixed:
+    a slow device must not get less work.
     """
     if kind == "cpu":
         square = {"m": 512.0, "n": 1024.0, "k": 1024.0}
@@ -112,17 +113,18 @@ def check_device(
     Parameters
     ----------
     running : RunningDevice
+        Device to check.
     journal : Path
-        Where measurements are kept as they are made; a check that was stopped continues there.
-    seed : int
-        Of the order of the windows.
-    allow_busy : bool
-        Measure although others compute on the device.
+        Path of the journal. A check that was stopped resumes from it.
+    seed : int, default 0
+        Random seed of the order of the cases in each window.
+    allow_busy : bool, default False
+        Whether to measure although other processes compute on the device.
 
     Returns
     -------
     DeviceCheck
-        A test that fails has no value and says why; it does not end the others.
+        The metrics of the device. A failed test has no value but a reason; the others still run.
 
     Raises
     ------
@@ -142,8 +144,8 @@ def check_device(
         others = telemetry.state.other_processes
         if others and not allow_busy:
             raise InputError(
-                f"{others} other processes compute on this device: its rates would be theirs too",
-                remedy="stop them, or insist with --allow-busy",
+                f"{others} other processes compute on this device and would distort the check",
+                remedy="stop them, or give --allow-busy",
             )
         run = Run(kept, make_harness(request, telemetry), lambda *_: None)
         entries = _windows(run, tests, seed)
@@ -151,14 +153,14 @@ def check_device(
 
 
 def _windows(run: Run, tests: tuple[CheckCase, ...], seed: int) -> dict[str, list[Entry]]:
-    """Every test in every window, each window in another order."""
+    """Measure every case once per window, in a different random order in each window."""
     order = np.random.default_rng(seed)
     entries: dict[str, list[Entry]] = {test.metric: [] for test in tests}
     for window in range(WINDOWS):
         for index in order.permutation(len(tests)):
             test = tests[int(index)]
             if window and not entries[test.metric]:
-                continue  # it failed before, and would again
+                continue  # it failed in the first window and would fail again
             entry = run.entry(_planned(test, window), keep=False)
             if entry is not None:
                 entries[test.metric].append(entry)

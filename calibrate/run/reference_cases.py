@@ -1,7 +1,9 @@
-"""The speed of the machine right now, against the moment it was calibrated.
+"""Compare the current speed of a machine with its speed during calibration.
 
-The two reference products of a calibration, measured again: a few milliseconds that tell a law
-that is wrong from a machine that has changed (a neighbour on a shared host, a lower clock).
+The two reference GEMMs of the calibration are measured again, which takes a few milliseconds. The
+result separates a wrong law from a changed machine (another load on a shared host, a lower clock).
+
+    changes = ReferenceProbe(running, profile).changes()   # e.g. {"compute": 0.02, "memory": 0.11}
 """
 
 import torch
@@ -18,21 +20,22 @@ from groundspeed.profiles.schema import Profile, Stability
 
 RULE = StopRule(min_samples=20, min_time_s=0.05, half_width_fraction=0.02, time_cap_s=0.3)
 GPU_REFERENCE_BYTES = 2**31
-"""Room for the largest reference."""
+"""[bytes] Size of the operand pool that holds the largest reference case on a GPU."""
 
 COLD_FACTOR = 3.0
+"""Multiple of the last-level cache that must be touched before an operand counts as cold."""
 ASSUMED_CACHE_BYTES = 64 * 2**20
-"""[bytes] Cache size assumed where the machine does not report one: larger than most, so operands
-are cold all the same."""
+"""[bytes] Cache size assumed if the machine does not report one. It is larger than most caches, so
+operands are cold anyway."""
 
 
 def cold_bytes(running: RunningDevice) -> float:
-    """How much must be touched between two uses of an operand for it to be cold [bytes]."""
+    """[bytes] Amount of memory touched between two uses of an operand so that it is cold."""
     return COLD_FACTOR * (running.device.last_level_cache_bytes or ASSUMED_CACHE_BYTES)
 
 
 class ReferenceProbe:
-    """Measures the references of a profile again on the device it is of."""
+    """Measures the reference cases of a profile again on the same device."""
 
     def __init__(self, running: RunningDevice, profile: Profile) -> None:
         self._running = running
@@ -43,7 +46,7 @@ class ReferenceProbe:
         self._timer = timer_for(running.torch_device)
 
     def changes(self) -> dict[Limit, float]:
-        """Time now over time at the calibration, minus one, by what limits the reference."""
+        """Relative change of time since calibration, by the limit of the reference case."""
         kind = self._running.device.kind
         with (
             torch.inference_mode(),

@@ -1,7 +1,7 @@
-"""The steps of a calibration, each through the journal: what is there is not measured again.
+"""Run the steps of a calibration through the journal, so that no case is measured twice.
 
-A run knows what has been measured and how to measure what has not; :mod:`campaign` says in which
-order. Any one case may fail without ending the others; only a lost device ends the run.
+A :class:`Run` knows which cases have been measured and how to measure the others. :mod:`campaign`
+calls its steps in order. A case that fails does not end the run; only a lost device does.
 """
 
 from collections.abc import Callable
@@ -38,27 +38,32 @@ from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.summary import PEAK, SUSTAINED, WINNER, best_point
 
 DISTURBED = frozenset({"noisy-neighbour", "drift", "bimodal"})
-"""Tags of a measurement worth repeating; a median stands a few outliers."""
+"""Tags of a measurement that is repeated. Outliers are not among them, because the median tolerates
+a few."""
 
 MOST_REPEATED = 0.15
-"""Share of a plan that is repeated at most: a machine that is never quiet stays noisy."""
+"""Largest share of a plan that is repeated. It limits the time spent on a machine that is never
+idle, whose profile stays noisy."""
 
 REFERENCE_REPEATS = 24
+"""Approximate number of repetitions of each reference case in a run."""
 
 LIBRARY_CHOOSES = ("matmul", "attention")
-"""Operations for which a library picks one of many kernels by the shape."""
+"""Beginnings of the operations for which a library chooses between many kernels by shape."""
 
 Progress = Callable[[int, int, str], None]
-"""Called before each case with how many are done, how many there are, and its name."""
+"""Callback before each case, with the number of cases done, their total, and the name of the
+case."""
 
 
 ProgressBar = Callable[[str], AbstractContextManager[Progress]]
-"""Opens a progress bar with a title; pickled where another process is to open it."""
+"""Function that opens a progress bar with a title. It is pickled if another process opens the
+bar."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to calibrate and where to keep it."""
+    """Device, mode and options of a calibration, and the path of its journal."""
 
     running: RunningDevice
     mode: Mode
@@ -66,15 +71,15 @@ class Request:
     command: str
     seed: int = 0
     fresh: bool = False
-    """Forget a run that was stopped."""
+    """Whether to discard the journal of a stopped run."""
     allow_busy: bool = False
-    """Measure although other processes use the device."""
+    """Whether to measure although other processes use the device."""
     dtypes: tuple[str, ...] = ()
-    """Data types that must be measured, and no others; those of the mode if empty."""
+    """Data types to measure, all of which must work. Empty: the data types of the mode."""
 
 
 class Run:
-    """The state of a run: what is journalled, and how to measure what is not."""
+    """State of a run: the measured cases, and everything needed to measure the others."""
 
     def __init__(self, journal: Journal, bench: Harness, progress: Progress) -> None:
         self.journal = journal
@@ -95,9 +100,24 @@ class Run:
         keep: bool = True,
         bench: Harness | None = None,
     ) -> Entry | None:
-        """The measurement of a case: from the journal, or made now.
+        """Return the measurement of a case: from the journal, or measured now.
 
-        With ``keep`` it becomes a point of the profile; probes, references and repetitions do not.
+        Parameters
+        ----------
+        case : PlannedCase
+            Case to measure.
+        tags : tuple of str, optional
+            Additional tags of the point.
+        keep : bool, default True
+            Whether the measurement becomes a point of the profile. False for probes, references and
+            repetitions.
+        bench : Harness, optional
+            Harness to measure with. Default: that of the run.
+
+        Returns
+        -------
+        Entry or None
+            None if the case cannot be measured; the reason is added to ``skipped``.
         """
         entry = self.journal.entries.get(case.key)
         if entry is None:
@@ -106,7 +126,7 @@ class Run:
                 measured = measure(case.kernel, case.case, bench or self.bench, tags=tags)
             except InputError:
                 raise
-            except Exception as error:  # whatever one kernel cannot do must not end the others
+            except Exception as error:  # one kernel that fails must not end the run
                 self._require_device(case, error)
                 reason = f"{case.key}: {type(error).__name__}: {error}"
                 self.skipped.append(reason.split("\n")[0])
@@ -118,12 +138,12 @@ class Run:
         return entry
 
     def _require_device(self, case: PlannedCase, error: Exception) -> None:
-        """Tell a case that failed from a device that is lost.
+        """Check after a failed case that the device still works.
 
         Raises
         ------
         InputError
-            If the device does not answer any more.
+            If the device no longer responds.
         """
         if self.bench.pool.device.type != "cuda":
             return
@@ -132,17 +152,17 @@ class Run:
             torch.zeros(1, device=self.bench.pool.device).item()
         except RuntimeError as lost:
             raise InputError(
-                f"the GPU was lost in {case.key} ({type(error).__name__}: {lost})",
-                remedy="look at the driver's log, then run the same command again: it continues",
+                f"the GPU was lost during {case.key} ({type(error).__name__}: {lost})",
+                remedy="check the driver's log, then run the same command again: it resumes",
             ) from error
 
     def plan(self, request: Request) -> list[PlannedCase]:
-        """Choose the cases, by how fast this device is."""
+        """Select the cases of the plan from the probed speed of the device."""
         limits = self.limits(request)
         return make_plan(request.running.device, request.mode, limits, seed=request.seed)
 
     def tune(self, mode: Mode) -> None:
-        """Find the best tile of our own product for each shape, then measure with it."""
+        """Find the best tile of the Triton GEMM for each shape, then measure the shape with it."""
         quick = replace(self.bench, rule=TUNING)
         for shape in tuned_shapes(mode):
             best = fastest(trials(shape), lambda case: self._trial(case, quick))
@@ -154,28 +174,28 @@ class Run:
         return entry.point.time_s if entry is not None and entry.point.valid else None
 
     def kernel_names(self) -> dict[str, str]:
-        """Which kernel the library chose for each product and attention."""
+        """Return the name of the kernel that the library chose for each GEMM and attention case."""
         names = {}
         pool = self.bench.pool
         cases = [c for c, _ in self.done if c.kernel.operation.startswith(LIBRARY_CHOOSES)]
         for i, case in enumerate(cases):
-            self.progress(i, len(cases), f"naming {case.key}")
+            self.progress(i, len(cases), f"kernel name of {case.key}")
             try:
                 name = kernel_name(case.kernel.prepare(case.case, pool), pool.device)
-            except Exception as error:  # a profiler that is absent must not cost a measurement
-                self.skipped.append(f"names of kernels: {type(error).__name__}: {error}")
+            except Exception as error:  # a missing profiler must not lose the measurements
+                self.skipped.append(f"kernel names: {type(error).__name__}: {error}")
                 break
             if name is not None:
                 names[case.key] = name
         return names
 
     def limits(self, request: Request) -> Limits:
-        """Probe how fast each data type roughly is.
+        """Measure the approximate rate of each data type and of attention.
 
         Raises
         ------
         InputError
-            If no product is correct here.
+            If a requested data type cannot be measured, or no GEMM gives a correct result.
         """
         rates = {}
         sticks = reference_cases(request.running.device.kind)
@@ -187,12 +207,12 @@ class Run:
             elif request.dtypes:
                 reason = self.skipped[-1] if entry is None else "its results are wrong"
                 raise InputError(
-                    f"{request.running.device.name} cannot measure {dtype} ({reason})",
+                    f"cannot measure {dtype} on {request.running.device.name} ({reason})",
                     where="--dtypes",
-                    remedy="leave it out",
+                    remedy=f"remove {dtype} from the list",
                 )
         if not rates:
-            raise InputError("this device computes no matrix product correctly, nothing to measure")
+            raise InputError("no GEMM gave a correct result on this device: it cannot be measured")
         probe = planned(PrefillAttention("bfloat16"), sticks.attention_probe, prefix="probe: ")
         attention = self.entry(probe, keep=False)
         return Limits(
@@ -203,7 +223,7 @@ class Run:
         )
 
     def measure_all(self, plan: list[PlannedCase]) -> None:
-        """Measure every case, the references among them at even distances."""
+        """Measure every case of the plan, and the reference cases at regular intervals."""
         every = max(1, len(plan) // REFERENCE_REPEATS)
         self.total = len(plan) + 2 * (len(plan) // every) + 8
         kernel = matmul_kernel(_reference_dtypes(plan)[0])
@@ -215,7 +235,7 @@ class Run:
             self.entry(case)
 
     def repeat_disturbed(self, plan: list[PlannedCase]) -> None:
-        """Measure again, at the end, what was disturbed: neighbours come and go."""
+        """Measure disturbed cases again at the end of the run, when other load may have ended."""
         disturbed = [
             case
             for case in plan
@@ -226,7 +246,7 @@ class Run:
             self.entry(again, keep=False)
 
     def better(self, case: PlannedCase, first: Entry) -> Entry:
-        """The measurement of a case, or its repetition where that was less disturbed."""
+        """Return the measurement of a case, or its repetition if that was less disturbed."""
         again = self.journal.entries.get(f"again: {case.key}")
         if again is None:
             return first
@@ -234,7 +254,13 @@ class Run:
         return again if quieter else first
 
     def search_peaks(self, plan: list[PlannedCase], mode: Mode) -> dict[str, PlannedCase]:
-        """From the best shape of each data type, step to larger and smaller ones while it pays."""
+        """Search the neighbours of each data type's best shape, and move to a faster one.
+
+        Returns
+        -------
+        dict of str to PlannedCase
+            Best case by data type.
+        """
         peaks: dict[str, PlannedCase] = {}
         for (operation, *config_key, backend), cases in _by_curve(self.done).items():
             if (operation, backend) != ("matmul", "torch"):
@@ -249,7 +275,7 @@ class Run:
         return peaks
 
     def repeat_winners(self, cache_bytes: float | None) -> None:
-        """Measure the best case of each rate again: the best of many is too good by selection."""
+        """Measure the best case of each rate again, because selecting the fastest biases it."""
         for (operation, *_), cases in _by_curve(self.done).items():
             if operation not in ("matmul", "stream"):
                 continue
@@ -262,7 +288,7 @@ class Run:
                 self.entry(again, tags=(WINNER,))
 
     def measure_at_peaks(self, peaks: dict[str, PlannedCase], mode: Mode) -> None:
-        """The best shape for seconds on end, and on operands that draw less power."""
+        """Measure the best shapes for seconds, and with operand values that draw less power."""
         for dtype, seconds in mode.sustained.items():
             if dtype not in peaks:
                 continue
@@ -280,7 +306,7 @@ class Run:
                 self.entry(planned(DataMatmul("bfloat16", data), peaks["bfloat16"].case))
 
     def references(self, limit: str) -> list[Entry]:
-        """The repetitions of a reference case, in the order they were made."""
+        """Return the repetitions of a reference case, in the order in which they were measured."""
         return [e for e in self.journal if e.key.startswith(f"{limit} reference ")]
 
 

@@ -1,8 +1,10 @@
-"""Which kernel really ran: the name that the library chose, seen by the profiler.
+"""Find out with the PyTorch profiler which kernel a library ran for a case.
 
-"cuBLAS" is hundreds of kernels, and which of them a shape gets explains most surprises in a
-curve. Names are looked up in a pass of their own after everything is timed, because a profiler
-slows down what it watches.
+A library such as cuBLAS contains hundreds of kernels, and its choice for a shape explains most
+jumps in a curve. Kernel names are looked up in a separate pass after all timing, because the
+profiler slows down the code that it observes.
+
+    name = kernel_name(kernel.prepare(case, pool), pool.device)
 """
 
 import os
@@ -16,21 +18,23 @@ LONGEST_NAME = 200
 
 
 def kernel_name(calls: Sequence[Call], device: torch.device) -> str | None:
-    """Name of what took the most time in one run.
+    """Return the name of the kernel that took the most time in one run.
 
     Parameters
     ----------
     calls : sequence of callables
-        Of a prepared case; the first is run twice.
+        Calls of a prepared case. Only the first is used, and it runs twice.
     device : torch.device
+        Device on which the case is prepared.
 
     Returns
     -------
     str or None
-        A kernel on a GPU, an operator on a processor; None if the profiler saw nothing.
+        Name of a kernel on a GPU or of a PyTorch operator on a CPU, cut to 200 characters. None if
+        the profiler recorded nothing.
     """
     on_gpu = device.type == "cuda"
-    # The profiler's own library announces each start on stderr unless told otherwise.
+    # By default Kineto, the profiler's library, prints a line to stderr at each start.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activity = (
         torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU

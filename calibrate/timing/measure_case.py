@@ -1,4 +1,11 @@
-"""Measure one case: check the result, warm up, sample until it is enough, sum up."""
+"""Measure one case: check the result, warm up, sample until the stop rule is met, and summarize.
+
+Every calibration, check and comparison measures its cases through this module, so that their
+numbers are comparable.
+
+    measured = measure(kernel, {"m": 16.0, "n": 4096.0, "k": 4096.0}, harness)
+    measured.point.time_s             # the median
+"""
 
 import itertools
 import time
@@ -18,17 +25,18 @@ from groundspeed.kernels.operands import OperandPool
 from groundspeed.profiles.schema import Point
 
 BETWEEN_PRODUCTS = ("elementwise", "attention_prefill", "attention_decode")
-"""What a model runs between matrix products."""
+"""Operations that a model runs between matrix multiplications."""
 
 QUEUED_RUNS = 200
-"""Tiny kernels between two events: enough that the events themselves vanish."""
+"""Tiny kernels launched between two events, so many that the cost of the events is negligible."""
 
 SWEEP_SHAPE = (2, 8192, 1024)
+"""(m, n, k) of the matrix multiplication that sweeps the CPU caches before a small operation."""
 
 
 @dataclass(frozen=True)
 class Harness:
-    """What a case is measured with."""
+    """Everything that is needed to measure a case: operands, timer, telemetry and stop rule."""
 
     pool: OperandPool
     timer: CpuTimer | GpuTimer
@@ -38,7 +46,7 @@ class Harness:
 
 @dataclass(frozen=True)
 class Measured:
-    """A measurement and the samples behind it."""
+    """Measurement of one case, with its raw samples."""
 
     point: Point
     samples_s: tuple[float, ...]
@@ -50,20 +58,23 @@ def measure(kernel: Kernel, case: Case, bench: Harness, *, tags: tuple[str, ...]
     Parameters
     ----------
     kernel : Kernel
+        Kernel to measure.
     case : mapping of str to float
-    harness : Harness
+        Numeric columns of the case.
+    bench : Harness
+        Operand pool, timer, telemetry and stop rule.
     tags : tuple of str, optional
-        Marks to put on the point (``winner``).
+        Additional tags of the point, such as ``winner``.
 
     Returns
     -------
     Measured
-        A wrong result gives a point with ``valid=False``: it is kept, and no law uses it.
+        A wrong result gives a point with ``valid=False``. It is kept, but no law uses it.
 
     Raises
     ------
     MemoryError, torch.OutOfMemoryError, UnsupportedCaseError
-        If the case cannot run here.
+        If the case cannot run on this device.
     """
     error = kernel.check(case, bench.pool)
     calls = kernel.prepare(case, bench.pool)
@@ -87,7 +98,7 @@ def measured_point(
     stop: str,
     tags: tuple[str, ...],
 ) -> Measured:
-    """Sum a stream of samples up."""
+    """Summarize the samples of a case as a measured point."""
     summary = summarize(stream)
     cost = kernel.cost(case)
     point = Point(
@@ -113,11 +124,11 @@ def measured_point(
 
 
 HOST_SIDE = ("eager", "layer-dispatch", "synchronize", "round-trip")
-"""Launches that cost the host: its clock tells."""
+"""Launch variants whose cost is host time. They are timed with the host's clock."""
 
 
 def prepared(kernel: Kernel, calls: Sequence[Call], bench: Harness) -> Timed:
-    """The case with the clock that fits it."""
+    """Prepare a case with the timer that fits the kernel and the device."""
     if isinstance(bench.timer, CpuTimer):
         return bench.timer.prepare(calls, between=_neighbour(kernel, bench.pool))
     if kernel.operation != "launch":
@@ -130,10 +141,11 @@ def prepared(kernel: Kernel, calls: Sequence[Call], bench: Harness) -> Timed:
 
 
 def _neighbour(kernel: Kernel, pool: OperandPool) -> Call | None:
-    """What a processor has just done in a model when this operation starts.
+    """Return the operation that a model runs on the CPU just before this one.
 
-    Before a small operation, a matrix product has swept the caches. Before a matrix product, a
-    small operation ran on one core, and the other cores must be woken up.
+    A small operation follows a matrix multiplication, which has swept the caches. A matrix
+    multiplication follows a small operation that ran on one core, so the other cores must be woken
+    up. None for operations that have no such predecessor.
     """
     if kernel.operation in BETWEEN_PRODUCTS:
         m, n, k = SWEEP_SHAPE

@@ -1,7 +1,7 @@
-"""Sample a prepared case until the rule says enough, and say what was odd about it.
+"""Sample a prepared case until the stop rule ends sampling, and tag unusual samples.
 
-No torch, no device: anything that can be asked for durations can be sampled, also a simulated
-device whose truth is known, which is how this loop is tested.
+This module needs neither torch nor a device. It samples any object that returns durations, and the
+tests use a simulated device whose true time is known.
 """
 
 import time
@@ -15,34 +15,35 @@ from groundspeed.calibrate.timing.statistics import Samples, Summary, diagnose, 
 from groundspeed.calibrate.timing.stopping import StopReason, StopRule, stop_reason
 
 BATCH_S = 0.05
-"""About how much is sampled between two questions to the stop rule."""
+"""[s] Approximate sampling time between two checks of the stop rule."""
 
 MAX_BATCH = 100
 RESOLUTION_MARGIN = 50.0
-"""A sample should be this many ticks of its clock, or its digits are the clock's."""
+"""A median of fewer clock ticks than this is tagged ``near-clock-resolution``: its digits are those
+of the clock."""
 
 
 class Samplable(Protocol):
-    """A prepared case that returns durations."""
+    """Protocol of a prepared case that returns sampled durations."""
 
     @property
     def sample_s(self) -> float:
-        """About how long taking one sample takes."""
+        """[s] Approximate time needed to take one sample."""
         ...
 
     @property
     def resolution_s(self) -> float:
-        """Tick of the clock, spread over the runs of one sample."""
+        """[s] Clock resolution divided by the number of runs in one sample."""
         ...
 
     def sample(self, count: int) -> list[float]:
-        """Durations of ``count`` samples [s per run]."""
+        """[s] Take ``count`` samples and return the duration of one run in each."""
         ...
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """A stream of samples, summed up."""
+    """Samples of one case with their summary, stop reason and tags."""
 
     samples_s: Samples
     summary: Summary
@@ -53,15 +54,16 @@ class Sampled:
 def sample_until(
     timed: Samplable, rule: StopRule, *, now: Callable[[], float] = time.monotonic
 ) -> Sampled:
-    """Sample until it is enough.
+    """Sample a case until the stop rule ends sampling.
 
     Parameters
     ----------
-    timed : Timed
-        A prepared case.
+    timed : Samplable
+        The prepared case.
     rule : StopRule
+        Precision, minimum, time cap and maximum number of samples.
     now : callable, default time.monotonic
-        [s] The wall clock that the rule's time cap is held against.
+        Clock in seconds for the rule's time cap.
 
     Returns
     -------

@@ -1,9 +1,9 @@
-"""From a stream of samples to a number with an error bar, and what is odd about the stream.
+"""Summarize timing samples as a median with a 90 % interval, and detect disturbed samples.
 
-Timings are not normal: they have a floor, a long tail, and neighbours in time resemble each
-other. So the number is the median, its spread is quantiles, and its 90 % interval comes from a
-bootstrap over *blocks* of neighbouring samples (shuffling single samples would pretend that they
-are independent and give an interval several times too narrow).
+Timings are not normally distributed: they have a lower limit and a long tail, and consecutive
+samples are correlated. The summary is therefore the median, its spread is given by quantiles, and
+its 90 % interval comes from a bootstrap over *blocks* of consecutive samples. Resampling single
+samples would treat them as independent and give an interval several times too narrow.
 
 >>> import numpy as np
 >>> s = summarize(np.array([1.0, 1.1, 1.0, 1.2, 1.0, 1.1, 1.0, 1.0, 1.1, 5.0]))
@@ -20,39 +20,45 @@ Samples = NDArray[np.float64]
 
 CONFIDENCE = 0.90
 RESAMPLES = 200
+"""Number of bootstrap resamples."""
 
 DRIFT_FRACTION = 0.05
+"""Change of the median between the first and last third of the samples that counts as drift."""
 OUTLIER_FRACTION = 0.10
+"""Share of outlying samples above which a case is tagged ``outliers``."""
 BIMODAL_GAP = 0.10
+"""Gap between two groups of samples, over the median, that counts as bimodal."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The statistics of one case's samples."""
+    """Statistics of the samples of one case."""
 
     median_s: float
     q10_s: float
     q90_s: float
     low_s: float
-    """Lower end of the 90 % interval of the median."""
+    """[s] Lower end of the 90 % interval of the median."""
     high_s: float
+    """[s] Upper end of the 90 % interval of the median."""
     samples: int
+    """Number of samples."""
 
 
 def summarize(samples: Samples, *, seed: int = 0) -> Summary:
-    """Median, quantiles and the median's 90 % interval.
+    """Compute the median, the 10 % and 90 % quantiles, and the 90 % interval of the median.
 
     Parameters
     ----------
     samples : (N,) ndarray
-        [s] In the order they were taken.
+        [s] Durations in the order in which they were taken.
     seed : int, default 0
-        Of the bootstrap.
+        Random seed of the bootstrap.
 
     Raises
     ------
     ValueError
-        If there is no sample, or one is not positive and finite.
+        If there are no samples, or a sample is not positive and finite.
     """
     if samples.size == 0:
         raise ValueError("no samples")
@@ -74,8 +80,8 @@ def summarize(samples: Samples, *, seed: int = 0) -> Summary:
 def median_interval(samples: Samples, *, seed: int = 0) -> tuple[float, float]:
     """90 % interval of the median by a circular moving-block bootstrap.
 
-    The block is the cube root of the number of samples, the usual choice when the length of the
-    memory is not known (Hall, Horowitz and Jing, Biometrika 82 (1995) 561).
+    The block length is the cube root of the number of samples, the usual choice when the
+    correlation length is not known (Hall, Horowitz and Jing, Biometrika 82 (1995) 561).
     """
     n = samples.size
     if n == 1:
@@ -92,10 +98,10 @@ def median_interval(samples: Samples, *, seed: int = 0) -> tuple[float, float]:
 
 
 def quick_half_width(samples: Samples) -> float:
-    """Relative half width of the median's 90 % interval from order statistics, cheap.
+    """Relative half width of the median's 90 % interval, estimated from order statistics.
 
-    The ranks of a binomial interval, n/2 ± 1.645 sqrt(n)/2: no resampling, so it can be asked
-    after every sample.
+    The interval has the ranks of a binomial interval, n/2 ± 1.645 sqrt(n)/2. It needs no
+    resampling, so it is cheap enough to compute after every sample.
     """
     n = samples.size
     if n < 2:
@@ -108,14 +114,16 @@ def quick_half_width(samples: Samples) -> float:
 
 
 def diagnose(samples: Samples) -> tuple[str, ...]:
-    """Name what disturbed a stream of samples.
+    """Return tags that describe disturbances in the samples of a case.
 
     Returns
     -------
     tuple of str
-        Any of ``drift`` (the last third differs from the first by over 5 %, and by more than
-        chance), ``bimodal`` (two clouds with a gap of over 10 % between them), ``outliers`` (over
-        10 % of samples beyond five median deviations). Empty for a clean stream.
+        Any of ``drift`` (the medians of the first and the last third differ by over 5 %, and by
+        more than chance), ``bimodal`` (two groups with a gap of over 10 % between them), and
+        ``outliers`` (over 10 % of the samples are more than five median absolute deviations from
+        the median). Only ``few-samples`` if there are fewer than ten samples. Empty if the samples
+        are undisturbed.
     """
     tags: list[str] = []
     if samples.size < 10:
@@ -125,7 +133,8 @@ def diagnose(samples: Samples) -> tuple[str, ...]:
     third = samples.size // 3
     first, last = samples[:third], samples[-third:]
     change = float(np.median(last) / np.median(first) - 1.0)
-    # A difference between two medians of n samples is by chance about 1.25 sigma sqrt(2 / n).
+    # The difference of two medians of n samples each has a standard deviation of about
+    # 1.25 sigma sqrt(2 / n); three of them count as more than chance.
     chance = 3.0 * 1.25 * 1.4826 * deviation / median * (2.0 / third) ** 0.5
     if abs(change) > max(DRIFT_FRACTION, chance):
         tags.append("drift")

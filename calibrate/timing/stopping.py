@@ -1,8 +1,9 @@
-"""When to stop sampling, and the recorded reason.
+"""Decide when to stop sampling a case, and record the reason.
 
-Enough is enough when the median is known to the wanted precision. Some cases never get there (a
-shared machine, a clock that hunts): then stop when more samples no longer help, or when the time
-is used up. The reason goes into the profile, so that a number that ran out of time looks like one.
+Sampling stops when the median is known to the requested precision. Some cases never reach it, for
+example on a shared machine or with an unstable clock; these stop when more samples no longer help
+or when the time is used up. The profile stores the reason, so that a case that ran out of time can
+be recognized.
 
 >>> import numpy as np
 >>> rule = StopRule(min_samples=10, half_width_fraction=0.01)
@@ -20,19 +21,22 @@ from groundspeed.calibrate.timing.statistics import Samples, quick_half_width
 StopReason = Literal["precise", "noise-plateau", "time-cap", "sample-cap"]
 
 PLATEAU_WINDOW = 32
+"""Number of latest samples whose effect on the spread is checked."""
 PLATEAU_CHANGE = 0.05
+"""Relative change of the spread below which it counts as constant."""
 
 
 @dataclass(frozen=True)
 class StopRule:
-    """What is enough for one case."""
+    """Precision and limits that end the sampling of one case."""
 
     min_samples: int = 10
     min_time_s: float = 0.02
-    """[s] Sampled time, not counting preparation."""
+    """[s] Minimum sampling time, without preparation."""
     half_width_fraction: float = 0.01
-    """Wanted half width of the median's 90 % interval, over the median."""
+    """[1] Requested half width of the median's 90 % interval, divided by the median."""
     time_cap_s: float = 2.0
+    """[s] Maximum sampling time."""
     max_samples: int = 2000
 
 
@@ -42,17 +46,19 @@ def stop_reason(samples: Samples, *, elapsed_s: float, rule: StopRule) -> StopRe
     Parameters
     ----------
     samples : (N,) ndarray
-        [s] In the order they were taken.
+        [s] Durations in the order in which they were taken.
     elapsed_s : float
-        [s] Since sampling of this case began.
+        [s] Time since sampling of this case began.
     rule : StopRule
+        Precision and limits.
 
     Returns
     -------
     str or None
-        ``precise``: the interval is narrow enough. ``noise-plateau``: the spread has stopped
-        changing, more samples would not help soon. ``time-cap``, ``sample-cap``: out of budget.
-        None: go on. Never stops before ``min_samples``.
+        ``precise``: the interval is narrow enough. ``noise-plateau``: the spread no longer changes
+        and half of the time cap is used, so more samples would hardly help. ``time-cap`` or
+        ``sample-cap``: the limit of time or of samples is reached. None: continue sampling.
+        Sampling never stops before ``min_samples``.
     """
     if samples.size < rule.min_samples:
         return None
@@ -73,6 +79,6 @@ def stop_reason(samples: Samples, *, elapsed_s: float, rule: StopRule) -> StopRe
 
 
 def _spread(samples: Samples) -> float:
-    """Interquartile range over the median; never zero."""
+    """Interquartile range divided by the median, at least 1e-6."""
     q25, q50, q75 = np.quantile(samples, (0.25, 0.5, 0.75))
     return float(max(q75 - q25, 1e-6 * q50) / q50)

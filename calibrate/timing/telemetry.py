@@ -1,8 +1,13 @@
-"""What the machine was doing meanwhile: clock, power, temperature, throttling, other programs.
+"""Record the state of the machine during timing: clock, power, temperature, throttling, other load.
 
-A thread reads the sensors every 50 ms while cases are timed; each measurement then takes the
-readings of its own span. A disturbed sample is tagged, never silently dropped. Sensors that a
-machine does not have are a stated fact, not an error: the profile says which were there.
+A thread reads the sensors every 50 ms while cases are timed. Each measurement summarizes the
+readings taken during its own span. A disturbed measurement is tagged and never dropped silently. A
+missing sensor is no error: the profile records which sensors were available.
+
+    with open_telemetry("cuda", 0) as telemetry:
+        begin = time.monotonic()
+        ...                                             # time a case
+        span = telemetry.span(begin, time.monotonic())  # median clock, power, temperature; tags
 """
 
 import os
@@ -20,13 +25,15 @@ import torch
 Answer = TypeVar("Answer")
 
 PERIOD_S = 0.05
+"""[s] Time between two readings of the sensors."""
 BUSY_ELSEWHERE = 0.10
-"""Share of the processor taken by others above which a measurement is tagged."""
+"""Share of the CPU used by other programs above which a measurement is tagged
+``noisy-neighbour``."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at the sensors; None where there is none."""
+    """One reading of all sensors; None for a sensor that is not available."""
 
     time_s: float
     clock_mhz: float | None = None
@@ -39,7 +46,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Span:
-    """The readings of one measurement, summed up."""
+    """Medians of the readings taken during one measurement, and the tags derived from them."""
 
     clock_mhz: float | None
     power_w: float | None
@@ -51,7 +58,7 @@ class Span:
 
 @dataclass(frozen=True)
 class State:
-    """What does not change while measuring; None where it cannot be read."""
+    """Device state that stays constant during a run; None for a property that cannot be read."""
 
     power_cap_w: float | None = None
     ecc: bool | None = None
@@ -59,14 +66,24 @@ class State:
     persistence: bool | None = None
     host_link: str | None = None
     other_processes: int | None = None
-    """Compute processes on the device beside this one."""
+    """Number of other processes that compute on the device."""
 
 
 Sensor = Callable[[], Reading]
 
 
 class Telemetry:
-    """Reads a sensor in the background; use as a context."""
+    """Reads the sensors in a background thread, as a context manager.
+
+    Parameters
+    ----------
+    sensor : callable
+        Returns one reading of all sensors.
+    description : str
+        Source of the readings, stored in the profile.
+    state : State, optional
+        Constant device state. Default: nothing is known.
+    """
 
     def __init__(self, sensor: Sensor, description: str, state: State | None = None) -> None:
         self.description = description
@@ -93,14 +110,14 @@ class Telemetry:
         while not self._stop.wait(PERIOD_S):
             try:
                 self._readings.append(self._sensor())
-            except Exception as error:  # a sensor that fails must not fail the measurement
+            except Exception as error:  # a failing sensor must not end the measurement
                 self.description += f" (stopped: {type(error).__name__}: {error})"
                 return
 
     def span(self, begin_s: float, end_s: float) -> Span:
-        """Sum up the readings between two times of ``time.monotonic``.
+        """Summarize the readings between two times of ``time.monotonic``.
 
-        A span shorter than the period takes the reading that comes right after it.
+        A reading up to one period after the end is included, so that a short span has one too.
         """
         inside = [r for r in self._readings if begin_s <= r.time_s <= end_s + PERIOD_S]
         tags = {f"throttled:{reason}" for r in inside for reason in r.throttled}
@@ -117,7 +134,7 @@ class Telemetry:
         )
 
     def busy_elsewhere(self) -> float | None:
-        """Mean share of the processor that others took during the whole run."""
+        """Mean share of the CPU used by other programs during the run; None if unknown."""
         known = [r.busy_elsewhere_fraction for r in self._readings]
         shares = [b for b in known if b is not None]
         return statistics.fmean(shares) if shares else None
@@ -129,13 +146,14 @@ def _median(values: list[float | None]) -> float | None:
 
 
 def open_telemetry(kind: str, index: int = 0) -> Telemetry:
-    """The best telemetry present for a device.
+    """Open the telemetry of a device: NVML, amdsmi or the files of the Linux kernel.
 
     Parameters
     ----------
     kind : {'cpu', 'cuda', 'rocm'}
+        Kind of device.
     index : int, default 0
-        Of the GPU among those visible.
+        Index of the GPU among those visible to torch.
     """
     if kind == "cuda":
         return _nvml(index)
@@ -145,13 +163,13 @@ def open_telemetry(kind: str, index: int = 0) -> Telemetry:
 
 
 class CpuSensor:
-    """Load of other programs and the hypervisor, and the core clock where the kernel shows it."""
+    """CPU sensor: load of other programs and of the hypervisor, and core clock if available."""
 
     def __init__(self) -> None:
         self._last = self._ticks()
 
     def __call__(self) -> Reading:
-        """Read the counters; loads are since the last call."""
+        """Read the counters; the load is the mean since the previous call."""
         busy, steal, total, own = self._ticks()
         before_busy, before_steal, before_total, before_own = self._last
         self._last = (busy, steal, total, own)
@@ -164,7 +182,7 @@ class CpuSensor:
 
     @staticmethod
     def _ticks() -> tuple[float, float, float, float]:
-        """Busy, stolen and all ticks of the machine, and this process's own."""
+        """Busy, stolen and total clock ticks of the machine, and the ticks of this process."""
         try:
             line = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0]
         except OSError:
@@ -186,23 +204,24 @@ def _cpu_clock_mhz() -> float | None:
 
 
 def _nvml(index: int) -> Telemetry:
-    """NVIDIA's management library, or the fact that it is absent."""
+    """Open NVML telemetry. Without NVML the description says why and all readings are empty."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        # By identity, not by number: CUDA and NVML number devices differently.
+        # Select the device by its UUID, because CUDA and NVML number devices differently.
         uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-    except Exception as error:  # any driver trouble means: no telemetry, measuring goes on
+    except Exception as error:  # a driver error disables telemetry but not the measurement
         return Telemetry(lambda: Reading(time.monotonic()), f"none (NVML: {error})")
-    # Reasons are bits; idle and the application's own clock setting are not trouble.
+    # NVML reports the throttle reasons as bits. Idle clocks and clocks set by an application are
+    # left out, because they do not disturb a measurement.
     reasons = {0x4: "power-cap", 0x8: "hardware", 0x20: "thermal", 0x40: "thermal", 0x80: "power"}
 
     def query_or_none(query: Callable[[], float]) -> float | None:
         try:
             return float(query())
-        except pynvml.NVMLError:  # not every part answers every question
+        except pynvml.NVMLError:  # not every GPU supports every query
             return None
 
     cap_mw = query_or_none(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle))
@@ -245,12 +264,12 @@ def _nvml(index: int) -> Telemetry:
 
 
 def _amdsmi(index: int) -> Telemetry:
-    """AMD's management library, or the fact that it is absent."""
+    """Open amdsmi telemetry. Without amdsmi the description says why and all readings are empty."""
     try:
         import amdsmi  # pyright: ignore[reportMissingImports]
 
         amdsmi.amdsmi_init()
-        # By address, not by number: HIP_VISIBLE_DEVICES renumbers what torch sees.
+        # Select the device by its PCI address: HIP_VISIBLE_DEVICES changes torch's numbering.
         p = torch.cuda.get_device_properties(index)
         domain, bus, slot = (getattr(p, f"pci_{n}_id") for n in ("domain", "bus", "device"))
         address = f"{domain:04x}:{bus:02x}:{slot:02x}"
@@ -259,7 +278,7 @@ def _amdsmi(index: int) -> Telemetry:
             for h in amdsmi.amdsmi_get_processor_handles()
             if str(amdsmi.amdsmi_get_gpu_device_bdf(h)).lower().startswith(address)
         )
-    except Exception as error:  # any driver trouble means: no telemetry, measuring goes on
+    except Exception as error:  # a driver error disables telemetry but not the measurement
         return Telemetry(lambda: Reading(time.monotonic()), f"none (amdsmi: {error})")
 
     def number(value: object) -> float | None:
@@ -290,7 +309,7 @@ def _amdsmi(index: int) -> Telemetry:
 
 
 def _amd_state(amdsmi: ModuleType, handle: object) -> State:
-    """What an AMD device tells about itself; each question may go unanswered."""
+    """Read the constant state of an AMD device; a property that cannot be read is None."""
 
     def query_or_none(query: Callable[[], Answer]) -> Answer | None:
         try:
@@ -311,7 +330,8 @@ def _amd_state(amdsmi: ModuleType, handle: object) -> State:
 
     cap = query_or_none(lambda: float(amdsmi.amdsmi_get_power_cap_info(handle)["power_cap"]))
     return State(
-        # Microwatts in some releases and watts in others: no GPU has a tenth of a megawatt.
+        # Some amdsmi releases report microwatts, others watts. No GPU has a cap above 100 kW, so
+        # larger values are microwatts.
         power_cap_w=cap / 1e6 if cap and cap > 1e5 else cap or None,
         ecc=query_or_none(lambda: amdsmi.amdsmi_get_gpu_total_ecc_count(handle) is not None),
         partition_mode=query_or_none(partition),

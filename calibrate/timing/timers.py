@@ -1,11 +1,12 @@
-"""One interface to time a kernel, on a GPU by its own events, on a CPU by its own clock.
+"""Time kernels through one interface: with events on a GPU, with the host's clock on a CPU.
 
-Device time, not host time. On a GPU a sample lies between two events with the launch queue
-already full (a spin kernel holds the device while the host queues up), so launching is not in the
-sample; what is left, about half a microsecond, is the events' own. Kernels too short for that are
-captured into a graph, many of them in rotation, and the replay is timed. On a CPU the program and
-the device are one, and a sample is the clock around the call. In both cases consecutive runs use
-different operands (the rotation of the kernel), so the operands are cold.
+The measured quantity is device time, not host time. On a GPU a sample lies between two events that
+are recorded while the launch queue is already full: a spin kernel occupies the device while the
+host queues the launches. A sample therefore contains no launch cost, only the cost of the events,
+about half a microsecond. Kernels too short for that are captured into a CUDA graph, many runs in
+rotation, and the replay of the graph is timed. On a CPU the host is the device, and a sample is the
+time around the call. In both cases consecutive runs use different operands (the kernel rotates
+them), so the operands are cold.
 
     timed = timer.prepare(calls)      # warms up, finds out how long one takes
     timed.sample(10)                  # ten durations in seconds
@@ -21,59 +22,63 @@ import torch
 Call = Callable[[], object]
 
 CPU_TICK_S = time.get_clock_info("perf_counter").resolution
+"""[s] Resolution of the host's clock."""
 EVENT_TICK_S = 0.5e-6
-"""CUDA documents about half a microsecond for the time between two events."""
+"""[s] Resolution of CUDA events: about half a microsecond according to the CUDA documentation."""
 
 MIN_SAMPLE_S = 40e-6
-"""A CPU sample is at least this long: a thousand times the clock's own cost."""
+"""[s] Minimum length of a CPU sample: a thousand times the cost of reading the clock."""
 
 GRAPH_BELOW_S = 60e-6
-"""GPU kernels shorter than this are timed in a graph."""
+"""[s] GPU kernels shorter than this are timed inside a CUDA graph."""
 
 GRAPH_SPAN_S = 400e-6
+"""[s] Approximate length of one replay of a captured graph."""
+
 QUEUE_HOST_S = 40e-6
-"""Host time to queue one timed launch, with a margin; the spin kernel covers it."""
+"""[s] Host time to queue one timed launch, with a margin. The spin kernel runs at least this
+long."""
 
 
 class Timed(Protocol):
-    """A prepared case that can be sampled."""
+    """Protocol of a prepared case that can be sampled."""
 
     @property
     def estimate_s(self) -> float:
-        """About how long one run takes."""
+        """[s] Approximate duration of one run."""
         ...
 
     @property
     def sample_s(self) -> float:
-        """About how long taking one sample takes."""
+        """[s] Approximate time needed to take one sample."""
         ...
 
     @property
     def resolution_s(self) -> float:
-        """Tick of the clock, spread over the runs of one sample."""
+        """[s] Clock resolution divided by the number of runs in one sample."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is unusual about the way this case is timed."""
+        """Tags for unusual timing of this case, such as ``not-in-graph``."""
         ...
 
     def sample(self, count: int) -> list[float]:
-        """Durations of ``count`` samples [s per run]."""
+        """[s] Take ``count`` samples and return the duration of one run in each."""
         ...
 
 
 class Timer(Protocol):
-    """Times callables on one device."""
+    """Protocol of a timer of one device."""
 
     def prepare(self, calls: Sequence[Call]) -> Timed:
-        """Warm up and estimate."""
+        """Warm up the calls and estimate the duration of one run."""
         ...
 
 
 @dataclass
 class _CpuInterrupted:
-    """Single calls, each after something else has had the caches and the branch predictor."""
+    """Single calls, each timed after another operation has used caches and branch predictor."""
 
     calls: Sequence[Call]
     between: Call
@@ -126,19 +131,19 @@ class _CpuTimed:
 
 
 class CpuTimer:
-    """The processor's clock around each call."""
+    """Timer for CPUs: reads the host's clock before and after each call."""
 
     def prepare(self, calls: Sequence[Call], *, between: Call | None = None) -> Timed:
-        """Run each call once for page faults and code paths, then estimate.
+        """Warm up page faults and code paths, then estimate the duration of one run.
 
         Parameters
         ----------
         calls : sequence of callables
-            One for each set of operands.
+            One call for each set of operands.
         between : callable, optional
-            Run before each sample and not timed. A small operation repeated in a loop finds its
-            own code and data in the nearest cache and takes half of what it takes in a model,
-            where a matrix product has just swept them.
+            Operation that runs before each sample and is not timed. Without it, a small operation
+            repeated in a loop finds its code and data in the nearest cache and takes half as long
+            as in a model, where a matrix multiplication has just swept the cache.
         """
         for call in calls[: max(2, min(len(calls), 8))]:
             call()
@@ -149,7 +154,7 @@ class CpuTimer:
             between()
             both = (time.perf_counter_ns() - begin) * 1e-9
             return _CpuInterrupted(calls, between, once, max(once, both))
-        if once < MIN_SAMPLE_S:  # a first look this short is mostly the look itself
+        if once < MIN_SAMPLE_S:  # reading the clock dominates so short a time: average 50 runs
             runs = 50
             begin = time.perf_counter_ns()
             for i in range(runs):
@@ -223,7 +228,7 @@ class _GraphTimed:
 
 
 class GpuTimer:
-    """CUDA and ROCm events; graphs for short kernels."""
+    """Timer for CUDA and ROCm devices: uses events, and graphs for short kernels."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -239,21 +244,21 @@ class GpuTimer:
     def prepare(
         self, calls: Sequence[Call], *, graph: bool = True, runs_per_sample: int = 1
     ) -> Timed:
-        """Warm up, estimate, and capture a graph if the kernel is short.
+        """Warm up, estimate the duration of one run, and capture a graph if the kernel is short.
 
         Parameters
         ----------
         calls : sequence of callables
-            One for each set of operands.
+            One call for each set of operands.
         graph : bool, default True
-            Whether a short kernel may be captured.
+            Whether a short kernel may be captured into a graph.
         runs_per_sample : int, default 1
-            Runs between two events where no graph is used.
+            Number of runs between two events if no graph is used.
 
         Raises
         ------
         torch.OutOfMemoryError
-            If a graph needs memory that is not there.
+            If there is not enough memory for the graph.
         """
         for call in calls[:8]:
             call()
@@ -272,7 +277,7 @@ class GpuTimer:
                     calls[i % len(calls)]()
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # something in the call may not be captured: its events still tell
+        except RuntimeError:  # the call cannot be captured: time it with events instead
             torch.cuda.synchronize(self.device)
             plain.notes = ("not-in-graph",)
             return plain
@@ -283,5 +288,5 @@ class GpuTimer:
 
 
 def timer_for(device: torch.device) -> "CpuTimer | GpuTimer":
-    """The timer of a device."""
+    """Return the timer for a device."""
     return CpuTimer() if device.type == "cpu" else GpuTimer(device)

@@ -1,1 +1,1 @@
-"""Check one node against a baseline, and report it to Nagios, Slurm, Kubernetes, Prometheus."""
+"""Check one node against a baseline; report to Nagios, Slurm, Kubernetes or Prometheus."""

@@ -1,8 +1,10 @@
-"""What a healthy device of each kind shows: from a fleet that was measured, or from a profile.
+"""Build the baseline of a health check: usual values of healthy devices, by class and metric.
 
-A node that checks itself cannot see the others, so it carries this small table: for each class and
-metric the median and the spread of the fleet. Where no fleet was measured, a profile's laws say how
-fast the cases of a check should be; from another machine, they only set a floor.
+A node that checks itself cannot see other nodes, so it uses this small table: the median and the
+spread of the fleet for each class and metric. If no fleet was measured, the laws of a profile
+predict how fast the cases of a check should run; a profile from another machine only sets a floor.
+
+    baseline = baseline_of(read_fleet([Path("fleet.csv")]), "fleet.csv")
 """
 
 import datetime
@@ -24,7 +26,7 @@ from groundspeed.profiles.schema import Profile
 
 
 class Usual(RenamedRecord):
-    """One metric of one class of devices."""
+    """Median and spread of one metric in one class of devices."""
 
     old_names: ClassVar[Mapping[str, str]] = {"cohort": "klass"}
 
@@ -32,32 +34,32 @@ class Usual(RenamedRecord):
     metric: str
     median: float
     spread: float | None
-    """[1] Standard deviation of the logarithm; None where too few units were measured."""
+    """[1] Standard deviation of the logarithm; None if too few units were measured."""
     units: int
 
 
 class Baseline(Record):
-    """What is usual, by class and metric."""
+    """Usual values of a fleet, by class and metric."""
 
     source: str
     date_utc: str
     usual: tuple[Usual, ...]
     gpus_per_node: int | None = None
-    """Number of GPUs that most nodes have."""
+    """Number of GPUs that most nodes have; None if no GPU was measured."""
 
     def of(self, cohort: str, metric: str) -> Usual | None:
-        """One of them, if it is known."""
+        """Return the usual value of a metric in a class, or None if it is unknown."""
         return next((u for u in self.usual if (u.cohort, u.metric) == (cohort, metric)), None)
 
 
 def baseline_of(table: FleetTable, source: str) -> Baseline:
-    """The baseline that a measured fleet gives.
+    """Return the baseline of a measured fleet.
 
     Parameters
     ----------
     table : FleetTable
     source : str
-        What it was measured from, to be read by people.
+        Description of where the measurements come from, shown to users.
     """
     rows = table.rows
     values = rows["value"].to_numpy()
@@ -88,24 +90,24 @@ def baseline_of(table: FleetTable, source: str) -> Baseline:
 
 
 def read_baseline(text: str, where: str) -> Baseline:
-    """A baseline that was written.
+    """Parse a baseline from JSON.
 
     Raises
     ------
     InputError
-        If it is none.
+        If the text is not a valid baseline.
     """
     try:
         return Baseline.model_validate_json(text)
     except ValidationError as error:
         raise InputError(
-            "is no baseline", where=where, remedy="make one with: groundspeed fleet baseline"
+            "is not a baseline", where=where, remedy="make one with: groundspeed fleet baseline"
         ) from error
 
 
 @dataclass(frozen=True)
 class CheckedCase:
-    """A case of a check, in the words of a profile."""
+    """Case of a check: the operation, config key and case that a profile stores it under."""
 
     operation: str
     config_key: Mapping[str, str]
@@ -133,14 +135,14 @@ GPU_CASES: dict[str, CheckedCase] = {
     "pcie_h2d": _link("h2d"),
     "pcie_d2h": _link("d2h"),
 }
-"""Metrics of a check that a profile's laws can foretell."""
+"""Metrics of a check that a profile can predict, with the case of each."""
 
 
 def reference_rates(profile: Profile) -> dict[str, float]:
-    """What a device with this profile should reach, by metric.
+    """Return the rates that a device with this profile should reach, by metric.
 
-    The rates of the profile by their own names, and those of a check through its laws: FLOP/s or
-    bytes/s.
+    The result contains the rates of the profile under their own names, and the rates of the cases
+    of a check as the laws predict them, in FLOP/s or bytes/s.
     """
     rates = {r.quantity.replace(" ", "_"): r.value for r in profile.rates}
     for metric, wanted in GPU_CASES.items():
@@ -155,16 +157,16 @@ SI = {
     "gflop/s": 1e9, "bytes/s": 1.0, "b/s": 1.0, "mb/s": 1e6, "gb/s": 1e9, "tb/s": 1e12,
     "mib/s": 2.0**20, "gib/s": 2.0**30, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9,
 }  # fmt: skip
-"""Factor from each unit to SI."""
+"""Factor that converts each unit (in lower case) to its SI unit."""
 
 
 def convert_to_units(reached: Mapping[str, float], units: Mapping[str, str]) -> dict[str, float]:
-    """The rates of a reference in the units of a fleet's table.
+    """Convert the rates of a reference to the units of a fleet's table.
 
     Raises
     ------
     InputError
-        If the table does not say a unit that can be converted.
+        If a unit of the table cannot be converted.
     """
     converted = {}
     for metric, value in reached.items():
@@ -173,16 +175,16 @@ def convert_to_units(reached: Mapping[str, float], units: Mapping[str, str]) -> 
         scale = SI.get(units[metric].strip().lower())
         if scale is None:
             raise InputError(
-                f"'{units[metric]}' is no unit that a reference can be held against",
+                f"the unit '{units[metric]}' cannot be compared with a reference",
                 where=metric,
-                remedy="write TFLOPS, FLOP/s, GB/s, bytes/s, s, ms or us",
+                remedy="use TFLOPS, FLOP/s, GB/s, bytes/s, s, ms or us",
             )
         converted[metric] = value / scale
     return converted
 
 
 def _rate(profile: Profile, wanted: CheckedCase) -> float | None:
-    """FLOP/s or bytes/s of a case: by its law, or as it was measured where there is no law."""
+    """Return FLOP/s or bytes/s of a case, predicted by its law; as measured if it has no law."""
     if wanted.operation not in OPERATIONS:
         curve = profile.curve(wanted.operation, **wanted.config_key)
         near = [p for p in curve.points if p.case == dict(wanted.case)] if curve else []

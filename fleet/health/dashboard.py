@@ -1,4 +1,4 @@
-"""A Grafana dashboard of the gauges of health checks: who is slow, by how much, since when."""
+"""Grafana dashboard of the health-check gauges: which GPUs are slow, by how much, since when."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ VERDICTS = {"0": ("OK", "green"), "1": ("WARN", "yellow"), "2": ("FAIL", "red"),
 
 
 def dashboard_json() -> str:
-    """The dashboard, to be imported or provisioned."""
+    """Return the dashboard as JSON, to be imported into Grafana or provisioned."""
     loss, value = "groundspeed_loss_ratio", "groundspeed_value"
     worst = f'topk(20, max by (node, gpu, metric) ({loss}{{node=~"$node"}}))'
     unit = "{{node}} gpu {{gpu}}"
@@ -26,7 +26,7 @@ def dashboard_json() -> str:
                thresholds=(("green", None), ("yellow", 0.024), ("red", 0.05))),
         _panel(6, "state-timeline", "Verdict of each node", (0, 14, 24, 8),
                'groundspeed_node_verdict{node=~"$node"}', legend="{{node}}", mappings=True),
-        _panel(7, "timeseries", "Loss against its kind: $metric", (0, 22, 24, 10),
+        _panel(7, "timeseries", "Loss against its class: $metric", (0, 22, 24, 10),
                f'{loss}{{node=~"$node",metric=~"$metric"}}', unit="percentunit",
                legend=unit + " {{metric}}"),
         _panel(8, "timeseries", "Temperature", (0, 32, 12, 8),
@@ -36,7 +36,7 @@ def dashboard_json() -> str:
     ]  # fmt: skip
     document = {
         "uid": "groundspeed",
-        "title": "groundspeed: is every GPU as fast as its kind?",
+        "title": "groundspeed: is every GPU as fast as its class?",
         "tags": ["groundspeed", "gpu"],
         "schemaVersion": SCHEMA_VERSION,
         "version": 1,

@@ -1,7 +1,7 @@
-"""Take a slow node out of Slurm, and put it back when it is well.
+"""Drain a slow node in Slurm, and resume it when it is healthy again.
 
-A node is drained with a reason that begins with our name. Only such a node is ever resumed, so what
-a person has drained stays drained.
+A node is drained with a reason that begins with ``groundspeed:``. Only a node with such a reason is
+ever resumed, so a node that a person drained stays drained.
 """
 
 import subprocess
@@ -17,17 +17,17 @@ AWAY = ("DRAIN", "DOWN", "FAIL", "MAINT")
 
 
 def drain_or_resume(health: Health) -> str:
-    """Drain a node that failed, resume one of ours that is well again.
+    """Drain a node that failed its check, or resume a node that groundspeed drained and is healthy.
 
     Returns
     -------
     str
-        What was done, or nothing.
+        Message that says what was done; empty if nothing was.
 
     Raises
     ------
     InputError
-        If Slurm does not answer or refuses.
+        If Slurm does not answer or refuses the change.
     """
     state, reason = node_state(health.node)
     ours = reason.startswith(PREFIX)
@@ -45,7 +45,7 @@ def drain_or_resume(health: Health) -> str:
 
 
 def node_state(node: str) -> tuple[str, str]:
-    """State and reason of a node, as Slurm has them."""
+    """Return the state of a node and its drain reason, from ``scontrol show node``."""
     output = _scontrol("--oneliner", "show", "node", node)
     facts = output.split(" Reason=", 1)
     state = next((w.removeprefix("State=") for w in output.split() if w.startswith("State=")), "")
@@ -60,9 +60,9 @@ def _scontrol(*arguments: str) -> str:
             capture_output=True, text=True, check=False, timeout=TIMEOUT_S,
         )  # fmt: skip
     except FileNotFoundError as error:
-        raise InputError("scontrol is not on this machine", remedy="leave out --drain") from error
+        raise InputError("scontrol is not installed here", remedy="leave out --drain") from error
     except subprocess.TimeoutExpired as error:
-        raise InputError("scontrol does not answer", remedy="look at slurmctld") from error
+        raise InputError("scontrol does not answer", remedy="check slurmctld") from error
     if finished.returncode:
         reason = (finished.stderr.strip() or finished.stdout.strip()).splitlines() or [
             "no reason given"

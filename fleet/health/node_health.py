@@ -1,7 +1,10 @@
-"""Is this node healthy? Its own check, judged against what is usual for its kind.
+"""Judge the health of one node: compare its own check with the usual values of its class.
 
-A loss counts if it matters and is unusual, by the same tiers as a screening. What cannot be judged
-(a busy GPU, no baseline, a test that failed) is UNKNOWN, and nothing is ever drained for that.
+A loss counts if it is both large enough and unusual, by the same tiers as in a screening. A result
+that cannot be judged (a busy GPU, no baseline, a failed test) is UNKNOWN, and no node is ever
+drained for that.
+
+    health = judge_node(rows, "n1", baseline=read_baseline(text, "baseline.json"))
 """
 
 import datetime
@@ -20,11 +23,11 @@ from groundspeed.profiles.record import Record, RenamedRecord
 State = Literal["OK", "WARN", "FAIL", "UNKNOWN"]
 
 EXIT_CODES: dict[State, int] = {"OK": 0, "WARN": 1, "FAIL": 2, "UNKNOWN": 3}
-"""Exit codes of Nagios, which most monitoring systems share."""
+"""Exit codes of Nagios plugins, which most monitoring systems accept."""
 
 
 class Judged(Record):
-    """One number of the node."""
+    """One measured value of the node, with its verdict."""
 
     gpu: int | None
     metric: str
@@ -34,15 +37,16 @@ class Judged(Record):
     loss_fraction: float | None = None
     z: float | None = None
     warn_at: float | None = None
-    """Value from which it is a warning."""
+    """Value from which the state is WARN."""
     fail_at: float | None = None
+    """Value from which the state is FAIL."""
     state: State | None
-    """None for what is not judged: temperature, power, clocks."""
+    """Verdict; None for values that are not judged (temperature, power, clocks)."""
     note: str = ""
 
 
 class Health(RenamedRecord):
-    """What a health check says."""
+    """Result of the health check of one node."""
 
     old_names: ClassVar[Mapping[str, str]] = {"reason": "why"}
 
@@ -52,11 +56,11 @@ class Health(RenamedRecord):
     against: str
     rows: tuple[Judged, ...]
     reason: str = ""
-    """Why the state is UNKNOWN, where no row explains it."""
+    """Reason why the state is UNKNOWN, if no row explains it."""
 
     @property
     def summary(self) -> str:
-        """One line: what is wrong, or how much was looked at."""
+        """One line that says what is wrong, or how many results were judged."""
         bad = [r for r in self.rows if r.state == self.state and self.state != "OK"]
         if self.reason:
             return self.reason
@@ -65,7 +69,7 @@ class Health(RenamedRecord):
             rest = sum(r.state == "UNKNOWN" for r in self.rows)
             gpus = len({r.gpu for r in self.rows if r.gpu is not None})
             more = f", {rest} with nothing to compare with" if rest else ""
-            return f"{gpus} devices, {fine} results as usual{more} ({self.against})"
+            return f"{gpus} devices, {fine} normal results{more} ({self.against})"
         worst = max(bad, key=lambda r: (r.loss_fraction or 0.0, r.metric))
         unit = f"gpu {worst.gpu} " if worst.gpu is not None else ""
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -89,24 +93,27 @@ def judge_node(
     reference: Mapping[str, float] | None = None,
     against: str = "",
 ) -> Health:
-    """Judge the rows of one node.
+    """Judge the measured rows of one node.
 
     Parameters
     ----------
     rows : DataFrame
         Columns as :data:`groundspeed.fleet.history.store.COLUMNS`.
     node : str
+        Name of the node.
     baseline : Baseline, optional
-        Of a measured fleet.
+        Baseline of a measured fleet. Default: none.
     reference : mapping of str to float, optional
-        Rates of a profile: less than nine tenths of one is a failure.
+        Rates of a profile, by metric; a value below nine tenths of its rate is a failure. Used for
+        metrics that the baseline does not cover. Default: none.
     against : str
-        What it is compared with, to be read by people.
+        Description of the baseline or reference, shown to users.
 
     Returns
     -------
     Health
-        FAIL if any number failed, else UNKNOWN if none could be judged or a test failed, else WARN.
+        State FAIL if any value failed; else UNKNOWN if no value could be judged or a test failed;
+        else WARN if any value is a warning; else OK.
     """
     table = clean_fleet(rows, node)
     rows_judged: list[Judged] = []
@@ -153,7 +160,7 @@ def judge_node(
 
 
 def _devices_missing(rows: list[Judged], baseline: Baseline | None) -> Judged | None:
-    """Fewer GPUs than nodes of this fleet have: one has fallen off the bus."""
+    """Return a FAIL row if the node has fewer GPUs than others: one has fallen off the bus."""
     usual = baseline.gpus_per_node if baseline is not None else None
     here = len({r.gpu for r in rows if r.gpu is not None})
     if usual is None or here >= usual:

@@ -1,8 +1,8 @@
-"""A health check in the words of those who ask for it: Nagios, node-problem-detector, Prometheus.
+"""Format a health check for Nagios, node-problem-detector and Prometheus.
 
-Nagios wants one line, a bar, and performance data; its exit codes are 0, 1, 2, 3. The
-node-problem-detector of Kubernetes knows three (0 fine, 1 a problem, 2 cannot say) and shows eighty
-characters. Prometheus wants gauges, from a file that node_exporter reads or from a port.
+Nagios expects one line with a vertical bar and performance data; its exit codes are 0, 1, 2, 3. The
+node-problem-detector of Kubernetes has three exit codes (0 no problem, 1 a problem, 2 unknown) and
+shows eighty characters. Prometheus reads gauges from a file, through node_exporter, or from a port.
 """
 
 from pathlib import Path
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
 
 NPD_CODES = {"OK": 0, "WARN": 0, "FAIL": 1, "UNKNOWN": 2}
-"""A warning is not a problem of the node: pods may still be put on it."""
+"""Exit codes for node-problem-detector. WARN is no problem: pods may still be scheduled here."""
 
 NPD_CHARACTERS = 80
 
 
 def nagios_line(health: Health) -> str:
-    """One line with performance data.
+    """Return the check as one line with performance data, the output of a Nagios plugin.
 
     >>> from groundspeed.fleet.health.node_health import unknown_health
     >>> nagios_line(unknown_health("n1", "the GPU is busy"))
@@ -35,7 +35,7 @@ def nagios_line(health: Health) -> str:
 
 
 def _performance(row: Judged) -> str:
-    """``'label'=value;warn;crit``: a range ``x:`` alerts below x."""
+    """Return a row as ``'label'=value;warn;crit``; a range ``x:`` alerts below x."""
     label = row.metric if row.gpu is None else f"gpu{row.gpu}_{row.metric}"
     label = "".join(c if c.isalnum() or c in "_.-" else "_" for c in label)
 
@@ -49,17 +49,17 @@ def _performance(row: Judged) -> str:
 
 
 def npd_line(health: Health) -> str:
-    """At most eighty characters."""
+    """Return the state and the summary in at most eighty characters."""
     return f"{health.state}: {_plain(health.summary)}"[:NPD_CHARACTERS]
 
 
 def _plain(text: str) -> str:
-    """Without what ends a line or begins performance data."""
+    """Return the text without characters that end a line or begin performance data."""
     return " ".join(text.replace("|", "/").split())
 
 
 def registry_of(health: Health) -> "CollectorRegistry":
-    """The gauges of a check."""
+    """Return a Prometheus registry with the gauges of a check."""
     from prometheus_client import CollectorRegistry, Gauge
 
     registry = CollectorRegistry()
@@ -68,10 +68,10 @@ def registry_of(health: Health) -> "CollectorRegistry":
         return Gauge(f"groundspeed_{name}", what, labels, registry=registry)
 
     each = ("node", "gpu", "metric")
-    value = gauge("value", "Measured, in SI units", *each, "unit")
-    expected = gauge("expected", "Usual for its kind, in SI units", *each, "unit")
+    value = gauge("value", "Measured value, in SI units", *each, "unit")
+    expected = gauge("expected", "Usual value of its class, in SI units", *each, "unit")
     loss = gauge("loss_ratio", "Fraction of the usual rate that is missing", *each)
-    verdict = gauge("verdict", "0 OK, 1 WARN, 2 FAIL, 3 UNKNOWN", *each)
+    verdict = gauge("verdict", "Verdict on the metric: 0 OK, 1 WARN, 2 FAIL, 3 UNKNOWN", *each)
     for row in health.rows:
         labels = (health.node, "" if row.gpu is None else str(row.gpu), row.metric)
         if row.value is not None:
@@ -82,9 +82,9 @@ def registry_of(health: Health) -> "CollectorRegistry":
             loss.labels(*labels).set(row.loss_fraction)
         if row.state is not None:
             verdict.labels(*labels).set(EXIT_CODES[row.state])
-    whole = gauge("node_verdict", "Of the node: 0 OK, 1 WARN, 2 FAIL, 3 UNKNOWN", "node")
+    whole = gauge("node_verdict", "Verdict on the node: 0 OK, 1 WARN, 2 FAIL, 3 UNKNOWN", "node")
     whole.labels(health.node).set(EXIT_CODES[health.state])
-    date = gauge("check_timestamp_seconds", "When the check ended, in Unix time", "node")
+    date = gauge("check_timestamp_seconds", "Unix time at which the check ended", "node")
     date.labels(health.node).set_to_current_time()
     return registry
 
@@ -107,27 +107,27 @@ def write_textfile(health: Health, path: Path) -> None:
 
 
 class LatestHealth:
-    """The newest check of this node, for whoever asks the port."""
+    """Prometheus collector that serves the newest check of this node."""
 
     def __init__(self) -> None:
         self._registry: CollectorRegistry | None = None
 
     def show(self, health: Health) -> None:
-        """From now on this is the newest."""
+        """Replace the check that is served."""
         self._registry = registry_of(health)
 
     def collect(self) -> "Iterator[Metric]":
-        """Called by prometheus-client for every request."""
+        """Yield the gauges of the newest check; prometheus-client calls this for every request."""
         if self._registry is not None:
             yield from self._registry.collect()
 
     def serve(self, port: int, address: str) -> None:
-        """Answer on a port, in threads of their own.
+        """Serve the gauges over HTTP on a port, in background threads.
 
         Raises
         ------
         InputError
-            If the port is taken.
+            If the address and port cannot be bound, e.g. because the port is taken.
         """
         from prometheus_client import CollectorRegistry, start_http_server
 

@@ -1,1 +1,1 @@
-"""Keep the results of runs, and compare each unit with its own past."""
+"""Store the results of fleet runs, and compare each GPU, node and class with its own past."""

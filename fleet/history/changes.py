@@ -1,18 +1,22 @@
-r"""A unit against its own past: strikes, drift, and the day it changed.
+r"""Compare each GPU and node with its own past: how often it was flagged, and when it changed.
 
-A GPU that lost 2 % since spring is still within its class and will never be an outlier; against its
-own past it stands out, because a GPU repeats itself far better (0.15 %) than it resembles others
-(0.8 %). What a run does to all units of a class alike (the median of their changes) is taken out of
-each and followed as the class's own. That needs nodes enough: a check that a node makes of itself
-is compared with its past as it stands. Another driver is another class, and begins a new past.
+A GPU that lost 2 % since spring is still within the spread of its class and will never be an
+outlier there. It stands out against its own past, because a GPU repeats itself far better (0.15 %)
+than it resembles other GPUs (0.8 %). The change that all units of a class share in a run (the
+median of their changes) is subtracted from each unit and followed as a series of the class. This
+needs enough nodes in the run: the check that a single node makes of itself is compared with its
+past without this correction. Another driver makes another class, which starts a new series.
 
-A change point of n runs is the split with the largest
+    history = read_history([("run1", "2026-03-01T06:00:00Z", table1), ...])
+
+The change point of a series of n runs is the split with the largest
 
     t = |mean(after) - mean(before)| / (s sqrt(1/n_before + 1/n_after))
 
-where s is the run-to-run spread, from the differences of neighbouring runs (a step is in only one
-of them). A unit's own few runs tell it badly, so it leans on that of all units; but a restless one
-(one GPU in ten repeats itself three times worse) is judged by its own.
+where s is the run-to-run spread, estimated from the differences of neighbouring runs (a step
+affects only one difference). The few runs of one unit give a poor estimate, so s is shrunk toward
+the spread of all units. A unit with a larger spread of its own (one GPU in ten repeats itself three
+times worse) is judged by its own.
 """
 
 import math
@@ -32,21 +36,21 @@ CHANGED_T = 5.0
 """Threshold on |t|: on noise alone, one test in two million exceeds it."""
 
 SHARE_OF_FLOOR = 0.5
-"""A change counts from half the loss that a screening would warn of: that is the point of it."""
+"""[1] Fraction of ``warn_loss`` from which a change counts: history finds what screening misses."""
 
 LEAST_SPREAD = 0.0005
-"""Run-to-run spread that no device beats."""
+"""[1] Lower limit of the run-to-run spread; no device repeats itself better than this."""
 
 PRIOR_RUNS = 4.0
-"""Runs that the usual spread counts as, against a unit's own."""
+"""Weight of the spread of all units, in runs, when it is combined with a unit's own spread."""
 
 FEWEST_RUNS = 3
 FEWEST_NODES = 3
-"""Measured in one run, for what they have in common to be the run's."""
+"""Fewest nodes in one run from which the change common to all nodes is estimated."""
 
 
 class Change(Record):
-    """One metric of one unit that is not what it was."""
+    """Lasting change of one metric of one GPU, node or class."""
 
     node: str
     gpu: int | None
@@ -57,25 +61,25 @@ class Change(Record):
     before: float
     after: float
     loss_fraction: float
-    """Positive when worse."""
+    """[1] Loss after the change; positive if the metric became worse."""
     t: float
     runs: int
 
 
 class Strikes(Record):
-    """How often a unit was flagged."""
+    """How often one GPU or node was flagged."""
 
     node: str
     gpu: int | None
     strikes: int
-    """Runs in which it was WARN or FAIL."""
+    """Number of runs in which the unit was WARN or FAIL."""
     runs: int
     last_utc: str
     metrics: tuple[str, ...]
 
 
 class History(Record):
-    """What the runs of a store say together."""
+    """Strikes and changes found in a series of runs."""
 
     runs: int
     first_utc: str
@@ -87,13 +91,14 @@ class History(Record):
 def read_history(
     runs: Collection[tuple[str, str, FleetTable]], *, lower_is_better: Collection[str] = ()
 ) -> History:
-    """Follow every unit through runs.
+    """Find the strikes and the changes of every unit over several runs.
 
     Parameters
     ----------
     runs : collection of (name, date, FleetTable)
-        In any order.
+        Runs to compare, in any order.
     lower_is_better : collection of str
+        Names of metrics for which lower is better. Default: none.
 
     Raises
     ------
@@ -102,7 +107,9 @@ def read_history(
     """
     ordered = sorted(runs, key=lambda r: (r[1], r[0]))
     if not ordered:
-        raise InputError("no run to look back on", remedy="groundspeed fleet run")
+        raise InputError(
+            "there is no run to compare", remedy="make one with: groundspeed fleet run"
+        )
     frames, flags = [], []
     for position, (_, date, table) in enumerate(ordered):
         scores = score(table, lower_is_better=lower_is_better)
@@ -171,7 +178,7 @@ def _changes(
             split = _split(series, _own_spread(series, spread), least)
             if split is not None:
                 changes.append(_change(node, gpu, metric, level_of[at_node], series, split))
-        # A class's own median, among runs of the same class (driver and benchmark are part of it).
+        # Follow the median of each class too. A new driver or benchmark version is a new class.
         classes = mine[mine["whole"]].sort_values(["cohort", "run"])
         middle = classes.groupby(["cohort", "run"])["value"].transform("median")
         classes = classes.assign(unit_value=middle, r=classes["effect"])
@@ -207,14 +214,14 @@ def _change(
 
 
 def _run_to_run(steps: Array) -> float:
-    """Spread of one measurement, from differences of neighbouring runs of the same unit."""
+    """Return the spread of one measurement, from differences of neighbouring runs of one unit."""
     if steps.size == 0:
         return LEAST_SPREAD
     return max(LEAST_SPREAD, MAD_TO_SD * float(np.median(np.abs(steps))) / math.sqrt(2.0))
 
 
 def _own_spread(series: pd.DataFrame, usual: float) -> float:
-    """A unit's own run-to-run spread, shrunk to the usual one, and never below it."""
+    """Return a unit's run-to-run spread, shrunk toward the usual one and never below it."""
     steps = np.diff(series["r"].to_numpy(dtype=np.float64))
     n = float(steps.size)
     own = _run_to_run(steps)
@@ -222,7 +229,7 @@ def _own_spread(series: pd.DataFrame, usual: float) -> float:
 
 
 def _split(series: pd.DataFrame, spread: float, least: float) -> tuple[int, float] | None:
-    """First run after the change, and its t; None if there was none."""
+    """Return the index of the first run after the change and its t value; None if no change."""
     r: Array = series["r"].to_numpy(dtype=np.float64)
     n = r.size
     if n < FEWEST_RUNS:

@@ -1,4 +1,9 @@
-"""What a fleet can be read from: a table, a folder of profiles, or a store of runs."""
+"""Read the measurements of a fleet from a table, a folder of profiles, or a store of runs.
+
+A source that is a URL or a folder with runs is a store; other paths are CSV files or profiles.
+
+    table = open_fleet(["/shared/fleet"])
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -12,18 +17,19 @@ from groundspeed.profiles.errors import InputError, did_you_mean
 
 
 def is_store(text: str) -> bool:
-    """Whether it is a URL or a folder that runs were written to."""
+    """Return whether a source is a store: a URL, or a folder that runs were written to."""
     return "://" in text or any((Path(text) / name).is_dir() for name in ("rows", "runs"))
 
 
 def open_fleet(sources: Sequence[str], run: str = "") -> FleetTable:
-    """Read what is named: CSV files and folders of profiles together, or one run of one store.
+    """Read CSV files and folders of profiles into one table, or read one run of one store.
 
     Parameters
     ----------
     sources : sequence of str
+        Paths of CSV files and folders of profiles, or exactly one store.
     run : str
-        Of a store; the newest that is not a confirmation if empty.
+        Name of a run in the store. Default: the newest run that is not a confirmation.
 
     Raises
     ------
@@ -33,13 +39,13 @@ def open_fleet(sources: Sequence[str], run: str = "") -> FleetTable:
     stores = [s for s in sources if is_store(s)]
     if not stores:
         if run:
-            raise InputError("only a store has runs", where="--run")
+            raise InputError("needs a store, but no source is a store", where="--run")
         return read_fleet([Path(s).expanduser() for s in sources])
     if len(sources) > 1:
         raise InputError(
-            "one store at a time, and no files beside it",
+            "a store must be the only source",
             where=stores[0],
-            remedy="groundspeed fleet export makes a file of a store",
+            remedy="write its rows to a file with: groundspeed fleet export",
         )
     from groundspeed.fleet.history.store import Store, newest_run
 
@@ -62,7 +68,7 @@ def open_fleet(sources: Sequence[str], run: str = "") -> FleetTable:
 
 
 def open_reruns(source: str, run: str = "") -> list[FleetTable]:
-    """The confirmations of a run, the oldest first; none if it was not confirmed."""
+    """Return the confirmation runs of a run, oldest first; empty if it was not confirmed."""
     if not is_store(source):
         return []
     from groundspeed.fleet.history.store import AGAIN, Store, newest_run
@@ -81,7 +87,7 @@ def screen_again(
     lower_is_better: Collection[str] = (),
     reference: Mapping[str, float] | None = None,
 ) -> Screening:
-    """What stays of a screening after re-runs of its suspects; the rest is FLAKY."""
+    """Update a screening with re-runs of its suspects; findings that do not recur become FLAKY."""
     again = [
         screen(replace_rows(first, table), lower_is_better=lower_is_better, reference=reference)
         for table in reruns

@@ -3,10 +3,12 @@
     STORE/runs/RUN.json                   level and nodes of the run
     STORE/unfinished/RUN/NODE/*.jsonl     journals of checks that are under way
     STORE/profiles/RUN/NODE/*.json        profiles, if the level is a calibration
-    STORE/rows/RUN/NODE.parquet           one row a number, written when a node is done
+    STORE/rows/RUN/NODE.parquet           one row for each value, written when a node is done
 
-Each node writes files of its own, so nothing needs a lock or a server, and what a dead node has
-measured stays. Parquet is read with DuckDB, straight from where it lies.
+Each node writes its own files, so no lock and no server is needed, and the measurements of a node
+that died are kept. DuckDB reads the Parquet files in place.
+
+    Store("/shared/fleet").query("SELECT node, count(*) FROM measurements GROUP BY node")
 """
 
 import contextlib
@@ -38,22 +40,22 @@ COLUMNS = (
 """Columns of a row; ``gpu`` is empty for a metric of the whole node."""
 
 SYNC_PERIOD_S = 5.0
-"""How often a journal is copied to a store that is not a folder."""
+"""[s] Interval at which a journal is copied to a store that is not a folder."""
 
 AGAIN = ".again"
-"""Part of the name of a run that measures another run's suspects again."""
+"""Marker in the name of a run that measures the suspects of another run again."""
 
 HEALTH = "health-"
-"""Begins the name of a run that is one node's check of itself."""
+"""Prefix of the name of a run that is the health check of one node."""
 
 BASELINE = "baseline.json"
-"""File of a store that holds the baseline of its nodes."""
+"""Name of the file in a store that holds the baseline of its nodes."""
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class RunRecord(RenamedRecord):
-    """One run of a fleet, from the moment it begins."""
+    """Record of one run of a fleet, written when the run begins and updated when it ends."""
 
     old_names: ClassVar[Mapping[str, str]] = {"launcher": "engine"}
 
@@ -62,15 +64,15 @@ class RunRecord(RenamedRecord):
     level: CheckLevel
     launcher: str
     nodes: tuple[str, ...]
-    """Nodes to be measured; empty where only the launcher knows them."""
+    """Nodes to be measured; empty if only the launcher knows them."""
     finished: bool = False
     lost: dict[str, str] = Field(default_factory=dict)
-    """Reason by node, for the nodes without a result."""
+    """Reason for each node without a result."""
 
 
 @dataclass
 class Store:
-    """A store, opened.
+    """An open store of fleet results.
 
     Parameters
     ----------
@@ -80,7 +82,7 @@ class Store:
     Raises
     ------
     InputError
-        If nothing that is installed opens it.
+        If no installed fsspec file system can open the URL.
     """
 
     url: str
@@ -92,12 +94,12 @@ class Store:
             self._fs, self._root = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as error:
             raise InputError(
-                f"cannot be opened ({error})", where=self.url, remedy="give a folder, or a URL"
+                f"cannot be opened ({error})", where=self.url, remedy="give a folder or a URL"
             ) from error
 
     @property
     def is_folder(self) -> bool:
-        """Whether it lies on a file system of this machine."""
+        """Whether the store is a folder on a file system of this machine."""
         protocol = self._fs.protocol
         return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
@@ -105,11 +107,11 @@ class Store:
         return str(PurePosixPath(self._root, *parts))
 
     def exists(self) -> bool:
-        """Whether there is anything in it."""
+        """Return whether the store exists."""
         return bool(self._fs.exists(self._root))
 
     def write(self, data: bytes, *parts: str) -> None:
-        """Write a file, whole or not at all.
+        """Write a file atomically.
 
         Raises
         ------
@@ -119,7 +121,7 @@ class Store:
         path = self._path(*parts)
         try:
             self._fs.makedirs(self._path(*parts[:-1]), exist_ok=True)
-            if not self.is_folder:  # an object store shows an object when it is complete
+            if not self.is_folder:  # object stores show only complete objects
                 self._fs.pipe_file(path, data)
                 return
             with tempfile.NamedTemporaryFile(dir=Path(path).parent, delete=False) as file:
@@ -132,14 +134,14 @@ class Store:
             ) from error
 
     def read(self, *parts: str) -> bytes | None:
-        """A file's content; None if there is none."""
+        """Return the content of a file, or None if the file does not exist."""
         try:
             return bytes(self._fs.cat_file(self._path(*parts)))
         except FileNotFoundError:
             return None
 
     def names(self, *parts: str) -> list[str]:
-        """Names of what lies in a folder of the store, sorted."""
+        """Return the names of the entries of a folder in the store, sorted."""
         try:
             self._fs.invalidate_cache()
             paths = self._fs.ls(self._path(*parts), detail=False)
@@ -149,7 +151,11 @@ class Store:
 
     @contextlib.contextmanager
     def folder(self, *parts: str) -> Iterator[Path]:
-        """A folder of the store to append to; a copy that is kept in step where it is elsewhere."""
+        """Open a folder of the store for appending.
+
+        For a store that is not a folder of this machine, this is a local copy that is uploaded at
+        regular intervals and at the end.
+        """
         remote = self._path(*parts)
         if self.is_folder:
             Path(remote).mkdir(parents=True, exist_ok=True)
@@ -181,27 +187,27 @@ class Store:
                 upload()
 
     def forget(self, *parts: str) -> None:
-        """Remove a folder of the store, if it is there."""
+        """Remove a folder of the store, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm(self._path(*parts), recursive=True)
 
     def write_rows(self, run: str, node: str, rows: pd.DataFrame) -> None:
-        """Write a node's numbers: from now on it is done."""
+        """Write the rows of a node, which marks the node as done."""
         data = rows.reindex(columns=list(COLUMNS)).to_parquet(None, index=False)
         self.write(data, "rows", run, f"{file_name(node)}.parquet")
 
     def nodes_done(self, run: str) -> list[str]:
-        """Nodes whose numbers are there."""
+        """Return the nodes whose rows have been written."""
         names = self.names("rows", run)
         return [urllib.parse.unquote(n.removesuffix(".parquet")) for n in names
                 if n.endswith(".parquet")]  # fmt: skip
 
     def write_run(self, record: RunRecord) -> None:
-        """Write down what a run is."""
+        """Write the record of a run."""
         self.write(record.model_dump_json(indent=1).encode(), "runs", f"{record.run}.json")
 
     def runs(self) -> list[RunRecord]:
-        """All runs, the oldest first."""
+        """Return the records of all runs, oldest first."""
         records = []
         for name in self.names("runs"):
             data = self.read("runs", name)
@@ -210,22 +216,22 @@ class Store:
                     records.append(RunRecord.model_validate_json(data))
                 except ValueError as error:
                     raise InputError(
-                        "is not the record of a run", where=self._path("runs", name)
+                        "is not a valid run record", where=self._path("runs", name)
                     ) from error
         return sorted(records, key=lambda r: (r.date_utc, r.run))
 
     def query(self, sql: str) -> pd.DataFrame:
-        """Ask the store: ``measurements`` is the table of all rows of all runs.
+        """Run an SQL query; the table ``measurements`` holds all rows of all runs.
 
         Parameters
         ----------
         sql : str
-            In DuckDB's dialect.
+            Query in DuckDB's dialect of SQL.
 
         Raises
         ------
         InputError
-            If the store is empty or the question is not understood.
+            If the store has no rows or the query is invalid.
         """
         import duckdb
 
@@ -240,15 +246,15 @@ class Store:
                 )
                 answer = connection.sql(sql) if sql.strip() else None
                 if answer is None:
-                    raise InputError("that asks for nothing", where="--sql", remedy="SELECT ...")
+                    raise InputError("the query has no result", where="--sql", remedy="SELECT ...")
                 frame: pd.DataFrame = answer.df()
                 return frame
             except duckdb.Error as error:
                 reason = str(error).split("\n")[0]
-                raise InputError(f"cannot be asked that ({reason})", where=self.url) from error
+                raise InputError(f"the query failed ({reason})", where=self.url) from error
 
     def _rows_pattern(self) -> str:
-        """Every file of rows; brackets in the store's own name are no pattern."""
+        """Return the glob pattern of all row files; brackets in the store's path are escaped."""
         return f"{glob.escape(self._root)}/rows/*/*.parquet"
 
     def _source(self, connection: "duckdb.DuckDBPyConnection") -> str:
@@ -259,7 +265,7 @@ class Store:
         return str(self._fs.unstrip_protocol(pattern))
 
     def rows(self, runs: Sequence[str] = ()) -> pd.DataFrame:
-        """Numbers of some runs, or of all, in a fixed order."""
+        """Return the rows of the given runs, or of all runs, in a fixed order."""
         names = ", ".join("'" + r.replace("'", "''") + "'" for r in runs)
         where = f"WHERE run IN ({names})" if runs else ""
         return self.query(
@@ -269,27 +275,29 @@ class Store:
 
 
 def check_run_name(name: str) -> str:
-    """A run's name, if it can be one.
+    """Return a run's name if it is valid.
 
     Raises
     ------
     InputError
-        If it could be no file name.
+        If the name cannot be used as a file name.
     """
     if not RUN_NAME.fullmatch(name):
-        raise InputError(f"'{name}' cannot name a run", remedy="letters, digits, . _ and -")
+        raise InputError(f"'{name}' is not a valid run name", remedy="use letters, digits, . _ -")
     return name
 
 
 def newest_run(store: Store) -> str:
-    """The newest run that is not a confirmation.
+    """Return the name of the newest run that is not a confirmation.
 
     Raises
     ------
     InputError
-        If there is none.
+        If the store has no run.
     """
     runs = [r.run for r in store.runs() if AGAIN not in r.run]
     if not runs:
-        raise InputError("no run has been made", where=store.url, remedy="groundspeed fleet run")
+        raise InputError(
+            "the store has no run", where=store.url, remedy="make one with: groundspeed fleet run"
+        )
     return runs[-1]

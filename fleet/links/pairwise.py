@@ -1,13 +1,17 @@
-"""From measurements of pairs of nodes to the node or the link that is slow.
+"""Find the slow node or link from bandwidths measured between pairs of nodes.
 
-A pair that is slow is the fault of one end, of the other, or of what is between them. A node is
-blamed when it is slow with at least two partners and with half of all it was measured with; a link,
-when it is slow while both of its ends are fine elsewhere. Pairs under one switch are faster than
-pairs across two: where the topology is not known, such classes are found in the data, or two groups
-of honest links would become a hundred findings.
+A pair is slow because of one of its nodes, the other node, or the link between them. A node is
+blamed if it is slow with at least two partners and in half of its measurements. A link is blamed if
+it is slow while both of its nodes are fine with other partners. Pairs under one switch are faster
+than pairs across two switches. If the topology is not known, such hop classes are found in the
+data; without them, two groups of healthy links would give a hundred findings.
 
-Not all pairs need to be measured: in a few rounds of random matchings, in which all nodes are busy
-at once, an innocent node meets a bad partner in every round only with probability ``p^rounds``.
+Not all pairs need to be measured. In a few rounds of random matchings, in which all nodes are busy
+at once, a healthy node meets a slow partner in every round only with probability ``p^rounds``,
+where p is the share of slow nodes.
+
+    for metric, pairs in read_pairs([Path("pairs.csv")]).items():
+        print(metric, judge_pairs(pairs))
 """
 
 import math
@@ -25,32 +29,32 @@ from groundspeed.profiles.operations import Array
 from groundspeed.profiles.record import Record
 
 SLOW = 0.10
-"""Loss, against the median of its class, from which a pair is slow."""
+"""[1] Loss against the median of its hop class from which a pair is slow."""
 
 APART = 0.25
-"""Two hop classes differ by this, in log bandwidth, or they are one."""
+"""[1] Difference in log bandwidth above which there can be two hop classes."""
 
 FEWEST_IN_CLASS = 0.1
-"""Share of the nodes that lie outside the largest group, below which groups are not topology."""
+"""[1] Smallest share of nodes outside the largest group for which groups are topology."""
 
 MOSTLY = 0.8
-"""Share of the slow pairs that lie across groups, if the groups are topology."""
+"""[1] Smallest share of slow pairs that connect two groups, if the groups are topology."""
 
 MOST_LINKS = 0.25
-"""Share of links that fail by themselves, above which it is not the links."""
+"""[1] Share of slow links above which single links are not the cause."""
 
 FEWEST_PAIRS = 8
-"""Below, no pair can be told from the others."""
+"""Fewest measured pairs that are judged; with fewer, a slow pair cannot be recognized."""
 
 FALSE_BLAME = 0.01
-"""Expected number of innocent nodes blamed by all rounds together."""
+"""Expected number of healthy nodes that are blamed, over all rounds together."""
 
 
 class LinkFinding(Record):
     """A node or a link that is slow."""
 
     level: str
-    """``node``, ``link``, or ``class`` for what too many pairs share to be theirs."""
+    """``node``, ``link``, or ``class`` if too many pairs are slow to blame single links."""
     metric: str = ""
     nodes: tuple[str, ...]
     loss_fraction: float
@@ -61,7 +65,7 @@ class LinkFinding(Record):
 
 @dataclass(frozen=True)
 class Pairs:
-    """Measured pairs: two nodes and a bandwidth each."""
+    """Measured pairs; each has two nodes and a bandwidth."""
 
     first: tuple[str, ...]
     second: tuple[str, ...]
@@ -69,21 +73,22 @@ class Pairs:
 
 
 def rounds_needed(nodes: int, slow_share: float) -> int:
-    """Rounds of random matchings after which hardly any innocent node has met bad partners only.
+    """Return the number of rounds after which hardly any healthy node met only slow partners.
 
     >>> rounds_needed(16, 0.02), rounds_needed(1000, 0.1)
     (2, 5)
     """
     if nodes < 2 or not 0.0 < slow_share < 1.0:
-        raise InputError("rounds need two nodes or more, and a share between 0 and 1")
+        raise InputError("give two nodes or more, and a share of slow nodes between 0 and 1")
     needed = math.log(FALSE_BLAME / nodes) / math.log(slow_share)
-    return max(2, math.ceil(needed - 1e-9))  # five is five, however it was rounded
+    return max(2, math.ceil(needed - 1e-9))  # 1e-9: rounding must not turn 5 into 6
 
 
 def matchings(nodes: Sequence[str], rounds: int, seed: int) -> list[list[tuple[str, str]]]:
-    """Rounds in which every node has one partner, and no pair comes twice where that is possible.
+    """Return rounds of pairs in which every node has one partner; no pair comes twice.
 
-    With an odd number of nodes one rests in each round.
+    The number of rounds is limited to those without a repeated pair. With an odd number of nodes,
+    one node has no partner in each round.
     """
     order = list(nodes)
     np.random.default_rng(seed).shuffle(order)
@@ -94,18 +99,18 @@ def matchings(nodes: Sequence[str], rounds: int, seed: int) -> list[list[tuple[s
     for _ in range(min(rounds, len(order) - 1)):
         pairs = zip(order[:half], reversed(order[half:]), strict=True)
         rounds_of_pairs.append([(a, b) for a, b in pairs if a and b])
-        order = [order[0], order[-1], *order[1:-1]]  # the circle method: all but one move on
+        order = [order[0], order[-1], *order[1:-1]]  # circle method: rotate all but the first
     return rounds_of_pairs
 
 
 def judge_pairs(pairs: Pairs) -> tuple[LinkFinding, ...]:
-    """Nodes first, then links, worst first.
+    """Return the slow nodes, then the slow links, each with the largest loss first.
 
     Parameters
     ----------
     pairs : Pairs
-        A bandwidth that is not positive is a pair without a result: all of it is lost, and the
-        evidence says so.
+        Measured pairs. A bandwidth that is not positive means that the pair has no result: its loss
+        is 1, and the evidence of a finding counts such pairs.
     """
     whole = pd.DataFrame({"a": pairs.first, "b": pairs.second, "bandwidth": pairs.bandwidth})
     whole = whole.astype({"a": str, "b": str})
@@ -123,7 +128,7 @@ def judge_pairs(pairs: Pairs) -> tuple[LinkFinding, ...]:
     if both.sum() >= FEWEST_PAIRS and both.mean() > MOST_LINKS:
         evidence = (
             f"{int(both.sum())} of {both.size} links are slow at times, and no node explains it: "
-            "two tests in one table, or a topology"
+            "the cause may be two tests in one table, or the topology"
         )
         return (*findings, _finding("class", (), rest, evidence))
     for (a, b), mine in rest.groupby(["a", "b"], sort=True):
@@ -131,13 +136,13 @@ def judge_pairs(pairs: Pairs) -> tuple[LinkFinding, ...]:
         if not slow.any():
             continue
         again = "" if slow.mean() >= 0.5 else "; not in every measurement: measure again"
-        evidence = f"both ends are fine with others{again}"
+        evidence = f"both nodes are fine with other partners{again}"
         findings.append(_finding("link", (str(a), str(b)), mine, evidence))
     return tuple(sorted(findings, key=lambda f: (f.level == "link", -f.loss_fraction, f.nodes)))
 
 
 def _blame_nodes(frame: pd.DataFrame) -> list[LinkFinding]:
-    """The node that explains most slow pairs first; what it explains blames nobody else."""
+    """Blame nodes, the one with most slow partners first; its pairs then blame no other node."""
     findings: list[LinkFinding] = []
     left = frame
     while True:
@@ -148,7 +153,7 @@ def _blame_nodes(frame: pd.DataFrame) -> list[LinkFinding]:
         slow = ends[ends["slow"]]
         partners = slow.groupby("node")["partner"].nunique()
         share = ends.groupby("node")["slow"].mean().reindex(partners.index)
-        # Of two that explain as many: the one whose partners have no other slow pair.
+        # Tie-break: blame the node whose partners have no other slow pair.
         alone = slow["partner"].map(slow.groupby("node").size()).eq(1)
         clear = alone.groupby(slow["node"]).sum()
         suspect = pd.DataFrame({"partners": partners, "clear": clear, "share": share})
@@ -181,14 +186,14 @@ def _finding(level: str, nodes: tuple[str, ...], mine: pd.DataFrame, evidence: s
 
 
 def _expected_log(frame: pd.DataFrame) -> Array:
-    """Logarithm of what each pair's hop class delivers: one class, or two where there are two.
+    """Return the log of the usual bandwidth of each pair's hop class; there are one or two classes.
 
     Two classes are a topology if the fast pairs join the nodes into groups and hardly any slow pair
-    lies within a group. A slow node is no group: it is alone.
+    lies within a group. A single slow node is not a group.
     """
     log = np.log(frame["bandwidth"].to_numpy())
     whole = np.full(log.shape, float(np.median(log)))
-    # The cut that leaves least variance on both sides (Otsu's).
+    # Otsu's method: choose the cut that leaves the least variance within the two sides.
     order = np.sort(log)
     sizes = np.arange(1, log.size)
     left, total = np.cumsum(order)[:-1], float(order.sum())
@@ -212,17 +217,20 @@ def _expected_log(frame: pd.DataFrame) -> Array:
 
 
 def read_pairs(paths: Sequence[Path]) -> dict[str, Pairs]:
-    """Read CSV files of pairs: columns ``node``, ``partner``, ``value``, and ``metric`` if many.
+    """Read CSV files of pairs into one set of pairs for each metric.
+
+    The columns are ``node``, ``partner``, ``value`` and, if there are several metrics, ``metric``.
 
     Returns
     -------
     dict of str to Pairs
-        By metric; what was measured differently is never pooled.
+        Pairs of each metric; different metrics are never pooled. A node paired with itself is left
+        out.
 
     Raises
     ------
     InputError
-        If a file cannot be read, lacks a column, or pairs a node with itself only.
+        If a file cannot be read or a column is missing.
     """
     frames = []
     for path in paths:
@@ -234,9 +242,9 @@ def read_pairs(paths: Sequence[Path]) -> dict[str, Pairs]:
         missing = [c for c in ("node", "partner", "value") if c not in frame.columns]
         if missing:
             raise InputError(
-                f"lacks the column {', '.join(missing)}",
+                f"column missing: {', '.join(missing)}",
                 where=str(path),
-                remedy="a table of pairs has node,partner,value",
+                remedy="a table of pairs has the columns node,partner,value",
             )
         metric = frame["metric"].fillna("").astype(str) if "metric" in frame else ""
         frames.append(frame[["node", "partner", "value"]].assign(metric=metric))

@@ -1,1 +1,1 @@
-"""Run the node check on many nodes through a launcher, and measure suspects again."""
+"""Run the node check on many nodes through a launcher, and measure suspected nodes again."""

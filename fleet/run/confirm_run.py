@@ -1,7 +1,9 @@
 """Measure the suspects of a run again, twice, with the best unit as a control.
 
-Only the nodes of suspects and of the control are measured: in a fleet of a thousand that is a
-handful. A unit stays blamed if it fell every time.
+Only the nodes of the suspects and of the control are measured: a handful in a fleet of a thousand.
+A unit stays blamed only if it is slow in every run.
+
+    screening = confirm_run(LocalLauncher(), Work("/shared/fleet", "run1"), print)
 """
 
 from dataclasses import replace
@@ -26,20 +28,20 @@ RERUNS = 2
 
 
 def confirm_run(launcher: Launcher, work: Work, on_event: OnEvent) -> Screening:
-    """Screen a run, measure its suspects again, and say who is still slow.
+    """Screen a run, measure its suspects again, and return the screening with the new verdicts.
 
     Parameters
     ----------
     launcher : Launcher
     work : Work
-        Its ``run`` is the one to confirm; the newest if empty.
+        Work of one node. Its ``run`` is the run to confirm. Empty: the newest run.
     on_event : callable
-        Receives every event of a node.
+        Function that receives every event of a node.
 
     Returns
     -------
     Screening
-        What did not fall in every run is FLAKY.
+        A finding that did not recur in every re-run is FLAKY.
     """
     store = Store(work.store)
     run = work.run or newest_run(store)

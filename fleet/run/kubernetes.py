@@ -1,7 +1,8 @@
-"""Kubernetes: an Indexed Job with one pod a node, or a DaemonSet that checks again and again.
+"""Kubernetes launcher: an Indexed Job with one pod per node, or a DaemonSet for repeated checks.
 
-The manifest is printed, for a repository and a review, or applied with ``kubectl``. Pods of one job
-repel each other, so each lands on a node of its own; the node's name comes from the downward API.
+The manifest is printed, so that it can be reviewed and committed, or applied with ``kubectl``. The
+pods of a job have anti-affinity, so each runs on a different node; a pod gets the name of its node
+from the downward API.
 """
 
 import json
@@ -23,37 +24,37 @@ HOSTNAME = "kubernetes.io/hostname"
 MOUNT = "/groundspeed"
 POLL_S = 2.0
 PLACEMENT_S = 900.0
-"""How long a pod may wait for its node, and pull its image."""
+"""[s] Time in which a pod must be scheduled and pull its image."""
 GPU_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
 
 
 @dataclass(frozen=True)
 class PodOptions:
-    """What a pod needs besides the program."""
+    """Options of a pod besides the program that it runs."""
 
     image: str
     gpus: int = 0
-    """Number of GPUs of each node; 0 checks its CPU."""
+    """Number of GPUs of each node. 0: check the CPU."""
     vendor: str = "nvidia"
     namespace: str | None = None
     claim: str | None = None
-    """PersistentVolumeClaim on which the store is; none for a store with a URL."""
+    """Name of the PersistentVolumeClaim that holds the store. None: the store is a URL."""
     selector: tuple[str, ...] = ()
     """``key=value`` labels that a node must have."""
     tolerate: bool = False
-    """Run on tainted nodes too: the one that was taken out is the one to look at."""
+    """Run on tainted nodes too, because a node that was taken out of service needs the check."""
 
 
 def job_manifest(work: Work, nodes: Sequence[str], count: int, pod: PodOptions) -> dict[str, Any]:
-    """An Indexed Job: one pod a node.
+    """Return the manifest of an Indexed Job with one pod per node.
 
     Parameters
     ----------
     work : Work
     nodes : sequence of str
-        Names of nodes to measure; any ``count`` of them if empty.
+        Names of the nodes to measure. Empty: any ``count`` nodes.
     count : int
-        How many pods.
+        Number of pods.
     pod : PodOptions
     """
     labels = {"app.kubernetes.io/name": "groundspeed", LABEL: work.run}
@@ -78,7 +79,7 @@ def job_manifest(work: Work, nodes: Sequence[str], count: int, pod: PodOptions) 
             "parallelism": count,
             "backoffLimitPerIndex": 1,
             "maxFailedIndexes": count,
-            # A pod that finds no place must end too.
+            # Without a deadline, a job with a pod that cannot be scheduled would never end.
             "activeDeadlineSeconds": int(PLACEMENT_S + 2.0 * DEVICE_TIMEOUT_S[work.level]),
             "ttlSecondsAfterFinished": 24 * 3600,
             "template": template,
@@ -87,7 +88,7 @@ def job_manifest(work: Work, nodes: Sequence[str], count: int, pod: PodOptions) 
 
 
 def daemonset_manifest(store: str, pod: PodOptions, *, every_s: int) -> dict[str, Any]:
-    """A DaemonSet that checks its node every so often, and lets Prometheus read the result."""
+    """Return a DaemonSet that checks its node every ``every_s`` seconds and serves Prometheus."""
     labels = {"app.kubernetes.io/name": "groundspeed", LABEL: "healthcheck"}
     program = ["-P", "-m", "groundspeed", "fleet", "healthcheck", "--store", store]
     program += ["--every", str(every_s), "--port", str(METRICS_PORT), "--bind", "0.0.0.0"]
@@ -109,10 +110,10 @@ def daemonset_manifest(store: str, pod: PodOptions, *, every_s: int) -> dict[str
 
 
 def _see_gpus(spec: dict[str, Any], pod: PodOptions) -> None:
-    """Let a pod see all GPUs of its node without asking for them.
+    """Let a pod see all GPUs of its node without requesting them.
 
-    One that asked would keep them from everybody else for ever. While others compute, a check says
-    that it cannot tell, and measures nothing.
+    A pod that requested the GPUs would block them for all other pods for ever. While other pods use
+    the GPUs, a check reports UNKNOWN and measures nothing.
     """
     container = spec["containers"][0]
     if pod.gpus and pod.vendor == "nvidia":
@@ -134,13 +135,13 @@ METRICS_PORT = 9418
 
 
 def job_name(run: str) -> str:
-    """A run's name as Kubernetes allows it: small letters, digits and dashes."""
+    """Return a run's name as Kubernetes allows it: lower-case letters, digits and dashes."""
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in run.lower())
     return "groundspeed-" + plain[:40].strip("-")
 
 
 def _one_of(nodes: Sequence[str]) -> dict[str, Any]:
-    # By their own names: the label of the host name may say something else.
+    # Select by metadata.name: the kubernetes.io/hostname label may differ from the node name.
     terms = [
         {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
         for node in nodes
@@ -180,7 +181,7 @@ def _template(
         spec["volumes"] = [{"name": "store", "persistentVolumeClaim": claim}]
     elif "://" not in store:
         raise InputError(
-            f"pods do not see the folder '{store}'",
+            f"pods cannot access the local folder '{store}'",
             where="--store",
             remedy=f"give --claim NAME with --store {MOUNT}/..., or a URL such as s3://bucket/fleet",
         )
@@ -193,13 +194,13 @@ def _template(
 
 @dataclass
 class KubernetesLauncher:
-    """Applies an Indexed Job and waits for it.
+    """Launcher that applies an Indexed Job and waits for it.
 
     Parameters
     ----------
     pod : PodOptions
     count : int
-        How many nodes, where they are not named.
+        Number of nodes, if their names are not given. Default: 0.
     """
 
     pod: PodOptions
@@ -207,7 +208,7 @@ class KubernetesLauncher:
     name: str = field(default="kubernetes", init=False)
 
     def nodes(self) -> tuple[str, ...]:
-        """Nodes that are ready and take pods."""
+        """Return the nodes that are ready and schedulable."""
         selector = [f"--selector={','.join(self.pod.selector)}"] if self.pod.selector else []
         listing = json.loads(_kubectl("get", "nodes", "--output=json", *selector))
         names = []
@@ -218,12 +219,12 @@ class KubernetesLauncher:
         return tuple(names)
 
     def run(self, work: Work, nodes: Sequence[str], on_event: OnEvent) -> None:
-        """Apply the job and follow the store until every node is there or its pod has failed."""
+        """Apply the job; follow the store until every node has a result or its pod has failed."""
         if not nodes:
             return
         manifest = job_manifest(work, nodes, len(nodes), self.pod)
         where = [f"--namespace={self.pod.namespace}"] if self.pod.namespace else []
-        # A job cannot be changed, and the one of a run that is continued has other nodes.
+        # Delete the old job first: a job is immutable, and a continued run has other nodes.
         _kubectl("delete", "job", job_name(work.run), "--ignore-not-found", *where)
         _kubectl("apply", "--filename=-", stdin=json.dumps(manifest))
         store, waiting = Store(work.store), set(nodes)
@@ -243,7 +244,7 @@ class KubernetesLauncher:
 
 
 def as_yaml(manifest: dict[str, Any]) -> str:
-    """A manifest as one writes it."""
+    """Return a manifest as YAML text, with its keys in the given order."""
     return str(yaml.safe_dump(manifest, sort_keys=False))
 
 
@@ -253,8 +254,8 @@ def _kubectl(*arguments: str, stdin: str | None = None) -> str:
         finished = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise InputError(
-            "kubectl is not on this machine",
-            remedy="print the manifest with --print and apply it where kubectl is",
+            "kubectl is not installed here",
+            remedy="print the manifest with --print and apply it on a machine with kubectl",
         ) from error
     if finished.returncode:
         reason = finished.stderr.strip().splitlines() or ["no reason given"]

@@ -1,7 +1,7 @@
-"""What a launcher does: name the nodes, run the node's program on them, say how each went.
+"""Interface of a launcher: list the nodes, run the node's program on them, report each outcome.
 
-A launcher keeps nothing: results are in the store when a node says it is done, so the one that
-started a run may die and be started again.
+A launcher keeps no state: the results of a node are in the store before it is reported as done. So
+the process that started a run may die and be started again.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from groundspeed.fleet.run.worker import Work
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened to a node."""
+    """Change in the state of one node during a run."""
 
     node: str
     kind: Literal["started", "done", "lost"]
@@ -25,7 +25,7 @@ OnEvent = Callable[[Event], None]
 
 
 class Launcher(Protocol):
-    """Runs a program on many nodes."""
+    """Runs the node's program on many nodes."""
 
     @property
     def name(self) -> str:
@@ -33,7 +33,7 @@ class Launcher(Protocol):
         ...
 
     def nodes(self) -> tuple[str, ...]:
-        """Nodes that could be measured now.
+        """Return the nodes that can be measured now.
 
         Raises
         ------
@@ -43,8 +43,8 @@ class Launcher(Protocol):
         ...
 
     def run(self, work: Work, nodes: Sequence[str], on_event: OnEvent) -> None:
-        """Measure nodes, telling each event; returns when every node is done or lost."""
+        """Measure nodes and report each event; return when every node is done or lost."""
         ...
 
 
-"""A node that ends without a result is lost, with the reason; it never ends the others."""
+"""A node that ends without a result is reported as lost, with a reason; the other nodes go on."""

@@ -1,4 +1,4 @@
-"""No launcher: this node, now."""
+"""Local launcher: measure only the node that it runs on, without a scheduler."""
 
 import sys
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ from groundspeed.fleet.run.worker import DEVICE_TIMEOUT_S, Work, node_name, run_
 
 
 class LocalLauncher:
-    """Measures the machine it runs on."""
+    """Launcher that measures only the machine that it runs on."""
 
     name = "local"
 
     def nodes(self) -> tuple[str, ...]:
-        """The machine it runs on."""
+        """Return the name of this machine."""
         return (node_name(),)
 
     def run(self, work: Work, nodes: Sequence[str], on_event: OnEvent) -> None:
-        """Measure this node, in a process of its own."""
+        """Measure this node in a separate process."""
         for node in nodes:
             on_event(Event(node, "started"))
             command = [sys.executable, *work.command(node)]

@@ -1,7 +1,10 @@
-"""One check of a node at a time.
+"""Allow only one check of a node at a time.
 
-Schedulers start a health check by the clock, whether or not the last one has ended. Two at once
-would each find the other's work on the GPU, and a node that is slow enough would drown in them.
+Schedulers start health checks at fixed intervals, whether or not the last one has ended. Two checks
+at once would disturb each other on the GPU, and on a slow node they would pile up.
+
+    with hold_node_lock("n1"):
+        ...
 """
 
 import fcntl
@@ -17,27 +20,27 @@ from groundspeed.profiles.errors import InputError
 
 @contextmanager
 def hold_node_lock(node: str) -> Iterator[None]:
-    """Hold the node's lock, which the system releases however the process ends.
+    """Hold the lock of a node; the system releases it even if the process is killed.
 
     Raises
     ------
     InputError
-        If another process holds it, or it cannot be made.
+        If another process holds the lock, or the lock file cannot be opened.
     """
     # Prefer /run, where only root may write: no other user can create the lock file in advance.
     folder = Path("/run") if os.access("/run", os.W_OK) else Path(tempfile.gettempdir())
     path = folder / f"groundspeed-{os.getuid()}-{file_name(node)}.lock"
-    try:  # not through a link that somebody has laid there
+    try:  # O_NOFOLLOW: no symbolic link of another user
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise InputError(f"cannot be locked ({error.strerror})", where=str(path)) from error
     try:
         if os.fstat(lock).st_uid != os.getuid():
-            raise InputError("is another user's file", where=str(path), remedy="remove it")
+            raise InputError("belongs to another user", where=str(path), remedy="remove it")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError("another check of this node has not ended") from error
+            raise InputError("another check of this node is still running") from error
         yield
     finally:
         os.close(lock)

@@ -1,8 +1,8 @@
-"""Ray: a placement group a node, with one worker in it that has all the node's GPUs.
+"""Ray launcher: one placement group per node, with one worker in it that has all GPUs of the node.
 
-The group keeps the node free of others while it is measured and is pinned to it by Ray's own node
-label, so that a suspect is measured and not its neighbour. The work of a node that dies is done on
-one that nobody has measured, if there is one; the node that died is reported either way.
+The placement group keeps other work off the node while it is measured. Ray's own node label pins
+the group to its node, so that the suspect is measured and not its neighbour. If a node dies, its
+work moves to a node that has not been measured, if there is one; the dead node is always reported.
 """
 
 import logging
@@ -19,11 +19,11 @@ from groundspeed.fleet.run.worker import Work
 from groundspeed.profiles.errors import InputError
 
 PLACEMENT_TIMEOUT_S = 60.0
-"""After which a node that Ray gives no room on counts as busy."""
+"""[s] Time limit for Ray to place a worker; a node that takes longer counts as busy."""
 NOTICE_TIMEOUT_S = 30.0
-"""How long Ray may need to notice that a node is dead: a few periods of its health check."""
+"""[s] Time that Ray may need to notice a dead node: a few periods of its health check."""
 POLL_S = 1.0
-"""How often a run looks whether a node is through."""
+"""[s] Interval at which a run checks whether a node has finished."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +35,23 @@ class _Node:
 
 @dataclass
 class RayLauncher:
-    """Runs on a Ray cluster.
+    """Launcher that measures nodes of a Ray cluster.
 
     Parameters
     ----------
     address : str
-        Of the cluster; ``auto`` finds the one this machine is part of.
+        Address of the cluster. Default: ``auto``, the cluster that this machine is part of.
     """
 
     address: str = "auto"
     name: str = field(default="ray", init=False)
 
     def nodes(self) -> tuple[str, ...]:
-        """Every node that is alive and has a processor to offer."""
+        """Return the names of all nodes that are alive and offer at least one CPU."""
         return tuple(n.name for n in self._alive())
 
     def run(self, work: Work, nodes: Sequence[str], on_event: OnEvent) -> None:
-        """Place one worker a node and follow them."""
+        """Place one worker on each node and report events until all nodes have finished."""
         if nodes:
             _Placement(self._alive(), list(nodes), work, on_event).run()
 
@@ -61,7 +61,7 @@ class RayLauncher:
 
 
 def alive_nodes(ray: Any) -> list[_Node]:  # noqa: ANN401  (ray is imported where it is used)
-    """Nodes of the cluster, by the shortest name that tells them apart."""
+    """Return the live nodes of the cluster, under the shortest names that distinguish them."""
     alive = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0.0) >= 1.0]
     for key in ("NodeManagerHostname", "NodeName", "NodeID"):
         names = [str(n[key]) for n in alive]
@@ -76,7 +76,7 @@ def alive_nodes(ray: Any) -> list[_Node]:  # noqa: ANN401  (ray is imported wher
 
 @dataclass
 class _Attempt:
-    """A node with a placement group of its own, and the task in it."""
+    """A node, its own placement group, and the task that runs in the group."""
 
     node: _Node
     group: Any
@@ -84,13 +84,13 @@ class _Attempt:
     placed_by: float = field(default_factory=lambda: time.monotonic() + PLACEMENT_TIMEOUT_S)
     """[s] Deadline on the monotonic clock, after which the node counts as busy."""
     broke: str = ""
-    """The error that ended the task, if one did."""
+    """Name of the error that ended the task; empty if none did."""
     noticed_by: float = 0.0
-    """After which a node that Ray still counts is alive indeed."""
+    """[s] Deadline on the monotonic clock; a node that Ray still lists after it is really alive."""
 
 
 class _Placement:
-    """One run: a placement group a node, given back as soon as that node is through."""
+    """One run: one placement group per node, released as soon as that node has finished."""
 
     def __init__(
         self, alive: list[_Node], wanted: list[str], work: Work, on_event: OnEvent
@@ -102,7 +102,7 @@ class _Placement:
         by_name = {n.name: n for n in alive}
         for name in wanted:
             if name not in by_name:
-                on_event(Event(name, "lost", "Ray does not know it"))
+                on_event(Event(name, "lost", "Ray has no node of this name"))
         self.attempts = [self._attempt(by_name[n]) for n in wanted if n in by_name]
         self.tried = {a.node.id for a in self.attempts}
 
@@ -144,7 +144,7 @@ class _Placement:
             )
             self.on_event(Event(attempt.node.name, "started"))
         elif time.monotonic() > attempt.placed_by:
-            self._mark_lost(attempt, f"Ray gave no room on it in {PLACEMENT_TIMEOUT_S:.0f} s")
+            self._mark_lost(attempt, f"Ray placed no worker on it in {PLACEMENT_TIMEOUT_S:.0f} s")
 
     def _finish(self, attempt: _Attempt) -> None:
         try:
@@ -165,7 +165,7 @@ class _Placement:
         self.on_event(Event(attempt.node.name, "lost", reason))
 
     def _find_cause_of_loss(self, attempt: _Attempt) -> None:
-        """Tell a node that died from a worker that did: Ray learns of the first a little later."""
+        """Report whether the node or only the worker died; Ray notices a dead node with a delay."""
         alive = alive_nodes(self.ray)
         if all(n.id != attempt.node.id for n in alive):
             self._mark_lost(attempt, f"the node died ({attempt.broke})")
@@ -174,7 +174,7 @@ class _Placement:
             self._mark_lost(attempt, f"the worker on it died ({attempt.broke})")
 
     def _pick_spare_node(self, alive: list[_Node]) -> None:
-        """Do a dead node's work on one that is alive and that nobody has measured."""
+        """Move the work of a dead node to a live node that has not been measured, if any."""
         for node in alive:
             if node.id not in self.tried:
                 self.tried.add(node.id)
@@ -187,13 +187,13 @@ class _Placement:
 
 
 def _on_node(work: Work, node: str) -> str:
-    """Run the node's program where Ray has put us; why it failed, or nothing."""
+    """Run the node's program on this node; return why it failed, or an empty string."""
     finished = subprocess.run(
         [sys.executable, *work.command(node)], capture_output=True, text=True, check=False
     )
     if finished.returncode == 0:
         return ""
-    said = finished.stderr.strip().splitlines() or [f"it ended with {finished.returncode}"]
+    said = finished.stderr.strip().splitlines() or [f"it exited with code {finished.returncode}"]
     return said[-1].removeprefix("groundspeed: ")
 
 
@@ -205,13 +205,13 @@ def _connected(address: str) -> Any:  # noqa: ANN401
     if not ray.is_initialized():
         host, _, port = address.rpartition(":")
         try:
-            if port.isdigit():  # Ray itself retries for minutes before it gives up
+            if port.isdigit():  # fail early: Ray itself retries for minutes
                 socket.create_connection((host, int(port)), timeout=5.0).close()
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
                 f"no Ray cluster at '{address}' ({reason})",
-                remedy="start one with: ray start --head, or name it with --address",
+                remedy="start one with: ray start --head, or give its address with --address",
             ) from error
     return ray

@@ -1,7 +1,10 @@
-"""Measure a fleet: choose the nodes, let a launcher run the node's program, keep what came back.
+"""Measure a fleet: choose the nodes, run the node's program through a launcher, record the run.
 
-A run has a name. Started again under the same name it does only what is missing, lost nodes too;
-without a name, a run that was killed is continued, or a new one is begun.
+Each run has a name. If a run is started again under the same name, only the nodes without a result
+are measured, including those that were lost. Without a name, a run that was killed is continued, or
+a new run is begun.
+
+    record = run_fleet(LocalLauncher(), RunRequest(Work("/shared/fleet", "run1")), print)
 """
 
 import datetime
@@ -16,30 +19,30 @@ from groundspeed.profiles.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What to measure, and on which nodes."""
+    """Work to do in a run, and the nodes to measure."""
 
     work: Work
-    """Its ``run`` is empty where the run is to be found or named."""
+    """Work of one node. If its ``run`` is empty, an open run is found or a new name is made."""
     nodes: tuple[str, ...] = ()
-    """Every node of the launcher, if empty."""
+    """Names of the nodes to measure. Empty: every node of the launcher."""
     new: bool = False
-    """Begin a new run although one is unfinished."""
+    """Begin a new run even if another one is unfinished."""
 
 
 def run_fleet(launcher: Launcher, request: RunRequest, on_event: OnEvent) -> RunRecord:
-    """Run, or continue a run.
+    """Start a new run or continue an unfinished one.
 
     Parameters
     ----------
     launcher : Launcher
     request : RunRequest
     on_event : callable
-        Receives every event, also those of nodes that were done before.
+        Function that receives every event, including those of nodes that were done before.
 
     Returns
     -------
     RunRecord
-        With the nodes that were lost, and why.
+        Record of the run, including the nodes that were lost and why.
 
     Raises
     ------
@@ -70,7 +73,7 @@ def run_fleet(launcher: Launcher, request: RunRequest, on_event: OnEvent) -> Run
 
 
 def find_run(store: Store, launcher: Launcher, request: RunRequest) -> RunRecord:
-    """The run to continue, or a new one."""
+    """Return the record of the run to continue, or of a new run."""
     nodes = chosen_nodes(launcher, request.nodes)
     name = request.work.run
     for known in reversed(store.runs()):
@@ -79,7 +82,7 @@ def find_run(store: Store, launcher: Launcher, request: RunRequest) -> RunRecord
         if not same or known.level != request.work.level:
             if known.run == name:
                 raise InputError(
-                    f"run '{name}' is of level {known.level}", remedy="give it another name"
+                    f"run '{name}' has level {known.level}", remedy="give the new run another name"
                 )
             continue
         if not name and request.nodes and set(request.nodes) != set(known.nodes):
@@ -97,21 +100,21 @@ def find_run(store: Store, launcher: Launcher, request: RunRequest) -> RunRecord
 
 
 def chosen_nodes(launcher: Launcher, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The nodes to measure.
+    """Return the nodes to measure: the named ones, or else all nodes of the launcher.
 
     Raises
     ------
     InputError
-        If there are none, or one that is named is not there.
+        If the launcher has no node, or does not have a named one.
     """
     known = launcher.nodes()
     for node in wanted:
         if node not in known:
             raise InputError(
-                f"{launcher.name} has no node '{node}' that could be measured now",
+                f"{launcher.name} has no node '{node}' that can be measured now",
                 where="--nodes",
                 remedy=did_you_mean(node, list(known)),
             )
     if not known:
-        raise InputError(f"{launcher.name} has no node that could be measured now")
+        raise InputError(f"{launcher.name} has no node that can be measured now")
     return tuple(dict.fromkeys(wanted)) or known

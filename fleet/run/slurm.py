@@ -1,9 +1,10 @@
-"""Slurm: one job array, one element a node.
+"""Slurm launcher: one job array with one element per node.
 
-The array is submitted on hold, each element is told its node, then all are released: so an element
-of a node that was drained meanwhile waits for it and nobody else's is disturbed. The node's program
-writes to the store, which must be on a file system that nodes and this machine share; Slurm is only
-asked whether an element is still there. Accounting (``sacct``) is not needed.
+The array is submitted on hold, each element is assigned to its node, then all are released. So the
+element of a node that was drained meanwhile waits for that node and does not run on another one.
+The node's program writes to the store, which must be on a file system that the nodes and this
+machine share. Slurm is only asked whether an element still exists; accounting (``sacct``) is not
+needed.
 """
 
 import os
@@ -21,24 +22,25 @@ from groundspeed.profiles.errors import InputError
 
 POLL_S = 1.0
 GRACE_S = 15.0
-"""A shared file system may show a file later than the job has ended."""
+"""[s] Wait after a job has ended, because a shared file system may show its files later."""
 
 UNAVAILABLE_S = 30.0
-"""An element whose node does not come back in this time is given up."""
+"""[s] Time limit after which an element is cancelled if its node is still unavailable."""
 
 GONE = ("down", "drain", "drng", "fail", "maint", "unk", "boot", "not_responding")
 
 
 @dataclass
 class SlurmLauncher:
-    """Submits an array and waits for it.
+    """Launcher that submits a Slurm job array and waits for it.
 
     Parameters
     ----------
     options : sequence of str
-        More for ``sbatch``: ``--partition=gpu``, ``--account=ops``.
+        Additional options for ``sbatch``, e.g. ``--partition=gpu``, ``--account=ops``. Default:
+        none.
     python : str
-        Interpreter on the nodes.
+        Path of the Python interpreter on the nodes. Default: the path of this interpreter.
     """
 
     options: Sequence[str] = ()
@@ -46,7 +48,7 @@ class SlurmLauncher:
     name: str = field(default="slurm", init=False)
 
     def nodes(self) -> tuple[str, ...]:
-        """Nodes that are neither down nor drained."""
+        """Return the nodes that are neither down nor drained."""
         partition = [o for o in self.options if o.startswith(("--partition=", "-p"))]
         output = _slurm("sinfo", "--noheader", "--Node", "--format=%N %t", *partition)
         names = dict.fromkeys(
@@ -57,7 +59,7 @@ class SlurmLauncher:
         return tuple(names)
 
     def run(self, work: Work, nodes: Sequence[str], on_event: OnEvent) -> None:
-        """Submit, follow, and clean up."""
+        """Submit the job array, follow its elements, and cancel what is left at the end."""
         if not nodes:
             return
         store = Store(work.store)
@@ -105,7 +107,7 @@ class SlurmLauncher:
                 elif state == "PENDING" and "NotAvail" in reason:
                     if now - stuck.setdefault(i, now) > UNAVAILABLE_S:
                         _slurm("scancel", f"{job}_{i}")
-                        on_event(Event(waiting.pop(i), "lost", f"Slurm says {reason}"))
+                        on_event(Event(waiting.pop(i), "lost", f"Slurm: {reason}"))
                 elif state != "PENDING" and now - ended.setdefault(i, now) > GRACE_S:
                     on_event(Event(waiting.pop(i), "lost", _why(job, i, store, work)))
             if waiting:
@@ -113,21 +115,21 @@ class SlurmLauncher:
 
 
 def _queue(job: str) -> dict[int, tuple[str, str]] | None:
-    """State and reason of each element that Slurm still has; None while it does not answer."""
+    """Return state and reason of each element that Slurm still lists; None without an answer."""
     finished = subprocess.run(
         ["squeue", "--noheader", "--array", f"--jobs={job}", "--format=%K|%T|%r"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if (
         finished.returncode and "Invalid job id" not in finished.stderr
-    ):  # Slurm has forgotten a job that ended long ago
+    ):  # "Invalid job id": the job ended long ago, which is no error
         return None
     rows = [line.split("|") for line in finished.stdout.splitlines() if line.count("|") == 2]
     return {int(i): (state, reason) for i, state, reason in rows if i.isdigit()}
 
 
 def _why(job: str, index: int, store: Store, work: Work) -> str:
-    """What is known of an element that ended without a result."""
+    """Return why an element ended without a result: its last log line, or its state in Slurm."""
     log = (store.read("logs", work.run, f"{index}.log") or b"").decode(errors="replace")
     said = [line for line in log.splitlines() if line.strip()]
     if said:
@@ -138,7 +140,7 @@ def _why(job: str, index: int, store: Store, work: Work) -> str:
     ).stdout  # fmt: skip
     facts = dict(part.split("=", 1) for part in output.split() if "=" in part)
     state, code = facts.get("JobState", "ended"), facts.get("ExitCode", "")
-    return f"Slurm says {state} {code}".strip()
+    return f"Slurm: {state} {code}".strip()
 
 
 def _slurm(*command: str, stdin: str | None = None) -> str:
@@ -148,10 +150,10 @@ def _slurm(*command: str, stdin: str | None = None) -> str:
         )
     except FileNotFoundError as error:
         raise InputError(
-            f"{command[0]} is not on this machine", remedy="run this where Slurm's commands are"
+            f"{command[0]} is not installed here", remedy="run this on a machine that has Slurm"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"{command[0]} does not answer", remedy="look at slurmctld") from error
+        raise InputError(f"{command[0]} does not answer", remedy="check slurmctld") from error
     if finished.returncode:
         reason = (finished.stderr.strip() or finished.stdout.strip()).splitlines() or [
             "no reason given"

@@ -1,8 +1,10 @@
-"""What runs on a node: measure its devices, keep the journal in the store, write the rows last.
+"""Program that runs on a node: measure its devices, journal to the store, write the rows last.
 
-Every launcher starts this same program, so a node measured under Slurm can be compared with
-one that Ray measured. Each device is a process of its own: one that hangs or crashes leaves the
-others alone, and all devices work at the same time, as they do in production.
+Every launcher starts this same program, so a node measured under Slurm can be compared with one
+measured under Ray. Each device has its own process: one that hangs or crashes does not affect the
+others, and all devices work at the same time, as they do in production.
+
+    rows = work_here(Work("/shared/fleet", "run1"), node_name())
 """
 
 import datetime
@@ -28,22 +30,22 @@ if TYPE_CHECKING:
 PROGRAM = (sys.executable, "-P", "-m", "groundspeed")
 
 DEVICE_TIMEOUT_S = {"check": 300.0, "quick": 1800.0, "standard": 7200.0, "full": 14400.0}
-"""After which a device is given up: many times what a healthy one needs."""
+"""[s] Time limit for one device, by check level: many times what a healthy device needs."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of one node in a run."""
+    """Work that one node does in a run."""
 
     store: str
     run: str
     level: CheckLevel = "check"
     device: str | None = None
-    """Devices as ``--device`` takes them; all that the node has if None."""
+    """Devices as ``--device`` takes them. None: all devices of the node."""
     allow_busy: bool = False
 
     def command(self, node: str | None = None) -> list[str]:
-        """The program that does it, for a launcher to start."""
+        """Return the arguments of the Python interpreter with which a launcher starts this work."""
         options = ["--store", self.store, "--run", self.run, "--level", self.level]
         options += ["--device", self.device] if self.device else []
         options += ["--allow-busy"] if self.allow_busy else []
@@ -52,7 +54,7 @@ class Work:
 
 
 def node_name() -> str:
-    """What the scheduler calls this node, or the host's own name."""
+    """Return the scheduler's name for this node, or else the host name."""
     for variable in ("SLURMD_NODENAME", "GROUNDSPEED_NODE"):
         if name := os.environ.get(variable):
             return name
@@ -60,7 +62,7 @@ def node_name() -> str:
 
 
 def work_here(work: Work, node: str) -> pd.DataFrame:
-    """Measure this node and write its rows; at once if they are there already.
+    """Measure this node and write its rows; if they exist already, return them at once.
 
     Returns
     -------
@@ -90,7 +92,7 @@ def work_here(work: Work, node: str) -> pd.DataFrame:
 
 
 def _devices(requested: str | None) -> list[str]:
-    """Devices of this node: every GPU, or the processor where there is none."""
+    """Return the requested devices, or else every GPU of this node, or the CPU if it has no GPU."""
     if requested not in (None, "all"):
         return str(requested).split(",")
     import torch
@@ -109,14 +111,15 @@ def check_rows(
     work : Work
     node : str
     folder : Path
-        For the journals.
+        Folder for the journals.
     timeout_s : float
-        After which a device is given up.
+        [s] Time limit after which a device counts as failed. Default: 300.
 
     Returns
     -------
     DataFrame
-        A device that could not be checked has one row without a value that says why.
+        Rows of all devices. A device that could not be checked has one row without a value, with
+        the reason in ``note``.
 
     Raises
     ------
@@ -157,20 +160,22 @@ def check_rows(
             for row in document["rows"]
         ]
     if len(whys) == len(devices):
-        raise InputError(f"nothing could be measured ({'; '.join(whys)})", where=node)
+        raise InputError(f"no device could be measured ({'; '.join(whys)})", where=node)
     return _frame(records, work.run, node, date)
 
 
 def _index(device: str) -> int:
-    """Number of a device: 3 of ``cuda:3``."""
+    """Return the index of a device, e.g. 3 for ``cuda:3``."""
     number = device.partition(":")[2] or "0"
     if not number.isdigit():
-        raise InputError(f"'{device}' is no device", where="--device", remedy="cpu, cuda:0,cuda:1")
+        raise InputError(
+            f"'{device}' is not a device", where="--device", remedy="give cpu or cuda:0,cuda:1"
+        )
     return int(number)
 
 
 def _calibrated(work: Work, node: str, folder: Path, store: "Store") -> pd.DataFrame:
-    """Calibrate every device into profiles, and take their rates as rows."""
+    """Calibrate every device, store the profiles, and return their rates as rows."""
     from groundspeed.fleet.table import profile_rows
     from groundspeed.profiles.store import list_profiles
 
@@ -190,7 +195,7 @@ def _calibrated(work: Work, node: str, folder: Path, store: "Store") -> pd.DataF
         store.write(path.read_bytes(), *where)
         records += profile_rows(profile)
     if not records:
-        raise InputError(f"nothing could be measured ({answer.reason})", where=node)
+        raise InputError(f"no device could be measured ({answer.reason})", where=node)
     return _frame(records, work.run, node, date)
 
 
@@ -212,19 +217,19 @@ def _now() -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a program printed, or why it printed nothing."""
+    """JSON object that a program printed, or the reason why there is none."""
 
     document: dict[str, Any] | None
     reason: str = ""
 
 
 def run_all(commands: Sequence[Sequence[str]], timeout_s: float) -> list[Answer]:
-    """Run programs side by side.
+    """Run programs in parallel.
 
     Returns
     -------
     list of Answer
-        The JSON object each printed, or the one line it failed with.
+        For each program, the JSON object that it printed or the last line of its error output.
     """
     started = [
         subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -245,15 +250,21 @@ def _answer(process: subprocess.Popen[str], deadline: float) -> Answer:
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return Answer(None, "no answer in time: given up")
+        return Answer(None, "no result within the time limit: stopped")
     said = err.strip().splitlines()
     reason = (
-        said[-1].removeprefix("groundspeed: ") if said else f"it ended with {process.returncode}"
+        said[-1].removeprefix("groundspeed: ")
+        if said
+        else f"it exited with code {process.returncode}"
     )
     if process.returncode != 0:
         return Answer(None, reason)
     try:
         document = json.loads(out)
     except ValueError:
-        return Answer(None, "it printed no JSON")
-    return Answer(document) if isinstance(document, dict) else Answer(None, "it printed no object")
+        return Answer(None, "its output is not a JSON object")
+    return (
+        Answer(document)
+        if isinstance(document, dict)
+        else Answer(None, "its output is not a JSON object")
+    )

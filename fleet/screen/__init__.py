@@ -1,1 +1,1 @@
-"""Screen a fleet: score each unit, name the cause, price the loss."""
+"""Screen a fleet: score each measurement, name the cause of each loss, and estimate its cost."""

@@ -1,4 +1,4 @@
-"""Rules that others use, on the same table: what they find and what they miss."""
+"""Detection rules of other tools, to compare on one table what they find and what they miss."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 Detector = Callable[[pd.DataFrame], pd.Series]
-"""From one metric's rows (node, gpu, value; higher is better) to which are flagged."""
+"""Function from the rows of one metric (node, gpu, value; higher is better) to a mask of flags."""
 
 
 def fixed(loss: float) -> Detector:
-    """Below the median by a fixed share."""
+    """Return a rule that flags values more than a fixed fraction below the median."""
 
     def rule(rows: pd.DataFrame) -> pd.Series:
         return rows["value"] < rows["value"].median() * (1.0 - loss)
@@ -19,18 +19,18 @@ def fixed(loss: float) -> Detector:
 
 
 def three_sigma(rows: pd.DataFrame) -> pd.Series:
-    """Below the mean by three standard deviations: many slow ones hide themselves."""
+    """Flag values three standard deviations below the mean; many slow GPUs hide each other."""
     return rows["value"] < rows["value"].mean() - 3.0 * rows["value"].std()
 
 
 def best_of_node(rows: pd.DataFrame) -> pd.Series:
-    """Below 90 % of the best GPU of the same node (gpu-fryer): a slow node has no best."""
+    """Flag values below 90 % of the node's best GPU (gpu-fryer); misses a node slow as a whole."""
     best = rows.groupby("node", observed=True)["value"].transform("max")
     return rows["value"] < 0.9 * best
 
 
 def median_or_tenth(rows: pd.DataFrame) -> pd.Series:
-    """Off the median by more than the larger of its deviation and a tenth (Megatron-LM)."""
+    """Flag values off the median by more than the larger of MAD and a tenth of it (Megatron-LM)."""
     median = rows["value"].median()
     mad = float(np.median(np.abs(rows["value"] - median)))
     return (rows["value"] - median).abs() > max(mad, 0.1 * median)

@@ -1,4 +1,7 @@
-"""Why a unit is slow: from what fell together, and from its temperature, power and clocks."""
+"""Name the cause of a slow unit from its slow metrics and its temperature, power and clocks.
+
+A cause slows several metrics at once, so the combination of slow metrics points to it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,29 +13,29 @@ from groundspeed.fleet.metrics import Kind, facts_of
 from groundspeed.fleet.screen.findings import Finding, Level, Verdict
 
 HALF_WIDTH = 0.38
-"""Loss from which a host link runs at half its lanes or less, or a generation lower."""
+"""[1] Loss of a host link that means half its PCIe lanes or fewer, or a lower PCIe generation."""
 
 HOT_C = 8.0
-"""Above the median of its kind."""
+"""[C] Temperature above the median of its class from which a GPU counts as hot."""
 
 LOW_POWER = 0.05
-"""Below the median of its kind, as a fraction."""
+"""[1] Fraction below the median of its class from which power or a power cap counts as low."""
 
 
 class Loss(NamedTuple):
-    """How one metric of a unit fell."""
+    """Loss of one metric of a unit."""
 
     loss: float
     z: float
     value: float
     expected: float
     tier: float
-    """1 WARN, 2 FAIL."""
+    """Verdict as a number: 1 WARN, 2 FAIL."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A GPU, node or rack, and the metrics in which it fell."""
+    """A GPU, node, rack or class, and the metrics in which it is slow."""
 
     node: str
     gpu: int | None
@@ -42,17 +45,17 @@ class Unit:
 
 @dataclass(frozen=True)
 class Telemetry:
-    """Temperature, power and the like, by GPU, and the median of its class."""
+    """Temperature, power and other telemetry of each GPU, and the medians of its class."""
 
     of_unit: dict[tuple[str, int], dict[str, float]]
     usual: dict[tuple[str, int], dict[str, float]]
-    """Usual readings of the class that each unit belongs to."""
+    """Median readings of the class that each GPU belongs to."""
 
 
 def explain(
     unit: Unit, telemetry: Telemetry, notes: Mapping[tuple[str, int, str], str] | None = None
 ) -> Finding:
-    """A finding of a unit: its worst metric, its cause, and what speaks for it."""
+    """Return the finding for a unit: its worst metric, the likely cause, and the evidence."""
     worst = max(unit.losses, key=lambda m: (unit.losses[m].tier, unit.losses[m].loss, m))
     loss, z, value, expected, _ = unit.losses[worst]
     failed = any(v.tier >= FAIL for v in unit.losses.values())
@@ -87,14 +90,14 @@ def _cause(unit: Unit, telemetry: Telemetry) -> tuple[str, str]:
         kinds[kind] = max(kinds.get(kind, 0.0), loss.loss)
     down = ", ".join(f"{m} {v.loss:.0%}" for m, v in sorted(unit.losses.items())[:4])
     if all(not np.isfinite(v.z) for v in unit.losses.values()):
-        return "below_floor", f"down: {down} against the reference, whatever its class does"
+        return "below_floor", f"down: {down} against the reference, regardless of its class"
     if kinds.get("host_link", 0.0) >= HALF_WIDTH:
-        return "pcie_width", f"down: {down}: what half the lanes lose, or more"
+        return "pcie_width", f"down: {down}: the loss of half the PCIe lanes, or more"
     telemetry_cause = _cause_from_telemetry(unit, telemetry)
     if "tensor" in kinds and telemetry_cause is not None:
         return telemetry_cause[0], f"down: {down}; {telemetry_cause[1]}"
     if "vector" in kinds and "tensor" not in kinds:
-        return "clocks_or_software", f"down: {down}; tensor cores are not"
+        return "clocks_or_software", f"down: {down}; tensor cores are not slow"
     single: tuple[tuple[Kind, str], ...] = (
         ("tensor", "compute"), ("memory", "memory"), ("nvlink", "nvlink"), ("network", "network"),
         ("launch", "host"), ("host_link", "host_link"),
@@ -112,7 +115,7 @@ def _cause_from_telemetry(unit: Unit, telemetry: Telemetry) -> tuple[str, str] |
     usual = telemetry.usual[unit.node, unit.gpu]
 
     def value(pattern: str) -> tuple[float, float] | None:
-        """Reading of this GPU, and the usual one of its class."""
+        """Return this GPU's reading and the median of its class; None without such a reading."""
         for name, reading in sorted(mine.items()):
             if pattern in name.lower():
                 return reading, usual[name]
@@ -120,11 +123,11 @@ def _cause_from_telemetry(unit: Unit, telemetry: Telemetry) -> tuple[str, str] |
 
     cap, heat, power = value("power_limit") or value("power_cap"), value("temp"), value("power_w")
     if cap is not None and cap[0] < cap[1] * (1.0 - LOW_POWER):
-        return "power_cap", f"its cap is {cap[0]:.0f} W, others' {cap[1]:.0f}"
+        return "power_cap", f"its power cap is {cap[0]:.0f} W, that of others {cap[1]:.0f} W"
     if heat is not None and heat[0] > heat[1] + HOT_C:
         cooler = power is None or power[0] < power[1] * (1.0 - LOW_POWER)
         if cooler:
-            return "thermal", f"{heat[0]:.0f} C, others {heat[1]:.0f}"
+            return "thermal", f"it is at {heat[0]:.0f} C, others at {heat[1]:.0f} C"
     if power is not None and cap is not None and power[0] > 0.97 * cap[0]:
-        return "silicon", f"at its cap of {cap[0]:.0f} W"
+        return "silicon", f"it draws its power cap of {cap[0]:.0f} W"
     return None

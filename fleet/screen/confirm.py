@@ -1,9 +1,10 @@
-"""Judge a suspect again before it is blamed.
+"""Update the verdict on each suspect from re-runs, before it is blamed.
 
-One run in a thousand makes a healthy GPU look slow, and the same GPU hardly does so twice. So only
-the suspects are measured again, twice, with the best unit of their class beside them as a control:
-what falls every time is confirmed, what does not is FLAKY, and a control that falls too says that
-the re-run itself was disturbed.
+In one run in a thousand a healthy GPU looks slow, but hardly ever twice. So only the suspects are
+measured again, twice, together with the best unit as a control. A unit that is slow in every re-run
+is confirmed; one that is not is FLAKY. If the control is slow too, the re-run itself was disturbed.
+
+    final = confirm(first, [screening1, screening2], [measured1, measured2], control(table, first))
 """
 
 from collections.abc import Collection, Sequence
@@ -19,13 +20,13 @@ Unit = tuple[str, int | None]
 
 
 def suspects(screening: Screening) -> tuple[Unit, ...]:
-    """Units to measure again, in the order of their findings; racks and classes are none."""
+    """Return the GPUs and nodes (not racks or classes) to measure again, in order of finding."""
     units = [(f.node, f.gpu) for f in screening.findings if _is_suspect(f)]
     return tuple(dict.fromkeys(units))
 
 
 def control(table: FleetTable, screening: Screening) -> Unit | None:
-    """The best unit of the fleet that is no suspect, by the mean rank of its metrics."""
+    """Return the best GPU of the fleet without a finding, by the mean rank of its metrics."""
     bad = {(f.node, f.gpu) for f in screening.findings}
     rows = table.rows[(table.rows["gpu"] != NODE_LEVEL) & table.rows["value"].notna()]
     if rows.empty:
@@ -45,7 +46,7 @@ def control(table: FleetTable, screening: Screening) -> Unit | None:
 
 
 def measured_units(again: FleetTable) -> frozenset[tuple[str, int | None, str]]:
-    """Node, GPU and metric of every result of a re-run; failed tests are none."""
+    """Return (node, GPU, metric) for every result of a re-run; failed tests are left out."""
     good = again.rows[again.rows["value"].notna()]
     return frozenset(
         (str(node), None if gpu == NODE_LEVEL else int(gpu), str(metric))
@@ -59,18 +60,20 @@ def confirm(
     measured: Sequence[Collection[tuple[str, int | None, str]]],
     beside: Unit | None = None,
 ) -> Screening:
-    """The first screening with what did not fall in every other one called FLAKY.
+    """Return the first screening with new verdicts: a finding that did not recur is FLAKY.
 
     Parameters
     ----------
     first : Screening
+        Screening of the first run.
     again : sequence of Screening
-        Of the whole class, with new measurements of the suspects.
+        One screening of the whole fleet for each re-run, with the new measurements of the suspects.
     measured : sequence of collections of (node, gpu, metric)
-        What each re-run really measured. What it did not is INCONCLUSIVE, neither confirmed nor
-        cleared.
+        Results that each re-run contains. A finding that a re-run has no result for becomes
+        INCONCLUSIVE: neither confirmed nor cleared.
     beside : tuple of (node, gpu), optional
-        The control. A re-run in which it fell too was disturbed, and tells nothing.
+        The control. A re-run in which it is slow too was disturbed, and makes all findings
+        INCONCLUSIVE. Default: no control.
 
     Returns
     -------
@@ -105,24 +108,24 @@ def _after(
     measured: Sequence[Collection[tuple[str, int | None, str]]],
     disturbed: Sequence[bool],
 ) -> Finding:
-    """A finding after its re-runs."""
+    """Return a finding with the verdict after its re-runs."""
     runs = len(fallen)
     missing = sum(not _was_measured(f, done) for done in measured)
     if missing or any(disturbed):
-        reason = f"{missing} of {runs} re-runs have no result of it" if missing else (
-            f"the control fell too in {sum(disturbed)} of {runs} re-runs"
+        reason = f"{missing} of {runs} re-runs have no result for it" if missing else (
+            f"the control was slow too in {sum(disturbed)} of {runs} re-runs"
         )  # fmt: skip
         note = f"{f.evidence}; {reason}"
         return f.model_copy(update={"verdict": "INCONCLUSIVE", "evidence": note})
     fell = sum(_fell(f, units) for units in fallen)
     if fell == runs:
         return f
-    note = f"{f.evidence}; fell again in {fell} of {runs} re-runs"
+    note = f"{f.evidence}; slow again in {fell} of {runs} re-runs"
     return f.model_copy(update={"verdict": "FLAKY", "evidence": note})
 
 
 def _fell(f: Finding, units: Collection[tuple[str, int | None, str]]) -> bool:
-    """Whether the unit fell again: a node also through its GPUs, a GPU also with its node."""
+    """Return whether the unit was slow again; a node also if a GPU was, a GPU if its node was."""
     return any(
         node == f.node and metric in f.metrics and (f.gpu is None or gpu in (f.gpu, None))
         for node, gpu, metric in units
@@ -130,14 +133,14 @@ def _fell(f: Finding, units: Collection[tuple[str, int | None, str]]) -> bool:
 
 
 def _was_measured(f: Finding, done: Collection[tuple[str, int | None, str]]) -> bool:
-    """Whether a re-run has a result of the unit in one of the metrics that fell."""
+    """Return whether a re-run has a result for the unit in one of the metrics of the finding."""
     if f.gpu is not None:
         return any((f.node, f.gpu, m) in done for m in f.metrics)
     return any(node == f.node and metric in f.metrics for node, _, metric in done)
 
 
 def replace_rows(table: FleetTable, again: FleetTable) -> FleetTable:
-    """The first table with the measurements of a re-run in place of the old ones."""
+    """Return the first table with the measurements of a re-run in place of the old ones."""
     keys = ["node", "gpu", "metric"]
     new = again.rows
     old = table.rows.astype({"node": str, "metric": str})

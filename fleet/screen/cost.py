@@ -1,10 +1,12 @@
-"""What a finding costs: the deployment it is part of, predicted with one slow GPU and without.
+"""Estimate what a finding costs: predict its deployment with the slow GPU and without it.
 
-The ranks of a tensor-parallel group wait for each other in every layer, so one slow GPU is a slow
-group. Its laws are slowed where it fell (matrix units, memory, links, launches); what that does to
-TTFT, TPOT and tokens a second is the difference of two predictions, in which the errors of both
-cancel. The host link is not on the path of a decoder; links between nodes are, once a group spans
-nodes.
+The ranks of a tensor-parallel group wait for each other in every layer, so one slow GPU slows the
+whole group. The laws of the device are slowed where the finding shows a loss (matrix units, memory,
+links, launches). The effect on TTFT, TPOT and tokens/s is the difference of two predictions, in
+which the errors of both cancel. The host link is not on the critical path of a decoder; links
+between nodes are, once a group spans nodes.
+
+    cost = cost_of(finding, server, ServingWorkload(1024, 1024, 32))
 """
 
 from dataclasses import replace
@@ -20,33 +22,33 @@ from groundspeed.profiles.laws import Coefficient, Law
 NOTHING = Cost(ttft_fraction=0.0, tpot_fraction=0.0, tokens_per_s=0.0)
 
 MOST = 0.99
-"""Loss beyond which a unit is away rather than slow."""
+"""[1] Largest loss that is priced; a unit with a larger one is unavailable rather than slow."""
 
 
 def cost_of(finding: Finding, server: Server, workload: ServingWorkload) -> Cost:
-    """What a finding does to a server that its unit is part of.
+    """Return the effect of a finding on a server that contains the slow unit.
 
     Parameters
     ----------
     finding : Finding
     server : Server
-        Of healthy devices, from a profile.
+        Server with healthy devices; its hardware must be a profile.
     workload : ServingWorkload
 
     Returns
     -------
     Cost
-        Zero where nothing of the model depends on what is slow.
+        Zero if no part of the prediction depends on the slow metrics.
 
     Raises
     ------
     InputError
-        If nothing but a datasheet is known of the device: it has no laws to slow.
+        If only a datasheet of the device is known, because it has no laws to slow down.
     """
     hardware = server.hardware
     if not isinstance(hardware, ProfileHardware):
         raise InputError(
-            f"the cost of a finding needs a profile, of {hardware.id} there is a datasheet only"
+            f"the cost of a finding needs a profile, but {hardware.id} has only a datasheet"
         )
     loss = min(finding.loss_fraction or 0.0, MOST)
     kinds: set[Kind] = {facts_of(metric).kind for metric in finding.metrics}
@@ -63,7 +65,7 @@ def cost_of(finding: Finding, server: Server, workload: ServingWorkload) -> Cost
 
 
 def _slowed(law: Law, kinds: set[Kind], left: float) -> Law:
-    """A law with the rates of what is slow times what is left of them."""
+    """Return a law with the rates of the slow kinds multiplied by ``left``, the remaining share."""
     if law.piecewise_linear is not None:
         if "nvlink" not in kinds or law.operation != "collective":
             return law

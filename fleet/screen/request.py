@@ -1,4 +1,9 @@
-"""Screening as a user asks for it: sources, a reference, re-runs, and what findings cost."""
+"""Screen what a user requests: sources, a reference, re-runs, and the cost of findings.
+
+The command line and the Python API both use this module.
+
+    table, screening = screen_sources(ScreenRequest(["/shared/fleet"]))
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Served:
-    """The deployment that findings are priced in."""
+    """Deployment for which the cost of findings is predicted."""
 
     model: str
     gpu: str
@@ -31,24 +36,24 @@ class Served:
 
 @dataclass(frozen=True)
 class ScreenRequest:
-    """What to screen, and how."""
+    """Sources and options of a screening."""
 
     sources: Sequence[str]
     run: str = ""
-    """Name of a run in a store; the newest if empty."""
+    """Name of a run in a store. Empty: the newest run that is not a confirmation."""
     lower_is_better: Sequence[str] = ()
     reference: str | None = None
-    """Profile whose rates, less a tenth, are floors."""
+    """Profile whose rates, reduced by a tenth, are the lowest acceptable values. None: no floor."""
     confirm: bool = False
-    """Count only what fell again in the re-runs that a store holds."""
+    """Mark findings FLAKY that did not recur in the re-runs that the store holds."""
     again: Sequence[str] = ()
-    """Tables with re-runs."""
+    """Sources with the measurements of re-runs, e.g. CSV files."""
     served: Served | None = None
     profile_dir: Path | None = None
 
 
 def screen_sources(request: ScreenRequest) -> "tuple[FleetTable, Screening]":
-    """Read and screen.
+    """Read the sources of a request and screen them.
 
     Returns
     -------
@@ -70,7 +75,7 @@ def screen_sources(request: ScreenRequest) -> "tuple[FleetTable, Screening]":
         reruns = open_reruns(request.sources[0], request.run)
         if not reruns:
             raise InputError(
-                "has not been measured again",
+                "there is no re-run of this run",
                 where=request.sources[0],
                 remedy=_how_to_confirm(table, screening),
             )
@@ -84,12 +89,12 @@ def screen_sources(request: ScreenRequest) -> "tuple[FleetTable, Screening]":
 
 
 def screen_dataframe(frame: "pd.DataFrame", request: ScreenRequest) -> "Screening":
-    """Screen a table that is in memory: columns as a CSV has them.
+    """Screen a DataFrame that has the columns of a fleet CSV.
 
     Raises
     ------
     InputError
-        If a column is missing or nothing is left to judge.
+        If a column is missing or no measurement is left to judge.
     """
     from groundspeed.fleet.screen.screen_table import screen
     from groundspeed.fleet.table import NEEDED, clean_fleet
@@ -97,9 +102,9 @@ def screen_dataframe(frame: "pd.DataFrame", request: ScreenRequest) -> "Screenin
     missing = [c for c in NEEDED if c not in frame.columns]
     if missing:
         raise InputError(
-            f"lacks the column {', '.join(missing)}",
+            f"column missing: {', '.join(missing)}",
             where="the table",
-            remedy="a fleet table has node,gpu,metric,value,unit",
+            remedy="a fleet table has the columns node,gpu,metric,value,unit",
         )
     table = clean_fleet(frame, "the table")
     screening = screen(
@@ -113,7 +118,7 @@ def screen_dataframe(frame: "pd.DataFrame", request: ScreenRequest) -> "Screenin
 
 
 def reference_of(request: ScreenRequest, table: "FleetTable") -> dict[str, float]:
-    """What the named reference reaches, in the units of a table; nothing if none is named."""
+    """Return the rates of the reference in the units of a table; empty without a reference."""
     if request.reference is None:
         return {}
     from groundspeed.fleet.health.baseline import convert_to_units, reference_rates
@@ -121,9 +126,9 @@ def reference_of(request: ScreenRequest, table: "FleetTable") -> dict[str, float
     hardware = find_hardware(request.reference, profile_dir=request.profile_dir)
     if hardware.profile is None:
         raise InputError(
-            f"'{request.reference}' is a datasheet",
+            f"'{request.reference}' has only a datasheet",
             where="--reference",
-            remedy="give a profile that was measured",
+            remedy="give the name of a measured profile",
         )
     return convert_to_units(reference_rates(hardware.profile), table.units)
 
@@ -131,7 +136,7 @@ def reference_of(request: ScreenRequest, table: "FleetTable") -> dict[str, float
 def with_costs(
     screening: "Screening", served: Served, profile_dir: Path | None = None
 ) -> "Screening":
-    """The same findings, each with what it does to a deployment."""
+    """Return the screening with the predicted cost added to each conclusive finding."""
     from groundspeed.estimator.serving.workload import ServingWorkload
     from groundspeed.fleet.screen.cost import cost_of
 
@@ -150,7 +155,7 @@ def with_costs(
 
 
 def _how_to_confirm(table: "FleetTable", screening: "Screening") -> str:
-    """Which units to measure again, with which control."""
+    """Return an instruction for the user: which units to measure again, with which control."""
     from groundspeed.fleet.screen.confirm import control, suspects
 
     def text(unit: tuple[str, int | None]) -> str:

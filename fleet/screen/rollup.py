@@ -1,8 +1,9 @@
-"""From many units that fell together to the one thing that did: the node, the rack, the class.
+"""Roll up units that are slow together into one loss of their node, rack or class.
 
-Eight GPUs of a node that are slow in the same metric are not eight bad GPUs. Half of the units of a
-level (two or more) in the same metric are one finding of the level above. A class is special: its
-median is what its units are compared with, so only a reference can say that all of it is slow.
+Eight GPUs of a node that are slow in the same metric are not eight bad GPUs. If half of the units
+of a level (two or more) are slow in the same metric, the level above gets one finding instead. A
+class is special: its units are compared with its own median, so only a reference can show that the
+whole class is slow.
 """
 
 from collections.abc import Mapping
@@ -17,14 +18,14 @@ from groundspeed.fleet.table import NODE_LEVEL
 from groundspeed.profiles.operations import Array
 
 Key = tuple[str, int | None, Level]
-"""Node (or rack, or class), GPU if it is one, level."""
+"""Name of the node, rack or class; GPU index (None above the level of a GPU); level."""
 
 Losses = dict[str, Loss]
 """Losses of a unit by metric."""
 
 
 def roll_up_nodes(rows: pd.DataFrame, gathered: Mapping[Key, Losses]) -> dict[Key, Losses]:
-    """Half of a node's GPUs (two or more) in the same metric are the node."""
+    """If half of a node's GPUs (two or more) are slow in a metric, blame the node instead."""
     gpus = rows[rows["gpu"] != NODE_LEVEL].groupby("node", observed=True)["gpu"].nunique()
     sizes = {str(node): int(count) for node, count in gpus.items()}
     slow: dict[tuple[str, str], list[Key]] = {}
@@ -39,7 +40,7 @@ def roll_up_nodes(rows: pd.DataFrame, gathered: Mapping[Key, Losses]) -> dict[Ke
         values = [losses[key].pop(metric) for key in keys]
         middle = np.median(np.array(values), axis=0)
         whole = losses.setdefault((node, None, "node"), {})
-        # The tier of most of them, not of the worst.
+        # The node gets the median tier of its slow GPUs, not the worst.
         whole[metric] = _middle(middle, round(float(middle[4])))
     return {key: unit for key, unit in losses.items() if unit}
 
@@ -50,7 +51,7 @@ def _middle(middle: Array, tier: float) -> Loss:
 
 
 def roll_up_racks(rows: pd.DataFrame, units: dict[Key, Losses]) -> dict[Key, Losses]:
-    """Half of a rack's nodes (two or more) in the same metric are the rack."""
+    """If half of a rack's nodes (two or more) are slow in a metric, blame the rack instead."""
     if rows["rack"].nunique() < 2:
         return units
     rack_of = {
@@ -77,7 +78,7 @@ def roll_up_racks(rows: pd.DataFrame, units: dict[Key, Losses]) -> dict[Key, Los
 
 
 def slow_classes(rows: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Loss]:
-    """Class and metric, where half of the units (two or more) are below the reference's floor."""
+    """Return classes and metrics with half the units (two or more) below the reference's floor."""
     if not scores.below.any():
         return {}
     part = rows[["cohort", "metric", "value"]].assign(
@@ -97,7 +98,7 @@ def slow_classes(rows: pd.DataFrame, scores: Scores) -> dict[tuple[str, str], Lo
 
 
 def class_units(rows: pd.DataFrame, classes: Mapping[tuple[str, str], Loss]) -> dict[Key, Losses]:
-    """What whole classes do; a class that is one node is that node."""
+    """Return the losses of slow classes; a class of a single node is reported as that node."""
     class_losses: dict[Key, Losses] = {}
     for (cohort, metric), loss in sorted(classes.items()):
         nodes = rows.loc[rows["cohort"] == cohort, "node"].unique()

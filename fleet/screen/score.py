@@ -1,13 +1,15 @@
-"""How unusual each measurement is among its kind.
+"""Score each measurement: its loss against its class, and how unusual that loss is.
 
     r = +-log(y / median of the class)            negative is worse
     z = (r - slot effect) / s,   s^2 = (N s_MAD^2 + n0 s_ref^2) / (N + n0)
 
-Robust twice: the median does not move until half of a class is slow, the scale is from the median
-deviation. With few units the scale leans on that of public fleets (n0 = 32), so that four GPUs can
-be judged like four thousand. GPU 0 sits where the air is cooler than GPU 7: that slot effect is
-taken out of z, but never out of the loss, which is what a user feels. Readings in steps of 0.1 have
-no smaller error than half a step.
+Both estimates are robust: the median does not move until half of a class is slow, and the scale s
+comes from the median absolute deviation (MAD). With few units, s leans on the spread of public
+fleets (n0 = 32), so that four GPUs can be judged like four thousand. GPU 0 gets cooler air than GPU
+7: this slot effect is removed from z, but never from the loss, because users notice the loss. If
+readings come in steps (of 0.1, say), their error is taken to be at least half a step.
+
+    scores = score(read_fleet([Path("fleet.csv")]))
 """
 
 from collections.abc import Collection, Mapping
@@ -22,38 +24,40 @@ from groundspeed.fleet.table import NODE_LEVEL, FleetTable
 from groundspeed.profiles.operations import Array
 
 PRIOR_UNITS = 32.0
-"""Units that the spread of public fleets counts as."""
+"""Weight of the spread of public fleets, in units."""
 
 LEAST_SPREAD = 0.003
 FEWEST_UNITS = 4
-"""Below, there is no class to be unusual in: only an absolute floor judges."""
+"""Smallest class whose median is used; a smaller one is judged only by an absolute floor."""
 
 SLOT_NODES = 8
 MAD_TO_SD = 1.4826
 TENTH = 1.2816
-"""Standard deviations below the middle at which a tenth of a normal distribution lies."""
+"""Distance of the 10th percentile of a normal distribution from its median, in sigmas."""
 
 WARN_Z, FAIL_Z = -3.0, -4.0
 
 FLOOR = 0.9
-"""Lowest acceptable share of the reference's rate: no healthy fleet loses a tenth."""
+"""[1] Lowest acceptable fraction of the reference's rate; no healthy fleet loses a tenth."""
 
 FINE, WARN, FAIL, NO_RESULT, NO_CLASS = range(5)
-"""Tiers: NO_RESULT is a test that failed, NO_CLASS a unit with too few of its kind."""
+"""Tiers of a measurement; NO_RESULT: the test failed; NO_CLASS: its class has too few units."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One row a measurement, beside the table's."""
+    """Scores of the measurements of a table, in the order of its rows."""
 
     expected: Array
+    """Median of the class (or the reference's rate); NaN where it is not known."""
     loss: Array
     """[1] Fraction of the expected rate that is missing; NaN where it is not known."""
     z: Array
+    """[1] Distance from the median in standard deviations; negative is worse."""
     tier: Array
     """FINE, WARN, FAIL, NO_RESULT or NO_CLASS."""
     below: NDArray[np.bool_]
-    """Below the floor that the reference sets."""
+    """True where the value is below the floor that the reference sets."""
 
 
 def score(
@@ -68,9 +72,11 @@ def score(
     ----------
     table : FleetTable
     lower_is_better : collection of str
+        Names of metrics for which lower is better. Default: none.
     reference : mapping of str to float, optional
-        What a device of this kind reaches elsewhere. Less than :data:`FLOOR` of it is a failure,
-        whatever the rest of the class does: a fleet may be slow as a whole.
+        Value that a healthy device of this class reaches elsewhere, by metric. Less than
+        :data:`FLOOR` of it is a failure even if the rest of the class is as slow, because a whole
+        fleet may be slow. Default: no reference.
     """
     rows = table.rows
     count = len(rows)
@@ -110,7 +116,7 @@ def score(
 
 
 def _loss(y: Array, expected: float, facts: MetricFacts) -> Array:
-    """Fraction that is missing; positive where worse."""
+    """Return the fraction of the expected rate that is missing; positive where worse."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return 1.0 - (y / expected if facts.higher_is_better else expected / y)
 
@@ -130,12 +136,12 @@ def _score_group(
 def usual(
     y: Array, slots: Array, nodes: Array, facts: MetricFacts
 ) -> tuple[float, float | None, Array] | None:
-    """Median of a class, spread of its logarithm, and how far each unit is from its slot's middle.
+    """Return median and log spread of a class, and each unit's log distance from its slot's median.
 
     Returns
     -------
     tuple, or None
-        None where there is no result; a spread of None where there are too few to know it.
+        None if there is no result. The spread is None if there are too few units to estimate it.
     """
     good = np.isfinite(y)
     if good.sum() == 0:
@@ -158,7 +164,7 @@ def usual(
 
 
 def _slot_effects(r: Array, slots: Array, nodes: Array) -> Array:
-    """Median of each slot, where there are enough nodes to know it."""
+    """Return the median of each unit's slot; zero if there are too few nodes to estimate it."""
     effects = np.zeros(r.shape)
     if np.unique(nodes).size < SLOT_NODES or (slots == NODE_LEVEL).all():
         return effects
@@ -168,7 +174,7 @@ def _slot_effects(r: Array, slots: Array, nodes: Array) -> Array:
 
 
 def _resolution(y: Array) -> float:
-    """The step in which readings come, if they come in steps."""
+    """Return the step between readings if they come in steps, else 0."""
     distinct = np.unique(y)
     if distinct.size < 2 or distinct.size > max(20, y.size // 4):
         return 0.0
@@ -176,7 +182,7 @@ def _resolution(y: Array) -> float:
 
 
 def tiers(loss: Array, z: Array, facts: MetricFacts) -> Array:
-    """FINE, WARN or FAIL: a loss counts if it matters and is unusual."""
+    """Return FINE, WARN or FAIL; a loss counts if it is both large enough and unusual."""
     tier = np.zeros(loss.shape)
     with np.errstate(invalid="ignore"):
         tier[(loss >= facts.warn_loss) & (z <= WARN_Z)] = WARN

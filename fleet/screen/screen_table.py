@@ -1,9 +1,11 @@
-"""Screen a fleet: score, gather by unit, roll up, explain.
+"""Screen a fleet: score its measurements, group the losses by unit, roll them up, explain them.
 
-A GPU that is slow in three products is one finding. Half of a node's GPUs slow in the same metric
-are not eight bad GPUs: that is the node. Half of a rack is the rack. What fell together says why:
-host link and network down together is a PCIe link of half width; vector units down and tensor
-cores fine is a clock or a build.
+A GPU that is slow in three matmul metrics is one finding. If half of a node's GPUs are slow in the
+same metric, the node is the finding, not the GPUs; likewise for half of a rack. Metrics that are
+slow together show the cause: a slow host link with a slow network means a PCIe link of half width;
+slow vector units with normal tensor cores mean a clock or a benchmark build.
+
+    screening = screen(read_fleet([Path("fleet.csv")]))
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -32,7 +34,7 @@ def screen(
     lower_is_better: Collection[str] = (),
     reference: Mapping[str, float] | None = None,
 ) -> Screening:
-    """Find what is not fine.
+    """Find the units of a fleet that are slow or cannot be judged.
 
     Parameters
     ----------
@@ -40,8 +42,8 @@ def screen(
     lower_is_better : collection of str
         Names of metrics for which lower is better.
     reference : mapping of str to float, optional
-        What a device of this kind reaches elsewhere: see
-        :func:`groundspeed.fleet.screen.score.score`.
+        Value that a healthy device of this class reaches elsewhere, by metric: see
+        :func:`groundspeed.fleet.screen.score.score`. Default: no reference.
 
     Returns
     -------
@@ -89,7 +91,7 @@ ORDER = {"FAIL": 0, "WARN": 1, "FLAKY": 2, "INCONCLUSIVE": 3}
 def _gather(
     rows: pd.DataFrame, scores: Scores, classes: Mapping[tuple[str, str], Loss]
 ) -> dict[Key, Losses]:
-    """Flagged measurements by GPU (or node, for node metrics), without what whole classes do."""
+    """Return flagged losses by GPU (or node, for node metrics), without those of whole classes."""
     losses: dict[Key, Losses] = {}
     flagged = np.flatnonzero((scores.tier == WARN) | (scores.tier == FAIL))
     part = rows.iloc[flagged]
@@ -115,7 +117,7 @@ LINKS = ("host_link", "network")
 
 
 def _by_cause(losses: dict[str, Loss]) -> list[dict[str, Loss]]:
-    """What fell together may have one cause; links, launches and arithmetic do not share one."""
+    """Split a unit's losses into groups with one cause; links, launches and compute share none."""
     groups: dict[str, dict[str, Loss]] = {}
     for metric, loss in losses.items():
         kind = facts_of(metric).kind
@@ -125,7 +127,7 @@ def _by_cause(losses: dict[str, Loss]) -> list[dict[str, Loss]]:
 
 
 def _telemetry(table: FleetTable) -> Telemetry:
-    """Temperature, power and the like of each GPU, and what is usual."""
+    """Return the telemetry of each GPU (temperature, power, ...) and the medians of its class."""
     rows = table.rows
     names = [str(m) for m in rows["metric"].cat.categories if facts_of(str(m)).kind == "telemetry"]
     of_unit: dict[tuple[str, int], dict[str, float]] = {}
@@ -143,7 +145,7 @@ def _telemetry(table: FleetTable) -> Telemetry:
 
 
 def _join_links(findings: list[Finding]) -> list[Finding]:
-    """A node whose network fell because of the host link of its GPUs has one cause, not two."""
+    """Join a node's network finding to its host-link finding: the host link causes both losses."""
     narrow = {f.node for f in findings if f.cause == "pcie_width"}
     network = {
         f.node: f
@@ -160,7 +162,7 @@ def _join_links(findings: list[Finding]) -> list[Finding]:
             f = f.model_copy(
                 update={
                     "metrics": (*f.metrics, *other.metrics),
-                    "evidence": f"{f.evidence}; {other.metric} of its node fell {loss:.0%} with it",
+                    "evidence": f"{f.evidence}; {other.metric} of its node lost {loss:.0%} too",
                 }
             )
         joined.append(f)
@@ -168,7 +170,7 @@ def _join_links(findings: list[Finding]) -> list[Finding]:
 
 
 def _missing(table: FleetTable, rows: pd.DataFrame) -> list[Finding]:
-    """Tests without a result: inconclusive, never slow. One finding a node."""
+    """Return one INCONCLUSIVE finding for each node with missing or failed tests."""
     judged = [m for m in rows["metric"].cat.categories if facts_of(str(m)).kind != "telemetry"]
     part = rows[rows["metric"].isin(judged)]
     counts = part.assign(ok=part["value"].notna()).groupby(["node", "metric"], observed=True)["ok"]
@@ -203,7 +205,7 @@ def _inconclusive(node: str, metrics: Sequence[str], cause: str, evidence: str) 
 
 
 def _without_class(table: FleetTable, scores: Scores) -> list[Finding]:
-    """Units with too few of their kind (another power cap, another driver): one finding a node."""
+    """Return one finding for each node whose class is too small (other power cap or driver)."""
     part = table.rows[scores.tier == NO_CLASS]
     if part.empty:
         return []
@@ -212,8 +214,8 @@ def _without_class(table: FleetTable, scores: Scores) -> list[Finding]:
         metrics = tuple(sorted(str(m) for m in mine["metric"].unique()))
         kinds = ", ".join(sorted(str(k) for k in mine["cohort"].unique()))
         evidence = (
-            f"fewer than {FEWEST_UNITS} results of its kind ({kinds}): "
-            "nothing to compare with but a reference"
+            f"fewer than {FEWEST_UNITS} results of its class ({kinds}): "
+            "they can only be compared with a reference"
         )
         findings.append(_inconclusive(str(node), metrics, "no_class", evidence))
     return findings

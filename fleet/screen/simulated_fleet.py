@@ -1,8 +1,10 @@
-"""Fleets that look like real ones, with faults that are known: what a rule is tried on.
+"""Simulate realistic fleets with known faults, to test detection rules on them.
 
-Spreads are those of public fleets: tensor products vary by 0.35 % from node to node, 0.65 % from
-GPU to GPU, 0.3 % with the slot and 0.15 % from run to run (one GPU in ten by 0.5 %); memory by
-0.12, 0.25 and 0.1 %. Everything follows from the seed.
+The spreads are those of public fleets. Matmul throughput varies by 0.35 % from node to node, 0.65 %
+from GPU to GPU, 0.3 % with the slot and 0.15 % from run to run (one GPU in ten by 0.5 %); memory
+bandwidth varies by 0.12 % (node), 0.25 % (GPU) and 0.1 % (run). The seed determines every value.
+
+    fleet = simulate_fleet(16, seed=1, faults=(Fault(node=3, gpu=5, loss=0.06),))
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ MEMORY = ("hbm_copy",)
 
 @dataclass(frozen=True)
 class Fault:
-    """A GPU that is slower in some metrics."""
+    """A fault: one GPU that is slower in some metrics."""
 
     node: int
     gpu: int
@@ -29,29 +31,31 @@ class Fault:
 
 @dataclass(frozen=True)
 class SimulatedFleet:
-    """One run, and what is true behind its noise."""
+    """Measurements of one simulated run, and the true values without its noise."""
 
     table: pd.DataFrame
-    """Long: node, gpu, metric, value, unit."""
+    """Long table with the columns node, gpu, metric, value and unit."""
     truth: pd.DataFrame
-    """The same without the noise of a run."""
+    """The same table without the noise of the run."""
 
 
 def simulate_fleet(
     nodes: int, *, seed: int, faults: tuple[Fault, ...] = (), run: int = 0, extra_metrics: int = 0
 ) -> SimulatedFleet:
-    """A fleet of nodes with eight GPUs each.
+    """Simulate one run of a fleet of nodes with eight GPUs each.
 
     Parameters
     ----------
     nodes : int
+        Number of nodes.
     seed : int
-        Of the machines.
+        Seed of the machines' true values.
     faults : tuple of Fault
+        GPUs to slow down. Default: none.
     run : int
-        Of the noise: another run of the same machines.
+        Number of the run; each number gives other noise on the same machines. Default: 0.
     extra_metrics : int
-        Further metrics like memory's, for scale.
+        Number of further metrics that vary like memory bandwidth, to test large tables. Default: 0.
     """
     machines = np.random.default_rng([seed, 0])
     noise = np.random.default_rng([seed, 1, run])

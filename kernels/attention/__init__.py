@@ -1,1 +1,1 @@
-"""Attention: prefill by torch's library, decode over a paged KV cache in Triton."""
+"""Attention kernels: prefill and decode through torch, decode over a paged KV cache in Triton."""

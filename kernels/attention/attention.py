@@ -1,9 +1,14 @@
-"""Attention: prefill is arithmetic that grows with length squared, decode is reading the KV cache.
+"""Attention through torch, for prefill (compute-bound) and for decode (memory-bound).
 
-Both go through ``scaled_dot_product_attention``, with the backend that it picks here. In
-decode one query token a sequence meets ``kv_len`` cached ones; the query heads that share a KV
-head are laid side by side as if they were tokens, so the cache is read once for the group instead
-of once a head (without it, grouped-query decode on a processor is ten times slower).
+The FLOPs of prefill grow with the square of the prompt length; decode mainly reads the KV cache.
+Both call ``scaled_dot_product_attention``, which chooses its own backend. In decode, one query
+token per sequence attends to ``kv_len`` cached tokens. The query heads that share a KV head are
+passed as if they were tokens of one head, so the cache is read once per group instead of once per
+head. Without this, grouped-query decode on a CPU is ten times slower.
+
+    kernel = PrefillAttention(dtype="bfloat16")
+    case = {"batch": 1, "seq_len": 2048, "heads": 32, "kv_heads": 8, "head_dim": 128}
+    calls = kernel.prepare(case, pool)
 """
 
 from collections.abc import Sequence
@@ -17,7 +22,7 @@ from groundspeed.kernels.operands import OperandPool
 
 
 def attend_prefill(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Causal attention of a whole prompt.
+    """Compute causal attention over a whole prompt.
 
     Parameters
     ----------
@@ -33,7 +38,7 @@ def attend_prefill(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.T
 
 
 def attend_decode(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Attention of one new token a sequence to its cache.
+    """Compute the attention of one new token per sequence over its KV cache.
 
     Parameters
     ----------
@@ -57,25 +62,25 @@ class _Attention:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """The data type of activations and cache."""
+        """Data type of the activations and of the KV cache."""
         return {"dtype": self.dtype}
 
 
 @dataclass(frozen=True)
 class PrefillAttention(_Attention):
-    """Causal self-attention over a prompt."""
+    """Prefill attention: causal self-attention over a prompt."""
 
     operation: str = "attention_prefill"
 
     def cost(self, case: Case) -> Cost:
-        """Scores and weighted sum of the causal half; Q, K, V read, output written."""
+        """Return FLOPs of the causal half (scores, weighted sum); Q, K, V read, output written."""
         b, s, h, kv, d = _sizes(case, "seq_len")
         item = DTYPES[self.dtype].itemsize
         flops = 4.0 * b * h * d * s * (s + 1) / 2
         return Cost(flops, float(item * b * s * d * (h + 2 * kv)), float(item * b * s * d * h))
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One attention for each of enough operand sets."""
+        """Return one callable per operand set, with enough sets to keep the operands cold."""
 
         def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Call:
             return lambda: attend_prefill(q, k, v)
@@ -84,7 +89,7 @@ class PrefillAttention(_Attention):
         return [attention(*self._operands(case, pool)) for _ in range(sets)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare with float64 attention, written out."""
+        """Compare with attention computed explicitly in float64."""
         q, k, v = self._operands(case, pool)
         return _check(attend_prefill(q, k, v), q, k, v, causal=True)
 
@@ -99,19 +104,19 @@ class PrefillAttention(_Attention):
 
 @dataclass(frozen=True)
 class DecodeAttention(_Attention):
-    """One new token a sequence against its cache."""
+    """Decode attention: one new token per sequence attends to its KV cache."""
 
     operation: str = "attention_decode"
 
     def cost(self, case: Case) -> Cost:
-        """The whole cache up to ``kv_len`` is read; query and output are small."""
+        """Return the cost of reading the KV cache up to ``kv_len``; query and output are small."""
         b, s, h, kv, d = _sizes(case, "kv_len")
         item = DTYPES[self.dtype].itemsize
         read = item * b * d * (2 * kv * s + h)
         return Cost(4.0 * b * h * d * s, float(read), float(item * b * d * h))
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One attention for each of enough caches to be cold."""
+        """Return one callable per KV cache, with enough caches to keep them cold."""
 
         def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Call:
             return lambda: attend_decode(q, k, v)
@@ -120,7 +125,7 @@ class DecodeAttention(_Attention):
         return [attention(*self._operands(case, pool)) for _ in range(sets)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare with float64 attention, written out."""
+        """Compare with attention computed explicitly in float64."""
         q, k, v = self._operands(case, pool)
         return _check(attend_decode(q, k, v), q, k, v, causal=False)
 
@@ -136,14 +141,14 @@ class DecodeAttention(_Attention):
 def _sizes(case: Case, length: str) -> tuple[int, int, int, int, int]:
     b, s, h, kv, d = (int(case[c]) for c in ("batch", length, "heads", "kv_heads", "head_dim"))
     if h % kv:
-        raise UnsupportedCaseError(f"{h} query heads do not divide into {kv} KV heads")
+        raise UnsupportedCaseError(f"{h} query heads are not a multiple of {kv} KV heads")
     return b, s, h, kv, d
 
 
 def _check(
     got: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
 ) -> float:
-    """Compare the first and last sequence's first and last head with float64."""
+    """Compare two heads with float64: the first of the first sequence, the last of the last one."""
     if not torch.isfinite(got).all():
         return float("inf")
     worst = 0.0
@@ -154,7 +159,7 @@ def _check(
         if causal:
             ones = torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
             scores = scores.masked_fill(~ones.tril(), float("-inf"))
-        # Weights sum to one and values are normal, so an element is of order one at most.
+        # The weights sum to one and the values are normal, so elements are of order one at most.
         expected = scores.softmax(-1) @ vs
         worst = max(worst, deviation(got[b, h], expected, 1.0, got.dtype))
     return worst

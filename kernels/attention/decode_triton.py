@@ -1,16 +1,17 @@
 """Decode attention over a paged KV cache, split along the context, in Triton.
 
-This is what serving engines run: the cache lies in pages of 16 tokens wherever there was room, a
-table says where, and one sequence's context is cut into splits so that a batch of one still fills
-the chip. Each split leaves a partial result and its log-sum-exp; a second kernel joins them. The
-query heads that share a KV head are one block, so the cache is read once. An fp8 cache is read as
-fp8 (half the bytes, which is all that decode costs) and widened in registers.
+Serving engines use this scheme. The KV cache consists of pages of 16 tokens at arbitrary places in
+memory, and a block table holds the position of each page. The context of a sequence is cut into
+splits, so that even a batch of one fills the GPU. Each split produces a partial result and its
+log-sum-exp, and a second kernel combines them. The query heads that share a KV head are processed
+as one block, so the cache is read once. An fp8 cache is read as fp8, which halves the bytes and
+with them the time of a memory-bound decode, and is converted to 16 bit in registers.
 
-Legend: B batch, H KV heads, G query heads a KV head, D head_dim, N tokens of a block.
+Shapes: B batch, H KV heads, G query heads per KV head, D head_dim, N tokens of a block.
 """
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
-# (a jitted kernel is launched by indexing it with its grid)
+# (a jitted kernel is launched by indexing it with its grid, which pyright does not understand)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +25,16 @@ from groundspeed.kernels.operands import OperandPool
 from groundspeed.kernels.vendor import compute_units, vendor_of
 
 PAGE = 16
+"""[tokens] Size of a KV cache page."""
+
 BLOCK_N = 64
+"""[tokens] Number of cached tokens that a program loads at once."""
+
 MIN_SPLIT_TOKENS = 256
-"""A shorter split costs more in joining than it gains in parallelism."""
+"""[tokens] Smallest split: combining shorter ones costs more than the parallelism gains."""
 
 WAVES = 2
-"""Programs for each compute unit that the split aims at."""
+"""Target number of Triton programs per compute unit, which determines the number of splits."""
 
 
 @triton.jit
@@ -38,7 +43,7 @@ def split_kernel(
     H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
     SPLITS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """One split of one sequence and KV head."""
+    """Compute the partial attention of one split, for one sequence and one KV head."""
     b, h, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(length_ptr + b)
     reach = tl.cdiv(tl.cdiv(length, SPLITS), BLOCK_N) * BLOCK_N
@@ -65,7 +70,7 @@ def split_kernel(
         acc = acc * shrink[:, None] + tl.dot(weight.to(q.dtype), v.to(q.dtype))
         total = total * shrink + tl.sum(weight, 1)
         most = higher
-    # An empty split (a short sequence in a long batch) counts nothing.
+    # An empty split (a short sequence in a batch with longer ones) gets weight zero.
     safe = tl.where(total > 0.0, total, 1.0)
     lse = tl.where(total > 0.0, most + tl.log(safe), float("-inf"))
     out = heads * SPLITS + split
@@ -75,7 +80,7 @@ def split_kernel(
 
 @triton.jit
 def join_kernel(part_ptr, lse_ptr, out_ptr, D: tl.constexpr, SPLITS: tl.constexpr):
-    """Join the splits of one query head by their weights."""
+    """Combine the partial results of one query head, weighted by their log-sum-exp."""
     head = tl.program_id(0)
     s, d = tl.arange(0, SPLITS), tl.arange(0, D)
     lse = tl.load(lse_ptr + head * SPLITS + s)
@@ -87,28 +92,30 @@ def join_kernel(part_ptr, lse_ptr, out_ptr, D: tl.constexpr, SPLITS: tl.constexp
 
 @dataclass(frozen=True)
 class PagedCache:
-    """A KV cache in pages, and what a decode step needs beside it."""
+    """A paged KV cache, with the query and the block table of one decode step."""
 
     q: torch.Tensor
-    """(B, H * G, D)"""
+    """(B, H * G, D) Query of the new token of each sequence."""
     k: torch.Tensor
-    """(pages of all sequences, PAGE, H, D)"""
+    """(pages of all sequences, PAGE, H, D) Cached keys."""
     v: torch.Tensor
+    """(pages of all sequences, PAGE, H, D) Cached values."""
     table: torch.Tensor
-    """(B, pages of a sequence) int32: where each page lies."""
+    """(B, pages of a sequence) int32 Block table: index of each page in ``k`` and ``v``."""
     lengths: torch.Tensor
-    """(B,) int32"""
+    """(B,) int32 Number of cached tokens of each sequence."""
 
 
 def paged_attention(cache: PagedCache, out: torch.Tensor, splits: int) -> torch.Tensor:
-    """Attention of one token a sequence to its pages.
+    """Compute the attention of one token per sequence over its pages.
 
     Parameters
     ----------
     cache : PagedCache
     out : (B, H * G, D) Tensor
+        Receives the result.
     splits : int
-        A power of two.
+        Number of splits of the context; a power of two.
     """
     batch, heads, head_dim = cache.q.shape
     kv_heads = cache.k.shape[2]
@@ -128,7 +135,7 @@ def paged_attention(cache: PagedCache, out: torch.Tensor, splits: int) -> torch.
 
 
 def splits_for(batch: int, kv_heads: int, length: int, compute_units: int) -> int:
-    """How many splits fill the chip without making them too short; a power of two.
+    """Return the number of splits, a power of two, that fills the GPU without too short splits.
 
     Examples
     --------
@@ -144,7 +151,7 @@ def splits_for(batch: int, kv_heads: int, length: int, compute_units: int) -> in
 
 @dataclass(frozen=True)
 class PagedDecode:
-    """Decode attention over pages; ``dtype`` is that of the cache, ``fp8`` or a 16-bit type."""
+    """Decode attention over a paged KV cache with data type ``dtype``: ``fp8`` or a 16-bit type."""
 
     dtype: str
     compute_dtype: str = "bfloat16"
@@ -153,11 +160,11 @@ class PagedDecode:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """The data type of the cache."""
+        """Data type of the KV cache."""
         return {"dtype": self.dtype}
 
     def cost(self, case: Case) -> Cost:
-        """The cache up to ``kv_len`` is read; query and output are small."""
+        """Return the cost of reading the KV cache up to ``kv_len``; query and output are small."""
         b, s, h, kv, d = _sizes(case)
         item = 1 if self.dtype == "fp8" else DTYPES[self.dtype].itemsize
         return Cost(
@@ -165,7 +172,7 @@ class PagedDecode:
         )
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One step for each of enough caches to be cold."""
+        """Return one callable per KV cache, with enough caches to keep them cold."""
 
         def step(cache: PagedCache, out: torch.Tensor, splits: int) -> Call:
             return lambda: paged_attention(cache, out, splits)
@@ -174,7 +181,7 @@ class PagedDecode:
         return [step(*self._build(case, pool)) for _ in range(sets)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare the first and last head of the first and last sequence with float64."""
+        """Compare two heads with float64: the first of the first sequence, the last of the last."""
         cache, out, splits = self._build(case, pool)
         got = paged_attention(cache, out.fill_(float("nan")), splits)
         if not torch.isfinite(got).all():
@@ -200,7 +207,7 @@ class PagedDecode:
         dtype = DTYPES[self.compute_dtype if self.dtype == "fp8" else self.dtype]
         pages = -(-s // PAGE)
         shape = (b * pages, PAGE, kv, d)
-        # Pages lie in random order, as after hours of serving.
+        # The pages are in random order, as they are after hours of serving.
         order = torch.randperm(b * pages, generator=torch.Generator().manual_seed(s))
         cache = PagedCache(
             q=pool.take((b, h, d), dtype),
@@ -219,7 +226,7 @@ class PagedDecode:
 def _sizes(case: Case) -> tuple[int, int, int, int, int]:
     b, s, h, kv, d = (int(case[c]) for c in ("batch", "kv_len", "heads", "kv_heads", "head_dim"))
     if h % kv:
-        raise UnsupportedCaseError(f"{h} query heads do not divide into {kv} KV heads")
+        raise UnsupportedCaseError(f"{h} query heads are not a multiple of {kv} KV heads")
     if d & (d - 1):
-        raise UnsupportedCaseError(f"head_dim {d} is not a power of two")
+        raise UnsupportedCaseError(f"head_dim {d} is not a power of two, as Triton needs")
     return b, s, h, kv, d

@@ -1,1 +1,1 @@
-"""A whole decoder with random weights, and the elementwise operations inside it."""
+"""A complete decoder model with random weights, and the elementwise operations it consists of."""

@@ -1,11 +1,14 @@
-"""A decoder of a given shape with random weights: what ``groundspeed verify`` really runs.
+"""A decoder of a given shape with random weights, which ``groundspeed verify`` runs.
 
-Speed does not depend on what the weights are, so they are random, drawn on the device: no
-download, no file, any model whose shape is known. The structure is the plain one that estimates
-assume (fused QKV and gate-up products, static KV cache, fused attention, greedy sampling); every
-operation is one of the functions that :mod:`groundspeed.kernels` measures.
+The weights are random numbers drawn on the device, because the speed does not depend on their
+values. No download and no file is needed, and any model whose shape is known can be run. The
+structure is the one that estimates assume: fused QKV and gate-up GEMMs, static KV cache, fused
+attention, greedy sampling. Every operation is a function that :mod:`groundspeed.kernels` measures.
 
-Legend: B batch, S prompt length, T cache capacity, H hidden, V vocabulary, D head_dim.
+    decoder = Decoder(shape, torch.device("cuda"), batch=1, capacity=1024)
+    next_token = decoder.prefill(prompt)  # prompt: (1, S) token ids
+
+Shapes: B batch, S prompt length, T cache capacity, H hidden, V vocabulary, D head_dim.
 """
 
 from collections.abc import Callable
@@ -19,16 +22,16 @@ from groundspeed.kernels.decoder import elementwise
 from groundspeed.kernels.kernel import DTYPES
 
 Probe = Callable[[str], None]
-"""Called after each operation with its group; timing hangs on it, the decoder knows nothing."""
+"""Callback that receives the group of each operation after it was called, e.g. to time it."""
 
 
 def no_probe(group: str) -> None:
-    """Measure nothing between operations."""
+    """Do nothing: the default callback."""
 
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """Everything that decides the speed of a dense decoder."""
+    """Sizes and variants of a dense decoder that determine its speed."""
 
     hidden: int
     intermediate: int
@@ -38,18 +41,24 @@ class DecoderShape:
     head_dim: int
     vocabulary: int
     tied_head: bool
+    """Whether the LM head shares the weights of the embedding table."""
     gated_mlp: bool = True
+    """Whether the MLP is gated (SiLU of the gate times up); otherwise it uses GELU."""
     qkv_bias: bool = False
     output_bias: bool = False
+    """Whether the output projection of attention has a bias."""
     mlp_bias: bool = False
     qk_norm: bool = False
+    """Whether query and key heads are normalized before the rotary embedding."""
     layer_norm: bool = False
+    """Whether norms are LayerNorm; otherwise they are RMSNorm."""
     parallel_block: bool = False
+    """Whether attention and MLP have the same input, as in GPT-J."""
     dtype: str = "bfloat16"
 
     @property
     def qkv_width(self) -> int:
-        """Columns of the fused query, key and value product."""
+        """Output width of the fused QKV GEMM."""
         return (self.heads + 2 * self.kv_heads) * self.head_dim
 
 
@@ -72,22 +81,23 @@ class _Layer:
 
 
 class Decoder:
-    """A decoder with its weights and a static KV cache.
+    """A decoder with random weights and a static KV cache.
 
     Parameters
     ----------
     shape : DecoderShape
     device : torch.device
     batch : int
-        Sequences the cache holds.
+        Number of sequences in the KV cache.
     capacity : int
-        [tokens] Length of the cache of one sequence.
+        [tokens] Length of the KV cache of each sequence.
     seed : int, default 0
+        Random seed of the weights.
 
     Raises
     ------
     torch.OutOfMemoryError, RuntimeError
-        If the device has no room for it.
+        If the weights and the KV cache do not fit in the memory of the device.
     """
 
     def __init__(
@@ -116,12 +126,14 @@ class Decoder:
         self.cos, self.sin = both.cos().to(DTYPES[s.dtype]), both.sin().to(DTYPES[s.dtype])
 
     def prefill(self, tokens: torch.Tensor, probe: Probe = no_probe) -> torch.Tensor:
-        """Process a prompt and choose the first token.
+        """Process a prompt and return the first token of each sequence.
 
         Parameters
         ----------
         tokens : (B, S) int64 Tensor
+            Prompt of each sequence.
         probe : callable, optional
+            Called after each operation with its group. Default: no callback.
 
         Returns
         -------
@@ -130,13 +142,15 @@ class Decoder:
         return self._forward(tokens, 0, probe)
 
     def decode(self, tokens: torch.Tensor, position: int, probe: Probe = no_probe) -> torch.Tensor:
-        """Process one token a sequence at a position and choose the next.
+        """Process one token per sequence and return the next one.
 
         Parameters
         ----------
         tokens : (B,) int64 Tensor
         position : int
-            Tokens already in the cache.
+            Number of tokens that are already in the KV cache.
+        probe : callable, optional
+            Called after each operation with its group. Default: no callback.
 
         Returns
         -------
@@ -157,7 +171,7 @@ class Decoder:
             attended = self._attention(layer, normed, cos, sin, batch, start, probe)
             x = x + attended
             probe("residual")
-            if layer.mlp_norm is not None:  # else attention and MLP see the same input (GPT-J)
+            if layer.mlp_norm is not None:  # else attention and MLP have the same input (GPT-J)
                 normed = self._norm(x, layer.mlp_norm)
                 probe("norm")
             up = F.linear(normed, layer.up, layer.up_bias)
@@ -220,7 +234,7 @@ class Decoder:
         return elementwise.rms_norm(x, weight)
 
     def _weight(self, *size: int) -> torch.Tensor:
-        """Normal numbers scaled so that activations keep their size through the layers."""
+        """Return normal numbers, scaled so that all layers have activations of one magnitude."""
         weight = torch.empty(size, dtype=DTYPES[self.shape.dtype], device=self.device)
         if len(size) == 1:
             return weight.fill_(1.0)

@@ -1,8 +1,11 @@
-"""The small operations between the matrix products of a decoder.
+"""Elementwise operations between the GEMMs of a decoder: norms, activations, rotary, sampling.
 
-None of them is much work, all of them together are a tenth to a third of a decode step: each has
-a launch, and each reads and writes the activations once. The functions here are the ones the
-decoder of :mod:`groundspeed.kernels.decoder.decoder` calls, so what is measured is what runs.
+Each of them is little work: one kernel launch, and one read and write of the activations. Together
+they take a tenth to a third of a decode step. The decoder of
+:mod:`groundspeed.kernels.decoder.decoder` calls the functions of this file, so the measured
+operations are those of a real run.
+
+    calls = Elementwise(op="rms_norm", dtype="bfloat16").prepare({"rows": 1, "width": 4096}, pool)
 """
 
 from collections.abc import Callable, Sequence
@@ -16,40 +19,47 @@ from groundspeed.kernels.operands import OperandPool
 from groundspeed.kernels.vendor import vendor_of
 
 EPSILON = 1e-6
+"""Constant that norms add to the variance."""
+
 ROTARY_HEAD_DIM = 64
+"""Head dimension of the rotary operation, if the width is a multiple of it."""
+
 TABLE_ROWS = 4096
+"""Number of rows of the embedding table."""
+
 CHECK_ROWS = 32
+"""Number of rows that are compared with float64."""
 
 CHOOSING = ("argmax", "sample")
-"""Operations that return an index; their reference is the score of every index."""
+"""Operations that return an index; their float64 reference is the score of every index."""
 
 TIE = 1e-5
-"""Scores closer than this cannot be told apart in float32."""
+"""Relative difference below which two scores are considered equal in float32."""
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Root-mean-square norm of the last axis."""
+    """Apply RMSNorm to the last axis."""
     return F.rms_norm(x, (x.shape[-1],), weight, EPSILON)
 
 
 def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Layer norm of the last axis."""
+    """Apply LayerNorm to the last axis."""
     return F.layer_norm(x, (x.shape[-1],), weight, bias, EPSILON)
 
 
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
-    """Gate the second half of the last axis by the first: silu(gate) * up."""
+    """Split the last axis into halves, gate and up, and return silu(gate) * up."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
-    """Gaussian error linear unit."""
+    """Apply the Gaussian error linear unit (GELU)."""
     return F.gelu(x)
 
 
 def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate query and key heads by their position.
+    """Apply the rotary position embedding (RoPE) to query and key heads.
 
     Parameters
     ----------
@@ -61,17 +71,17 @@ def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 
 def embed(table: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Rows of the embedding table."""
+    """Look up the rows of the embedding table."""
     return F.embedding(tokens, table)
 
 
 def argmax(logits: torch.Tensor) -> torch.Tensor:
-    """Greedy sampling: the index of the largest logit of each row."""
+    """Return the index of the largest logit of each row (greedy sampling)."""
     return torch.argmax(logits, dim=-1)
 
 
 def fp8_quantize(x: torch.Tensor, fp8: torch.dtype) -> torch.Tensor:
-    """Round each row to fp8 by its own largest value, as serving engines do to activations."""
+    """Scale each row by its largest value and round it to fp8, as engines do for activations."""
     largest = x.abs().amax(dim=-1, keepdim=True).float().clamp(min=1e-12)
     return (x.float() * (torch.finfo(fp8).max / largest)).to(fp8)
 
@@ -79,8 +89,8 @@ def fp8_quantize(x: torch.Tensor, fp8: torch.dtype) -> torch.Tensor:
 def sample(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Draw a token from the softmax of each row.
 
-    Dividing probabilities by exponential noise and taking the largest draws from them exactly
-    (the exponential race), without a sort or a scan.
+    The index of the largest probability divided by exponential noise is an exact sample of the
+    distribution (exponential race); no sort or scan is needed.
     """
     return torch.argmax(torch.softmax(logits.float(), dim=-1) / noise, dim=-1)
 
@@ -98,12 +108,12 @@ ITEMS_READ_WRITTEN: dict[str, tuple[float, float]] = {
     "fp8_quantize": (1.0, 0.5),
     "sample": (2.0, 0.0),
 }
-"""Elements read and written for each element of a row of input."""
+"""Elements read, and elements written, per input element of each operation."""
 
 
 @dataclass(frozen=True)
 class Elementwise:
-    """One of the small operations on ``rows`` rows of ``width`` elements."""
+    """One elementwise operation ``op`` on ``rows`` rows of ``width`` elements."""
 
     op: str
     dtype: str
@@ -112,21 +122,21 @@ class Elementwise:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """Which operation, and the data type."""
+        """Name of the elementwise operation and data type."""
         return {"op": self.op, "dtype": self.dtype}
 
     def cost(self, case: Case) -> Cost:
-        """Activations in and out, once; the arithmetic is negligible."""
+        """Return the bytes of reading and writing the activations once; FLOPs are negligible."""
         read, written = ITEMS_READ_WRITTEN[self.op]
         item_bytes = case["rows"] * case["width"] * DTYPES[self.dtype].itemsize
         return Cost(0.0, read * item_bytes, written * item_bytes)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """A few operand sets: activations were just written, so in a model they are warm."""
+        """Return callables for two operand sets only: in a model, activations are still cached."""
         return [self._build(case, pool)[0] for _ in range(2)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare rows spread over the result with the same operation in float64."""
+        """Compare rows, evenly spread over the result, with the same operation in float64."""
         call, expected = self._build(case, pool)
         got = call()
         if not isinstance(got, torch.Tensor):
@@ -134,15 +144,15 @@ class Elementwise:
         rows = int(case["rows"])
         at = torch.linspace(0, rows - 1, min(rows, CHECK_ROWS), device=pool.device).long()
         reference = expected(at)
-        if self.op == "embed":  # nothing is rounded: equal or wrong
+        if self.op == "embed":  # a lookup does not round: it must be equal
             return 0.0 if torch.equal(got[at], reference.to(got.dtype)) else float("inf")
-        if self.op in CHOOSING:  # what was chosen must score as high as anything, ties apart
+        if self.op in CHOOSING:  # the chosen index must have the largest score
             best = reference.amax(dim=-1)
             scored = reference.gather(1, got[at, None])[:, 0]
             return float(((best - scored) / (TIE * best.abs())).max())
         if not torch.isfinite(got.float()).all():
             return float("inf")
-        if self.op == "fp8_quantize":  # three bits of mantissa: half a step is one sixteenth
+        if self.op == "fp8_quantize":  # 3 mantissa bits: half a step is 1/16
             error = (got[at].double() - reference).abs() / (reference.abs() / 16.0 + 2.0**-9)
             return float(error.max())
         return deviation(got[at], reference, 1.0, DTYPES[self.dtype])
@@ -150,7 +160,7 @@ class Elementwise:
     def _build(
         self, case: Case, pool: OperandPool
     ) -> tuple[Call, Callable[[torch.Tensor], torch.Tensor]]:
-        """The call, and the same in float64 on some of its rows."""
+        """Return the call, and a function that computes some of its rows in float64."""
         rows, width = int(case["rows"]), int(case["width"])
         dtype = DTYPES[self.dtype]
         x = pool.take((rows, width), dtype)

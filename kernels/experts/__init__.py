@@ -1,1 +1,1 @@
-"""The grouped matrix products of a mixture of experts."""
+"""Grouped GEMM kernels of a mixture-of-experts (MoE) layer."""

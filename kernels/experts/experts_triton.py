@@ -1,18 +1,23 @@
-"""Mixture of experts: grouped matrix products over the tokens that each expert was sent, in Triton.
+"""Mixture of experts (MoE): grouped GEMMs over the tokens routed to each expert, in Triton.
 
-A token goes to ``top_k`` of ``experts``. Few tokens: each expert that is hit streams all its
-weights for one row (memory-bound, and how *many* are hit decides). Many tokens: a product for each
-expert, padded to a tile, so 17 tokens cost as much as 32. Routing is balanced (round robin) or
-skewed as real routers are (Zipf); the busiest expert then decides.
+A token is routed to ``top_k`` of ``experts`` experts. With few tokens the layer is memory-bound:
+each activated expert reads all its weights for one row, so the time depends on *how many* experts
+are activated. With many tokens there is one GEMM per expert, padded to a tile, so 17 tokens cost as
+much as 32. Routing is balanced (round robin) or skewed like that of real routers (Zipf); with
+skewed routing the busiest expert determines the time.
 
-The rows are sorted by expert and each expert's rows padded to a tile; a table says which expert
-each tile belongs to. Gate-up product, SiLU, down product: the three a model runs.
+The rows are sorted by expert, and the rows of each expert are padded to whole tiles; a table maps
+each tile to its expert. The kernel runs the three steps of a model: gate-up GEMM, SiLU, down GEMM.
 
-Legend: T tokens, E experts, K inner size, N outer size, R = T * top_k rows.
+    kernel = GroupedExperts(dtype="bfloat16", distribution="zipf")
+    case = {"tokens": 64, "experts": 128, "top_k": 8, "hidden": 2048, "intermediate": 768}
+    calls = kernel.prepare(case, pool)
+
+Shapes: T tokens, E experts, K inner size, N outer size, R = T * top_k rows.
 """
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
-# (a jitted kernel is launched by indexing it with its grid)
+# (a jitted kernel is launched by indexing it with its grid, which pyright does not understand)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +33,11 @@ from groundspeed.kernels.operands import OperandPool
 from groundspeed.kernels.vendor import vendor_of
 
 ZIPF_EXPONENT = 1.2
-"""Skew of published expert loads; the timing tables of serving stacks use the same."""
+"""Zipf exponent of published expert loads; timing tables of serving engines use the same value."""
 
 BLOCK_M = 16
+"""Rows of a tile: the rows of each expert are padded to a multiple of this."""
+
 BLOCK_N = 64
 BLOCK_K = 64
 
@@ -40,7 +47,7 @@ def grouped_kernel(
     x_ptr, w_ptr, y_ptr, row_ptr, expert_ptr, N, K,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One tile of rows of one expert times one block of its weight: y = x @ w[expert].T."""
+    """Multiply one tile of rows of one expert by one block of its weight: y = x @ w[expert].T."""
     tile, pid_n = tl.program_id(0), tl.program_id(1)
     expert = tl.load(expert_ptr + tile).to(tl.int64)
     slot = tile * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -64,23 +71,36 @@ def grouped_kernel(
 
 @dataclass(frozen=True)
 class Routing:
-    """Which rows go to which expert, sorted and padded to tiles."""
+    """Assignment of rows to experts, sorted by expert and padded to whole tiles of slots."""
 
     token: torch.Tensor
-    """(slots,) int32: the token of each slot, -1 for padding."""
+    """(slots,) int32 Index of the token in each slot; -1 for padding."""
     slot: torch.Tensor
-    """(slots,) int32: the slot itself, -1 for padding (rows of the second product)."""
+    """(slots,) int32 Index of the slot itself (input row of the down GEMM); -1 for padding."""
     expert: torch.Tensor
-    """(tiles,) int32"""
+    """(tiles,) int32 Index of the expert of each tile."""
 
 
 def route(tokens: int, experts: int, top_k: int, distribution: str, *, seed: int = 0) -> np.ndarray:
-    """The experts of each token.
+    """Choose the experts of each token.
+
+    Parameters
+    ----------
+    tokens, experts, top_k : int
+    distribution : {'balanced', 'zipf'}
+        Round robin, or random with Zipf-distributed popularity of the experts.
+    seed : int, default 0
+        Random seed of the Zipf routing.
 
     Returns
     -------
     (tokens, top_k) int64 ndarray
-        Distinct in each row.
+        Expert indices; the experts of one token are distinct.
+
+    Raises
+    ------
+    UnsupportedCaseError
+        If the distribution is unknown.
     """
     if distribution == "balanced":
         return (np.arange(tokens * top_k) % experts).reshape(tokens, top_k)
@@ -88,14 +108,14 @@ def route(tokens: int, experts: int, top_k: int, distribution: str, *, seed: int
         raise UnsupportedCaseError(f"unknown routing '{distribution}', known: balanced, zipf")
     generator = np.random.default_rng(seed)
     popularity = -ZIPF_EXPONENT * np.log(np.arange(1, experts + 1))
-    # Gumbel noise on log-weights, largest k: sampling without replacement by those weights.
+    # The largest k log-weights with Gumbel noise are a sample without replacement (Gumbel top-k).
     noisy = popularity + generator.gumbel(size=(tokens, experts))
     chosen: np.ndarray = np.argpartition(-noisy, top_k - 1, axis=1)[:, :top_k]
     return chosen
 
 
 def tiles_of(chosen: np.ndarray, experts: int, device: torch.device) -> Routing:
-    """Sort rows by expert and pad each expert's rows to whole tiles."""
+    """Sort rows by expert and pad the rows of each expert to whole tiles."""
     top_k = chosen.shape[1]
     flat = chosen.reshape(-1)
     order = np.argsort(flat, kind="stable")
@@ -119,16 +139,18 @@ def tiles_of(chosen: np.ndarray, experts: int, device: torch.device) -> Routing:
 def grouped_product(
     x: torch.Tensor, w: torch.Tensor, y: torch.Tensor, rows: torch.Tensor, expert: torch.Tensor
 ) -> torch.Tensor:
-    """Multiply each slot's row by its expert's weight.
+    """Multiply the row of each slot by the weight of its expert.
 
     Parameters
     ----------
     x : (rows, K) Tensor
     w : (E, N, K) Tensor
     y : (slots, N) Tensor
+        Receives the result.
     rows : (slots,) int32 Tensor
         Row of x for each slot; -1 gives zeros.
     expert : (slots / BLOCK_M,) int32 Tensor
+        Expert of each tile of ``BLOCK_M`` slots.
     """
     _, n, k = w.shape
     grid = (expert.numel(), triton.cdiv(n, BLOCK_N))
@@ -142,23 +164,23 @@ def grouped_product(
 
 @dataclass(frozen=True)
 class GroupedExperts:
-    """Gate-up, SiLU and down products of the experts of one layer."""
+    """The experts of one MoE layer: gate-up GEMM, SiLU and down GEMM."""
 
     dtype: str
     distribution: str = "balanced"
     shape: tuple[tuple[str, float], ...] = ()
-    """Experts, top k, hidden and intermediate size: each shape is a regime of its own."""
+    """Sizes of the layer (experts, top k, hidden, intermediate); each shape has its own curve."""
     operation: str = "moe"
     backend: str = "triton"
 
     @property
     def config_key(self) -> dict[str, str]:
-        """The data type, how tokens are routed, and the shape of the layer."""
+        """Data type, routing distribution and sizes of the layer."""
         sizes = {name: f"{value:g}" for name, value in self.shape}
         return {"dtype": self.dtype, "distribution": self.distribution} | sizes
 
     def cost(self, case: Case) -> Cost:
-        """Three products a row; the weights of the experts that are hit, the activations."""
+        """Return FLOPs of three GEMMs per row, bytes of activated experts and activations."""
         tokens, experts, top_k, hidden, intermediate = _sizes(case)
         item = DTYPES[self.dtype].itemsize
         rows = tokens * top_k
@@ -171,11 +193,11 @@ class GroupedExperts:
         )
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One layer for each of enough sets of experts to be cold."""
+        """Return one callable per set of experts, with enough sets to keep the weights cold."""
         return [self._build(case, pool)[0] for _ in range(pool.rotations(self.cost(case).bytes))]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare rows spread over the slots with float64."""
+        """Compare up to 24 rows, evenly spread over the slots, with float64."""
         call, x, up, down, routing = self._build(case, pool)
         got = call()
         if not isinstance(got, torch.Tensor):
@@ -189,7 +211,7 @@ class GroupedExperts:
             middle = silu_mul((up[expert].double() @ row)[None])[0]
             expected = down[expert].double() @ middle
             scale = float(middle.norm())
-            # The middle is rounded to the data type too, so twice the rounding of one product.
+            # The intermediate result is rounded too: allow twice the rounding error of a GEMM.
             worst = max(worst, deviation(got[slot], expected, 2.0 * scale, got.dtype))
         return worst
 
@@ -218,5 +240,5 @@ def _sizes(case: Case) -> tuple[int, int, int, int, int]:
         int(case[c]) for c in ("tokens", "experts", "top_k", "hidden", "intermediate")
     )
     if top_k > experts:
-        raise UnsupportedCaseError(f"top {top_k} of {experts} experts do not exist")
+        raise UnsupportedCaseError(f"top_k {top_k} is more than the {experts} experts")
     return tokens, experts, top_k, hidden, intermediate

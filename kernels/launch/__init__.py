@@ -1,1 +1,1 @@
-"""What it costs to start work on a device: one launch, and one layer of small operations."""
+"""Launch overhead of a device: one kernel launch, and one decoder layer of small operations."""

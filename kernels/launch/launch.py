@@ -1,11 +1,16 @@
-"""What it costs to start an operation that does nothing.
+"""Launch overhead: the time to start an operation that does almost no work.
 
-``eager`` is what one call costs the host: on a processor the finished operation, on a GPU putting
-it into the queue, as a model without graphs pays it for every small operation. ``queued`` is what
-a device needs from one tiny kernel to the next when the queue is full; ``graph`` the same inside
-a replayed graph. ``synchronize`` is what asking an idle device whether it is done costs the host,
-``round-trip`` launching one tiny kernel and waiting for it: the least time between two decisions
-of a host that must look at each result. A processor has only the first.
+There are five variants; a CPU has only ``eager``:
+
+- ``eager``: host time of one call. On a CPU this is the complete operation; on a GPU it is the time
+  to enqueue it, which a model without CUDA graphs spends on every small operation.
+- ``queued``: device time from one tiny kernel to the next while the queue is full.
+- ``graph``: the same inside a replayed CUDA graph.
+- ``synchronize``: host time of synchronizing with an idle device.
+- ``round-trip``: host time of launching one tiny kernel and waiting for it. This is the shortest
+  time between two decisions of a host that must read each result.
+
+    calls = Launch(op="round-trip").prepare({}, pool)
 """
 
 from collections.abc import Sequence
@@ -17,12 +22,12 @@ from groundspeed.kernels.kernel import Call, Case, Cost, UnsupportedCaseError, d
 from groundspeed.kernels.operands import OperandPool
 
 GRAPH_CALLS = 256
-"""Tiny kernels in one graph: enough that its own launch vanishes."""
+"""Number of tiny kernels in one graph: enough to make the launch of the graph negligible."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Add one to one element."""
+    """Launch of a kernel that adds one to a single element."""
 
     op: str = "eager"
     operation: str = "launch"
@@ -30,20 +35,20 @@ class Launch:
 
     @property
     def runs_per_call(self) -> int:
-        """Kernels in one call."""
+        """Number of kernels in one call."""
         return GRAPH_CALLS if self.op == "graph" else 1
 
     @property
     def config_key(self) -> dict[str, str]:
-        """How it is launched."""
+        """Variant of the launch, e.g. ``eager``."""
         return {"op": self.op}
 
     def cost(self, case: Case) -> Cost:
-        """None: that is the point."""
+        """Return zero FLOPs and bytes, because the operation does almost no work."""
         return Cost(0.0, 0.0, 0.0)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One callable; ``graph`` is a replay of ``GRAPH_CALLS`` kernels."""
+        """Return one callable; for ``graph`` it replays ``GRAPH_CALLS`` kernels."""
         x = torch.zeros(1, device=pool.device)
         if self.op in ("eager", "queued"):
             return [lambda: x.add_(1.0)]
@@ -66,13 +71,13 @@ class Launch:
 
             def replay() -> torch.Tensor:
                 graph.replay()
-                return x  # the graph holds only its address: keep the memory alive
+                return x  # the graph stores only the address of x: keep x alive
 
             return [replay]
-        raise UnsupportedCaseError(f"launch '{self.op}' does not exist on {pool.device.type}")
+        raise UnsupportedCaseError(f"launch '{self.op}' is not available on {pool.device.type}")
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Three additions make three."""
+        """Check that adding one three times gives three."""
         x = torch.zeros(1, device=pool.device)
         for _ in range(3):
             x.add_(1.0)

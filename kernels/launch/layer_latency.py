@@ -1,9 +1,11 @@
-"""The latency of a decoder layer that does almost no work: what decode pays for each layer.
+"""The latency of a decoder layer that does almost no work, which every decode step pays per layer.
 
-A layer is a dozen small kernels; at batch 1 on a fast device their start-up costs, not their
-bytes, can decide. A tiny decoder has all the launches of a real one and none of its weight, so its
-time per layer is that latency: replayed in a graph (``layer``), or as the host dispatches it
-(``layer-dispatch``).
+A layer consists of a dozen small kernels. At batch 1 on a fast device, their start-up costs can
+take longer than reading their bytes. A tiny decoder launches the same kernels as a real one with
+almost no weights, so its time per layer is this latency. It is measured in a replayed CUDA graph
+(``layer``) and as dispatched by the host (``layer-dispatch``).
+
+    calls = LayerLatency(op="layer").prepare({}, pool)
 """
 
 from collections.abc import Sequence
@@ -16,6 +18,8 @@ from groundspeed.kernels.kernel import Call, Case, Cost, UnsupportedCaseError
 from groundspeed.kernels.operands import OperandPool
 
 LAYERS = 16
+"""Number of layers of the tiny decoder."""
+
 SHAPE = DecoderShape(
     hidden=128,
     intermediate=128,
@@ -27,11 +31,12 @@ SHAPE = DecoderShape(
     tied_head=True,
 )
 CONTEXT = 16
+"""[tokens] Length of the context of the decode step."""
 
 
 @dataclass(frozen=True)
 class LayerLatency:
-    """One decode step of the tiny decoder; its time is divided by the layers."""
+    """One decode step of the tiny decoder; the reported time is per layer."""
 
     op: str = "layer"
     operation: str = "launch"
@@ -40,20 +45,20 @@ class LayerLatency:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """How it is launched."""
+        """Variant of the launch: ``layer`` or ``layer-dispatch``."""
         return {"op": self.op}
 
     def cost(self, case: Case) -> Cost:
-        """None that counts."""
+        """Return zero FLOPs and bytes, because the work is negligible."""
         return Cost(0.0, 0.0, 0.0)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """A decode step: eager, or on a GPU as the replay of a graph."""
+        """Return one decode step: eager, or replayed in a CUDA graph (``layer`` on a GPU)."""
         decoder, tokens = self._decoder(pool)
         if self.op == "layer-dispatch" or pool.device.type == "cpu":
             return [lambda: decoder.decode(tokens, CONTEXT)]
         if self.op != "layer":
-            raise UnsupportedCaseError(f"launch '{self.op}' is none of a layer")
+            raise UnsupportedCaseError(f"unknown launch '{self.op}', known: layer, layer-dispatch")
         for _ in range(2):
             decoder.decode(tokens, CONTEXT)
         torch.cuda.synchronize(pool.device)
@@ -63,12 +68,12 @@ class LayerLatency:
 
         def replay() -> tuple[torch.Tensor, Decoder]:
             graph.replay()
-            return chosen, decoder  # the graph holds only addresses: keep the memory alive
+            return chosen, decoder  # the graph stores only addresses: keep memory alive
 
         return [replay]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """A step after a prefill says what the longer prefill says."""
+        """Check that prefill plus one decode step gives the same token as the longer prefill."""
         decoder, _ = self._decoder(pool)
         prompt = torch.arange(CONTEXT + 1, device=pool.device)[None] * 7 % SHAPE.vocabulary
         decoder.prefill(prompt[:, :CONTEXT])

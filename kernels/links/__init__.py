@@ -1,1 +1,1 @@
-"""Links: collectives between devices, symmetric memory, and the link to the host."""
+"""Link kernels: collectives between devices, symmetric memory, and host-to-device copies."""

@@ -1,12 +1,16 @@
-"""Collectives of torch.distributed, each with the data that prove it moved what it should.
+"""Collectives of torch.distributed, with test data that detect wrong results.
 
-One file for one physical limit: the link between devices. Sizes follow nccl-tests (see
-``groundspeed.profiles.busbw``): ``bytes`` of all-gather and reduce-scatter is the whole.
+The collectives measure the links between devices. Sizes follow nccl-tests (see
+``groundspeed.profiles.busbw``): for all-gather and reduce-scatter, ``bytes`` is the total size over
+all ranks.
 
-Every rank fills its buffers with values that depend on its rank and on the place in the buffer, so
-a result that came from the wrong rank, or a part that never arrived, is seen.
+Every rank fills its buffers with values that depend on its rank and on the position in the buffer,
+so data from the wrong rank and parts that never arrived are detected.
 
-Shapes: all buffers are flat, of ``items`` elements of the data type.
+    buffers = make_buffers("all_reduce", items, group, torch.bfloat16, device)
+    collective_call("all_reduce", buffers, group)()  # on every rank of the group
+
+Shapes: all buffers are flat, with ``items`` elements of the data type.
 """
 
 from collections.abc import Callable
@@ -17,60 +21,63 @@ import torch.distributed as dist
 
 from groundspeed.kernels.kernel import Call, UnsupportedCaseError
 
-# Renamed in torch 2.13; the older names still work there, with a warning.
+# These functions were renamed in torch 2.13; there the older names still work, with a warning.
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 
 ADDED_UP = ("all_reduce", "reduce_scatter")
+"""Collectives that sum the values of the ranks."""
 
 MOST_EXACT = 240
-"""bfloat16 holds every whole number up to 256."""
+"""Ranks are taken modulo this: bfloat16 represents every integer up to 256 exactly."""
 
 SMALL_PRIME = 7
-"""Values repeat with a period that no power of two divides."""
+"""Period of the values; a prime, so that shifts by a power of two change them."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Ranks that communicate, seen from one of them."""
+    """A group of ranks that communicate, as seen by one of them."""
 
     group: dist.ProcessGroup
     rank: int
     """Rank of this process in the group."""
     size: int
+    """Number of ranks in the group."""
     members: tuple[int, ...]
-    """Global ranks, in the group's order."""
+    """Global ranks of the members, in the order of the group."""
 
 
 @dataclass(frozen=True)
 class Buffers:
-    """What one rank sends and receives."""
+    """Send and receive buffer of one rank."""
 
     sent: torch.Tensor
     received: torch.Tensor
 
 
 def items_for(op: str, size_bytes: float, group_size: int, itemsize: int) -> int:
-    """Elements of the whole, divisible among the ranks.
+    """Return the total number of elements, rounded down to a multiple of the number of ranks.
 
     Raises
     ------
     UnsupportedCaseError
-        If the size is less than one element a rank.
+        If the size is less than one element per rank.
     """
     items = int(size_bytes) // itemsize // group_size * group_size
     if items < group_size:
         raise UnsupportedCaseError(
-            f"{op} of {size_bytes:g} bytes has no element for each of {group_size} ranks"
+            f"{op} of {size_bytes:g} bytes is less than one element for each of {group_size} ranks"
         )
     return items
 
 
 def value_of(op: str, rank: int, ranks: int, items: int, like: torch.Tensor) -> torch.Tensor:
-    """The values that a rank sends: small whole numbers, exact in every type.
+    """Return the values that a rank sends: small integers, exact in every data type.
 
-    What is added up comes, at each place, from one rank alone: the sum is as small as its parts
-    however many ranks there are, and a part that is missing, doubled or misplaced is seen.
+    In collectives that sum, only one rank sends a non-zero value at each position. The sum
+    therefore stays small for any number of ranks, and a part that is missing, doubled or misplaced
+    is detected.
     """
     places = torch.arange(items, device=like.device)
     small = places % SMALL_PRIME + 1
@@ -82,7 +89,7 @@ def value_of(op: str, rank: int, ranks: int, items: int, like: torch.Tensor) -> 
 def make_buffers(
     op: str, items: int, group: Group, dtype: torch.dtype, device: torch.device
 ) -> Buffers:
-    """Buffers of a collective, filled with this rank's values.
+    """Allocate the buffers of a collective and fill the send buffer with this rank's values.
 
     Raises
     ------
@@ -99,7 +106,7 @@ def make_buffers(
         "sendrecv": (items, items),
     }
     if op not in sizes:
-        raise UnsupportedCaseError(f"unknown collective '{op}'")
+        raise UnsupportedCaseError(f"unknown collective '{op}', known: {', '.join(sizes)}")
     into, out = sizes[op]
     sent = torch.empty(into, dtype=dtype, device=device)
     received = torch.zeros(out, dtype=dtype, device=device)
@@ -108,11 +115,11 @@ def make_buffers(
 
 
 def collective_call(op: str, buffers: Buffers, group: Group) -> Call:
-    """The collective as a callable; all ranks of the group must call it."""
+    """Return the collective as a callable; all ranks of the group must call it."""
     sent, received, wire = buffers.sent, buffers.received, group.group
 
     def all_reduce() -> None:
-        dist.all_reduce(sent, group=wire)  # in place: repeated, values grow, none is read again
+        dist.all_reduce(sent, group=wire)  # in place: values grow with repetition, but are not read
 
     def sendrecv() -> None:
         to = group.members[(group.rank + 1) % group.size]
@@ -136,9 +143,10 @@ def collective_call(op: str, buffers: Buffers, group: Group) -> Call:
 
 
 def is_right(op: str, items: int, group: Group, buffers: Buffers) -> bool:
-    """Run once and compare every element with what each rank must have sent.
+    """Run a collective once and return whether every element has the expected value.
 
-    Collective: all ranks of the group call it. The buffers hold this rank's values again after.
+    All ranks of the group must call this function. Afterwards the send buffer holds this rank's
+    values again.
     """
     sent, received = buffers.sent, buffers.received
     received.fill_(-1)

@@ -1,7 +1,10 @@
-"""The link between host and device: pinned and pageable, one way and both ways at once.
+"""Copies between host and device (PCIe or similar), with pinned and with pageable host memory.
 
-Pinned memory is what the copy engine can reach by itself; pageable memory is first copied into a
-pinned buffer by the processor, and shows what a careless loader gets.
+The copy engine of the GPU can access pinned memory directly. Pageable memory is first copied by the
+CPU into a pinned buffer, so its rate is that of a data loader that does not pin its memory. Copies
+are measured in each direction and in both directions at once.
+
+    calls = HostLink(direction="h2d", memory="pinned").prepare({"bytes": 2.0**28}, pool)
 """
 
 from collections.abc import Sequence
@@ -13,12 +16,15 @@ from groundspeed.kernels.kernel import Call, Case, Cost, UnsupportedCaseError
 from groundspeed.kernels.operands import OperandPool
 
 DIRECTIONS = ("h2d", "d2h", "both")
+"""Host to device, device to host, or both at the same time."""
+
 MEMORY = ("pinned", "pageable")
+"""Kinds of host memory."""
 
 
 @dataclass(frozen=True)
 class HostLink:
-    """Copies of ``bytes`` between host and device."""
+    """Copy of ``bytes`` bytes between host and device, per direction."""
 
     direction: str
     memory: str = "pinned"
@@ -27,16 +33,16 @@ class HostLink:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """Direction and kind of host memory."""
+        """Direction of the copy and kind of host memory."""
         return {"direction": self.direction, "memory": self.memory}
 
     def cost(self, case: Case) -> Cost:
-        """Bytes over the link; both ways count both."""
+        """Return the bytes over the link; ``both`` counts the bytes of both directions."""
         ways = 2.0 if self.direction == "both" else 1.0
         return Cost(0.0, ways * case["bytes"], 0.0)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One callable; ``both`` runs two streams side by side and joins them."""
+        """Return one callable; ``both`` copies on two CUDA streams at once and waits for both."""
         up_host, down_host, up, down = self._buffers(case, pool)
         wait = self.memory == "pageable"
         if self.direction == "h2d":
@@ -56,7 +62,7 @@ class HostLink:
         return [both]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """What arrives is what was sent."""
+        """Compare the copied data with the original: 0 if equal, infinite otherwise."""
         up_host, down_host, up, down = self._buffers(case, pool)
         up.copy_(up_host)
         down_host.copy_(down)
@@ -67,9 +73,9 @@ class HostLink:
     def _buffers(
         self, case: Case, pool: OperandPool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Host source, host target, device target, device source."""
+        """Return the host source, host target, device target and device source."""
         if pool.device.type != "cuda":
-            raise UnsupportedCaseError("a processor has no link to itself")
+            raise UnsupportedCaseError("a CPU has no host-to-device link to measure")
         if self.direction not in DIRECTIONS or self.memory not in MEMORY:
             raise UnsupportedCaseError(
                 f"unknown host link '{self.direction} {self.memory}', "

@@ -1,10 +1,17 @@
-"""All-reduce over memory that every GPU of a node can address: what engines use for small messages.
+"""All-reduce over symmetric memory (torch), which engines use for small messages.
 
-A collective of the library starts rings and proxies, which costs ten microseconds and more; here a
-kernel reads the other GPUs' buffers itself. Three ways: *one shot* (everybody reads everything,
-least latency), *two shot* (each adds up its share, then all gather, half the traffic) and
-*multimem* (the switch adds up). Which one is fastest depends on the size, so all are measured where
-torch and the GPUs offer them.
+Every GPU of a node can address symmetric memory. An NCCL collective starts rings and proxies, which
+takes ten microseconds or more; here a kernel reads the buffers of the other GPUs directly. There
+are three methods:
+
+- *one shot*: every GPU reads all buffers; lowest latency.
+- *two shot*: every GPU sums its share, then all gather the shares; half the traffic.
+- *multimem*: the NVLink switch sums.
+
+The fastest method depends on the size, so all that torch and the GPUs support are measured.
+
+    buffers = make_symmetric(items, group, torch.bfloat16, device)
+    symmetric_call("one_shot", buffers, group)()  # on every rank of the group
 
 Shapes: flat buffers of ``items`` elements, as in :mod:`groundspeed.kernels.links.collectives`.
 """
@@ -19,22 +26,23 @@ from groundspeed.kernels.links.collectives import Buffers, Group, value_of
 METHODS = ("one_shot", "two_shot", "multimem")
 
 TRIAL_ITEMS = 4096
+"""Number of elements of the all-reduce that tests whether a method works."""
 
 
 def make_symmetric(items: int, group: Group, dtype: torch.dtype, device: torch.device) -> Buffers:
-    """A buffer that all ranks of a group can address, filled with this rank's values.
+    """Allocate a buffer that all ranks of a group can address, filled with this rank's values.
 
-    Collective: all ranks of the group call it.
+    All ranks of the group must call this function.
 
     Raises
     ------
     UnsupportedCaseError
-        If this torch has no symmetric memory.
+        If the installed torch has no symmetric memory.
     """
     try:
         import torch.distributed._symmetric_memory as symmetric
     except ImportError as error:
-        raise UnsupportedCaseError("this torch has no symmetric memory") from error
+        raise UnsupportedCaseError("the installed torch has no symmetric memory") from error
     shared = symmetric.empty(items, dtype=dtype, device=device)
     symmetric.rendezvous(shared, group.group)
     shared.copy_(value_of("all_reduce", group.rank, group.size, items, shared))
@@ -42,7 +50,7 @@ def make_symmetric(items: int, group: Group, dtype: torch.dtype, device: torch.d
 
 
 def symmetric_call(method: str, buffers: Buffers, group: Group) -> Call:
-    """The all-reduce as a callable; all ranks of the group must call it.
+    """Return the all-reduce as a callable; all ranks of the group must call it.
 
     Raises
     ------
@@ -58,14 +66,15 @@ def symmetric_call(method: str, buffers: Buffers, group: Group) -> Call:
         "multimem": lambda: operations.multimem_all_reduce_(shared, "sum", name),
     }
     if method not in calls:
-        raise UnsupportedCaseError(f"unknown all-reduce '{method}'")
+        raise UnsupportedCaseError(f"unknown all-reduce '{method}', known: {', '.join(METHODS)}")
     return calls[method]
 
 
 def symmetric_is_right(method: str, items: int, group: Group, buffers: Buffers) -> bool:
-    """Run once and compare every element with the sum of what the ranks sent.
+    """Run an all-reduce once and return whether every element is the sum over the ranks.
 
-    Collective: all ranks of the group call it. The buffer holds this rank's values again after.
+    All ranks of the group must call this function. Afterwards the buffer holds this rank's values
+    again.
     """
     shared = buffers.sent
 
@@ -85,9 +94,10 @@ def symmetric_is_right(method: str, items: int, group: Group, buffers: Buffers) 
 
 
 def offered(group: Group, dtype: torch.dtype, device: torch.device) -> tuple[str, ...]:
-    """Methods that work and are right on this rank; tried on a small buffer.
+    """Return the methods that give the correct result on this rank, tested on a small buffer.
 
-    Collective: all ranks of the group call it, and agree on the result among themselves.
+    All ranks of the group must call this function. Ranks may get different results: the caller
+    must agree with the other ranks on the methods to use.
     """
     if device.type != "cuda":
         return ()
@@ -98,5 +108,5 @@ def offered(group: Group, dtype: torch.dtype, device: torch.device) -> tuple[str
             if symmetric_is_right(method, TRIAL_ITEMS, group, buffers):
                 methods.append(method)
         except (UnsupportedCaseError, RuntimeError, AttributeError):
-            continue  # this driver, switch or torch lacks it: the others are tried
+            continue  # the driver, switch or torch does not support this method: try the others
     return tuple(methods)

@@ -1,1 +1,1 @@
-"""Matrix products: torch's library, narrow data types, and our own kernel in Triton."""
+"""GEMM kernels: through torch, in low-precision data types, and a kernel of our own in Triton."""

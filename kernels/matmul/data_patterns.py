@@ -1,8 +1,10 @@
-"""The same product on other numbers: what power-dependent data changes.
+"""The same GEMM on different data, to measure how much the rate depends on the values.
 
 Switching a transistor costs energy, so a chip at its power limit runs faster on zeros than on
-random numbers: an A100 by 15 %, others by up to a third. Profiles stand on normal numbers; this
-kernel measures how far the flattering ones would be off on this device.
+random numbers: an A100 by 15 %, other GPUs by up to a third. All profiles are measured on normal
+numbers; this kernel measures how much other data would overstate the rate of a device.
+
+    calls = DataMatmul(dtype="bfloat16", data="zeros").prepare({"m": m, "n": n, "k": k}, pool)
 """
 
 from collections.abc import Sequence
@@ -16,11 +18,12 @@ from groundspeed.kernels.matmul.matmul import check_product, matmul_cost, shape
 from groundspeed.kernels.operands import OperandPool
 
 DATA = ("normal", "uniform", "zeros", "constant")
+"""Kinds of data: standard normal, uniform from -1 to 1, all zeros, all 0.01."""
 
 
 @dataclass(frozen=True)
 class DataMatmul:
-    """A product of operands that all hold one kind of data."""
+    """GEMM whose two operands hold one kind of data, one of ``DATA``."""
 
     dtype: str
     data: str
@@ -29,15 +32,15 @@ class DataMatmul:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """The data type and the kind of data."""
+        """Data type and kind of data."""
         return {"dtype": self.dtype, "data": self.data}
 
     def cost(self, case: Case) -> Cost:
-        """Compute the FLOPs and bytes, which are those of any product."""
+        """Return the FLOPs and bytes of the GEMM, which do not depend on the data."""
         return matmul_cost(case, self.dtype)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """Two operand sets: large products do not depend on the cache."""
+        """Return callables for two operand sets: large GEMMs do not depend on the cache."""
 
         def product(x: torch.Tensor, w: torch.Tensor) -> Call:
             return lambda: F.linear(x, w)
@@ -45,10 +48,10 @@ class DataMatmul:
         return [product(*self._operands(case, pool)) for _ in range(2)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare with float64 on the very operands."""
+        """Compare with float64 on the same operands."""
         x, w = self._operands(case, pool)
         y = F.linear(x, w)
-        # Operands that do not average out make sums of order k, not of its square root.
+        # Sums of operands with a non-zero mean are of order k, not of order sqrt(k).
         size = float(x.double().abs().mean() * w.double().abs().mean()) * x.shape[1] ** 0.5
         return check_product(y, x, w) / float(max(1.0, size))
 
@@ -67,5 +70,5 @@ class DataMatmul:
                 operand.fill_(0.01)
             else:
                 known = ", ".join(DATA)
-                raise UnsupportedCaseError(f"unknown data '{self.data}', known: {known}")
+                raise UnsupportedCaseError(f"unknown kind of data '{self.data}', known: {known}")
         return x, w

@@ -1,14 +1,16 @@
-"""Matrix products in the narrow types that models are served in: fp8, int8, and tf32.
+"""GEMMs in low-precision data types: fp8 and int8, in which models are served, and tf32.
 
-fp8 operands carry scales, one for a whole matrix (``fp8``) or one for each row of x and of w
-(``fp8_row``), and the result leaves in bf16. They are made as a model makes them: normal numbers,
-scaled so that the largest fits the format, rounded. (Bits drawn at random, or a constant, saturate
-or repeat: they draw less power and have flattered published fp8 figures by up to a third.) int8 is
-exact. tf32 takes float32 operands and rounds them to 10 bits on the way into the matrix units.
+fp8 operands have scales, either one per matrix (``fp8``) or one per row of x and of w
+(``fp8_row``), and the result is bf16. The operands resemble those of a model: normal numbers,
+scaled so that the largest fits the format, then rounded. Random bits or constants would saturate
+or repeat, draw less power, and so have inflated published fp8 rates by up to a third. int8
+products are exact. tf32 takes float32 operands, which the matrix units round to 10 bits.
+
+    calls = Fp8Matmul(dtype="fp8_row").prepare({"m": 64, "n": 4096, "k": 4096}, pool)
 """
 
 # pyright: reportPrivateImportUsage=false
-# (torch publishes no other name for the scaled and the int8 product)
+# (torch has no public function for the scaled and the int8 GEMM)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,16 +24,21 @@ from groundspeed.kernels.operands import OperandPool
 from groundspeed.kernels.vendor import vendor_of
 
 FP8_ALIGNMENT = 16
+"""n and k of an fp8 GEMM must be multiples of this."""
+
 INT8_ALIGNMENT = 8
+"""n and k of an int8 GEMM must be multiples of this."""
+
 INT8_MIN_ROWS = 17
-"""cuBLASLt's int8 product starts above 16 rows."""
+"""Smallest m of an int8 GEMM: cuBLASLt needs more than 16 rows."""
 
 TF32_EPS = 2.0**-10
+"""Relative rounding step of tf32, which has 10 mantissa bits."""
 
 
 @dataclass(frozen=True)
 class Fp8Matmul:
-    """``torch._scaled_mm`` with scales for whole matrices or for rows."""
+    """fp8 GEMM through ``torch._scaled_mm``, with one scale per matrix or one per row."""
 
     dtype: str = "fp8"
     operation: str = "matmul"
@@ -39,16 +46,16 @@ class Fp8Matmul:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """``fp8`` or ``fp8_row``."""
+        """Data type: ``fp8`` (one scale per matrix) or ``fp8_row`` (one scale per row)."""
         return {"dtype": self.dtype}
 
     def cost(self, case: Case) -> Cost:
-        """Operands in one byte, the result in two."""
+        """Return 2mnk FLOPs; operands have one byte per element, the bf16 result two."""
         m, n, k = shape(case)
         return Cost(2.0 * m * n * k, float(m * k + n * k), 2.0 * m * n)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One product for each of enough operand sets to keep the weights cold."""
+        """Return one callable per operand set, with enough sets to keep the weights cold."""
 
         def product(
             x: torch.Tensor, w: torch.Tensor, scale_x: torch.Tensor, scale_w: torch.Tensor
@@ -59,7 +66,7 @@ class Fp8Matmul:
         return [product(*self._operands(case, pool)) for _ in range(sets)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare with float64 on the very operands, scales included."""
+        """Compare with float64 on the same operands, including their scales."""
         x, w, scale_x, scale_w = self._operands(case, pool)
         y = scaled_product(x, w, scale_x, scale_w)
         return check_product(y, x.float() * scale_x, w.float() * scale_w.reshape(-1, 1))
@@ -69,10 +76,10 @@ class Fp8Matmul:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         m, n, k = shape(case)
         if n % FP8_ALIGNMENT or k % FP8_ALIGNMENT:
-            raise UnsupportedCaseError(f"fp8 needs n and k in multiples of {FP8_ALIGNMENT}")
+            raise UnsupportedCaseError(f"fp8 needs n and k to be multiples of {FP8_ALIGNMENT}")
         fp8 = vendor_of(pool.device).fp8
         x, w = pool.take((m, k), fp8), pool.take((n, k), fp8)
-        # The pool holds unit normals, as a quantizer leaves them; a scale gives them back a size.
+        # The pool holds numbers of unit variance, as after quantization; any scale will do.
         sizes = ((m, 1), (1, n)) if self.dtype == "fp8_row" else ((), ())
         scale_x, scale_w = (torch.full(s, 0.5, device=pool.device) for s in sizes)
         return x, w, scale_x, scale_w
@@ -81,14 +88,18 @@ class Fp8Matmul:
 def scaled_product(
     x: torch.Tensor, w: torch.Tensor, scale_x: torch.Tensor, scale_w: torch.Tensor
 ) -> torch.Tensor:
-    """(x scale_x) @ (w scale_w).T in bf16.
+    """Compute (x * scale_x) @ (w * scale_w).T in bf16.
 
     Parameters
     ----------
     x : (M, K) fp8 Tensor
     w : (N, K) fp8 Tensor
     scale_x, scale_w : float32 Tensor
-        Scalars, or (M, 1) and (1, N).
+        Scales: scalars (one per matrix), or of shapes (M, 1) and (1, N) (one per row).
+
+    Returns
+    -------
+    (M, N) bfloat16 Tensor
     """
     result: torch.Tensor = torch._scaled_mm(
         x, w.t(), scale_a=scale_x, scale_b=scale_w, out_dtype=torch.bfloat16
@@ -98,7 +109,7 @@ def scaled_product(
 
 @dataclass(frozen=True)
 class Int8Matmul:
-    """``torch._int_mm``: exact products in int32."""
+    """int8 GEMM through ``torch._int_mm``, with exact int32 results."""
 
     dtype: str = "int8"
     operation: str = "matmul"
@@ -106,16 +117,19 @@ class Int8Matmul:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """The data type."""
+        """Data type."""
         return {"dtype": self.dtype}
 
     def cost(self, case: Case) -> Cost:
-        """Operands in one byte; the int32 result counts as two, what a model keeps of it."""
+        """Return 2mnk FLOPs and the bytes: 1 per operand element, 2 per element of the result.
+
+        The result is int32, but a model keeps only 16 bits of it.
+        """
         m, n, k = shape(case)
         return Cost(2.0 * m * n * k, float(m * k + n * k), 2.0 * m * n)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One product for each of enough operand sets to keep the weights cold."""
+        """Return one callable per operand set, with enough sets to keep the weights cold."""
 
         def product(x: torch.Tensor, w: torch.Tensor) -> Call:
             return lambda: torch._int_mm(x, w.t())
@@ -124,7 +138,7 @@ class Int8Matmul:
         return [product(*self._operands(case, pool)) for _ in range(sets)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Integers are equal or wrong."""
+        """Compare with exact integers: 0 if all are equal, infinite otherwise."""
         x, w = self._operands(case, pool)
         y = torch._int_mm(x, w.t())
         rows, columns = (
@@ -138,15 +152,15 @@ class Int8Matmul:
         m, n, k = shape(case)
         if n % INT8_ALIGNMENT or k % INT8_ALIGNMENT or m < INT8_MIN_ROWS:
             raise UnsupportedCaseError(
-                f"int8 needs n and k in multiples of {INT8_ALIGNMENT} and m of {INT8_MIN_ROWS} "
-                "or more"
+                f"int8 needs n and k to be multiples of {INT8_ALIGNMENT} "
+                f"and m to be at least {INT8_MIN_ROWS}"
             )
         return pool.take((m, k), torch.int8), pool.take((n, k), torch.int8)
 
 
 @dataclass(frozen=True)
 class Tf32Matmul:
-    """A float32 product through the matrix units of a GPU."""
+    """GEMM of float32 operands on the matrix units of a GPU, which round them to tf32."""
 
     dtype: str = "tf32"
     operation: str = "matmul"
@@ -154,16 +168,16 @@ class Tf32Matmul:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """The data type."""
+        """Data type."""
         return {"dtype": self.dtype}
 
     def cost(self, case: Case) -> Cost:
-        """Compute the FLOPs and bytes of float32: TF32 rounds inside the matrix units."""
+        """Return the FLOPs and bytes of float32, because tf32 rounds inside the matrix units."""
         m, n, k = shape(case)
         return Cost(2.0 * m * n * k, 4.0 * (m * k + n * k), 4.0 * m * n)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One product for each of enough operand sets to keep the weights cold."""
+        """Return one callable per operand set, with enough sets to keep the weights cold."""
 
         def product(x: torch.Tensor, w: torch.Tensor) -> Call:
             return lambda: tf32_product(x, w)
@@ -172,21 +186,21 @@ class Tf32Matmul:
         return [product(*self._operands(case, pool)) for _ in range(sets)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare with float64, at the precision of ten bits."""
+        """Compare with float64, with a tolerance for the ten mantissa bits of tf32."""
         x, w = self._operands(case, pool)
-        # Both operands are rounded, so the error is that of tf32, not of the float32 result.
+        # Both operands are rounded to tf32, so tf32 sets the tolerance, not the float32 result.
         shrink = torch.finfo(torch.float32).eps / TF32_EPS
         return check_product(tf32_product(x, w), x, w) * shrink
 
     def _operands(self, case: Case, pool: OperandPool) -> tuple[torch.Tensor, torch.Tensor]:
         m, n, k = shape(case)
         if pool.device.type != "cuda":
-            raise UnsupportedCaseError("tf32 exists on GPUs only")
+            raise UnsupportedCaseError("tf32 runs on GPUs only")
         return pool.take((m, k), torch.float32), pool.take((n, k), torch.float32)
 
 
 def tf32_product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """Multiply x by w transposed with tf32 allowed for this call alone."""
+    """Compute x @ w.T with tf32 allowed for this call only."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
     try:

@@ -1,8 +1,10 @@
-"""Matrix product: the arithmetic limit at large m, weight streaming at small m.
+"""GEMM through torch: compute-bound at large m, limited by reading the weights at small m.
 
-``y[m, n] = x[m, k] @ w[n, k].T``, the layout in which a linear layer stores its weights, through
-the library a model would use (cuBLASLt, hipBLASLt, oneDNN behind ``torch``). At m = 1 the weights
-are read once for a single row and memory decides; at m = 4096 the same product is compute-bound.
+The GEMM is ``y[m, n] = x[m, k] @ w[n, k].T``, with w stored as in a linear layer. It runs through
+the library that a model would use (cuBLASLt, hipBLASLt or oneDNN, called by ``torch``). At m = 1
+the weights are read for a single row, so the GEMM is memory-bound; at m = 4096 it is compute-bound.
+
+    calls = TorchMatmul(dtype="bfloat16").prepare({"m": 16, "n": 4096, "k": 4096}, pool)
 """
 
 from collections.abc import Sequence
@@ -15,12 +17,12 @@ from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, deviation
 from groundspeed.kernels.operands import OperandPool
 
 CHECK_SIDE = 48
-"""Rows and columns of the result that are compared with float64: spread over all of it."""
+"""Number of rows and of columns of the result, evenly spread, that are compared with float64."""
 
 
 @dataclass(frozen=True)
 class TorchMatmul:
-    """``torch.nn.functional.linear`` in one data type."""
+    """GEMM through ``torch.nn.functional.linear`` in one data type."""
 
     dtype: str
     operation: str = "matmul"
@@ -28,15 +30,15 @@ class TorchMatmul:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """The data type."""
+        """Data type."""
         return {"dtype": self.dtype}
 
     def cost(self, case: Case) -> Cost:
-        """2mnk FLOPs; x and w read, y written."""
+        """Return 2mnk FLOPs, the bytes of x and w as read and those of y as written."""
         return matmul_cost(case, self.dtype)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One product for each of enough operand sets to keep the weights cold."""
+        """Return one callable per operand set, with enough sets to keep the weights cold."""
         m, n, k = shape(case)
         dtype = DTYPES[self.dtype]
 
@@ -47,30 +49,31 @@ class TorchMatmul:
         return [product(pool.take((m, k), dtype), pool.take((n, k), dtype)) for _ in range(sets)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare rows and columns spread over the result with float64."""
+        """Compare rows and columns, evenly spread over the result, with float64."""
         m, n, k = shape(case)
         x, w = (pool.take((rows, k), DTYPES[self.dtype]) for rows in (m, n))
         return check_product(F.linear(x, w), x, w)
 
 
 def shape(case: Case) -> tuple[int, int, int]:
-    """The three sizes of a product as integers."""
+    """Return the sizes m, n and k of a GEMM as integers."""
     return int(case["m"]), int(case["n"]), int(case["k"])
 
 
 def matmul_cost(case: Case, dtype: str) -> Cost:
-    """Algorithmic cost of a product in which every element crosses the bus once."""
+    """Return the algorithmic cost of a GEMM, in which every element crosses the memory bus once."""
     m, n, k = shape(case)
     item_bytes = DTYPES[dtype].itemsize
     return Cost(2.0 * m * n * k, float(item_bytes * (m * k + n * k)), float(item_bytes * m * n))
 
 
 def check_product(y: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> float:
-    """Compare a product with float64 on rows and columns spread over all of it.
+    """Compare a GEMM with float64 on rows and columns evenly spread over the result.
 
     Parameters
     ----------
     y : (m, n) Tensor
+        The result to check.
     x : (m, k) Tensor
     w : (n, k) Tensor
 

@@ -1,14 +1,16 @@
-"""Matrix product in Triton: our own measure of the matrix units, the same code on every vendor.
+"""GEMM in Triton: measures the matrix units with the same source code on every vendor.
 
-A library's product answers "what will my model get"; this one answers "what can this chip do with
-code we can read". Blocks of the result are walked in groups so that neighbours share operands in
-L2; products accumulate in float32.
+The GEMM of a vendor library measures the speed that a model gets; this one measures the speed that
+a GPU reaches with open code. Blocks of the result are processed in groups, so that neighbouring
+blocks share operands in L2. Products accumulate in float32.
+
+    triton_matmul(x, w, y)  # writes x @ w.T into y
 
 Shapes: x (M, K), w (N, K), y (M, N).
 """
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
-# (a jitted kernel is launched by indexing it with its grid)
+# (a jitted kernel is launched by indexing it with its grid, which pyright does not understand)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from groundspeed.kernels.vendor import compute_units, vendor_of
 
 @dataclass(frozen=True)
 class Tile:
-    """How the product is cut: block sizes, and how a block is run."""
+    """Tiling of a GEMM: block sizes in m, n and k, and launch parameters of the kernel."""
 
     m: int
     n: int
@@ -33,8 +35,9 @@ class Tile:
     warps: int
     stages: int
     group: int = 8
+    """Number of blocks in m that are processed together, to share the weights in L2."""
     persistent: bool = False
-    """One program a compute unit walks many blocks, loading by tensor descriptors."""
+    """Whether one program per compute unit loops over blocks and loads by tensor descriptors."""
 
     @property
     def name(self) -> str:
@@ -51,14 +54,14 @@ TILES = (
     Tile(m=128, n=128, k=64, warps=8, stages=4, persistent=True),
     Tile(m=128, n=256, k=64, warps=8, stages=3, persistent=True),
 )
-"""From one row to thousands; the tuner of ``groundspeed.calibrate`` times those that can run."""
+"""Tiles for one row up to thousands; ``groundspeed.calibrate`` times those that can run."""
 
 DESCRIPTOR_ALIGN_BYTES = 16
-"""Rows that a tensor descriptor loads start at multiples of this."""
+"""[bytes] Rows that a tensor descriptor loads must start at multiples of this."""
 
 
 def tile_for(m: int, n: int) -> Tile:
-    """The smallest tile that covers the rows, and the largest one for large products."""
+    """Return the smallest tile that covers the rows, or a large non-persistent one (large GEMM)."""
     if m <= 16:
         return TILES[0]
     if m <= 64:
@@ -79,7 +82,7 @@ def matmul_kernel(
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """One block of y = x @ w.T."""
+    """Compute one block of y = x @ w.T."""
     pid = tl.program_id(0)
     blocks_m = tl.cdiv(M, BLOCK_M)
     blocks_n = tl.cdiv(N, BLOCK_N)
@@ -92,7 +95,7 @@ def matmul_kernel(
     rows = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
     inner = tl.arange(0, BLOCK_K)
-    # 64-bit offsets: a vocabulary times a hidden size passes 2^31 elements.
+    # Offsets need 64 bits, because vocabulary times hidden size can exceed 2^31 elements.
     x_block = x_ptr + rows.to(tl.int64)[:, None] * K + inner[None, :]
     w_block = w_ptr + columns.to(tl.int64)[None, :] * K + inner[:, None]
     total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
@@ -122,7 +125,7 @@ def persistent_kernel(
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """Blocks of y = x @ w.T, every PROGRAMS-th; descriptors let the copy engine fetch them."""
+    """Compute every PROGRAMS-th block of y = x @ w.T, with loads through tensor descriptors."""
     x_tiles = tl.make_tensor_descriptor(x_ptr, [M, K], [K, 1], [BLOCK_M, BLOCK_K])
     w_tiles = tl.make_tensor_descriptor(w_ptr, [N, K], [K, 1], [BLOCK_N, BLOCK_K])
     y_tiles = tl.make_tensor_descriptor(y_ptr, [M, N], [N, 1], [BLOCK_M, BLOCK_N])
@@ -142,13 +145,13 @@ def persistent_kernel(
 
 
 def can_run(tile: Tile, n: int, k: int, dtype: torch.dtype) -> bool:
-    """Whether a tile can compute a shape: descriptors need aligned rows."""
+    """Return whether a tile can compute a shape: tensor descriptors need aligned rows."""
     aligned = all(size * dtype.itemsize % DESCRIPTOR_ALIGN_BYTES == 0 for size in (n, k))
     return aligned or not tile.persistent
 
 
 def _allocate(size: int, alignment: int, stream: int | None) -> torch.Tensor:
-    """Memory for descriptors that a kernel makes itself."""
+    """Allocate memory for the tensor descriptors that a kernel creates."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
@@ -162,14 +165,14 @@ def triton_matmul(
     x : (M, K) Tensor
     w : (N, K) Tensor
     y : (M, N) Tensor
-        All contiguous, of one data type.
+        Receives the result. All three tensors are contiguous and have the same data type.
     tile : Tile, optional
-        Chosen by the shape if not given.
+        Tiling of the GEMM. If not given, it is chosen by the shape.
 
     Raises
     ------
     UnsupportedCaseError
-        If a persistent tile is asked for rows that are not aligned.
+        If the tile is persistent and the rows are not aligned.
     """
     (m, k), n = x.shape, w.shape[0]
     t = tile or tile_for(m, n)
@@ -196,7 +199,7 @@ def triton_matmul(
 
 @dataclass(frozen=True)
 class TritonMatmul:
-    """The product above, in one data type."""
+    """GEMM through :func:`triton_matmul` in one data type."""
 
     dtype: str
     tile: Tile | None = None
@@ -205,15 +208,15 @@ class TritonMatmul:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """The data type."""
+        """Data type."""
         return {"dtype": self.dtype}
 
     def cost(self, case: Case) -> Cost:
-        """2mnk FLOPs; x and w read, y written."""
+        """Return 2mnk FLOPs, the bytes of x and w as read and those of y as written."""
         return matmul_cost(case, self.dtype)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One product for each of enough operand sets to keep the weights cold."""
+        """Return one callable per operand set, with enough sets to keep the weights cold."""
 
         def product(x: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Call:
             return lambda: triton_matmul(x, w, y, self.tile)
@@ -222,7 +225,7 @@ class TritonMatmul:
         return [product(*self._operands(case, pool)) for _ in range(sets)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare with float64; the output is NaN before, so nothing unwritten passes."""
+        """Compare with float64; the output holds NaN before, to detect unwritten elements."""
         x, w, y = self._operands(case, pool)
         return check_product(triton_matmul(x, w, y.fill_(float("nan")), self.tile), x, w)
 

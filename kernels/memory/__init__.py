@@ -1,1 +1,1 @@
-"""Device memory: streams, page gathers, working sets and the latency of one load."""
+"""Device memory kernels: streams, page gathers, working sets and the latency of one load."""

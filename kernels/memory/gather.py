@@ -1,7 +1,10 @@
-"""Gather pages from all over a cache: the access of paged KV, without the arithmetic.
+"""Gather pages in random order: the memory access of a paged KV cache, without the arithmetic.
 
-Pages of 16 KiB (16 tokens of 8 heads of 64 in bf16) lie in random order; a stream that follows a
-table reaches less than one that runs straight on, and this says how much less.
+Pages have 16 KiB (16 tokens of 8 heads of 64 in bf16) and are in random order. A stream that
+follows a block table reaches less bandwidth than a sequential one; this kernel measures how much
+less.
+
+    calls = PageGather(dtype="bfloat16").prepare({"bytes": 2.0**29}, pool)
 """
 
 from collections.abc import Sequence
@@ -13,11 +16,12 @@ from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCase
 from groundspeed.kernels.operands import OperandPool
 
 PAGE_BYTES = 16384
+"""[bytes] Size of a page."""
 
 
 @dataclass(frozen=True)
 class PageGather:
-    """Copy pages in the order of a random table; counts the read and the write."""
+    """Copy of pages in the order of a random table; the bytes include the read and the write."""
 
     dtype: str = "bfloat16"
     operation: str = "stream"
@@ -25,15 +29,15 @@ class PageGather:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """A stream of its own mode."""
+        """Stream mode ``gather`` and data type."""
         return {"mode": "gather", "dtype": self.dtype}
 
     def cost(self, case: Case) -> Cost:
-        """Half of ``bytes`` is read, half written."""
+        """Return the bytes: half of ``bytes`` is read, half is written."""
         return Cost(0.0, case["bytes"] / 2.0, case["bytes"] / 2.0)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One gather for each of enough page sets to leave every cache."""
+        """Return one callable per set of pages, with enough sets to exceed every cache."""
 
         def gather(pages: torch.Tensor, table: torch.Tensor, out: torch.Tensor) -> Call:
             return lambda: torch.index_select(pages, 0, table, out=out)
@@ -42,7 +46,7 @@ class PageGather:
         return [gather(*self._build(case, pool)) for _ in range(sets)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Every page lies where the table says."""
+        """Check that every page is at the position that the table gives."""
         pages, table, out = self._build(case, pool)
         torch.index_select(pages, 0, table, out=out.fill_(float("nan")))
         return 0.0 if torch.equal(out, pages[table]) else float("inf")
@@ -53,7 +57,7 @@ class PageGather:
         dtype = DTYPES[self.dtype]
         count = int(case["bytes"] / 2.0 / PAGE_BYTES)
         if count < 1:
-            raise UnsupportedCaseError(f"{case['bytes']:g} bytes hold no page to gather")
+            raise UnsupportedCaseError(f"a gather of {case['bytes']:g} bytes is less than one page")
         size = (count, PAGE_BYTES // dtype.itemsize)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
         return pool.take(size, dtype), order.to(pool.device), pool.scratch(size, dtype)

@@ -1,13 +1,15 @@
-"""How long one load takes: a chase of pointers through a working set, in Triton.
+"""Latency of one load, by pointer chasing through a working set, in Triton.
 
-Each load's address is the result of the one before, so nothing overlaps and the time a step is
-the latency of whichever level of memory holds the working set. The chain is one random cycle over
-cache lines (a permutation without short cycles, by Sattolo's algorithm), so no prefetcher guesses
-it. One program, one lane: a device's bandwidth plays no part.
+The address of each load is the result of the previous one, so loads cannot overlap. The time per
+load is then the latency of the memory level that holds the working set. The chain is one random
+cycle over cache lines (a permutation without short cycles, by Sattolo's algorithm), so a prefetcher
+cannot predict it. Only one program with one lane runs, so bandwidth has no influence.
+
+    calls = PointerChase().prepare({"bytes": 2.0**20}, pool)
 """
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
-# (a jitted kernel is launched by indexing it with its grid)
+# (a jitted kernel is launched by indexing it with its grid, which pyright does not understand)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,14 +23,15 @@ from groundspeed.kernels.kernel import Call, Case, Cost, UnsupportedCaseError
 from groundspeed.kernels.operands import OperandPool
 
 LINE_BYTES = 128
-"""Stride between chain elements: a cache line of a GPU, two of a processor."""
+"""[bytes] Stride between chain elements: one cache line of a GPU, two of a CPU."""
 
 STEPS = 4096
+"""Number of loads in one call."""
 
 
 @triton.jit
 def chase_kernel(chain_ptr, end_ptr, steps):
-    """Follow the chain; store where it ends, or the compiler would drop the loop."""
+    """Follow the chain and store its end, so that the compiler cannot remove the loop."""
     at = tl.load(end_ptr)
     for _ in range(steps):
         at = tl.load(chain_ptr + at)
@@ -36,12 +39,12 @@ def chase_kernel(chain_ptr, end_ptr, steps):
 
 
 def random_cycle(items: int, *, seed: int) -> np.ndarray:
-    """A permutation of ``items`` that is one single cycle (Sattolo's algorithm).
+    """Return a random permutation that is one single cycle (Sattolo's algorithm).
 
     Returns
     -------
     (items,) int64 ndarray
-        ``next[i]`` is where i leads.
+        ``following[i]`` is the successor of i.
     """
     order = np.random.default_rng(seed).permutation(items)
     following = np.empty(items, dtype=np.int64)
@@ -51,7 +54,7 @@ def random_cycle(items: int, *, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PointerChase:
-    """Latency of dependent loads over a working set of ``bytes``."""
+    """Latency of dependent loads from a working set of ``bytes`` bytes."""
 
     steps: int = STEPS
     operation: str = "latency"
@@ -59,25 +62,25 @@ class PointerChase:
 
     @property
     def runs_per_call(self) -> int:
-        """A call is this many loads."""
+        """Number of loads in one call."""
         return self.steps
 
     @property
     def config_key(self) -> dict[str, str]:
-        """What kind of access."""
+        """Kind of memory access: ``load``."""
         return {"op": "load"}
 
     def cost(self, case: Case) -> Cost:
-        """One line a step; no rate is meant."""
+        """Return zero FLOPs and bytes, because only the latency is of interest."""
         return Cost(0.0, 0.0, 0.0)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One chain, followed on from where the last run ended: its lines stay where they are."""
+        """Return one callable; each run continues the chain, whose cache lines stay cached."""
         chain, end = self._chain(case, pool)
         return [lambda: chase_kernel[(1,)](chain, end, self.steps, num_warps=1)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """The end of a short chase is where the permutation says."""
+        """Check that a chase of 64 loads ends where the permutation leads."""
         chain, end = self._chain(case, pool)
         host, at = chain.cpu().numpy(), 0
         for _ in range(64):
@@ -89,7 +92,7 @@ class PointerChase:
     def _chain(case: Case, pool: OperandPool) -> tuple[torch.Tensor, torch.Tensor]:
         lines = int(case["bytes"]) // LINE_BYTES
         if lines < 2:
-            raise UnsupportedCaseError(f"a chase through {case['bytes']:g} bytes has no two lines")
+            raise UnsupportedCaseError(f"{case['bytes']:g} bytes are less than two cache lines")
         stride = LINE_BYTES // 8
         chain = torch.zeros(lines * stride, dtype=torch.int64, device=pool.device)
         following = torch.from_numpy(random_cycle(lines, seed=lines) * stride)

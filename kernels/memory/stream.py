@@ -1,9 +1,12 @@
-"""Memory bandwidth, by what is done with the memory: read, write, copy, triad.
+"""Memory bandwidth of four access modes: read, write, copy and triad.
 
-They differ, on every chip: a read-only stream need not turn the bus around, a write may have to
-read a line before it can fill it, copy and triad mix both. So they are four numbers. Bytes are
-counted as the program sees them (copy moves two arrays, triad three); what a processor reads
-behind its back to fill a line is its own loss.
+The bandwidth of the modes differs on every chip, so each is measured. A read-only stream does not
+switch the bus between reading and writing, a write may have to read a cache line before it can fill
+it, and copy and triad mix both. Bytes are counted as the program accesses them (copy moves two
+arrays, triad three). Additional reads of a CPU to fill a cache line are not counted, so they lower
+the reported bandwidth.
+
+    calls = TorchStream(mode="copy", dtype="float32").prepare({"bytes": 2.0**30}, pool)
 """
 
 from collections.abc import Sequence
@@ -15,15 +18,18 @@ from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCase
 from groundspeed.kernels.operands import OperandPool
 
 ARRAYS = {"read": (1, 0), "write": (0, 1), "copy": (1, 1), "triad": (2, 1)}
-"""Arrays read and written by each mode."""
+"""Number of arrays that each mode reads, and number that it writes."""
 
 TRIAD_FACTOR = 3.0
+"""Factor of the triad ``out = a + factor * b``."""
+
 CHECK_ITEMS = 1 << 16
+"""Number of elements in each stretch that is compared with float64."""
 
 
 @dataclass(frozen=True)
 class TorchStream:
-    """Streams through torch: max-reduce, fill, copy, and a + 3 b."""
+    """Memory stream through torch: read (maximum), write (fill), copy, or triad (a + 3 b)."""
 
     mode: str
     dtype: str = "float32"
@@ -32,15 +38,15 @@ class TorchStream:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """The mode and the data type."""
+        """Stream mode and data type."""
         return {"mode": self.mode, "dtype": self.dtype}
 
     def cost(self, case: Case) -> Cost:
-        """``bytes`` moved, split by what the mode reads and writes."""
+        """Return ``bytes``, split into bytes read and bytes written by the mode."""
         return stream_cost(case, self.mode)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One stream for each of enough array sets to leave every cache."""
+        """Return one callable per set of arrays, with enough sets to exceed every cache."""
         items = array_items(case, self.mode, self.dtype)
         dtype = DTYPES[self.dtype]
         reads, writes = ARRAYS[self.mode]
@@ -54,12 +60,12 @@ class TorchStream:
         ]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Run each mode on arrays of its own and compare with float64."""
+        """Run the mode on new arrays and compare the result with float64."""
         items = array_items(case, self.mode, self.dtype)
         reads, writes = ARRAYS[self.mode]
         dtype = DTYPES[self.dtype]
         inputs = [pool.take((items,), dtype) for _ in range(reads)]
-        poison = float("nan")  # an element that is not written stays visible
+        poison = float("nan")  # makes elements that are not written detectable
         outputs = [pool.scratch((items,), dtype).fill_(poison) for _ in range(writes)]
         result = stream_call(self.mode, inputs, outputs)()
         got = outputs[0] if outputs else result
@@ -69,28 +75,28 @@ class TorchStream:
 
 
 def array_items(case: Case, mode: str, dtype: str) -> int:
-    """Elements of each array so that all arrays together move ``bytes``.
+    """Return the number of elements per array, so that all arrays together have ``bytes`` bytes.
 
     Raises
     ------
     UnsupportedCaseError
-        If that is less than one element.
+        If the arrays have less than one element.
     """
     items = int(case["bytes"] / sum(ARRAYS[mode]) / DTYPES[dtype].itemsize)
     if items < 1:
-        raise UnsupportedCaseError(f"stream of {case['bytes']:g} bytes has no element")
+        raise UnsupportedCaseError(f"a stream of {case['bytes']:g} bytes is less than one element")
     return items
 
 
 def stream_cost(case: Case, mode: str) -> Cost:
-    """Bytes of a stream, split by direction."""
+    """Return the bytes of a stream, split into bytes read and bytes written."""
     reads, writes = ARRAYS[mode]
     per_array = case["bytes"] / (reads + writes)
     return Cost(0.0, reads * per_array, writes * per_array)
 
 
 def stream_call(mode: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> Call:
-    """The stream of a mode over given arrays, as a callable."""
+    """Return a callable that runs the stream of a mode over the given arrays."""
     if mode == "read":
         return lambda: torch.amax(inputs[0])
     if mode == "write":
@@ -103,13 +109,13 @@ def stream_call(mode: str, inputs: list[torch.Tensor], outputs: list[torch.Tenso
 
 
 def check_stream(mode: str, got: torch.Tensor, inputs: list[torch.Tensor]) -> float:
-    """Deviation of a stream's result from float64, in units of the tolerance.
+    """Return the error of a stream's result against float64, in units of the tolerance.
 
-    Stretches at the start, middle and end are compared; every element must be finite, and the
-    outputs held NaN before.
+    Stretches at the start, middle and end are compared. Every element must be finite; the caller
+    fills the outputs with NaN first, so unwritten elements are detected.
     """
     if mode == "read":
-        expected = inputs[0].max().double()  # a maximum is one of its inputs: nothing rounds
+        expected = inputs[0].max().double()  # a maximum equals one of its inputs, without rounding
         return deviation(got.reshape(1), expected.reshape(1), 1.0, got.dtype)
     if not torch.isfinite(got).all():
         return float("inf")

@@ -1,11 +1,13 @@
-"""Memory streams in Triton: read, write, copy and triad with wide loads and nothing else.
+"""Memory streams in Triton: read, write, copy and triad with wide loads and no other work.
 
-The read kernel adds up what it reads (a load whose result nobody uses is removed by the compiler);
-each program writes one partial sum, which is what proves that every element was read.
+The read kernel sums its elements, because the compiler removes loads whose result is not used. Each
+program writes one partial sum, which proves that every element was read.
+
+    calls = TritonStream(mode="read", dtype="float32").prepare({"bytes": 2.0**30}, pool)
 """
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
-# (a jitted kernel is launched by indexing it with its grid)
+# (a jitted kernel is launched by indexing it with its grid, which pyright does not understand)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,14 +27,15 @@ from groundspeed.kernels.memory.stream import (
 from groundspeed.kernels.operands import OperandPool
 
 BLOCK = 4096
-"""Elements a program moves: 16 bytes for each of 128 threads, eight times over in float32."""
+"""Elements that a program moves: in float32, 128 threads move 16 bytes each, eight times."""
 
 WARPS = 4
+"""Number of warps per program."""
 
 
 @triton.jit
 def read_kernel(a_ptr, sums_ptr, items, BLOCK: tl.constexpr):
-    """Sum a block."""
+    """Store the sum of one block of the input."""
     pid = tl.program_id(0)
     at = pid.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     a = tl.load(a_ptr + at, mask=at < items, other=0.0)
@@ -41,7 +44,7 @@ def read_kernel(a_ptr, sums_ptr, items, BLOCK: tl.constexpr):
 
 @triton.jit
 def write_kernel(out_ptr, items, value, BLOCK: tl.constexpr):
-    """Fill a block."""
+    """Fill one block of the output with a value."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     filled = tl.full((BLOCK,), value, dtype=tl.float32)
     tl.store(out_ptr + at, filled.to(out_ptr.dtype.element_ty), mask=at < items)
@@ -49,14 +52,14 @@ def write_kernel(out_ptr, items, value, BLOCK: tl.constexpr):
 
 @triton.jit
 def copy_kernel(a_ptr, out_ptr, items, BLOCK: tl.constexpr):
-    """Copy a block."""
+    """Copy one block of the input to the output."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     tl.store(out_ptr + at, tl.load(a_ptr + at, mask=at < items), mask=at < items)
 
 
 @triton.jit
 def triad_kernel(a_ptr, b_ptr, out_ptr, items, factor, BLOCK: tl.constexpr):
-    """Write a + factor * b of a block."""
+    """Store a + factor * b for one block."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     a = tl.load(a_ptr + at, mask=at < items).to(tl.float32)
     b = tl.load(b_ptr + at, mask=at < items).to(tl.float32)
@@ -65,7 +68,7 @@ def triad_kernel(a_ptr, b_ptr, out_ptr, items, factor, BLOCK: tl.constexpr):
 
 @dataclass(frozen=True)
 class TritonStream:
-    """Streams through the kernels above."""
+    """Memory stream through the Triton kernel of its mode."""
 
     mode: str
     dtype: str = "float32"
@@ -74,19 +77,19 @@ class TritonStream:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """The mode and the data type."""
+        """Stream mode and data type."""
         return {"mode": self.mode, "dtype": self.dtype}
 
     def cost(self, case: Case) -> Cost:
-        """``bytes`` moved, split by what the mode reads and writes."""
+        """Return ``bytes``, split into bytes read and bytes written by the mode."""
         return stream_cost(case, self.mode)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One stream for each of enough array sets to leave every cache."""
+        """Return one callable per set of arrays, with enough sets to exceed every cache."""
         return [self._build(case, pool)[0] for _ in range(pool.rotations(case["bytes"]))]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare with float64 on poisoned outputs."""
+        """Compare with float64; outputs hold NaN before, so unwritten elements are detected."""
         call, inputs, output = self._build(case, pool)
         output.fill_(float("nan"))
         call()

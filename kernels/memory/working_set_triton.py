@@ -1,12 +1,15 @@
 """The working set of :mod:`groundspeed.kernels.memory.working_set`, read by a Triton kernel.
 
-Each program reads one stretch after another and begins each repetition one stretch further, so
-that what a compute unit's own small cache still holds is not what it asks for next; loads ask the
-shared cache (``.cg``: cache at the global level). Its sum is what keeps the loads.
+Each program reads one block after another and starts each repetition at another block, so its next
+block is usually not in the small L1 cache of its compute unit. Loads also bypass the L1 cache
+(``.cg``: cache at the global level). The kernel sums its elements, because the compiler removes
+loads whose result is not used.
+
+    calls = TritonWorkingSet(dtype="float32").prepare({"bytes": 2.0**22}, pool)
 """
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
-# (a jitted kernel is launched by indexing it with its grid)
+# (a jitted kernel is launched by indexing it with its grid, which pyright does not understand)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,14 +24,18 @@ from groundspeed.kernels.operands import OperandPool
 from groundspeed.kernels.vendor import compute_units
 
 BLOCK = 4096
+"""Number of elements that a program reads at once."""
+
 WARPS = 8
+"""Number of warps per program."""
+
 PROGRAMS_PER_UNIT = 4
-"""Enough loads in flight to cover the cache's latency."""
+"""Programs per compute unit: enough loads in flight to hide the latency of the cache."""
 
 
 @triton.jit
 def working_set_kernel(x_ptr, sums_ptr, items, repeats, BLOCK: tl.constexpr):
-    """Sum every PROGRAMS-th block, over all repetitions."""
+    """Sum every n-th block over all repetitions, where n is the number of programs."""
     pid = tl.program_id(0)
     programs = tl.num_programs(0)
     blocks = tl.cdiv(items, BLOCK)
@@ -41,7 +48,7 @@ def working_set_kernel(x_ptr, sums_ptr, items, repeats, BLOCK: tl.constexpr):
 
 @dataclass(frozen=True)
 class TritonWorkingSet:
-    """Sums of a working set that is read many times."""
+    """Repeated read of a working set by a Triton kernel that sums it."""
 
     dtype: str = "float32"
     operation: str = "working_set"
@@ -49,15 +56,15 @@ class TritonWorkingSet:
 
     @property
     def config_key(self) -> dict[str, str]:
-        """The data type."""
+        """Data type."""
         return {"dtype": self.dtype}
 
     def cost(self, case: Case) -> Cost:
-        """Bytes read by one run."""
+        """Return the bytes that one run reads."""
         return working_set_cost(case)
 
     def prepare(self, case: Case, pool: OperandPool) -> Sequence[Call]:
-        """One callable on one operand: it is to stay where it was read."""
+        """Return one callable on one operand, so that the operand stays cached."""
         x = working_set(case, DTYPES[self.dtype], pool)
         grid = self._grid(x)
         sums = torch.empty(grid, dtype=torch.float32, device=pool.device)
@@ -65,7 +72,7 @@ class TritonWorkingSet:
         return [lambda: working_set_kernel[grid](x, sums, x.numel(), count, BLOCK, num_warps=WARPS)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Two repetitions add up to twice the sum."""
+        """Check that two repetitions give twice the sum in float64."""
         x = working_set(case, DTYPES[self.dtype], pool)
         grid = self._grid(x)
         sums = torch.full(grid, float("nan"), device=pool.device)

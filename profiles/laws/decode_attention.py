@@ -1,11 +1,14 @@
-"""Attention of one new token each over a cache: a stream with a floor and a share served by L2.
+"""Model form of decode attention: reading the KV cache, with fixed costs and a share from L2.
 
     t = startup + split log2(1 + kv/128) + tile tiles/units + B ((1 - f)/bandwidth + f/l2)
     f = 1 / (1 + (B / l2_bytes)^6)
 
-The cache is split along its length among the units, and the parts are joined: each doubling costs
-a little. Each key-value head of each sequence is a tile of work. A cache that fits L2 and was just
-read comes from there, which flatters a benchmark that reads one cache again and again.
+- *split*: the KV cache is split along its length among the compute units and the partial results
+  are combined, so each doubling of the length adds a small cost.
+- *tiles*: each KV head of each sequence is one tile of work.
+- *L2*: ``B`` is the traffic in bytes, ``f`` the share of it that L2 serves. A KV cache that fits in
+  L2 and was just read comes from L2, which makes a benchmark that reads one cache repeatedly look
+  too fast.
 """
 
 import numpy as np
@@ -19,15 +22,17 @@ COEFFICIENTS = (
 )  # fmt: skip
 
 BLOCK = 128.0
+"""[tokens] Length of KV cache above which the cost of splitting sets in."""
+
 GROUP_TILE = 64.0
-"""Query heads of a group that one tile holds."""
+"""Number of query heads of a KV head that fit in one tile."""
 
 SHARPNESS = 6.0
-"""How suddenly a cache stops fitting."""
+"""Exponent that sets how abruptly the share served by L2 falls when the KV cache exceeds L2."""
 
 
 def time_s(work: Work, values: Values) -> Array:
-    """Time of decode attention; columns ``batch``, ``kv_len``, ``heads``, ``kv_heads``."""
+    """Return the time [s] from the columns ``batch``, ``kv_len``, ``heads`` and ``kv_heads``."""
     c = work.columns
     tiles = c["batch"] * c["kv_heads"] * np.ceil(c["heads"] / c["kv_heads"] / GROUP_TILE)
     served = 1.0 / (1.0 + (work.bytes / values["l2_bytes"]) ** SHARPNESS)

@@ -1,19 +1,19 @@
-"""Matrix products on a GPU: a roofline with the things that keep a kernel below it.
+"""Model form of a GEMM on a GPU: a soft roofline with the effects that keep a kernel below it.
 
     t = startup + quantize + k_latency(k) + ((F c(k) w(m, n) / compute)^p + (B / bandwidth)^p)^(1/p)
 
-- *start-up*: launch, prologue, epilogue.
-- *k latency*: the loop over k is a chain of dependent steps; a library splits it when it is long
-  and there are units to spare, so it saturates: ``per_k k / (1 + k / split_k)``.
-- *ramp* ``c = 1 + ramp_k / k``: a short loop never fills the pipeline.
+- *startup*: launch, prologue and epilogue.
+- *k latency*: the loop over k is a chain of dependent steps. A library splits the loop when it is
+  long and compute units are idle, so the latency saturates: ``per_k k / (1 + k / split_k)``.
+- *ramp* ``c = 1 + ramp_k / k``: a short loop does not fill the pipeline.
 - *rounding and waves* ``w``: rows are padded to the tile (128), and the last wave of tiles leaves
-  units idle, each to a fitted power (near 0 for cuBLAS, which picks among hundreds of kernels,
-  near 0.8 for a library with few).
-- *quantize*: where activations are rounded to 8 bit on the way, they are read in 16 bit and
-  written in 8; half of the start-up hides it.
+  compute units idle. Each effect has a fitted exponent, near 0 for cuBLAS, which selects among
+  hundreds of kernels, and near 0.8 for a library with few kernels.
+- *quantize*: if activations are quantized to 8 bit before the GEMM, they are read in 16 bit and
+  written in 8 bit; half of the startup overlaps with this.
 
-On published H200 bf16 timings these terms leave 4.0 % median and 13.6 % at the 90 % quantile over
-all shapes in range, before any residual.
+On published H200 bf16 timings, the error of these terms without the residual GP is 4.0 % (median)
+and 13.6 % (90 % quantile) over all shapes in range.
 """
 
 import numpy as np
@@ -26,27 +26,30 @@ COEFFICIENTS = (
     "ramp_k", "rounding_power", "wave_power", "compute_units",
 )  # fmt: skip
 OPTIONAL = ("quantize_bytes_per_s",)
+"""Coefficients that only laws with quantized activations have."""
 
 TILE = 128.0
+"""Rows and columns of a tile."""
+
 ROUNDED_FROM = 64.0
-"""Products of fewer rows have tiles of their own."""
+"""Smallest m that is padded to a whole tile: libraries use smaller tiles for fewer rows."""
 
 QUANTIZE_BYTES = 3.0
-"""[bytes] Traffic of quantizing one activation: read in 16 bit, written in 8."""
+"""[bytes] Traffic of quantizing one activation, which is read in 16 bit and written in 8 bit."""
 
 HIDDEN = 0.5
-"""Share of the start-up during which quantizing goes on anyway."""
+"""Share of the startup that overlaps with quantization."""
 
 
 def time_s(work: Work, values: Values) -> Array:
-    """Time of products.
+    """Return the time of GEMMs.
 
     Parameters
     ----------
     work : Work
-        With columns ``m``, ``n``, ``k``.
+        GEMMs with the columns ``m``, ``n`` and ``k``.
     values : mapping
-        The coefficients above.
+        Value of each name in ``COEFFICIENTS``, and optionally of those in ``OPTIONAL``.
 
     Returns
     -------

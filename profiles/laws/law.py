@@ -1,4 +1,10 @@
-"""The record of a fitted law, and its evaluation: a time with an error bar."""
+"""The record of a fitted law as stored in a profile, and its evaluation with a 90 % interval.
+
+Time and interval of one GEMM:
+
+    prediction = law_time(law, {"m": [16.0], "n": [4096.0], "k": [4096.0]})
+    prediction.time_s, prediction.low_s, prediction.high_s  # [s]
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,12 +31,14 @@ from groundspeed.profiles.record import NonNegative, Positive, Record, RenamedRe
 
 @dataclass(frozen=True)
 class ModelForm:
-    """A formula with coefficients that have names and units."""
+    """The formula of a law and the names of its coefficients, which include their units."""
 
     time_s: Callable[[Work, Values], Array]
+    """Function that returns the time [s] of each operation."""
     coefficients: tuple[str, ...]
+    """Names of the coefficients that every operation needs."""
     computing: tuple[str, ...] = ()
-    """Needed beside those for operations that compute."""
+    """Names of further coefficients for operations that arithmetic can limit."""
 
 
 MODEL_FORMS: dict[str, ModelForm] = {
@@ -42,19 +50,22 @@ MODEL_FORMS: dict[str, ModelForm] = {
     "experts": ModelForm(experts.time_s, experts.COEFFICIENTS),
     "prefill_attention": ModelForm(prefill_attention.time_s, prefill_attention.COEFFICIENTS),
 }
-"""Every formula that a law can have."""
+"""Formula of each model form, by name."""
 
 PIECEWISE_LINEAR = "piecewise_linear"
-"""The model form without coefficients: linear pieces between knots."""
+"""Name of the model form that has no coefficients: linear pieces between knots."""
 
 Origin = Literal["measured", "imported", "transferred", "datasheet"]
-
+"""Origin of numbers: timed here, timed by others, scaled from another GPU, or the vendor's peak."""
 
 LogRatio = Annotated[float, Field(ge=-20.0, le=20.0)]
-"""Logarithm of a ratio of times; beyond e^20 nothing is a measurement of the same thing."""
+"""Logarithm of a ratio of times; above e^20 the two times cannot be of the same operation."""
 
 WORK = ("flops", "bytes")
-"""What a fit range limits besides the columns: its corner may hold far more work than any point."""
+"""Quantities that a fit range limits besides the columns.
+
+At a corner of the column ranges the work may be far more than at any fitted point.
+"""
 
 
 class Coefficient(Record):
@@ -66,22 +77,26 @@ class Coefficient(Record):
 
 
 class HeldOutError(Record):
-    """How far the law is off on points it has not seen; fractions of the measured time."""
+    """Error of a law on points that it was not fitted to, as fractions of the measured time."""
 
     points: int = Field(ge=0)
+    """Number of held-out points."""
     method: str
+    """Method of holding points out, e.g. leave-one-out."""
     median_fraction: NonNegative
+    """Median of the absolute error."""
     q90_fraction: NonNegative
+    """90 % quantile of the absolute error."""
     log_q05: LogRatio
     """5 % quantile of log(measured / predicted)."""
     log_q50: LogRatio
-    """Its median: the bias."""
+    """Median of log(measured / predicted): the bias."""
     log_q95: LogRatio
-    """95 % quantile: with ``log_q05`` the 90 % interval of one new measurement."""
+    """95 % quantile of log(measured / predicted); ``log_q05`` and this bound the 90 % interval."""
 
 
 class Law(RenamedRecord):
-    """A fitted function from an operation to seconds, with what it stands on."""
+    """A fitted function from an operation to seconds, with its fit range, error and source."""
 
     old_names: ClassVar[Mapping[str, str]] = {
         "config_key": "regime",
@@ -93,42 +108,48 @@ class Law(RenamedRecord):
 
     operation: str
     config_key: dict[str, str]
-    """What it holds for: data type, stream mode, elementwise operation."""
+    """Entries that select the law: data type, stream mode, elementwise operation."""
     model_form: str
+    """Key of ``MODEL_FORMS``, or ``piecewise_linear``."""
     coefficients: dict[str, Coefficient]
     fit_range: dict[str, tuple[Positive, Positive]]
-    """Smallest and largest value of each column, and of the work, among the fitted points."""
+    """Smallest and largest value of each column, of FLOPs and of bytes among the fitted points."""
     piecewise_linear: PiecewiseLinear | None = None
+    """Knots; given only for the model form ``piecewise_linear``."""
     residual_gp: ResidualGP | None = None
-    """Residual of the form between the points, and the interval."""
+    """Gaussian process of the residual between the points, which also gives the interval."""
     unaligned: ResidualGP | None = None
-    """What products cost more, or less, whose rows are no multiple of 16."""
+    """Gaussian process of the additional residual of GEMMs whose m is not a multiple of 16."""
     points: int = Field(ge=1)
+    """Number of fitted points."""
     held_out: HeldOutError
     origin: Origin
     source: str
-    """The measurement or publication it was fitted to."""
+    """Measurement or publication to which the law was fitted."""
 
     @model_validator(mode="after")
     def _known(self) -> "Law":
         if self.operation not in OPERATIONS:
             raise ValueError(
-                f"operation '{self.operation}': {did_you_mean(self.operation, OPERATIONS)}"
+                f"unknown operation '{self.operation}': {did_you_mean(self.operation, OPERATIONS)}"
             )
         if self.model_form not in (*MODEL_FORMS, PIECEWISE_LINEAR):
             raise ValueError(
-                f"model form '{self.model_form}': "
+                f"unknown model form '{self.model_form}': "
                 f"{did_you_mean(self.model_form, [*MODEL_FORMS, PIECEWISE_LINEAR])}"
             )
         if (self.model_form == PIECEWISE_LINEAR) != (self.piecewise_linear is not None):
-            raise ValueError("only the model form 'piecewise_linear' has a field of that name")
+            raise ValueError(
+                "field 'piecewise_linear' must be given for the model form 'piecewise_linear' only"
+            )
         spec = OPERATIONS[self.operation]
         lacking = [c for c in spec.categories if c not in self.config_key]
         if lacking:
-            raise ValueError(f"config key lacks {', '.join(lacking)}")
+            raise ValueError(f"config_key lacks {', '.join(lacking)}")
         if self.piecewise_linear is not None and self.piecewise_linear.column not in spec.columns:
             raise ValueError(
-                f"piecewise linear in '{self.piecewise_linear.column}', which is not a column"
+                f"piecewise_linear.column '{self.piecewise_linear.column}' is not a column of "
+                f"{self.operation}"
             )
         needed: set[str] = set()
         if self.model_form in MODEL_FORMS:
@@ -139,13 +160,13 @@ class Law(RenamedRecord):
             raise ValueError(f"coefficients lack {', '.join(sorted(missing))}")
         strange = set(self.fit_range) - {*spec.columns, *WORK}
         if strange:
-            raise ValueError(f"fit range has no column {', '.join(sorted(strange))}")
+            raise ValueError(f"fit_range has unknown columns: {', '.join(sorted(strange))}")
         if any(low > high for low, high in self.fit_range.values()):
-            raise ValueError("a fit range ends before it begins")
+            raise ValueError("the lower limit of a fit range is above its upper limit")
         return self
 
     def values(self) -> dict[str, float]:
-        """The coefficients without their intervals."""
+        """Return the value of each coefficient, without its interval."""
         return {name: c.value for name, c in self.coefficients.items()}
 
 
@@ -157,11 +178,11 @@ class LawPrediction:
     """Predicted times of N operations."""
 
     time_s: Array
-    """[s] (N,) Median expected."""
+    """[s] (N,) Predicted median time."""
     low_s: Array
-    """[s] (N,) 5 % quantile of one new measurement."""
+    """[s] (N,) Lower limit of the 90 % interval of one new measurement (5 % quantile)."""
     high_s: Array
-    """[s] (N,) 95 % quantile."""
+    """[s] (N,) Upper limit of the 90 % interval of one new measurement (95 % quantile)."""
     extrapolated: NDArray[np.bool_]
     """(N,) True where an input lies outside the fit range."""
 
@@ -169,15 +190,20 @@ class LawPrediction:
 def law_time(law: Law, columns: Columns) -> LawPrediction:
     """Evaluate a law.
 
-    Outside the fit range the physics of the model form holds, but its error is unknown: the
-    interval is widened by half its width for each octave (factor of two) outside, and the result
-    says ``extrapolated``.
+    Outside the fit range, the physics of the model form still applies but its error is not known.
+    The interval is then widened by half its width for each octave (factor of two) outside the
+    range, and ``extrapolated`` is True.
 
     Parameters
     ----------
     law : Law
     columns : mapping of str to (N,) array_like
-        The operation's numeric columns (``m``, ``n``, ``k`` for ``matmul``), all positive.
+        Numeric columns of the operation (``m``, ``n`` and ``k`` for ``matmul``), all positive.
+
+    Returns
+    -------
+    LawPrediction
+        Median time and 90 % interval of each operation.
 
     Raises
     ------
@@ -201,11 +227,11 @@ def law_time(law: Law, columns: Columns) -> LawPrediction:
 
 
 BLOCK = 32_768
-"""Rows at once: intermediate results stay in the cache."""
+"""Number of rows that are evaluated at once, so that intermediate results stay in the cache."""
 
 
 def _block_time(law: Law, arrays: dict[str, Array]) -> tuple[Array, Array, Array, Flags]:
-    """Time, its interval, and whether it is outside the fit range."""
+    """Return the time, both limits of its interval, and whether it is outside the fit range."""
     operation = OPERATIONS[law.operation]
     flops = operation.flops(arrays, law.config_key)
     moved = operation.bytes(arrays, law.config_key)
@@ -237,22 +263,27 @@ def _block_time(law: Law, arrays: dict[str, Array]) -> tuple[Array, Array, Array
 
 
 OUTSIDE = 1e-9
-"""Octaves by which rounding may put a point outside its own fit range."""
+"""Octaves outside the fit range that are tolerated as rounding errors."""
 
 WIDER_AN_OCTAVE = 0.5
-"""Widening per octave outside the fit range, in widths of the interval: laws of GEMM between
-512 and 16,384 hold all but a few per cent of those up to 65,536 and down to 64."""
+"""Widening per octave outside the fit range, in widths of the interval.
+
+With this value, intervals of GEMM laws fitted between 512 and 16,384 contain all but a few per cent
+of the measurements up to 65,536 and down to 64.
+"""
 
 ALIGNMENT = 16.0
-"""Rows in multiples of this fill the matrix units' smallest tile."""
+"""A GEMM whose m is a multiple of this fills the smallest tile of the matrix units."""
 
 UNKNOWN_UNALIGNED = 0.25
-"""Half width of the 90 % interval, in log time, of an alignment that was never measured: one
-library loses nothing at it and another a quarter (published H200 fp8)."""
+"""Half width of the 90 % interval, in log time, of unaligned GEMMs without measurements.
+
+In published H200 fp8 timings, one library loses nothing on unaligned shapes and another a quarter.
+"""
 
 
 def is_unaligned(columns: Columns) -> NDArray[np.bool_]:
-    """Which products have rows that fill no whole number of tiles."""
+    """Return which GEMMs have more than 16 rows (m) and no whole number of 16-row tiles."""
     if "m" not in columns:
         return np.zeros(next(iter(columns.values())).shape, dtype=bool)
     m = columns["m"]
@@ -261,7 +292,7 @@ def is_unaligned(columns: Columns) -> NDArray[np.bool_]:
 
 
 def _unaligned(law: Law, columns: Columns) -> tuple[Array, Array]:
-    """Additional residual of unaligned GEMMs, and its half width."""
+    """Return the additional residual of unaligned GEMMs and the half width of its interval."""
     if law.unaligned is not None:
         return law.unaligned.evaluate(columns)
     count = next(iter(columns.values())).size

@@ -1,13 +1,15 @@
-"""Piecewise linear law, for curves whose physics changes with size, as that of collectives does.
+"""Piecewise linear law, for curves whose physics changes with size, such as those of collectives.
 
-A message of a few bytes costs a latency, a large one its bytes over a bandwidth, and between them
-a library switches protocols and algorithms, each with an alpha (start-up) and a beta (bandwidth) of
-its own. So the law has alpha-beta pieces: time is linear in size between two knots.
+The time of a message of a few bytes is a latency; that of a large one is its size divided by a
+bandwidth. In between, a library switches protocols and algorithms, each with its own alpha
+(latency) and beta (bandwidth). The law therefore consists of alpha-beta pieces: time is linear in
+size between two knots.
 
     t(bytes) = t_i + (bytes - bytes_i) / beta_i     for bytes_i <= bytes <= bytes_{i+1}
 
-Before the first knot the latency holds, beyond the last its bandwidth. Where nothing is linear
-(tokens through experts), pieces are straight in the logarithm of both instead.
+Below the first knot the time is constant (latency); above the last knot the bandwidth of the last
+piece applies. Curves that are not linear, such as experts over tokens, use pieces that are linear
+in the logarithms of size and time instead.
 
 >>> pieces = PiecewiseLinear(column="bytes", scale="linear", at=(1e3, 1e6),
 ...                          time_s=(1e-5, 2e-5), log_spread=(0.1, 0.02))
@@ -25,28 +27,31 @@ from groundspeed.profiles.record import NonNegative, Positive, Record
 
 
 class PiecewiseLinear(Record):
-    """Monotone pieces in one column, and how far new measurements lie from them."""
+    """Monotone linear pieces in one column, with the spread of measurements around them."""
 
     column: str
+    """Column of the operation over which time is piecewise linear, e.g. ``bytes``."""
     scale: Literal["linear", "log"]
-    """Whether pieces are straight in size and time, or in the logarithms of both."""
+    """Whether pieces are linear in size and time, or in the logarithms of both."""
     at: tuple[Positive, ...] = Field(min_length=2)
+    """Values of the column at the knots, in increasing order."""
     time_s: tuple[Positive, ...]
+    """[s] Time at each knot; must not decrease."""
     log_spread: tuple[NonNegative, ...]
     """Half width of the 90 % interval of log(measured / law) at each knot."""
 
     @model_validator(mode="after")
     def _is_a_chain(self) -> "PiecewiseLinear":
         if not len(self.at) == len(self.time_s) == len(self.log_spread):
-            raise ValueError("each knot has a place, a time and a spread")
+            raise ValueError("at, time_s and log_spread must have the same length")
         if any(b <= a for a, b in zip(self.at, self.at[1:], strict=False)):
-            raise ValueError("knots are not in rising order")
+            raise ValueError("knots (at) must be in increasing order")
         if any(b < a for a, b in zip(self.time_s, self.time_s[1:], strict=False)):
-            raise ValueError("time falls from one knot to the next")
+            raise ValueError("time_s must not decrease from one knot to the next")
         return self
 
     def evaluate(self, values: Array) -> Array:
-        """Time at each value of the column [s]."""
+        """Return the time [s] at each value of the column."""
         at, times = np.array(self.at), np.array(self.time_s)
         if self.scale == "log":
             inside = np.exp(np.interp(np.log(values), np.log(at), np.log(times)))
@@ -60,14 +65,14 @@ class PiecewiseLinear(Record):
         return result
 
     def spread(self, values: Array) -> Array:
-        """Half width of the 90 % interval of the logarithm at each value of the column."""
+        """Return the half width of the 90 % interval of log time at each value of the column."""
         result: Array = np.interp(np.log(values), np.log(np.array(self.at)), self.log_spread)
         return result
 
     def pieces(self) -> list[tuple[float, float]]:
-        """Alpha [s] and bandwidth [bytes/s] of each piece, where pieces are linear.
+        """Return alpha [s] and bandwidth [bytes/s] of each linear piece.
 
-        A flat piece has no finite bandwidth; it is infinite.
+        The bandwidth of a flat piece is infinite.
         """
         pieces = []
         for i in range(len(self.at) - 1):

@@ -1,13 +1,13 @@
 """Gaussian process over the residuals of a model form, with its own uncertainty.
 
-A physical form is right about the shape and off by a few per cent here and there, where a library
-switches kernels. The logarithm of measured over predicted, known at the fitted points, is spread
-between them by a Gaussian process with a rough kernel (exponential): near a point its residual
-counts, far from all of them the form alone stands and the interval is wide.
+A physical model form has the right shape, but is off by a few per cent where a library switches
+kernels. The residual log(measured / form) is known at the fitted points, and a Gaussian process
+with an exponential kernel interpolates it. Near a fitted point the prediction follows the residual
+of that point; far from all points it follows the model form alone and the interval is wide.
 
     log(measured / form) (x) = mean + sum_i weight_i exp(-|x - x_i| / scale) +- spread(x)
 
-Coordinates are logarithms to base two of the columns, each divided by its own length.
+Coordinates are logarithms to base two of the columns, each divided by its length scale.
 """
 
 from functools import cached_property
@@ -21,51 +21,52 @@ from groundspeed.profiles.operations import Array, Columns
 from groundspeed.profiles.record import NonNegative, Positive, Record
 
 CHUNK = 2048
-"""Rows at once: the matrix of distances stays in the cache."""
+"""Number of rows that are evaluated at once, so that the distance matrix stays in the cache."""
 
 Single = NDArray[np.float32]
-"""Predicting is in single precision: a residual of a few per cent needs four digits."""
+"""Predictions use single precision: a residual of a few per cent needs four digits."""
 
 HALF_OF_90 = 1.645
+"""Half width of the 90 % interval of a normal distribution, in standard deviations."""
 
 Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
 class ResidualGP(Record):
-    """A Gaussian process over some columns, as the points it goes by."""
+    """A Gaussian process over some columns, stored as its kernel and its fitted points."""
 
     columns: tuple[str, ...] = Field(min_length=1)
     octaves: tuple[Positive, ...]
-    """Length in each column [octaves] over which residuals are related."""
+    """[octaves] Length scale of the kernel in each column."""
     amplitude: NonNegative
-    """Standard deviation of the residual far from all points, in log time."""
+    """[log time] Standard deviation of the residual far from all points."""
     noise: NonNegative
-    """Standard deviation of one measurement, in log time."""
+    """[log time] Standard deviation of one measurement."""
     extra_noise: NonNegative = 0.0
-    """Uncertainty from elsewhere, as of a law that was transferred; widens intervals alone."""
+    """[log time] Other uncertainty, e.g. of a transferred law; widens only the interval."""
     mean: Finite = 0.0
-    """Residual far from all points; zero except for unaligned GEMMs."""
+    """[log time] Residual far from all points; zero except for unaligned GEMMs."""
     interval_scale: Positive = 1.0
-    """Found by leaving points out: what makes the 90 % interval hold 90 % of them."""
+    """Factor on the interval, found by cross-validation, so that it contains 90 % of the points."""
     points: tuple[tuple[Finite, ...], ...] = Field(min_length=1)
     """Coordinates of the fitted points: logarithm to base two of each column."""
     residual: tuple[Finite, ...]
-    """log(measured / form) at each."""
+    """[log time] log(measured / form) at each fitted point."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ResidualGP":
         if len(self.points) != len(self.residual):
-            raise ValueError("each point has one residual")
+            raise ValueError("points and residual must have the same length")
         if any(len(p) != len(self.columns) for p in self.points):
-            raise ValueError("each point has one coordinate for each column")
+            raise ValueError("each point must have one coordinate for each column")
         if len(self.octaves) != len(self.columns):
-            raise ValueError("each column has one length")
+            raise ValueError("octaves must have one length scale for each column")
         return self
 
     def evaluate(self, columns: Columns) -> tuple[Array, Array]:
-        """Residual and half width of its 90 % interval at each row [log time].
+        """Return the residual and the half width of its 90 % interval for each row [log time].
 
-        Outside the range of the points the nearest edge counts.
+        Outside the range of the points, the value at the nearest edge of the range is used.
         """
         x = self._coordinates(columns)
         centres, weights, whitening = self._solved
@@ -83,7 +84,7 @@ class ResidualGP(Record):
         return self.mean + residual, spread
 
     def residual_only(self, columns: Columns) -> Array:
-        """The residual without its interval."""
+        """Return the residual without its interval."""
         return self.evaluate(columns)[0]
 
     def _coordinates(self, columns: Columns) -> Single:
@@ -95,7 +96,7 @@ class ResidualGP(Record):
 
     @cached_property
     def _solved(self) -> tuple[Single, Single, Single]:
-        """Scaled points, their weights, and what makes covariances with them independent."""
+        """Return the scaled points, their weights, and the whitening matrix of their covariance."""
         centres = np.array(self.points) / np.array(self.octaves)
         covariance = related(centres, centres, self.amplitude)
         covariance += max(self.noise, 1e-4) ** 2 * np.eye(len(centres))
@@ -109,7 +110,7 @@ Real = TypeVar("Real", Array, Single)
 
 
 def related(a: Real, b: Real, amplitude: float) -> Real:
-    """Covariance of residuals at scaled coordinates a (N, D) and b (M, D)."""
+    """Return the covariance of residuals at scaled coordinates a (N, D) and b (M, D)."""
     square = -2.0 * (a @ b.T)
     square += (a**2).sum(axis=1)[:, None]
     square += (b**2).sum(axis=1)[None, :]

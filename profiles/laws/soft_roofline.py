@@ -1,11 +1,12 @@
-"""The soft roofline: a start-up cost, then compute and memory traffic that overlap in part.
+"""The soft roofline: a startup cost, then compute and memory traffic that partly overlap.
 
     t = startup + ((flops / compute)^p + (bytes / bandwidth)^p)^(1/p)
 
-With p = 1 arithmetic and traffic take turns, with p → ∞ the slower hides the faster (the classic
-roofline). Real kernels lie between: near the ridge, where both matter, a hard maximum is up to
-twice too fast. On published H200 bf16 matmul timings the start-up plus hard maximum leaves 7.0 %
-median error on unseen shapes, the soft one 6.5 % (constants fitted on 96 shapes).
+With p = 1, compute and traffic do not overlap; with p → ∞, the slower of the two hides the faster
+(the classic roofline). Real kernels are in between: near the ridge point, where both matter, a
+hard maximum is up to twice too fast. On published H200 bf16 matmul timings, the median error on
+unseen shapes is 7.0 % with startup plus hard maximum and 6.5 % with the soft maximum (constants
+fitted on 96 shapes).
 """
 
 import numpy as np
@@ -15,16 +16,16 @@ from groundspeed.profiles.operations import Array
 
 COEFFICIENTS = ("startup_s", "bandwidth_bytes_per_s")
 COMPUTING = ("compute_flops_per_s", "sharpness")
-"""Coefficients of operations that compute, beside those of all."""
+"""Further coefficients of operations that arithmetic can limit."""
 
 
 def time_s(work: Work, values: Values) -> Array:
-    """Time of operations by the soft roofline.
+    """Return the time of operations by the soft roofline.
 
     Parameters
     ----------
     work : Work
-        FLOPs or bytes may be zero.
+        The operations; their FLOPs or bytes may be zero.
     values : mapping
         ``startup_s`` [s], ``bandwidth_bytes_per_s`` [bytes/s] and, for operations that compute,
         ``compute_flops_per_s`` [FLOP/s] and ``sharpness`` [1].
@@ -41,7 +42,7 @@ def time_s(work: Work, values: Values) -> Array:
     p = values["sharpness"]
     slower = np.maximum(
         np.maximum(traffic_s, compute_s), 1e-30
-    )  # factored out: no overflow at p=16
+    )  # factored out to avoid overflow at p=16
     overlap = (traffic_s / slower) ** p + (compute_s / slower) ** p
     total: Array = values["startup_s"] + slower * overlap ** (1.0 / p)
     return total

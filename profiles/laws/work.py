@@ -1,4 +1,4 @@
-"""The input of a law: the columns of some operations, and their FLOPs and bytes."""
+"""The input of a model form: the columns of N operations, with their FLOPs and bytes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from groundspeed.profiles.operations import Array, Columns
 
 Values = Mapping[str, float]
-"""Coefficients by name, units in the names."""
+"""Value of each coefficient by name; the names include the units."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """N operations of one kind and config key."""
+    """N cases of one operation with one config key."""
 
     columns: Columns
-    """Each (N,), positive."""
+    """(N,) Positive values of each column."""
     flops: Array
-    """[FLOP] (N,) Algorithmic."""
+    """[FLOP] (N,) Algorithmic FLOPs."""
     bytes: Array
-    """[bytes] (N,) Each operand once."""
+    """[bytes] (N,) Bytes moved if each operand crosses the memory bus once."""

@@ -1,4 +1,4 @@
-"""Tables as strangers write them: judged, or counted out and explained."""
+"""Reading fleet tables: bad rows are excluded with a reason, and all others are screened."""
 
 import json
 from pathlib import Path
@@ -20,13 +20,13 @@ from groundspeed.profiles import InputError
 HEAD = "node,gpu,metric,value,unit\n"
 
 
-def table(tmp_path: Path, text: str) -> Path:
+def write_table(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "fleet.csv"
     path.write_text(text)
     return path
 
 
-def test_strange_rows_are_counted_and_explained(tmp_path: Path) -> None:
+def test_bad_rows_are_excluded_with_count_and_reason(tmp_path: Path) -> None:
     good = "".join(f"n{n},{g},matmul_bf16,{700 + g},TFLOPS\n" for n in range(6) for g in range(4))
     bad = (
         "n0,0,matmul_bf16,705,TFLOPS\n"
@@ -37,11 +37,11 @@ def test_strange_rows_are_counted_and_explained(tmp_path: Path) -> None:
         "n5,3,hbm_copy,inf,GB/s\n"
         "n5,2,hbm_copy,-3,GB/s\n"
     )
-    screening = screen(read_fleet([table(tmp_path, HEAD + good + bad)]))
+    screening = screen(read_fleet([write_table(tmp_path, HEAD + good + bad)]))
     said = " | ".join(screening.excluded)
     assert "1 rows without a node" in said
-    assert "1 values that are no numbers ('=1+1')" in said
-    assert "1 rows of matmul_bf16 in 'PFLOPS', where others are in 'TFLOPS'" in said
+    assert "1 values that are not numbers (e.g. '=1+1')" in said
+    assert "1 rows of matmul_bf16 in 'PFLOPS': most rows are in 'TFLOPS'" in said
     assert "repeated measurements" in said
     assert not judged(screening)
     json.loads(screening.model_dump_json())
@@ -51,14 +51,14 @@ def test_strange_rows_are_counted_and_explained(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "cannot be read as a table"),
-        ("node,metric\n", "lacks the column value"),
-        (HEAD, "holds no measurement"),
-        ("\x00\x01", "lacks the column|cannot be read"),
+        ("node,metric\n", "column missing: value"),
+        (HEAD, "contains no measurement"),
+        ("\x00\x01", "column missing|cannot be read"),
     ],
 )
-def test_no_table(tmp_path: Path, text: str, message: str) -> None:
+def test_file_without_measurements_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_fleet([table(tmp_path, text)])
+        read_fleet([write_table(tmp_path, text)])
 
 
 @settings(max_examples=40, deadline=None)
@@ -74,12 +74,12 @@ def test_no_table(tmp_path: Path, text: str, message: str) -> None:
         max_size=40,
     )
 )
-def test_any_table_is_judged(rows: list[tuple[str, int, str, float]]) -> None:
+def test_any_table_is_screened_or_refused(rows: list[tuple[str, int, str, float]]) -> None:
     frame = pd.DataFrame(rows, columns=["node", "gpu", "metric", "value"]).assign(unit="x")
     try:
         screening = screen(clean_fleet(frame, "any"))
     except InputError as error:
-        assert "holds no measurement" in str(error)
+        assert "contains no measurement" in str(error)
         return
     assert screening.measurements <= len(rows)
     json.loads(screening.model_dump_json())
@@ -94,28 +94,30 @@ def test_any_table_is_judged(rows: list[tuple[str, int, str, float]]) -> None:
         ("all_reduce_time_us", "us", False), ("hbm_copy", "", True),
     ],
 )  # fmt: skip
-def test_which_way_is_better(metric: str, unit: str, *, higher: bool) -> None:
+def test_direction_of_a_metric_follows_from_its_name_or_unit(
+    metric: str, unit: str, *, higher: bool
+) -> None:
     assert facts_of(metric, unit=unit).higher_is_better is higher
 
 
 @pytest.mark.parametrize("name", ["gpu{}", "cuda:{}", "GPU {}", "{}", "{}.0"])
-def test_gpus_by_other_names(name: str) -> None:
+def test_gpu_index_is_read_from_common_spellings(name: str) -> None:
     fleet = simulate_fleet(6, seed=3, faults=(Fault(1, 2, 0.2),)).table
     screening = screen(clean_fleet(fleet.assign(gpu=[name.format(g) for g in fleet["gpu"]]), "x"))
     assert ("n00001", 2) in named(screening)
 
 
-def test_gpus_without_a_number_are_counted_out() -> None:
-    """A UUID is not the whole node: eight of them would be one median."""
+def test_rows_without_a_gpu_index_are_excluded() -> None:
+    """Without exclusion, eight UUIDs would be taken for the node and become one median."""
     fleet = simulate_fleet(6, seed=3).table.astype({"gpu": object})
     fleet.loc[fleet.index[:3], "gpu"] = ["GPU-5f3a", 3.5, float("inf")]
     table = clean_fleet(fleet, "x")
-    assert any("3 rows whose gpu is no number" in line for line in table.excluded)
+    assert any("3 rows whose gpu is not an index" in line for line in table.excluded)
     assert (table.rows["gpu"] >= 0).all()
 
 
-def test_failed_tests_are_always_told() -> None:
-    """One NaN is inconclusive, however many others failed the same way."""
+def test_every_failed_test_is_a_finding() -> None:
+    """Each NaN is one finding with cause "missing", however many GPUs have the same NaN."""
     for count in (1, 2, 4):
         fleet = simulate_fleet(4, seed=3).table
         failed = (fleet["gpu"] == 0) & (fleet["node"] < f"n{count:05d}")
@@ -124,9 +126,9 @@ def test_failed_tests_are_always_told() -> None:
         assert sum(f.cause == "missing" for f in screening.findings) == count
 
 
-def test_a_reference_is_held_against_the_units_of_the_table() -> None:
+def test_reference_is_converted_to_the_units_of_the_table() -> None:
     assert convert_to_units({"matmul": 8e14, "hbm": 4e12}, {"matmul": "TFLOPS", "hbm": "GB/s"}) == {
         "matmul": pytest.approx(800.0), "hbm": pytest.approx(4000.0),
     }  # fmt: skip
-    with pytest.raises(InputError, match="no unit that a reference"):
+    with pytest.raises(InputError, match="cannot be compared with a reference"):
         convert_to_units({"matmul": 8e14}, {"matmul": "parsecs"})

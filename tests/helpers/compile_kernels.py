@@ -1,6 +1,10 @@
-"""Compile every Triton kernel in every configuration for chips that are not here; print JSON.
+"""Compile every Triton kernel in every configuration for one GPU target and print JSON.
 
-Run without TRITON_INTERPRET: an interpreted kernel cannot be compiled.
+The target GPU need not be in this machine. For each kernel, the output gives its shared memory, its
+register spills and whether it uses matrix instructions and wide loads. Run the script without
+TRITON_INTERPRET, because an interpreted kernel cannot be compiled:
+
+    python compile_kernels.py sm_90
 """
 
 import json
@@ -34,7 +38,7 @@ CDNA_STAGES = 2
 
 @dataclass(frozen=True)
 class Job:
-    """One kernel in one configuration."""
+    """One kernel in one configuration to compile."""
 
     name: str
     kernel: Any
@@ -45,7 +49,7 @@ class Job:
 
 
 def jobs(target: str) -> Iterator[Job]:
-    """Every kernel and configuration."""
+    """Yield every kernel in every configuration that is compiled for a target."""
     fp8 = "fp8e4b8" if target == "gfx942" else "fp8e4nv"
     shape = {"M": "i32", "N": "i32", "K": "i32"}
     pointers = {"x_ptr": "*bf16", "w_ptr": "*bf16", "y_ptr": "*bf16"}
@@ -65,7 +69,7 @@ def jobs(target: str) -> Iterator[Job]:
     yield Job("stream copy", stream_triton.copy_kernel, a | out | items, block)
     triad = a | b | out | items | {"factor": "fp32"}
     yield Job("stream triad", stream_triton.triad_kernel, triad, block)
-    caches = ("bf16",) if target == "sm_80" else ("bf16", fp8)  # fp8 begins with the next chip
+    caches = ("bf16",) if target == "sm_80" else ("bf16", fp8)  # sm_80 has no fp8
     for cache in caches:
         for group, dim, splits in ((4, 128, 1), (8, 128, 16), (7, 64, 4)):
             signature = {
@@ -97,9 +101,9 @@ def jobs(target: str) -> Iterator[Job]:
 
 
 def compiled(job: Job, target: GPUTarget) -> dict[str, Any]:
-    """Compile one, and read what the compiler made of it."""
+    """Compile one job; return its shared memory, spills and the kinds of instructions used."""
     constants = {name: "constexpr" for name in job.constants}
-    # Pointers and sizes of 16, as torch's allocator and the shapes of models give them.
+    # Torch's allocator aligns pointers to 16 bytes, and sizes in models are multiples of 16.
     attributes = {
         (i,): [["tt.divisibility", 16]]
         for i, kind in enumerate(job.signature.values())
@@ -134,7 +138,7 @@ def compiled(job: Job, target: GPUTarget) -> dict[str, Any]:
 
 
 def spills(binary: Any, target: GPUTarget) -> int:
-    """Bytes (NVIDIA) or registers (AMD) that did not fit, as the assembler counts them."""
+    """Return the spills that the assembler reports: bytes on NVIDIA, registers on AMD."""
     if target.backend == "hip":
         counts = re.findall(r"\.[sv]gpr_spill_count:\s*(\d+)", binary.asm["amdgcn"])
         return sum(map(int, counts))
@@ -154,7 +158,7 @@ def spills(binary: Any, target: GPUTarget) -> int:
 
 
 def main() -> None:
-    """Compile for the target named on the command line."""
+    """Compile all jobs for the target named on the command line and print the results as JSON."""
     name = sys.argv[1]
     print(json.dumps({job.name: compiled(job, TARGETS[name]) for job in jobs(name)}))
 

@@ -1,10 +1,10 @@
-"""What tests of fleets ask of a screening."""
+"""Filters for the findings of a screening, shared by the tests of ``fleet``."""
 
 from groundspeed.fleet.screen.findings import Finding, Screening
 
 
 def judged(screening: Screening, **wanted: object) -> list[Finding]:
-    """Findings that were judged, and whose fields are as wanted."""
+    """Return the findings with a verdict other than INCONCLUSIVE whose fields equal ``wanted``."""
     return [
         f
         for f in screening.findings
@@ -13,5 +13,5 @@ def judged(screening: Screening, **wanted: object) -> list[Finding]:
 
 
 def named(screening: Screening) -> set[tuple[str, int | None]]:
-    """Units that are WARN or FAIL."""
+    """Return (node, GPU) of every finding with verdict WARN or FAIL."""
     return {(f.node, f.gpu) for f in judged(screening) if f.verdict in ("WARN", "FAIL")}

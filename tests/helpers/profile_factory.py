@@ -1,4 +1,7 @@
-"""A small profile of a made-up H200, consistent with itself, to break in one place at a time."""
+"""Build a small, consistent profile of a made-up H200.
+
+Tests change one number of it and check that exactly this inconsistency is reported.
+"""
 
 from typing import Any
 
@@ -15,7 +18,7 @@ BANDWIDTH_BYTES_PER_S = 4.0e12
 def point(
     operation: str, config_key: dict[str, str], case: dict[str, float], **more: Any
 ) -> dict[str, Any]:
-    """A measured point whose time follows a roofline of the rates above."""
+    """Return a measured point whose time follows a roofline with the two rates above."""
     columns = {k: np.array([v]) for k, v in case.items()}
     spec = OPERATIONS[operation]
     flops = float(spec.flops(columns, config_key)[0])
@@ -36,7 +39,7 @@ def point(
 
 
 def document() -> dict[str, Any]:
-    """A whole profile as JSON."""
+    """Return a complete profile without laws, as a JSON document."""
     matmul = {"dtype": "bfloat16"}
     copy = {"mode": "copy", "dtype": "float32"}
     curves: list[dict[str, Any]] = [
@@ -97,7 +100,7 @@ def document() -> dict[str, Any]:
 
 
 def profile() -> Profile:
-    """The same, validated."""
+    """Return the profile of ``document()`` as a validated object."""
     return Profile.model_validate(document())
 
 
@@ -107,7 +110,7 @@ GLUE = ("embed", "rms_norm", "rotary", "kv_write", "residual_add", "silu_mul", "
 def law(
     operation: str, config_key: dict[str, str], box: dict[str, tuple[float, float]]
 ) -> dict[str, Any]:
-    """A law at the rates above with a 10 % error."""
+    """Return a soft-roofline law with the rates above and a P90 held-out error of 10 %."""
     values = {"startup_s": 3e-6, "bandwidth_bytes_per_s": BANDWIDTH_BYTES_PER_S}
     if operation in ("matmul", "attention_prefill", "attention_decode"):
         values |= {"compute_flops_per_s": RATE_FLOPS_PER_S, "sharpness": 8.0}
@@ -133,7 +136,11 @@ def law(
 
 
 def document_with_laws() -> dict[str, Any]:
-    """The same profile with every law an estimate needs; vocabularies are outside the box."""
+    """Return the profile with every law that an estimate needs.
+
+    The vocabulary sizes of real models are outside the fit range (n up to 65536), so that a model's
+    head is extrapolated.
+    """
     bf16 = {"dtype": "bfloat16"}
     wide = (1.0, 1e6)
     heads = {"batch": wide, "heads": wide, "kv_heads": wide, "head_dim": wide}

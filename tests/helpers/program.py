@@ -1,4 +1,4 @@
-"""Run the program as a user does: another process, its own folder, real exit codes."""
+"""Run ``groundspeed`` as a user does: in another process, in a given folder, with its exit code."""
 
 import os
 import subprocess
@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE_S = 1800.0
-"""[s] Guard against a hang. No test asserts a duration: on a busy machine all of this is slower."""
+"""[s] Longest wait before a test counts as hung.
+
+It is long because a busy machine slows every process down; no test asserts a duration.
+"""
 
 QUIET_START_S = 2.0
-"""[s] Importing torch in a new process on two quiet cores."""
+"""[s] Time to import torch in a new process on two idle cores, the reference of ``slowness``."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """Exit code and output of a process that has ended."""
+    """Exit code, standard output and standard error of a finished process."""
 
     code: int
     out: str
@@ -26,13 +29,13 @@ class Ran:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This test's environment, with the same code importable."""
+    """Return the environment variables of this process, with its import path in PYTHONPATH."""
     path = os.pathsep.join(p for p in sys.path if p)
     return os.environ | {"PYTHONPATH": path} | more
 
 
 def groundspeed(*arguments: str, cwd: Path | None = None, **variables: str) -> Ran:
-    """Run ``groundspeed`` with arguments."""
+    """Run ``groundspeed`` with the given arguments and environment variables, and wait for it."""
     run = subprocess.run(
         [sys.executable, "-P", "-m", "groundspeed", *arguments],
         cwd=cwd,
@@ -49,7 +52,7 @@ def groundspeed(*arguments: str, cwd: Path | None = None, **variables: str) -> R
 def running(
     command: Sequence[str], *, output: int = subprocess.PIPE, **variables: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a process; when the test leaves, also by a failure, nothing of it is left."""
+    """Start a process, and kill it when the block ends, also after a failed test."""
     process = subprocess.Popen(
         command, env=environment(**variables), stdout=output, stderr=output, text=True
     )
@@ -62,10 +65,10 @@ def running(
 
 
 def slowness() -> float:
-    """How many times longer a process takes to start now than on a quiet machine, at least 1.
+    """Return how many times longer a process takes to start than on an idle machine (at least 1).
 
-    For timeouts that are part of what is tested (a rank that does not answer within five
-    seconds): on a busy machine they must grow, or a slow rank is taken for a dead one.
+    Tests multiply timeouts that are part of the tested behaviour (a rank must answer within five
+    seconds) by this factor. Otherwise a slow rank would count as dead on a busy machine.
     """
     begin = time.monotonic()
     subprocess.run([sys.executable, "-c", "import torch"], check=True, timeout=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""Where things are in the checkout, for tests at any depth."""
+"""Paths of the checkout, for tests in any folder."""
 
 from pathlib import Path
 

@@ -1,7 +1,8 @@
-"""A real Slurm on this machine: munge, one controller and three nodes, each a process of its own.
+"""Start a real Slurm cluster on this machine: munge, one controller and three nodes.
 
-Debian's packages ``slurm-wlm`` and ``munge`` are all it takes. Nothing outside the given folder is
-touched, so it can run beside a Slurm that the machine is part of.
+Each daemon is a process of its own. Debian's packages ``slurm-wlm`` and ``munge`` are sufficient.
+All files are in the given folder, so the cluster can run on a machine that belongs to another
+Slurm cluster.
 """
 
 import os
@@ -20,7 +21,7 @@ NODES = ("n1", "n2", "n3")
 
 
 def missing() -> list[str]:
-    """What is not installed here."""
+    """Return the names of the required programs that are not installed."""
     return [p for p in PROGRAMS if shutil.which(p, path=_path()) is None]
 
 
@@ -46,9 +47,9 @@ class SlurmCluster:
     Parameters
     ----------
     folder : Path
-        Everything is kept in it.
+        Folder for the configuration, state and logs of all daemons.
     extra : str
-        More lines for ``slurm.conf``.
+        Additional lines for ``slurm.conf``. Default: none.
     """
 
     folder: Path
@@ -57,16 +58,16 @@ class SlurmCluster:
 
     @property
     def conf(self) -> Path:
-        """Where ``SLURM_CONF`` points."""
+        """Path of ``slurm.conf``, the value of ``SLURM_CONF``."""
         return self.folder / "slurm.conf"
 
     @property
     def environment(self) -> dict[str, str]:
-        """For Slurm's commands."""
+        """Environment variables for Slurm's commands and daemons."""
         return {**os.environ, "PATH": _path(), "SLURM_CONF": str(self.conf)}
 
     def start(self) -> None:
-        """Start everything, and wait until all nodes are idle."""
+        """Start munge, the controller and the nodes, and wait until all nodes are idle."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)
         key = self.folder / "munge.key"
@@ -129,12 +130,12 @@ class SlurmCluster:
             )
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for something to become true.
+        """Wait until a condition is true.
 
         Raises
         ------
         TimeoutError
-            With the end of every log.
+            If the condition stays false; the message ends with the last lines of every log.
         """
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
@@ -145,23 +146,23 @@ class SlurmCluster:
             time.sleep(0.2)
 
     def run(self, *command: str, check: bool = True) -> str:
-        """What a command of Slurm's prints."""
+        """Run a Slurm command and return its standard output."""
         finished = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, check=check
         )
         return finished.stdout
 
     def state(self, node: str) -> str:
-        """A node's state in short, without Slurm's marks."""
+        """Return a node's state in Slurm's short form, without suffixes such as ``*``."""
         output = self.run("sinfo", "--noheader", "--Node", f"--nodes={node}", "--format=%t")
         return output.strip().rstrip("*~#!%$@^-+")
 
     def reason(self, node: str) -> str:
-        """Why a node is drained."""
+        """Return the reason for which a node is drained."""
         return self.run("sinfo", "--noheader", "--Node", f"--nodes={node}", "--format=%E").strip()
 
     def stop(self) -> None:
-        """End every process."""
+        """Stop all daemons."""
         for name in (*NODES, "slurmctld", "munged"):
             if process := self.daemons.pop(name, None):
                 process.terminate()

@@ -1,4 +1,6 @@
-"""A calibration of seconds, run as a program: for tests that kill it.
+"""Run a calibration that takes seconds, as a program that tests can kill and restart.
+
+With ``--slow`` it sleeps 20 ms after each case, so that a test can kill it in the middle.
 
 Usage: python tiny_campaign.py FOLDER [--slow]
 """
@@ -31,7 +33,7 @@ TINY = Mode(
 
 
 def main(folder: Path, *, slow: bool) -> None:
-    """Calibrate, and write ``profile.json``."""
+    """Calibrate the CPU and write ``profile.json`` into the folder."""
     torch.set_num_threads(1)
 
     def progress(done: int, total: int, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Links of a few ranks in seconds, run as a program: for tests that kill, stop and slow ranks.
+"""Measure the links between a few ranks in seconds, as a program whose ranks a test can kill.
 
 Usage: python tiny_links.py FOLDER RANKS TIMEOUT_S     (starts the ranks)
        RANK=.. WORLD_SIZE=.. MASTER_ADDR=.. MASTER_PORT=.. python tiny_links.py FOLDER 0 TIMEOUT_S
@@ -24,12 +24,12 @@ TINY = Settings(
 
 @contextmanager
 def pids(title: str) -> Iterator[Progress]:
-    """A progress bar that is none."""
+    """Print each progress report as a line; stands in for the progress bar."""
     yield lambda done, total, name: print(done, total, name, flush=True)
 
 
 def main(folder: Path, ranks: int, timeout_s: float) -> int:
-    """Measure; print what went wrong in a line."""
+    """Measure the links, write ``profile.json``, and print any error as one line."""
     request = LinkRequest("cpu", folder / "links.jsonl", "tiny_links", 0, timeout_s, TINY)
     try:
         if ranks:

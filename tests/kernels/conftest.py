@@ -1,4 +1,4 @@
-"""Kernels need torch; a small pool with a cache of a megabyte keeps them quick."""
+"""Fixtures for kernel tests: skip without torch, and use a small operand pool for short tests."""
 
 from collections.abc import Iterator
 

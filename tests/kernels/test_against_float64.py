@@ -1,4 +1,4 @@
-"""Every kernel against float64, on shapes made to break it; and wrong results must be seen."""
+"""Every kernel against float64 on awkward shapes; the checks must also detect wrong results."""
 
 import pytest
 import torch
@@ -27,25 +27,29 @@ def sizes(m: int, n: int, k: int) -> dict[str, float]:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_torch_matmul(pool: OperandPool, shape: tuple[int, int, int], dtype: str) -> None:
+def test_torch_matmul_agrees_with_float64(
+    pool: OperandPool, shape: tuple[int, int, int], dtype: str
+) -> None:
     assert TorchMatmul(dtype).check(sizes(*shape), pool) <= 1.0
 
 
 # The interpreter's dot is wrong for bfloat16 in Triton 3.9; a GPU checks it natively.
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_triton_matmul(pool: OperandPool, shape: tuple[int, int, int], dtype: str) -> None:
+def test_triton_matmul_agrees_with_float64(
+    pool: OperandPool, shape: tuple[int, int, int], dtype: str
+) -> None:
     assert TritonMatmul(dtype).check(sizes(*shape), pool) <= 1.0
 
 
 @pytest.mark.parametrize("tile", TILES, ids=str)
-def test_every_tile(pool: OperandPool, tile: Tile) -> None:
+def test_triton_matmul_agrees_with_float64_for_every_tile(pool: OperandPool, tile: Tile) -> None:
     kernel = TritonMatmul("float16", tile=tile)
     assert kernel.check(sizes(130, 264, 144), pool) <= 1.0
     assert kernel.check(sizes(3, 8, 8), pool) <= 1.0
 
 
-def test_rows_that_descriptors_cannot_load_are_refused(pool: OperandPool) -> None:
+def test_persistent_tile_refuses_rows_that_are_not_aligned(pool: OperandPool) -> None:
     kernel = TritonMatmul("float16", tile=TILES[-1])
     with pytest.raises(UnsupportedCaseError, match="not aligned"):
         kernel.check(sizes(16, 257, 128), pool)
@@ -54,11 +58,13 @@ def test_rows_that_descriptors_cannot_load_are_refused(pool: OperandPool) -> Non
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("shape", [*SHAPES, (4096, 4096, 4096), (1, 151936, 896)], ids=str)
-def test_triton_matmul_bfloat16_on_gpu(pool: OperandPool, shape: tuple[int, int, int]) -> None:
+def test_triton_matmul_bfloat16_agrees_with_float64_on_a_gpu(
+    pool: OperandPool, shape: tuple[int, int, int]
+) -> None:
     assert TritonMatmul("bfloat16").check(sizes(*shape), pool) <= 1.0
 
 
-def test_rows_that_are_not_written_are_seen(device: torch.device) -> None:
+def test_check_product_detects_an_element_that_was_not_written(device: torch.device) -> None:
     x, w = torch.randn(40, 32, device=device), torch.randn(24, 32, device=device)
     y = x @ w.T
     assert check_product(y, x, w) <= 1.0
@@ -66,7 +72,7 @@ def test_rows_that_are_not_written_are_seen(device: torch.device) -> None:
     assert check_product(y, x, w) == float("inf")
 
 
-def test_a_slightly_wrong_product_is_seen(device: torch.device) -> None:
+def test_check_product_detects_missing_terms_of_the_sum(device: torch.device) -> None:
     x, w = torch.randn(64, 512, device=device), torch.randn(64, 512, device=device)
     without_last_terms = x[:, :-4] @ w[:, :-4].T
     assert check_product(without_last_terms, x, w) > 1.0
@@ -75,13 +81,13 @@ def test_a_slightly_wrong_product_is_seen(device: torch.device) -> None:
 @pytest.mark.parametrize("mode", ARRAYS)
 @pytest.mark.parametrize("size", [24.0, 1000.0, 4096.0 * 12, 1e6])
 @pytest.mark.parametrize("kernel", [TorchStream, TritonStream])
-def test_streams(
+def test_stream_results_agree_with_float64(
     pool: OperandPool, kernel: "type[TorchStream | TritonStream]", mode: str, size: float
 ) -> None:
     assert kernel(mode).check({"bytes": size}, pool) <= 1.0
 
 
-def test_a_stream_that_skips_its_end_is_seen() -> None:
+def test_check_stream_detects_a_missing_last_element_and_a_wrong_result() -> None:
     a = torch.randn(200_000)
     out = torch.full_like(a, float("nan"))
     out[:-1] = a[:-1]
@@ -89,12 +95,12 @@ def test_a_stream_that_skips_its_end_is_seen() -> None:
     assert check_stream("triad", a.clone(), [a, a]) > 1.0
 
 
-def test_an_empty_stream_is_refused(pool: OperandPool) -> None:
-    with pytest.raises(UnsupportedCaseError, match="no element"):
+def test_stream_without_an_element_is_refused(pool: OperandPool) -> None:
+    with pytest.raises(UnsupportedCaseError, match="less than one element"):
         TorchStream("triad").prepare({"bytes": 4.0}, pool)
 
 
-def test_writing_streams_never_touch_the_random_operands(pool: OperandPool) -> None:
+def test_streams_that_write_leave_the_random_operands_unchanged(pool: OperandPool) -> None:
     before = pool.take((1024,), torch.float32).clone()
     for mode in ARRAYS:
         for call in TorchStream(mode).prepare({"bytes": 2.0**22}, pool):
@@ -107,7 +113,7 @@ def test_writing_streams_never_touch_the_random_operands(pool: OperandPool) -> N
 
 @pytest.mark.parametrize("op", ITEMS_READ_WRITTEN)
 @pytest.mark.parametrize("rows", [1, 3, 64])
-def test_elementwise(pool: OperandPool, op: str, rows: int) -> None:
+def test_elementwise_agrees_with_float64(pool: OperandPool, op: str, rows: int) -> None:
     assert Elementwise(op, "bfloat16").check({"rows": float(rows), "width": 896.0}, pool) <= 1.0
     assert Elementwise(op, "float32").check({"rows": float(rows), "width": 1024.0}, pool) <= 1.0
 
@@ -125,25 +131,25 @@ def test_attention(pool: OperandPool, heads: tuple[int, int], length: int) -> No
     assert DecodeAttention("bfloat16").check(common | {"kv_len": float(length)}, pool) <= 1.0
 
 
-def test_heads_that_do_not_divide_are_refused(pool: OperandPool) -> None:
+def test_heads_not_divisible_by_kv_heads_are_refused(pool: OperandPool) -> None:
     case = {"batch": 1.0, "heads": 14.0, "kv_heads": 4.0, "head_dim": 64.0, "kv_len": 8.0}
-    with pytest.raises(UnsupportedCaseError, match="do not divide"):
+    with pytest.raises(UnsupportedCaseError, match="not a multiple of"):
         DecodeAttention("bfloat16").prepare(case, pool)
 
 
-def test_launch(pool: OperandPool) -> None:
+def test_launch_kernel_passes_its_check(pool: OperandPool) -> None:
     assert Launch().check({}, pool) == 0.0
 
 
-def test_deviation_refuses_what_is_not_a_number() -> None:
+def test_deviation_of_a_nan_is_infinite() -> None:
     good = torch.ones(3)
     assert deviation(good, good.double(), 1.0, torch.float32) == 0.0
     bad = torch.tensor([1.0, float("nan"), 1.0])
     assert deviation(bad, good.double(), 1.0, torch.float32) == float("inf")
 
 
-def test_rotation_is_cold(pool: OperandPool) -> None:
-    """Consecutive runs share no weight, and a round touches more than the cold size."""
+def test_rotation_uses_distinct_weights_that_exceed_the_cache(pool: OperandPool) -> None:
+    """No two calls share a weight, and one round of calls reads more than ``pool.cold_bytes``."""
     case = sizes(1, 256, 256)
     kernel = TorchMatmul("float32")
     calls = kernel.prepare(case, pool)
@@ -152,11 +158,11 @@ def test_rotation_is_cold(pool: OperandPool) -> None:
     assert len(set(weights)) == len(weights)
 
 
-def test_too_large_an_operand_says_both_sizes(pool: OperandPool) -> None:
-    with pytest.raises(MemoryError, match=r"128 MiB does not fit the pool of 64 MiB"):
+def test_operand_larger_than_the_pool_is_refused_with_both_sizes(pool: OperandPool) -> None:
+    with pytest.raises(MemoryError, match=r"128 MiB does not fit in the operand pool of 64 MiB"):
         pool.take((2**25,), torch.float32)
 
 
-def test_modules_agree_on_names() -> None:
+def test_kernel_operation_names_match_their_modules() -> None:
     assert matmul.TorchMatmul("float32").operation == "matmul"
     assert stream.TorchStream("read").operation == "stream"

@@ -1,7 +1,7 @@
-"""Every Triton kernel and configuration compiled for chips that are not here.
+"""Compile every Triton kernel in every configuration for GPUs that are not in this machine.
 
-It is the nearest thing to having them: the code reaches machine code for each, uses the matrix
-units and wide loads that it should, fits the chip's shared memory, and spills no register.
+Without the GPUs, this is the closest test: the machine code must use the matrix units and wide
+loads of the target, fit its shared memory and spill no register.
 """
 
 import json
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = HELPERS / "compile_kernels.py"
 SHARED_BYTES = {
-    # What one block may use: CUDA C++ programming guide (compute capabilities); CDNA3 and CDNA4
-    # instruction set guides (local data share).
+    # Shared memory that one block may use. Sources: CUDA C++ programming guide (compute
+    # capabilities); CDNA3 and CDNA4 instruction set guides (local data share).
     "sm_80": 163 * 1024,
     "sm_90": 227 * 1024,
     "sm_100": 227 * 1024,
@@ -48,7 +48,7 @@ def chip(
     return request.param, json.loads(run.stdout)
 
 
-def test_shared_memory_fits_the_chip(chip: tuple[str, Compiled]) -> None:
+def test_shared_memory_of_every_kernel_fits_the_gpu(chip: tuple[str, Compiled]) -> None:
     name, kernels = chip
     too_much = {
         k: v["shared_bytes"] for k, v in kernels.items() if v["shared_bytes"] > SHARED_BYTES[name]
@@ -56,18 +56,20 @@ def test_shared_memory_fits_the_chip(chip: tuple[str, Compiled]) -> None:
     assert too_much == {}
 
 
-def test_no_register_spills(chip: tuple[str, Compiled]) -> None:
+def test_no_kernel_spills_registers(chip: tuple[str, Compiled]) -> None:
     assert {k: v["spills"] for k, v in chip[1].items() if v["spills"]} == {}
 
 
-def test_large_products_use_the_chip_s_matrix_units(chip: tuple[str, Compiled]) -> None:
+def test_matmuls_with_large_tiles_use_the_matrix_units_of_the_gpu(
+    chip: tuple[str, Compiled],
+) -> None:
     name, kernels = chip
     large = {k: v for k, v in kernels.items() if k.startswith("matmul") and "16x" not in k[:16]}
     assert len(large) >= 6
     assert [k for k, v in large.items() if not v[MATRIX[name]]] == []
 
 
-def test_attention_and_experts_use_matrix_units_too(chip: tuple[str, Compiled]) -> None:
+def test_attention_and_experts_use_matrix_units(chip: tuple[str, Compiled]) -> None:
     units = ("mma", "wgmma", "tcgen05", "mfma")
     kernels = {
         k: v for k, v in chip[1].items() if k.startswith(("decode b", "decode f", "experts"))
@@ -84,9 +86,9 @@ def test_streams_move_16_bytes_at_a_time(chip: tuple[str, Compiled]) -> None:
         assert kernels[f"stream {mode}"]["wide_store"], mode
 
 
-def test_descriptors_reach_the_copy_engine(chip: tuple[str, Compiled]) -> None:
+def test_persistent_matmuls_use_the_tensor_memory_accelerator(chip: tuple[str, Compiled]) -> None:
     name, kernels = chip
     if name not in ("sm_90", "sm_100"):
-        pytest.skip("this chip has no tensor copy engine")
+        pytest.skip("this GPU has no tensor memory accelerator")
     persistent = [v for k, v in kernels.items() if "persistent" in k]
     assert persistent and all(v["descriptor"] for v in persistent)

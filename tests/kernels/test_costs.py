@@ -1,4 +1,4 @@
-"""What a kernel says it costs is what a law presumes the operation costs."""
+"""Kernels and laws count the same FLOPs and bytes for the same operation."""
 
 import numpy as np
 from hypothesis import given
@@ -23,7 +23,7 @@ KERNELS: list[Kernel] = [
 
 
 @given(st.sampled_from(KERNELS), st.data())
-def test_kernel_and_law_count_the_same(kernel: Kernel, data: st.DataObject) -> None:
+def test_kernel_and_law_count_the_same_flops_and_bytes(kernel: Kernel, data: st.DataObject) -> None:
     operation = OPERATIONS[kernel.operation]
     case = {c: float(data.draw(size)) for c in operation.columns}
     if "kv_heads" in case:
@@ -36,9 +36,9 @@ def test_kernel_and_law_count_the_same(kernel: Kernel, data: st.DataObject) -> N
     assert np.isclose(cost.bytes, operation.bytes(columns, kernel.config_key)[0])
 
 
-def test_every_elementwise_operation_is_known_on_both_sides() -> None:
+def test_kernels_and_profiles_list_the_same_elementwise_operations() -> None:
     assert set(ITEMS_READ_WRITTEN) == set(ELEMENTWISE_ITEMS_MOVED)
 
 
-def test_costs_add() -> None:
+def test_costs_add_field_by_field() -> None:
     assert Cost(1.0, 2.0, 3.0) + Cost(10.0, 20.0, 30.0) == Cost(11.0, 22.0, 33.0)

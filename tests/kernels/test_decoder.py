@@ -1,4 +1,4 @@
-"""The decoder really is a decoder: its cache and its prefill agree, in every architecture."""
+"""The test decoder is correct: decoding with the KV cache equals prefill in every architecture."""
 
 import dataclasses
 
@@ -29,7 +29,9 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_decode_continues_what_prefill_would_say(device: torch.device, name: str) -> None:
+def test_decode_with_the_kv_cache_gives_the_same_result_as_prefill(
+    device: torch.device, name: str
+) -> None:
     decoder = Decoder(VARIANTS[name], device, batch=2, capacity=24)
     tokens = torch.randint(300, (2, 20), device=device)
     stepwise = []
@@ -40,7 +42,7 @@ def test_decode_continues_what_prefill_would_say(device: torch.device, name: str
     assert torch.equal(torch.stack(stepwise), torch.stack(whole))
 
 
-def test_probe_sees_every_part_and_changes_nothing(device: torch.device) -> None:
+def test_probe_is_called_for_every_part_and_keeps_the_result(device: torch.device) -> None:
     decoder = Decoder(SMALL, device, batch=1, capacity=16)
     tokens = torch.randint(300, (1, 8), device=device)
     seen: list[str] = []
@@ -50,8 +52,8 @@ def test_probe_sees_every_part_and_changes_nothing(device: torch.device) -> None
     assert seen[-2:] == ["head", "sampling"]
 
 
-def test_activations_keep_their_size(device: torch.device) -> None:
-    """Weights that made activations vanish or explode would time zeros or infinities."""
+def test_activations_of_24_layers_neither_vanish_nor_explode(device: torch.device) -> None:
+    """Zeros or infinities as activations would change the measured times."""
     deep = dataclasses.replace(SMALL, layers=24)
     decoder = Decoder(deep, device, batch=1, capacity=16)
     decoder.prefill(torch.randint(300, (1, 16), device=device))

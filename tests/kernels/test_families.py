@@ -1,4 +1,4 @@
-"""The other kernel families against float64: narrow types, pages, experts, chases, other data."""
+"""The other kernels against float64: fp8, int8, paged attention, experts, gather, pointer chase."""
 
 import numpy as np
 import pytest
@@ -27,11 +27,13 @@ def sizes(m: int, n: int, k: int) -> dict[str, float]:
 
 @pytest.mark.parametrize("dtype", ["fp8", "fp8_row"])
 @pytest.mark.parametrize("shape", [(1, 16, 16), (17, 48, 272), (33, 128, 4096)], ids=str)
-def test_fp8(pool: OperandPool, dtype: str, shape: tuple[int, int, int]) -> None:
+def test_fp8_matmul_agrees_with_float64(
+    pool: OperandPool, dtype: str, shape: tuple[int, int, int]
+) -> None:
     assert Fp8Matmul(dtype).check(sizes(*shape), pool) <= 1.0
 
 
-def test_int8_is_exact(pool: OperandPool) -> None:
+def test_int8_matmul_is_exact(pool: OperandPool) -> None:
     assert Int8Matmul().check(sizes(33, 64, 128), pool) == 0.0
 
 
@@ -39,7 +41,7 @@ def test_int8_is_exact(pool: OperandPool) -> None:
     ("kernel", "shape"),
     [(Fp8Matmul(), (1, 15, 16)), (Int8Matmul(), (16, 64, 64)), (Int8Matmul(), (32, 64, 63))],
 )
-def test_what_a_library_cannot_do_is_refused(
+def test_shape_that_is_not_a_multiple_of_the_required_size_is_refused(
     pool: OperandPool, kernel: Fp8Matmul | Int8Matmul, shape: tuple[int, int, int]
 ) -> None:
     with pytest.raises(UnsupportedCaseError, match="multiples of"):
@@ -47,16 +49,16 @@ def test_what_a_library_cannot_do_is_refused(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_what_only_a_gpu_has_is_refused(pool: OperandPool) -> None:
+def test_tf32_and_host_link_are_refused_without_a_gpu(pool: OperandPool) -> None:
     with pytest.raises(UnsupportedCaseError, match="GPUs only"):
         Tf32Matmul().prepare(sizes(32, 32, 32), pool)
-    with pytest.raises(UnsupportedCaseError, match="no link to itself"):
+    with pytest.raises(UnsupportedCaseError, match="no host-to-device link"):
         HostLink("h2d").prepare({"bytes": 1024.0}, pool)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_on_a_gpu(pool: OperandPool) -> None:
+def test_tf32_and_host_link_are_correct_on_a_gpu(pool: OperandPool) -> None:
     assert Tf32Matmul().check(sizes(64, 64, 64), pool) <= 1.0
     for direction in ("h2d", "d2h", "both"):
         for memory in ("pinned", "pageable"):
@@ -77,13 +79,17 @@ def decode(batch: int, length: int, heads: int, kv_heads: int, dim: int) -> dict
 @pytest.mark.parametrize(
     "case", [decode(1, 1, 4, 2, 64), decode(2, 33, 14, 2, 64), decode(3, 130, 8, 8, 128)], ids=str
 )
-def test_paged_decode(pool: OperandPool, kernel: PagedDecode, case: dict[str, float]) -> None:
+def test_paged_decode_agrees_with_float64(
+    pool: OperandPool, kernel: PagedDecode, case: dict[str, float]
+) -> None:
     assert kernel.check(case, pool) <= 1.0
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 300])
-def test_the_number_of_splits_does_not_change_the_result(pool: OperandPool, length: int) -> None:
-    """Also with more splits than blocks: empty ones must count nothing."""
+def test_number_of_splits_does_not_change_the_attention_result(
+    pool: OperandPool, length: int
+) -> None:
+    """With more splits than blocks, the empty splits must contribute nothing."""
     cache, out, _ = PagedDecode("float32")._build(decode(2, length, 4, 2, 64), pool)
     whole = paged_attention(cache, torch.empty_like(out), 1)
     for splits in (2, 8):
@@ -93,18 +99,18 @@ def test_the_number_of_splits_does_not_change_the_result(pool: OperandPool, leng
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_paged_decode_natively(pool: OperandPool) -> None:
+def test_paged_decode_agrees_with_float64_on_a_gpu(pool: OperandPool) -> None:
     for dtype in ("bfloat16", "fp8"):
         assert PagedDecode(dtype).check(decode(4, 5000, 32, 8, 128), pool) <= 1.0
 
 
-def test_splits_fill_the_chip_but_stay_long() -> None:
+def test_decode_attention_is_split_only_for_small_batches_of_long_contexts() -> None:
     assert splits_for(1, 8, 131_072, 132) == 32
     assert splits_for(64, 8, 131_072, 132) == 1
     assert splits_for(1, 1, 300, 132) == 1
 
 
-def experts(tokens: int) -> dict[str, float]:
+def experts_case(tokens: int) -> dict[str, float]:
     values = {"tokens": tokens, "experts": 8, "top_k": 2, "hidden": 96, "intermediate": 80}
     return {k: float(v) for k, v in values.items()}
 
@@ -112,12 +118,14 @@ def experts(tokens: int) -> dict[str, float]:
 @pytest.mark.parametrize("distribution", ["balanced", "zipf"])
 @pytest.mark.parametrize("tokens", [1, 5, 40])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_experts(pool: OperandPool, distribution: str, tokens: int, dtype: str) -> None:
-    assert GroupedExperts(dtype, distribution).check(experts(tokens), pool) <= 1.0
+def test_grouped_experts_agree_with_float64(
+    pool: OperandPool, distribution: str, tokens: int, dtype: str
+) -> None:
+    assert GroupedExperts(dtype, distribution).check(experts_case(tokens), pool) <= 1.0
 
 
 @pytest.mark.parametrize("distribution", ["balanced", "zipf"])
-def test_every_token_goes_to_distinct_experts_once(distribution: str) -> None:
+def test_each_token_is_routed_once_to_each_of_its_distinct_experts(distribution: str) -> None:
     chosen = route(200, 16, 4, distribution)
     assert all(len(set(row)) == 4 for row in chosen.tolist())
     routing = tiles_of(chosen, 16, torch.device("cpu"))
@@ -126,7 +134,7 @@ def test_every_token_goes_to_distinct_experts_once(distribution: str) -> None:
     assert token.size == routing.expert.numel() * BLOCK_M
 
 
-def test_zipf_is_skewed_and_balanced_is_not() -> None:
+def test_zipf_routing_is_skewed_and_balanced_routing_is_even() -> None:
     loads = {
         d: np.bincount(route(400, 16, 2, d).ravel(), minlength=16) for d in ("balanced", "zipf")
     }
@@ -134,15 +142,17 @@ def test_zipf_is_skewed_and_balanced_is_not() -> None:
     assert loads["zipf"].max() > 4 * np.median(loads["zipf"])
 
 
-def test_bad_routing_is_refused(pool: OperandPool) -> None:
+def test_unknown_distribution_and_top_k_above_the_expert_count_are_refused(
+    pool: OperandPool,
+) -> None:
     with pytest.raises(UnsupportedCaseError, match="known: balanced, zipf"):
         route(4, 8, 2, "fair")
-    with pytest.raises(UnsupportedCaseError, match="top 9 of 8"):
-        GroupedExperts("float16").prepare(experts(4) | {"top_k": 9.0}, pool)
+    with pytest.raises(UnsupportedCaseError, match="top_k 9 is more than the 8"):
+        GroupedExperts("float16").prepare(experts_case(4) | {"top_k": 9.0}, pool)
 
 
 @pytest.mark.parametrize("items", [2, 3, 64, 1000])
-def test_a_chase_is_one_cycle(items: int) -> None:
+def test_random_cycle_visits_every_item_once(items: int) -> None:
     following, at, seen = random_cycle(items, seed=1), 0, set()
     for _ in range(items):
         seen.add(at)
@@ -151,24 +161,24 @@ def test_a_chase_is_one_cycle(items: int) -> None:
     assert len(seen) == items
 
 
-def test_chase(pool: OperandPool) -> None:
+def test_pointer_chase_is_correct_and_refuses_a_single_line(pool: OperandPool) -> None:
     assert PointerChase().check({"bytes": 2.0**16}, pool) == 0.0
-    with pytest.raises(UnsupportedCaseError, match="no two lines"):
+    with pytest.raises(UnsupportedCaseError, match="less than two cache lines"):
         PointerChase().prepare({"bytes": 128.0}, pool)
 
 
-def test_gather(pool: OperandPool) -> None:
+def test_page_gather_is_correct_and_refuses_less_than_one_page(pool: OperandPool) -> None:
     assert PageGather().check({"bytes": 2.0 * 37 * PAGE_BYTES}, pool) == 0.0
-    with pytest.raises(UnsupportedCaseError, match="no page"):
+    with pytest.raises(UnsupportedCaseError, match="less than one page"):
         PageGather().prepare({"bytes": 1000.0}, pool)
 
 
 @pytest.mark.parametrize("data", DATA)
-def test_products_of_other_data(pool: OperandPool, data: str) -> None:
+def test_matmul_agrees_with_float64_for_every_data_pattern(pool: OperandPool, data: str) -> None:
     assert DataMatmul("bfloat16", data).check(sizes(48, 64, 512), pool) <= 1.0
 
 
-def test_quantized_rows_use_the_whole_range() -> None:
+def test_fp8_quantization_uses_the_full_range_of_each_row() -> None:
     x = torch.randn(5, 256) * torch.logspace(-3, 3, 5)[:, None]
     q = fp8_quantize(x, torch.float8_e4m3fn).float()
     assert (q.abs().amax(1) == torch.finfo(torch.float8_e4m3fn).max).all()
@@ -176,7 +186,7 @@ def test_quantized_rows_use_the_whole_range() -> None:
     assert float(error.abs().max()) < 1 / 16
 
 
-def test_sampling_follows_the_probabilities() -> None:
+def test_sampled_tokens_follow_the_softmax_probabilities() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, -50.0]]).expand(40_000, 4)
     noise = torch.empty(40_000, 4).exponential_(generator=torch.Generator().manual_seed(0))
     share = torch.bincount(sample(logits, noise), minlength=4) / 40_000
@@ -185,17 +195,17 @@ def test_sampling_follows_the_probabilities() -> None:
 
 @pytest.mark.parametrize("size", [4.0, 4096.0, 4 * 4097.0, 200_000.0])
 @pytest.mark.parametrize("kernel", [TorchWorkingSet(), TritonWorkingSet()], ids=lambda k: k.backend)
-def test_working_set(
+def test_working_set_results_agree_with_float64(
     pool: OperandPool, kernel: TorchWorkingSet | TritonWorkingSet, size: float
 ) -> None:
     assert kernel.check({"bytes": size}, pool) <= 1.0
 
 
-def test_a_working_set_is_read_as_often_as_is_counted(pool: OperandPool) -> None:
+def test_working_set_is_read_as_many_times_as_its_cost_counts(pool: OperandPool) -> None:
     case = {"bytes": 2.0**20}
     sums = TorchWorkingSet().prepare(case, pool)[0]()
     assert isinstance(sums, torch.Tensor)
     assert sums.shape == (repeats(case),)
     assert TorchWorkingSet().cost(case).read_bytes == READ_BYTES
-    with pytest.raises(UnsupportedCaseError, match="no element"):
+    with pytest.raises(UnsupportedCaseError, match="less than one element"):
         TorchWorkingSet().prepare({"bytes": 3.0}, pool)

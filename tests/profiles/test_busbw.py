@@ -1,4 +1,4 @@
-"""nccl-tests' conventions, and what published curves make of them."""
+"""algbw and busbw follow the conventions of nccl-tests and agree with published values."""
 
 import pytest
 
@@ -14,12 +14,12 @@ from groundspeed.profiles.busbw import algbw, bus_factor, busbw
         ("sendrecv", 8, 1.0),
     ],
 )  # fmt: skip
-def test_factors_of_nccl_tests(op: str, ranks: int, factor: float) -> None:
+def test_bus_factor_equals_that_of_nccl_tests(op: str, ranks: int, factor: float) -> None:
     assert bus_factor(op, ranks) == factor
 
 
-def test_published_h200_all_reduce() -> None:
-    """512 MiB among 8 took 2040 us in NVIDIA's collection: 460 GB/s, above the wire's 450."""
+def test_published_h200_all_reduce_has_a_busbw_of_460_gb_per_s() -> None:
+    """NVIDIA measured 2040 us for 512 MiB on 8 GPUs: 460 GB/s, above the 450 GB/s of the links."""
     assert busbw("all_reduce", 8, 2**29, 2040.31e-6) == pytest.approx(460e9, rel=0.002)
     assert algbw(2**29, 2040.31e-6) == pytest.approx(263e9, rel=0.002)
 
@@ -28,6 +28,6 @@ def test_published_h200_all_reduce() -> None:
     ("op", "ranks", "said"),
     [("allreduce", 8, "did you mean 'all_reduce'"), ("all_reduce", 1, "two ranks")],
 )
-def test_what_is_no_collective(op: str, ranks: int, said: str) -> None:
+def test_unknown_collective_and_a_single_rank_are_refused(op: str, ranks: int, said: str) -> None:
     with pytest.raises(InputError, match=said):
         bus_factor(op, ranks)

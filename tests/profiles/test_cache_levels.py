@@ -1,4 +1,4 @@
-"""Plateaus are found where the curve has them, whatever the noise, and nowhere else."""
+"""Cache levels are found as plateaus of the read rate, also in noisy curves, and only there."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SIZES = np.geomspace(2.0**16, 2.0**30, 43, dtype=np.float64)
 
 
 def read_time(cache_bytes: list[float], rates: list[float]) -> NDArray[np.float64]:
-    """Each level serves its share of the working set: the rest falls through to the next."""
+    """Return seconds per byte if each cache serves its part and the next level serves the rest."""
     per_byte = np.zeros_like(SIZES)
     missed = np.ones_like(SIZES)
     for capacity, rate in zip([*cache_bytes, np.inf], rates, strict=True):
@@ -28,7 +28,9 @@ def read_time(cache_bytes: list[float], rates: list[float]) -> NDArray[np.float6
     fall=st.floats(1.6, 8.0),
     seed=st.integers(0, 1000),
 )
-def test_one_cache_in_front_of_a_memory(cache: float, fall: float, seed: int) -> None:
+def test_one_cache_and_the_memory_are_found_in_a_noisy_curve(
+    cache: float, fall: float, seed: int
+) -> None:
     noise = np.exp(np.random.default_rng(seed).normal(0.0, 0.02, SIZES.size))
     plateaus = find_cache_levels(SIZES, noise / read_time([cache], [fall * 4e12, 4e12]))
     fast, slow = plateaus[0], plateaus[-1]
@@ -37,14 +39,14 @@ def test_one_cache_in_front_of_a_memory(cache: float, fall: float, seed: int) ->
     assert cache / 2.6 <= fast.largest_bytes <= 1.3 * cache
 
 
-def test_two_caches_as_on_an_mi300x() -> None:
-    """4 MB of L2 a die, 256 MB of Infinity Cache: three levels, in order."""
+def test_two_caches_and_the_memory_give_three_levels() -> None:
+    """An MI300X has 4 MB of L2 per die, 256 MB of Infinity Cache, and HBM."""
     rates = 1.0 / read_time([2.0**22, 2.0**28], [20e12, 9e12, 4e12])
     levels = find_cache_levels(SIZES, rates)
     assert [round(p.rate_bytes_per_s / 1e12) for p in levels] == [20, 9, 4]
 
 
-def test_one_disturbed_size_does_not_split_a_plateau() -> None:
+def test_one_outlier_does_not_split_a_plateau() -> None:
     rates = np.full(SIZES.size, 4e12)
     rates[20] = 2.5e12
     (only,) = find_cache_levels(SIZES, rates)
@@ -52,10 +54,10 @@ def test_one_disturbed_size_does_not_split_a_plateau() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_too_few_sizes_have_no_plateau(count: int) -> None:
+def test_fewer_than_three_sizes_have_no_plateau(count: int) -> None:
     assert find_cache_levels(SIZES[:count], np.full(count, 4e12)) == []
 
 
-def test_a_slope_is_not_a_plateau() -> None:
+def test_steady_slope_has_no_plateau() -> None:
     rates = np.array([1e12 * 1.5**i for i in range(SIZES.size)])
     assert find_cache_levels(SIZES, rates) == []

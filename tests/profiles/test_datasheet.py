@@ -1,4 +1,4 @@
-"""Datasheets: every number sourced, names resolved as people write them, nothing guessed."""
+"""Datasheets: every number has a source, common GPU names resolve, missing values are refused."""
 
 import csv
 from pathlib import Path
@@ -34,13 +34,13 @@ ROWS = {
 
 
 @pytest.mark.parametrize("device", REQUIRED)
-def test_shipped_with_a_source_for_each_number(device: str) -> None:
+def test_required_device_is_shipped_with_a_source_for_each_number(device: str) -> None:
     spec = load_datasheets()[device]
     assert spec.quantities()
     assert all(spec.sources[q.source].title for q in spec.quantities().values())
 
 
-def test_equal_to_the_published_table(reference: Path) -> None:
+def test_datasheet_values_equal_the_reference_table(reference: Path) -> None:
     with (reference / "datasheets.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(ROWS)
@@ -84,25 +84,25 @@ def test_equal_to_the_published_table(reference: Path) -> None:
         ("h20", "h20", False),
     ],
 )
-def test_names_resolve(name: str, device: str, said: bool) -> None:
+def test_gpu_name_resolves_with_a_note_if_ambiguous(name: str, device: str, said: bool) -> None:
     match = find_device(name)
     assert match.spec.id == device
     assert (match.note is not None) == said
 
 
 @pytest.mark.parametrize("name", ["h2000", "", "L4S", "A1000", "MI300", "H200 NVL", "4090 Laptop"])
-def test_unknown_is_refused_with_a_hint(name: str) -> None:
+def test_unknown_gpu_is_refused_with_a_hint(name: str) -> None:
     with pytest.raises(InputError, match="unknown GPU .*(known: |did you mean)") as caught:
         find_device(name)
     assert "\n" not in str(caught.value)
 
 
-def test_did_you_mean() -> None:
+def test_misspelt_gpu_is_refused_with_the_closest_name() -> None:
     with pytest.raises(InputError, match="did you mean 'mi300x'"):
         find_device("mi300xx")
 
 
-def test_absent_peak_is_refused_not_guessed() -> None:
+def test_missing_peak_is_refused() -> None:
     mi308x = load_datasheets()["mi308x"]
     with pytest.raises(InputError, match="gives no bfloat16 peak"):
         mi308x.peak_flops("bfloat16")
@@ -110,15 +110,15 @@ def test_absent_peak_is_refused_not_guessed() -> None:
         load_datasheets()["v100-sxm"].peak_flops("bfloat16")
 
 
-def test_roof_is_the_peak_at_the_highest_clock() -> None:
-    # 132 SMs x 4 tensor cores x 512 FMA x 2 x 1.98 GHz: what an H100 can do, above its sheet.
+def test_roof_is_the_rate_at_the_highest_clock() -> None:
+    # 132 SMs x 4 tensor cores x 512 FMA x 2 x 1.98 GHz is above the H100's datasheet peak.
     h100 = load_datasheets()["h100-sxm"]
     assert h100.roof_flops("bfloat16") == pytest.approx(132 * 4 * 512 * 2 * 1.98e9, rel=2e-3)
     assert load_datasheets()["rtx-6000-ada"].roof_flops("bfloat16") is None
 
 
-def test_no_peak_exceeds_what_its_units_can_do() -> None:
-    """A sheet with sparsity (twice the dense rate) or a slip of units is far outside this band."""
+def test_peak_per_compute_unit_and_clock_is_plausible() -> None:
+    """A peak with sparsity (twice the dense rate) or in a wrong unit is far outside this range."""
     for spec in load_datasheets().values():
         peak, units, clock = (
             spec.peak_flops_per_s.get("bfloat16"),
@@ -132,7 +132,7 @@ def test_no_peak_exceeds_what_its_units_can_do() -> None:
             assert 1.9 <= spec.peak_flops("fp8") / peak.value <= 2.1, spec.id
 
 
-def test_a_number_without_a_source_does_not_load() -> None:
+def test_datasheet_value_with_an_unlisted_source_is_refused() -> None:
     with pytest.raises(ValidationError, match="not listed"):
         DeviceSpec.model_validate(
             {

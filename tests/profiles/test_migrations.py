@@ -1,4 +1,4 @@
-"""Files of earlier versions keep loading, with every number as it was."""
+"""Files of earlier schema versions still load, with every number unchanged."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ VERSION_1 = TEST_DATA / "profiles" / "schema-1.json"
 
 
 def numbers(value: Any) -> list[float]:
-    """Every number of a document, in order, whatever the keys are called."""
+    """Return every number of a document in order, whatever its keys are."""
     if isinstance(value, dict):
         return [n for item in value.values() for n in numbers(item)]
     if isinstance(value, list):
@@ -38,7 +38,7 @@ def test_version_1_loads_with_every_number_unchanged(tmp_path: Path) -> None:
     assert load_profile(tmp_path / "today.json").model_dump() == profile.model_dump()
 
 
-def test_version_1_names_become_todays() -> None:
+def test_version_1_names_become_the_current_names() -> None:
     profile = load_profile(VERSION_1)
     (collective,) = [law for law in profile.laws if law.operation == "collective"]
     assert collective.model_form == "piecewise_linear" and collective.piecewise_linear is not None
@@ -49,14 +49,14 @@ def test_version_1_names_become_todays() -> None:
     }
 
 
-def test_a_saved_file_has_todays_names_alone(tmp_path: Path) -> None:
+def test_saved_file_has_only_the_current_names(tmp_path: Path) -> None:
     save_profile(load_profile(VERSION_1), tmp_path / "today.json")
     (first, *_) = json.loads((tmp_path / "today.json").read_text())["laws"]
     assert {"config_key", "model_form", "fit_range"} <= first.keys()
     assert not set(Law.old_names.values()) & first.keys()
 
 
-def test_what_a_command_prints_has_both_names_and_can_be_loaded(tmp_path: Path) -> None:
+def test_json_output_has_old_and_current_names_and_loads_again(tmp_path: Path) -> None:
     ran = groundspeed("profile", "show", "h200", "--json")
     document = json.loads(ran.out)
     for law in document["laws"]:
@@ -79,7 +79,7 @@ def test_what_a_command_prints_has_both_names_and_can_be_loaded(tmp_path: Path) 
                      "nodes": ["n1"]}, "engine", "launcher"),
     ],
 )  # fmt: skip
-def test_other_records_of_before_keep_loading(
+def test_older_fleet_records_load_under_the_current_names(
     record: type[Baseline | Health | RunRecord], document: dict[str, Any], old: str, new: str
 ) -> None:
     loaded = record.model_validate(document)

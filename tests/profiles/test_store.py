@@ -1,4 +1,4 @@
-"""Profiles on disk: strict to read, whole or absent when written."""
+"""Profiles on disk: reading is strict; a failed write leaves no partial file."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from groundspeed.profiles.files import write_whole
 from groundspeed.profiles.store import list_profiles
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_saved_profile_loads_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     save_profile(profile_factory.profile(), path)
     assert load_profile(path) == profile_factory.profile()
 
 
-def test_an_existing_file_is_replaced_only_with_force(tmp_path: Path) -> None:
+def test_existing_file_is_replaced_only_with_force(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     path.write_text("mine")
     with pytest.raises(InputError, match="exists already"):
@@ -32,12 +32,12 @@ def test_an_existing_file_is_replaced_only_with_force(tmp_path: Path) -> None:
     assert load_profile(path).id == "h200-sxm-test"
 
 
-def test_an_impossible_profile_is_not_saved(tmp_path: Path) -> None:
+def test_profile_that_breaks_physics_is_not_saved(tmp_path: Path) -> None:
     document = profile_factory.document()
     document["rates"][0]["value"] *= 2.0
     document["rates"][0]["high"] *= 2.1
     profile = type(profile_factory.profile()).model_validate(document)
-    with pytest.raises(InputError, match="breaks physics"):
+    with pytest.raises(InputError, match="fails the physics check"):
         save_profile(profile, tmp_path / "p.json")
     assert list(tmp_path.iterdir()) == []
 
@@ -48,14 +48,14 @@ BROKEN: dict[str, str] = {
     "no valid 'schema_version'": "{}",
     "schema version 999": json.dumps({"schema_version": 999}),
     "NaN": '{"schema_version": 1, "id": NaN}',
-    "stands twice": '{"schema_version": 1, "schema_version": 1}',
+    "appears twice": '{"schema_version": 1, "schema_version": 1}',
     "nested too deeply": "[" * 100_000,
     "field": json.dumps(profile_factory.document() | {"surprise": 1}),
 }
 
 
 @pytest.mark.parametrize("message", BROKEN)
-def test_a_broken_file_gets_one_clear_line(tmp_path: Path, message: str) -> None:
+def test_broken_profile_file_is_refused_in_one_line(tmp_path: Path, message: str) -> None:
     path = tmp_path / "p.json"
     path.write_text(BROKEN[message])
     with pytest.raises(InputError) as caught:
@@ -68,7 +68,7 @@ def test_a_broken_file_gets_one_clear_line(tmp_path: Path, message: str) -> None
     ("key", "value"),
     [("time_s", -1.0), ("time_s", 0.0), ("time_s", 1e30), ("samples", 0), ("flops", -5.0)],
 )
-def test_impossible_numbers_are_refused(tmp_path: Path, key: str, value: float) -> None:
+def test_impossible_number_in_a_point_is_refused(tmp_path: Path, key: str, value: float) -> None:
     document = profile_factory.document()
     document["curves"][0]["points"][0][key] = value
     path = tmp_path / "p.json"
@@ -77,7 +77,7 @@ def test_impossible_numbers_are_refused(tmp_path: Path, key: str, value: float) 
         load_profile(path)
 
 
-def test_not_a_file(tmp_path: Path) -> None:
+def test_folder_missing_binary_and_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder"):
         load_profile(tmp_path)
     with pytest.raises(InputError, match="no such profile"):
@@ -98,7 +98,9 @@ def test_not_a_file(tmp_path: Path) -> None:
     ),
     st.sampled_from(["device", "curves", "rates", "laws", "environment", "id", "mode", "seed"]),
 )
-def test_any_junk_in_any_field_is_one_line(tmp_path: Path, junk: Any, field: str) -> None:
+def test_arbitrary_value_in_any_field_gives_at_most_one_line(
+    tmp_path: Path, junk: Any, field: str
+) -> None:
     path = tmp_path / "p.json"
     path.write_text(json.dumps(profile_factory.document() | {field: junk}))
     try:
@@ -107,7 +109,7 @@ def test_any_junk_in_any_field_is_one_line(tmp_path: Path, junk: Any, field: str
         assert "\n" not in str(error)
 
 
-def test_nothing_is_left_where_a_write_fails(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_file(tmp_path: Path) -> None:
     occupied = tmp_path / "file"
     occupied.write_text("")
     with pytest.raises(InputError, match="cannot be written"):
@@ -117,8 +119,8 @@ def test_nothing_is_left_where_a_write_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [occupied]
 
 
-def test_no_space_left(tmp_path: Path) -> None:
-    """A child whose files may not grow past 4 kB, as on a full disk."""
+def test_write_without_disk_space_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
+    """A child process may write at most 4 kB to a file, which simulates a full disk."""
     script = (
         "import resource, signal; from pathlib import Path\n"
         "from groundspeed.profiles import InputError\n"
@@ -140,7 +142,7 @@ def test_no_space_left(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*p.json*")) == []
 
 
-def test_a_broken_profile_in_the_folder_does_not_hide_the_others(tmp_path: Path) -> None:
+def test_broken_profile_does_not_hide_the_others_in_its_folder(tmp_path: Path) -> None:
     save_profile(profile_factory.profile(), tmp_path / "good.json")
     (tmp_path / "bad.json").write_text("{")
     profiles = dict(list_profiles(tmp_path))

@@ -1,4 +1,4 @@
-"""What models see of a device follows from its laws, and lies below what its best shape reaches."""
+"""Utilization of a device by the matmuls of real models, as predicted by its laws."""
 
 import pytest
 
@@ -9,14 +9,14 @@ from groundspeed.profiles.utilization import DECODE_ROWS, PREFILL_ROWS, model_pr
 PROFILE = Profile.model_validate(profile_factory.document_with_laws())
 
 
-def test_products_are_those_of_real_layers() -> None:
-    """Llama-3.1-8B: 32 heads of 128 and 8 key-value heads make 6144; 2 x 14336 gate and up."""
+def test_model_products_contain_the_shapes_of_llama_3_1_8b() -> None:
+    """Llama-3.1-8B: qkv has (32 + 2 x 8) heads x 128 = 6144 outputs, gate and up 2 x 14336."""
     products = model_products()
     assert (6144.0, 4096.0) in products and (28672.0, 4096.0) in products
     assert len(products) == 16
 
 
-def test_shares_are_rates_over_the_sheet_and_rise_with_rows() -> None:
+def test_utilization_is_rate_over_datasheet_and_rises_with_rows() -> None:
     utilizations = [u for u in utilization(PROFILE) if u.dtype == "bfloat16"]
     assert len(utilizations) == len(PREFILL_ROWS) + len(DECODE_ROWS)
     assert PROFILE.datasheet is not None
@@ -32,6 +32,6 @@ def test_shares_are_rates_over_the_sheet_and_rise_with_rows() -> None:
     assert shares[-1] < 1.0
 
 
-def test_without_a_sheet_there_are_rates_alone() -> None:
+def test_profile_without_a_datasheet_has_rates_but_no_utilization() -> None:
     utilizations = utilization(PROFILE.model_copy(update={"datasheet": None}))
     assert utilizations and all(u.share is None and u.rate > 0 for u in utilizations)

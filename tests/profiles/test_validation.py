@@ -1,4 +1,4 @@
-"""The physics check: an honest profile passes, each kind of dishonesty is named."""
+"""The physics check: a consistent profile passes, and each kind of inconsistency is reported."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def scale_times(document: dict[str, Any], curve: int, factor: float) -> None:
 
 
 def rederive(document: dict[str, Any]) -> None:
-    """Make the summary follow the curves again, as a careful forger would."""
+    """Recompute the rates from the changed curves, so that only the change itself is wrong."""
     profile = Profile.model_validate(document | {"rates": []})
     rates = profile_factory.derive_rates(
         profile.curves, profile.datasheet, profile.stability, profile.device.last_level_cache_bytes
@@ -31,7 +31,7 @@ def rederive(document: dict[str, Any]) -> None:
     document["rates"] = [r.model_dump(mode="json") for r in rates]
 
 
-def test_an_honest_profile_passes() -> None:
+def test_consistent_profile_passes() -> None:
     assert check_profile(profile_factory.profile()) == []
 
 
@@ -48,15 +48,15 @@ def bits_for_bytes(d: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("slip", [microseconds_taken_for_milliseconds, sparse_peak, bits_for_bytes])
-def test_a_slip_of_units_breaks_the_roof(slip: Callable[[dict[str, Any]], None]) -> None:
+def test_wrong_unit_gives_a_rate_above_the_roof(slip: Callable[[dict[str, Any]], None]) -> None:
     document = profile_factory.document()
     slip(document)
     rederive(document)
     assert any("above" in e for e in errors(document))
 
 
-def test_boost_clock_is_allowed_but_no_more() -> None:
-    # 1000 TFLOPS is above the sheet's 989 but below the 1070 of 1980 MHz.
+def test_rate_up_to_the_boost_clock_is_allowed_and_above_is_not() -> None:
+    # 1000 TFLOPS is above the datasheet's 989 but below the 1070 that 1980 MHz gives.
     for target, allowed in ((1000e12, True), (1050e12, True), (1120e12, False)):
         document = profile_factory.document()
         best = document["curves"][0]["points"][-1]
@@ -66,7 +66,7 @@ def test_boost_clock_is_allowed_but_no_more() -> None:
         assert (errors(document) == []) == allowed, target
 
 
-def test_elements_taken_for_bytes() -> None:
+def test_bytes_that_differ_from_the_operation_are_reported() -> None:
     document = profile_factory.document()
     for p in document["curves"][1]["points"]:
         p["bytes"] *= 4
@@ -74,20 +74,20 @@ def test_elements_taken_for_bytes() -> None:
     assert any("the operation has" in e for e in errors(document))
 
 
-def test_a_summary_entered_by_hand() -> None:
+def test_rate_that_differs_from_its_curve_is_reported() -> None:
     document = profile_factory.document()
     document["rates"][0]["value"] *= 1.19
     document["rates"][0]["high"] *= 1.2
     assert any("its curve gives" in e for e in errors(document))
 
 
-def test_a_rate_without_a_curve() -> None:
+def test_rate_without_a_curve_is_reported() -> None:
     document = profile_factory.document()
     document["rates"].append(document["rates"][0] | {"quantity": "matmul fp4"})
     assert any("do not list the same rates" in e for e in errors(document))
 
 
-def test_half_the_time_for_twice_the_work() -> None:
+def test_less_time_for_more_work_is_reported() -> None:
     document = profile_factory.document()
     p = document["curves"][0]["points"][5]  # m = 1024: now far slower than 2048, 4096 and 8192
     for key in ("time_s", "q10_s", "q90_s", "low_s", "high_s"):
@@ -96,8 +96,8 @@ def test_half_the_time_for_twice_the_work() -> None:
     assert any("more work takes" in e for e in errors(document))
 
 
-def test_a_machine_that_says_it_was_disturbed_is_believed() -> None:
-    """Its neighbours, not its numbers, break the order; the same numbers of a quiet one do not."""
+def test_less_time_for_more_work_is_accepted_if_the_machine_was_noisy() -> None:
+    """Other load explains the wrong order on a noisy machine; on a steady one it is an error."""
     document = profile_factory.document()
     p = document["curves"][0]["points"][5]
     for key in ("time_s", "q10_s", "q90_s", "low_s", "high_s"):
@@ -114,7 +114,7 @@ def test_a_machine_that_says_it_was_disturbed_is_believed() -> None:
     assert any("more work takes" in e for e in errors(document))
 
 
-def test_a_law_of_other_points() -> None:
+def test_law_that_does_not_fit_its_own_points_is_reported() -> None:
     document = profile_factory.document()
     document["laws"] = [
         {
@@ -141,8 +141,8 @@ def test_a_law_of_other_points() -> None:
 
 
 @given(st.floats(0.05, 20.0))
-def test_no_wrong_scale_of_compute_passes_unseen(factor: float) -> None:
-    """Whatever a curve is scaled by: it breaks the roof, or no rate exceeds what the chip can."""
+def test_scaled_matmul_times_fail_exactly_if_a_rate_exceeds_the_roof(factor: float) -> None:
+    """For any scale factor, the check fails if and only if a rate exceeds the roof of the GPU."""
     document = profile_factory.document()
     scale_times(document, 0, factor)
     rederive(document)

@@ -1,4 +1,4 @@
-"""The documentation shows what the program prints, and publishes the schemas it has."""
+"""The documentation matches the code: shown output, published schemas and command reference."""
 
 import importlib.util
 from pathlib import Path
@@ -26,7 +26,7 @@ def regenerate(root: Path) -> ModuleType:
     ["README.md", "docs/measured.md", "docs/laws.md", "docs/deepseek-r1.md", "docs/tutorial.md",
      "docs/zh/tutorial.md"],
 )  # fmt: skip
-def test_shown_output_is_real(
+def test_output_shown_in_the_documentation_is_current(
     root: Path, regenerate: ModuleType, page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment().items():
@@ -35,11 +35,11 @@ def test_shown_output_is_real(
     assert regenerate.regenerated(text, kinds=("output",)) == text, "run: make docs"
 
 
-def test_schemas_are_published(root: Path, regenerate: ModuleType) -> None:
+def test_published_schemas_are_current(root: Path, regenerate: ModuleType) -> None:
     for name, text in regenerate.schemas():
         assert (root / "docs" / "schema" / name).read_text() == text, f"{name}: run: make docs"
 
 
-def test_the_reference_of_commands_is_current(root: Path, regenerate: ModuleType) -> None:
+def test_command_reference_is_current(root: Path, regenerate: ModuleType) -> None:
     published = (root / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     assert published == regenerate.cli_reference(), "run: make docs"

@@ -1,4 +1,4 @@
-"""The folders at the top are the package: links resolve, nothing leaks, everything ships."""
+"""Repository layout: top-level folders are subpackages, none shadows another, and all ship."""
 
 import importlib.util
 import json
@@ -17,18 +17,18 @@ FOLDERS = ["calibrate", "estimator", "fleet", "kernels", "profiles"]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_folder_is_subpackage(root: Path, folder: str) -> None:
+def test_top_level_folder_is_a_subpackage_of_groundspeed(root: Path, folder: str) -> None:
     assert (root / "src" / "groundspeed" / folder).resolve() == root / folder
     assert importlib.util.find_spec(f"groundspeed.{folder}") is not None
 
 
-def test_the_name_kernels_stays_free(root: Path) -> None:
-    """Transformers and vLLM import a PyPI package of that name."""
+def test_kernels_folder_does_not_shadow_the_pypi_package_kernels(root: Path) -> None:
+    """Transformers and vLLM import a PyPI package named ``kernels``."""
     spec = importlib.util.find_spec("kernels")
     assert spec is None or root not in Path(spec.origin or "").parents
 
 
-def test_every_package_ships(root: Path) -> None:
+def test_pyproject_lists_every_package(root: Path) -> None:
     config = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     packages = {
         ".".join(("groundspeed", *init.parent.relative_to(root).parts))
@@ -40,13 +40,13 @@ def test_every_package_ships(root: Path) -> None:
 
 
 def face_folders(root: Path) -> list[str]:
-    """The folders of ``src/groundspeed`` that are not links to the others."""
+    """Return the packages in ``src/groundspeed`` that are not links to top-level folders."""
     face = root / "src" / "groundspeed"
     return [p.parent.name for p in face.glob("*/__init__.py") if not p.parent.is_symlink()]
 
 
-def test_folders_are_one_level_deep_and_small(root: Path) -> None:
-    """A newcomer finds a file by its folder: one question a folder, about a dozen files in each."""
+def test_package_folders_are_one_level_deep_with_at_most_14_modules(root: Path) -> None:
+    """Each folder has one topic and about a dozen files, so that a newcomer finds a file."""
     packages = [root / folder for folder in FOLDERS]
     packages += [root / "src" / "groundspeed" / name for name in face_folders(root)]
     for package in packages:
@@ -57,12 +57,12 @@ def test_folders_are_one_level_deep_and_small(root: Path) -> None:
             assert len(named) <= 14, package / folder
 
 
-def test_nothing_is_loose_beside_the_command_line(root: Path) -> None:
+def test_src_groundspeed_has_only_the_five_known_modules(root: Path) -> None:
     loose = {p.name for p in (root / "src" / "groundspeed").glob("*.py")}
     assert loose == {"__init__.py", "__main__.py", "api.py", "cli.py", "extras.py"}
 
 
-def test_tests_mirror_the_folders(root: Path) -> None:
+def test_test_folders_mirror_the_source_folders(root: Path) -> None:
     mirrored = {f: root / f for f in FOLDERS} | {"groundspeed": root / "src" / "groundspeed"}
     for name, source in mirrored.items():
         for folder in (p for p in (root / "tests" / name).iterdir() if p.is_dir()):
@@ -70,14 +70,14 @@ def test_tests_mirror_the_folders(root: Path) -> None:
                 assert (source / folder.name).is_dir(), folder
 
 
-def test_one_version(root: Path) -> None:
+def test_pyproject_and_package_have_the_same_version(root: Path) -> None:
     config = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     assert config["project"]["version"] == groundspeed.__version__
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_data_and_opens_it(root: Path, tmp_path: Path) -> None:
-    """Build the wheel as a release would, and read each kind of data file out of it alone."""
+def test_wheel_contains_its_data_files_and_reads_them(root: Path, tmp_path: Path) -> None:
+    """Build a wheel, unpack it, and read models and datasheets from it without the checkout."""
     pytest.importorskip("build", reason="the package 'build' is not installed")
     source = tmp_path / "source"  # a copy: building leaves its own folders behind
     skipped = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")

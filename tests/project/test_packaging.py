@@ -1,4 +1,4 @@
-"""What a release is made of: a wheel and a source archive that install clean, container files."""
+"""Release files: the wheel, the source archive and the Dockerfiles."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ MOST_WHEEL_BYTES = 5_000_000
 
 @pytest.fixture(scope="module")
 def built(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel, made from the source archive as a release is."""
+    """Build source archive and wheel from a clean clone; return the folder that holds them."""
     pytest.importorskip("build", reason="the package 'build' is not installed")
     out = tmp_path_factory.mktemp("dist")
     clean = tmp_path_factory.mktemp("clean") / "source"
@@ -27,8 +27,8 @@ def built(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_wheel_installs_and_runs_alone(built: Path, tmp_path: Path) -> None:
-    """In an environment of its own, with what the wheel itself asks for and nothing else."""
+def test_wheel_installs_and_runs_in_a_new_environment(built: Path, tmp_path: Path) -> None:
+    """The new environment holds only the wheel and the packages that it requires."""
     (wheel,) = built.glob("*.whl")
     assert wheel.stat().st_size < MOST_WHEEL_BYTES
     venv.create(tmp_path / "env", with_pip=True)
@@ -49,12 +49,12 @@ def test_the_wheel_installs_and_runs_alone(built: Path, tmp_path: Path) -> None:
         assert ran.returncode == 0, ran.stderr
         assert wanted in ran.stdout
     ran = subprocess.run([str(program), "doctor"], capture_output=True, text=True, check=False)
-    assert ran.returncode == 1  # no torch: it cannot measure, and says how it could
+    assert ran.returncode == 1  # without torch it cannot measure, and names the remedy
     assert "groundspeed[measure]" in ran.stdout
 
 
 @pytest.mark.slow
-def test_the_source_archive_is_whole(built: Path, root: Path) -> None:
+def test_source_archive_and_wheel_contain_all_needed_files(built: Path, root: Path) -> None:
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
@@ -69,7 +69,7 @@ def test_the_source_archive_is_whole(built: Path, root: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cuda", "rocm"])
-def test_container_files(root: Path, kind: str) -> None:
+def test_dockerfile_passes_hadolint(root: Path, kind: str) -> None:
     program = Path(sys.executable).parent / "hadolint"
     if not program.exists():
         pytest.skip("hadolint is not installed")

@@ -1,4 +1,4 @@
-"""The documentation as a reader meets it: every command exists, every link leads somewhere."""
+"""The documentation: every shown command parses, every link has a target, every page opens."""
 
 import os
 import re
@@ -18,7 +18,7 @@ BLOCK = re.compile(r"^```(?P<kind>[a-z]*)\n(?P<body>.*?)^```", re.MULTILINE | re
 INLINE = re.compile(r"`(groundspeed [^`]+)`")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 ELIDED = ("...", "MODEL", "NAME", "FILE", "TOOL", "PROFILE", "|", "list", "NODE")
-"""In a table a command is named, not shown: what stands for something else is no command line."""
+"""An inline command with one of these placeholders is not a complete command line; skip it."""
 
 
 def pages(root: Path) -> list[Path]:
@@ -26,7 +26,7 @@ def pages(root: Path) -> list[Path]:
 
 
 def shown_commands(text: str) -> list[str]:
-    """Lines that begin with our name in blocks of shell, and what is marked to be run."""
+    """Return the ``groundspeed`` commands in code blocks, output markers and inline code."""
     commands = re.findall(r"<!-- (?:output|measured): (groundspeed [^\n]+?) -->", text)
     for block in BLOCK.finditer(text):
         if block["kind"] in ("sh", "text"):
@@ -40,7 +40,7 @@ def shown_commands(text: str) -> list[str]:
 
 
 class NoSuchCommand(Exception):
-    """A command line that the program would not understand."""
+    """Raised for a command line with an unknown command or option."""
 
 
 def parse(command: str) -> None:
@@ -48,8 +48,8 @@ def parse(command: str) -> None:
 
     Raises
     ------
-    NoSuchCommand
-        If there is no such command or option.
+    NoSuchCommandError
+        If the command or one of its options does not exist.
     """
     words = shlex.split(command.split(" | ")[0], comments=True)[1:]
     at: Any = typer.main.get_command(app)
@@ -70,8 +70,8 @@ def parse(command: str) -> None:
         raise NoSuchCommand(str(error)) from error
 
 
-def test_every_command_shown_exists(root: Path) -> None:
-    """Those whose output is shown are run by another test; all are parsed, with their options."""
+def test_every_command_in_the_documentation_parses(root: Path) -> None:
+    """All commands are parsed with their options; test_docs.py runs those with shown output."""
     count = 0
     for page in pages(root):
         for command in shown_commands(page.read_text(encoding="utf-8")):
@@ -83,7 +83,7 @@ def test_every_command_shown_exists(root: Path) -> None:
     assert count > 60
 
 
-def test_a_wrong_command_would_be_seen() -> None:
+def test_parse_refuses_an_unknown_command_and_an_unknown_option() -> None:
     for wrong in ("groundspeed estimat x", "groundspeed fleet screen x --modell y"):
         with pytest.raises(NoSuchCommand):
             parse(wrong)
@@ -94,7 +94,7 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in heads}
 
 
-def test_every_link_leads_somewhere(root: Path) -> None:
+def test_every_local_link_in_the_documentation_has_a_target(root: Path) -> None:
     for page in pages(root):
         text = BLOCK.sub("", page.read_text(encoding="utf-8"))
         for target in LINK.findall(text):
@@ -109,7 +109,7 @@ def test_every_link_leads_somewhere(root: Path) -> None:
                 )
 
 
-def test_both_tutorials_show_the_same(root: Path) -> None:
+def test_chinese_tutorial_shows_only_commands_of_the_english_one(root: Path) -> None:
     english, chinese = (
         [shlex.split(c, comments=True)
          for c in shown_commands((root / "docs" / name).read_text(encoding="utf-8"))]
@@ -132,8 +132,10 @@ def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_site_in_a_browser(site: Path, browser: Browser) -> None:
-    """Every page opens without an error and asks nobody else for anything."""
+def test_site_opens_in_a_browser_without_errors_or_external_requests(
+    site: Path, browser: Browser
+) -> None:
+    """Four pages open without a JavaScript error and without a request to another host."""
     page = browser.new_page()
     said: list[str] = []
     requested: list[str] = []

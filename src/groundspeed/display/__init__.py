@@ -1,1 +1,1 @@
-"""What a person sees: tables in the terminal, plots, results in a notebook."""
+"""Show results: tables in the terminal, plots, and displays in a notebook."""

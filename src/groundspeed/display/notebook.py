@@ -1,7 +1,7 @@
-"""Typed results of the Python API that show themselves in a notebook.
+"""Results of the Python API, with tables, DataFrames and plots for a notebook.
 
-Each is the object that the command line works with, and can do three things more: show its tables
-as HTML, become a DataFrame (``to_pandas``) and draw itself (``plot``).
+Each class extends the object that the command line works with: a notebook shows its tables as
+HTML, ``to_pandas`` returns a DataFrame and ``plot`` draws it with matplotlib.
 
     profile = groundspeed.load_profile("h200")   # in a notebook: its tables
     profile.to_pandas()                          # every measured point
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH = 110
-"""Characters of a table in a notebook."""
+"""[characters] Width of a table in a notebook."""
 
 PRE = (
     '<pre style="font-family:ui-monospace,Menlo,Consolas,monospace;line-height:1.35;'
@@ -32,7 +32,7 @@ PRE = (
 
 
 def _html(show: "Callable[[Console], None]") -> str:
-    """What a terminal would show, as HTML; every name in it is escaped."""
+    """Return the terminal output of ``show`` as HTML, in which all text is escaped."""
     import io
 
     from rich.console import Console
@@ -54,7 +54,7 @@ def _axes(axes: "Axes | None") -> "Axes":
 
 
 class MeasuredProfile(Profile):
-    """A profile in a notebook."""
+    """A profile with tables, a DataFrame and a plot for a notebook."""
 
     def _repr_html_(self) -> str:
         from groundspeed.display.show_profile import show_profile
@@ -62,7 +62,7 @@ class MeasuredProfile(Profile):
         return _html(lambda console: show_profile(console, self))
 
     def to_pandas(self) -> "pd.DataFrame":
-        """Every measured point: operation, regime, case, time and its interval, telemetry."""
+        """Return one row per point: operation, config key, case, time and interval, telemetry."""
         import pandas as pd
 
         rows = []
@@ -82,7 +82,7 @@ class MeasuredProfile(Profile):
         return pd.DataFrame(rows)
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
-        """The roofline with every measured point; for a profile of links, their bandwidth."""
+        """Draw the roofline with every measured point; for a profile of links, bus bandwidths."""
         from groundspeed.display.plots import draw_profile
 
         drawn = _axes(axes)
@@ -91,7 +91,7 @@ class MeasuredProfile(Profile):
 
 
 class StaticEstimate(Prediction):
-    """A static batch in a notebook."""
+    """A prediction for a static batch, with tables, a DataFrame and a plot for a notebook."""
 
     def _repr_html_(self) -> str:
         from groundspeed.display.show_profile import show_breakdown, show_predictions
@@ -103,7 +103,7 @@ class StaticEstimate(Prediction):
         return _html(show)
 
     def to_pandas(self) -> "pd.DataFrame":
-        """One row a number: value and interval."""
+        """Return one row per predicted quantity: its value and its 90 % interval."""
         import pandas as pd
 
         names = ("ttft_s", "tpot_s", "e2e_s", "output_tokens_per_s", "total_tokens_per_s")
@@ -114,7 +114,7 @@ class StaticEstimate(Prediction):
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
-        """Where the time of a decode step goes (of the prefill, for a single token)."""
+        """Draw the time of a decode step by operator; with one output token, of the prefill."""
         from groundspeed.display.plots import draw_parts
 
         drawn = _axes(axes)
@@ -123,7 +123,7 @@ class StaticEstimate(Prediction):
 
 
 class ServerEstimate(Record):
-    """A server over concurrency, in a notebook."""
+    """Predictions for a server over concurrency, with tables and plots for a notebook."""
 
     predictions: tuple[ServingPrediction, ...]
 
@@ -136,7 +136,7 @@ class ServerEstimate(Record):
         return self.predictions[0].hardware, self.predictions
 
     def to_pandas(self) -> "pd.DataFrame":
-        """One row a concurrency."""
+        """Return one row per concurrency."""
         import pandas as pd
 
         keys = (
@@ -147,7 +147,7 @@ class ServerEstimate(Record):
         return pd.DataFrame([{k: getattr(p, k) for k in keys} for p in self.predictions])
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
-        """Throughput over latency, with intervals."""
+        """Draw throughput over latency, with 90 % intervals."""
         from groundspeed.display.plot_serving import draw_serving
 
         drawn = _axes(axes)
@@ -156,7 +156,7 @@ class ServerEstimate(Record):
 
 
 class FleetScreening(Screening):
-    """A screening in a notebook."""
+    """A fleet screening, with its table, a DataFrame and a plot for a notebook."""
 
     def _repr_html_(self) -> str:
         from groundspeed.display.show_fleet import show_screening
@@ -164,14 +164,14 @@ class FleetScreening(Screening):
         return _html(lambda console: show_screening(console, self))
 
     def to_pandas(self) -> "pd.DataFrame":
-        """One row a finding."""
+        """Return one row per finding."""
         import pandas as pd
 
         rows = [f.model_dump() for f in self.findings]
         return pd.DataFrame(rows, columns=list(Finding.model_fields))
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
-        """What each unit loses, by verdict."""
+        """Draw the loss of each flagged unit, coloured by verdict."""
         from groundspeed.display.plots import draw_findings
 
         drawn = _axes(axes)

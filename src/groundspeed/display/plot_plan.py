@@ -1,4 +1,4 @@
-"""The front of a plan: tokens a second a GPU against tokens a second a user."""
+"""Plot the Pareto front of a plan: tokens/s per GPU over tokens/s per user."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def plot_plan(plan: Plan, path: Path, *, force: bool = False) -> None:
-    """Draw it.
+    """Plot the Pareto front of a plan to a PNG or SVG file.
 
     Raises
     ------
@@ -47,8 +47,8 @@ def _draw(axes: "Axes", plan: Plan) -> None:
     axes.set_xscale("log")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_xlabel("tokens per second a user")
-    axes.set_ylabel("output tokens per second a GPU")
+    axes.set_xlabel("output tokens per second per user")
+    axes.set_ylabel("output tokens per second per GPU")
     axes.set_title(
         f"{plan.model}, {plan.prompt_tokens} in / {plan.output_tokens} out", loc="left",
         fontsize=10, color=INK,

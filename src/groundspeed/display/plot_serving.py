@@ -1,4 +1,7 @@
-"""Throughput against latency over concurrency: the chart that vendors publish, with intervals."""
+"""Plot throughput over latency for a range of concurrencies, with 90 % intervals.
+
+Vendors publish the same kind of chart, without intervals.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +23,7 @@ def plot_serving(
     *,
     force: bool = False,
 ) -> None:
-    """Total tokens per second against end-to-end latency, a point a concurrency.
+    """Plot total tokens per second over end-to-end latency, with one point per concurrency.
 
     Raises
     ------
@@ -33,7 +36,7 @@ def plot_serving(
 def draw_serving(
     axes: "Axes", columns: Columns, measured: Mapping[int, Mapping[str, float]]
 ) -> None:
-    """Draw into axes of a plot."""
+    """Draw total tokens per second over end-to-end latency into axes."""
     axes.set_xscale("log")
     axes.set_yscale("log")
     for colour, (name, predictions) in zip(LINES, columns, strict=False):

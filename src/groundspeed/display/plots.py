@@ -1,4 +1,9 @@
-"""The roofline with every measured point: arithmetic intensity against achieved rate."""
+"""Draw plots with matplotlib: rooflines, bus bandwidth, time by operator, losses in a fleet.
+
+A roofline plot shows achieved rate over arithmetic intensity for every measured point.
+
+    save_roofline(profile, Path("h200.png"))
+"""
 
 import io
 from collections.abc import Callable
@@ -36,35 +41,36 @@ def save_roofline(profile: Profile, path: Path, *, force: bool = False) -> None:
     Raises
     ------
     InputError
-        If the ending is another, matplotlib is missing, or the file cannot be written.
+        If the file name does not end in .png or .svg, matplotlib is missing, or the file cannot
+        be written.
     """
     save_figure(lambda axes: draw_profile(axes, profile), path, force=force)
 
 
 def draw_profile(axes: "Axes", profile: Profile) -> None:
-    """Draw into axes of a plot: the roofline, or bus bandwidths for a profile of links.
+    """Draw the roofline of a profile, or the bus bandwidths of a profile of links.
 
     Raises
     ------
     InputError
-        If the profile holds nothing to draw.
+        If the profile has no points to draw.
     """
     (_draw_busbw if profile.mode == "links" else _draw_roofline)(axes, profile)
 
 
 def draw_parts(axes: "Axes", prediction: "Prediction") -> None:
-    """Where the time of a step goes, the longest on top."""
+    """Draw the time of a decode step, or else of the prefill, by operator; the longest on top."""
     phase = prediction.decode or prediction.prefill
     parts = sorted(phase.groups, key=lambda part: part.time_s)
     axes.barh([p.group for p in parts], [p.time_s for p in parts], color=LINES[0])
     axes.xaxis.set_major_formatter(lambda time, _: shown(time, "s"))
     step = "decode step" if prediction.decode else "prefill"
-    axes.set_title(f"{prediction.model} on {prediction.hardware}: a {step}", color=INK)
+    axes.set_title(f"{prediction.model} on {prediction.hardware}: time of one {step}", color=INK)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def draw_findings(axes: "Axes", screening: "Screening") -> None:
-    """What each unit loses in its worst metric, the worst on top."""
+    """Draw the loss of each flagged unit in its worst metric, the largest loss on top."""
     judged = [f for f in screening.findings if f.loss_fraction is not None][:MOST_FINDINGS]
     colours = {"FAIL": "#b3261e", "WARN": "#d9922e", "FLAKY": "#85898f"}
     names = [f.node if f.gpu is None else f"{f.node} gpu {f.gpu}" for f in judged]
@@ -74,7 +80,7 @@ def draw_findings(axes: "Axes", screening: "Screening") -> None:
     axes.set_ylim(min(0, len(judged) - FEWEST_BARS) + 0.4, len(judged) + 0.6)
     labels = [f"{n}  {f.metric}" for n, f in zip(names, judged, strict=True)]
     axes.set_yticks(places, [label.replace("$", r"\$") for label in labels], fontsize=8)
-    axes.set_xlabel("loss against its class [%]")
+    axes.set_xlabel("loss relative to the median of its class [%]")
     axes.set_title(
         f"{screening.fail} FAIL, {screening.warn} WARN in {screening.gpus:,} GPUs", color=INK
     )
@@ -82,21 +88,23 @@ def draw_findings(axes: "Axes", screening: "Screening") -> None:
 
 
 def save_figure(draw: "Callable[[Axes], None]", path: Path, *, force: bool = False) -> None:
-    """Draw into a PNG or SVG file.
+    """Save a plot to a PNG or SVG file; ``draw`` draws it into empty axes.
 
     Raises
     ------
     InputError
-        If the ending is another, matplotlib is missing, or the file cannot be written.
+        If the file name does not end in .png or .svg, matplotlib is missing, or the file cannot
+        be written.
     """
     if path.suffix not in (".png", ".svg"):
-        raise InputError("a plot is a .png or .svg file", where=str(path))
+        raise InputError("the name of a plot file must end in .png or .svg", where=str(path))
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError(
-            "a plot needs matplotlib", remedy="pip install 'groundspeed[measure]'"
+            "plots need matplotlib, which is not installed",
+            remedy="pip install 'groundspeed[measure]'",
         ) from error
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -107,12 +115,12 @@ def save_figure(draw: "Callable[[Axes], None]", path: Path, *, force: bool = Fal
 
 
 def _draw_busbw(axes: "Axes", profile: Profile) -> None:
-    """Bus bandwidth over size, a colour an operation, a line style a number of ranks."""
+    """Draw bus bandwidth over size: one colour per collective, one line style per rank count."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     curves = [c for c in profile.curves if c.operation == "collective"]
     if not curves:
-        raise InputError(f"profile {profile.id} holds no collective to draw")
+        raise InputError(f"profile {profile.id} has no collectives to draw")
     ops = list(dict.fromkeys(c.config_key["op"] for c in curves))
     worlds = sorted({int(c.config_key["world_size"]) for c in curves})
     for curve in curves:
@@ -136,11 +144,13 @@ def _draw_busbw(axes: "Axes", profile: Profile) -> None:
     wire = profile.datasheet.scaleup_bandwidth_bytes_per_s if profile.datasheet else None
     if wire is not None:
         axes.axhline(wire.value, color=INK, linewidth=1.0, linestyle=":")
-    axes.set_xlabel("size (nccl-tests' convention)")
+    axes.set_xlabel("message size (as defined by nccl-tests)")
     axes.set_ylabel("bus bandwidth")
     axes.yaxis.set_major_formatter(lambda rate, _: shown(rate, "bytes/s"))
     axes.xaxis.set_major_formatter(lambda size, _: size_name(size))
-    axes.set_title(f"{profile.device.name} (points: measured; lines: law)", fontsize=10, color=INK)
+    axes.set_title(
+        f"{profile.device.name} (points: measured; lines: fitted law)", fontsize=10, color=INK
+    )
     axes.grid(which="major", color="#d8dbe0", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=7, loc="lower right", ncols=max(1, len(worlds)))
@@ -172,7 +182,7 @@ def _draw_roofline(axes: "Axes", profile: Profile) -> None:
             label=f"{curve.operation.replace('_', ' ')} {' '.join(curve.config_key.values())}",
         )
     if highest == 0.0:
-        raise InputError(f"profile {profile.id} holds no point with FLOPs to draw")
+        raise InputError(f"profile {profile.id} has no valid points with FLOPs to draw")
     span = np.geomspace(lowest / 1.5, highest * 1.5, 200)
     for law in profile.laws:
         values = law.values()
@@ -196,7 +206,7 @@ def _draw_roofline(axes: "Axes", profile: Profile) -> None:
     axes.set_ylabel("achieved rate")
     axes.yaxis.set_major_formatter(lambda rate, _: shown(rate, "FLOP/s"))
     axes.xaxis.set_major_formatter(lambda intensity, _: f"{intensity:g}")
-    lines = "fitted matmul roof" + (", dotted: datasheet" if datasheet else "")
+    lines = "fitted matmul roofline" + (", dotted: datasheet" if datasheet else "")
     axes.set_title(
         f"{profile.device.name} (points: measured; lines: {lines})", fontsize=10, color=INK
     )

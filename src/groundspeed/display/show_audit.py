@@ -1,4 +1,4 @@
-"""An audit as a table of what follows from a claim, and what was checked."""
+"""Print an audit: the checks of a published claim, and the figures derived from it."""
 
 from rich.console import Console
 
@@ -9,13 +9,13 @@ MARKS = {"ok": "[green]ok[/green]", "warning": "[yellow]note[/yellow]", "wrong":
 
 
 def show_audit(console: Console, audit: Audit) -> None:
-    """Checks first, then the figures."""
+    """Print the checks of a claim, then the figures derived from it."""
     console.print(f"[bold]{safe(audit.label)}[/bold]  {safe(audit.model)} on {safe(audit.gpu)}")
     for check in audit.checks:
         console.print(f"{MARKS[check.severity]}  {check.name}: {safe(check.text)}")
     if audit.figures:
         console.print()
-        table = make_table("what it means", "", "", "how")
+        table = make_table("derived figure", "value", "unit", "how it is computed")
         table.columns[3].justify = "left"
         for f in audit.figures:
             table.add_row(plain(f.name), digits(f.value), f.unit, plain(f.how))
@@ -24,8 +24,8 @@ def show_audit(console: Console, audit: Audit) -> None:
 
 
 def show_fair_comparison(console: Console, fair: FairComparison) -> None:
-    """Two claims on one footing."""
-    table = make_table("", "output token/s a GPU")
+    """Print the output rate per GPU of two claims, and the verdict."""
+    table = make_table("claim", "output token/s/GPU")
     for name, rate in zip(fair.names, fair.output_per_gpu, strict=True):
         table.add_row(plain(name), digits(rate) if rate else "not stated")
     console.print(table)

@@ -15,10 +15,10 @@ UNITS = {
 
 
 def show_servers(console: Console, comparison: ServingComparison) -> None:
-    """A table a metric: each option's figure, who is ahead and by how much."""
+    """Print one table per metric: the value of each option, the winner and its lead."""
     for metric in dict.fromkeys(r.metric for r in comparison.rows):
         table = make_table(
-            f"{NAMES[metric]}, {UNITS[metric]}", *comparison.options, "ahead", "by", "noise"
+            f"{NAMES[metric]}, {UNITS[metric]}", *comparison.options, "winner", "lead", "noise"
         )
         for row in comparison.rows:
             if row.metric != metric:

@@ -1,4 +1,4 @@
-"""A screening as a table: who, how much, why, what it costs."""
+"""Print a fleet screening: flagged units with loss, cause and cost for a deployment."""
 
 from rich.console import Console
 
@@ -10,7 +10,7 @@ MOST_ROWS = 40
 
 
 def show_screening(console: Console, screening: Screening) -> None:
-    """Findings, worst first; tests without a result last, counted."""
+    """Print the findings, worst first, then the number of nodes without a result."""
     console.print(
         plain(
             f"{screening.nodes} nodes, {screening.gpus} GPUs, {screening.metrics} metrics, "
@@ -24,7 +24,7 @@ def show_screening(console: Console, screening: Screening) -> None:
     costs = any(f.cost for f in judged)
     if judged:
         console.print()
-        names = ["", "unit", "loss", "z", "worst metric", "cause"]
+        names = ["verdict", "unit", "loss", "z", "worst metric", "cause"]
         table = make_table(*names, *(["TPOT", "token/s"] if costs else []))
         for column in (1, 4, 5):
             table.columns[column].justify = "left"
@@ -32,7 +32,9 @@ def show_screening(console: Console, screening: Screening) -> None:
             table.add_row(*_row(f, costs=costs))
         console.print(table)
         if len(judged) > MOST_ROWS:
-            console.print(plain(f"... and {len(judged) - MOST_ROWS} more: --json has all"))
+            console.print(
+                plain(f"... and {len(judged) - MOST_ROWS} more findings; --json lists all of them")
+            )
         console.print()
         for cause in dict.fromkeys(f.cause for f in judged):
             console.print(f"[bold]{cause}[/bold]: {safe(CAUSES[cause])}")
@@ -40,7 +42,9 @@ def show_screening(console: Console, screening: Screening) -> None:
     if missing:
         nodes = ", ".join(f.node for f in missing[:6]) + (" ..." if len(missing) > 6 else "")
         console.print()
-        console.print(plain(f"inconclusive, not slow: {len(missing)} nodes lack results ({nodes})"))
+        console.print(
+            plain(f"inconclusive (not judged slow): {len(missing)} nodes without results ({nodes})")
+        )
 
 
 def _row(f: Finding, *, costs: bool) -> list[str]:

@@ -1,4 +1,7 @@
-"""Curves of bus bandwidth over size, in a terminal: where a library switches protocols."""
+"""Print curves of bus bandwidth over message size, one line per collective.
+
+The small plot in each line shows at which size the library switches protocols.
+"""
 
 from rich.console import Console
 
@@ -8,7 +11,7 @@ from groundspeed.profiles.schema import Curve, Profile
 
 
 def show_links(console: Console, profile: Profile) -> None:
-    """One line a collective: latency, busbw over sizes as a small plot, the law's error."""
+    """Print one line per collective: latency, best busbw, a small plot of busbw, law error."""
     curves = [c for c in profile.curves if c.operation == "collective"]
     if not curves:
         return
@@ -22,9 +25,9 @@ def show_links(console: Console, profile: Profile) -> None:
         )
     sizes = sorted({p.case["bytes"] for c in curves for p in c.points})
     reach = " to ".join(size_name(s) for s in (sizes[0], sizes[-1]))
-    table = make_table("collective", "latency", "best busbw", "at")
+    table = make_table("collective", "latency", "best busbw", "at size")
     table.add_column(f"busbw, {reach}", justify="left", no_wrap=True)
-    table.add_column("law's error", justify="right")
+    table.add_column("law error", justify="right")
     for curve in curves:
         points = sorted((p for p in curve.points if p.valid), key=lambda p: p.case["bytes"])
         if not points:
@@ -45,7 +48,10 @@ def show_links(console: Console, profile: Profile) -> None:
 
 
 def curve_name(curve: Curve) -> str:
-    """What tells a collective's curve from another: ``all_reduce x8 on 2 hosts graph``."""
+    """Return the name of a collective's curve, e.g. ``all_reduce x8 on 2 hosts graph``.
+
+    It holds the operation, the number of ranks and, where they are known, hosts and graph mode.
+    """
     name = f"{curve.config_key['op']} x{curve.config_key['world_size']}"
     if "hosts" in curve.config_key:
         name += f" on {curve.config_key['hosts']} hosts"
@@ -53,7 +59,7 @@ def curve_name(curve: Curve) -> str:
 
 
 def size_name(size_bytes: float) -> str:
-    """A size in the binary units that messages have: ``64 KiB``."""
+    """Format a message size in binary units, e.g. ``64 KiB``."""
     for unit, name in ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")):
         if size_bytes >= unit:
             return f"{size_bytes / unit:.3g} {name}"

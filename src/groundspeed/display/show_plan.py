@@ -1,4 +1,4 @@
-"""A plan as a table: the front, the best, the command."""
+"""Print a plan: the Pareto front, the best deployment, and the command that starts it."""
 
 from rich.console import Console
 
@@ -9,7 +9,7 @@ MOST_ROWS = 16
 
 
 def show_plan(console: Console, plan: Plan) -> None:
-    """The front from many tokens a GPU to many tokens a user."""
+    """Print the Pareto front, from the most tokens/s per GPU to the most tokens/s per user."""
     limits = [
         f"{name} {limit * 1e3:g} ms"
         for name, limit in (("TTFT", plan.ttft_limit_s), ("TPOT", plan.tpot_limit_s))
@@ -17,15 +17,15 @@ def show_plan(console: Console, plan: Plan) -> None:
     ]
     console.print(
         f"[bold]{safe(plan.model)}[/bold]  prompt {plan.prompt_tokens}, output "
-        f"{plan.output_tokens}; objective: {', '.join(limits) or 'none'}; {plan.tried} tried on "
-        f"{plan.points[0].gpus} x {safe(' or '.join(sorted({p.gpu for p in plan.points})))}"
+        f"{plan.output_tokens}; objective: {', '.join(limits) or 'none'}; {plan.tried} candidates "
+        f"on {plan.points[0].gpus} x {safe(' or '.join(sorted({p.gpu for p in plan.points})))}"
     )
     console.print()
     names = sorted({p.gpu for p in plan.points})
     priced = any(p.cost_per_million_output_tokens is not None for p in plan.points)
     table = make_table(
-        "deployment", "clients", "TTFT, ms", "TPOT, ms", "token/s a GPU", "a user",
-        *(["a million"] if priced else []), "meets",
+        "deployment", "clients", "TTFT, ms", "TPOT, ms", "token/s/GPU", "token/s/user",
+        *(["price/1M"] if priced else []), "objective met",
     )  # fmt: skip
     points = list(plan.points)
     if len(points) > MOST_ROWS:
@@ -51,13 +51,13 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print()
     console.print(plain(plan.advice))
     if plan.best is not None and plan.launch is not None:
-        console.print(plain(f"{plan.best.replicas} x: {plan.launch}"))
+        console.print(plain(f"replicas: {plan.best.replicas}; command for each: {plan.launch}"))
     if priced:
-        console.print("a million: price of a million output tokens", style="dim")
+        console.print("price/1M: price of a million output tokens", style="dim")
 
 
 def deployment_name(p: PlanPoint, *, with_gpu: bool = True) -> str:
-    """``2 x tp4 ep4 on h200``."""
+    """Return replicas, parallelism and GPU of a point, e.g. ``2 x tp4 ep4 on h200``."""
     ways = f"tp{p.tp}" + (f" dp{p.dp}" if p.dp > 1 else "") + (f" ep{p.ep}" if p.ep > 1 else "")
     return f"{p.replicas} x {ways}" + (f" on {p.gpu}" if with_gpu else "")
 

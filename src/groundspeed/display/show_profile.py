@@ -1,4 +1,4 @@
-"""Tables of the things this program knows: profiles, predictions, verifications."""
+"""Print profiles, laws, static-batch predictions, datasheets and comparisons of profiles."""
 
 from rich.console import Console
 from rich.text import Text
@@ -24,7 +24,7 @@ from groundspeed.profiles.validation import Violation
 
 
 def show_device_line(console: Console, device: Device, datasheet: DeviceSpec | None) -> None:
-    """Say what the device is and what its datasheet claims."""
+    """Print the properties of the device and the peaks of its datasheet."""
     units = "threads" if device.kind == "cpu" else "compute units"
     facts = [f"{device.compute_units} {units}", f"{device.memory_bytes / 2**30:.0f} GiB"]
     if device.last_level_cache_bytes:
@@ -32,7 +32,7 @@ def show_device_line(console: Console, device: Device, datasheet: DeviceSpec | N
     facts += device.instruction_sets
     console.print(f"[bold]{safe(device.name)}[/bold]  {safe(', '.join(facts))}")
     if datasheet is None:
-        console.print("datasheet: none for this device; rates are shown as achieved, alone")
+        console.print("datasheet: none for this device, so its rates are shown without utilization")
         return
     claims = [
         f"{name} {shown(q.value, 'FLOP/s')}" for name, q in datasheet.peak_flops_per_s.items()
@@ -43,9 +43,9 @@ def show_device_line(console: Console, device: Device, datasheet: DeviceSpec | N
 
 
 def show_rates(console: Console, profile: Profile) -> None:
-    """Achieved against datasheet, with 90 % intervals."""
+    """Print the best achieved rates with 90 % intervals, next to the datasheet's peaks."""
     known = any(r.utilization is not None for r in profile.rates)
-    columns = ["achieved", "rate", "90 % interval"]
+    columns = ["quantity", "achieved", "90 % interval"]
     columns += ["datasheet", "utilization", ""] if known else [""]
     table = make_table(*columns)
     for rate in profile.rates:
@@ -67,13 +67,13 @@ def show_rates(console: Console, profile: Profile) -> None:
 
 
 def show_utilization(console: Console, profile: Profile) -> None:
-    """What models see of the device: the number that replaces "about 60 %"."""
+    """Print the utilization of a model's layers, which replaces the usual guess "about 60 %"."""
     utilizations = utilization(profile)
     if not utilizations:
         return
     shares = any(u.share is not None for u in utilizations)
     columns = ["layers of models", "rows (m)", "achieved"]
-    table = make_table(*columns, *(["of the datasheet", "90 % interval", ""] if shares else [""]))
+    table = make_table(*columns, *(["utilization", "90 % interval", ""] if shares else [""]))
     for u in utilizations:
         unit = "FLOP/s" if u.phase == "prefill" else "bytes/s"
         row: list[Text | str] = [
@@ -92,11 +92,13 @@ def show_utilization(console: Console, profile: Profile) -> None:
 
 
 def show_laws(console: Console, profile: Profile) -> None:
-    """Each law's coefficients and its error on points it has not seen."""
-    table = make_table("law", "start-up", "compute", "bandwidth", "points", "median error", "P90")
+    """Print the coefficients of each law and its error on held-out points."""
+    table = make_table(
+        "law", "start-up", "compute", "bandwidth", "points", "median error", "P90 error"
+    )
     for law in profile.laws:
         if law.piecewise_linear is not None:
-            continue  # shown as curves
+            continue  # these laws are in the table of collectives
         values = law.values()
         compute = values.get("compute_flops_per_s")
         table.add_row(
@@ -113,7 +115,7 @@ def show_laws(console: Console, profile: Profile) -> None:
 
 
 def show_profile(console: Console, profile: Profile) -> None:
-    """Everything a profile says, summary first."""
+    """Print everything in a profile, the summary first."""
     environment = profile.environment
     show_device_line(console, profile.device, profile.datasheet)
     console.print(
@@ -134,27 +136,27 @@ def show_profile(console: Console, profile: Profile) -> None:
     show_laws(console, profile)
     for s in profile.stability:
         console.print(
-            f"{s.limit} reference: {s.verdict}, spread ±{s.spread_fraction:.1%}, "
+            f"{s.limit} reference GEMM: {s.verdict}, spread ±{s.spread_fraction:.1%}, "
             f"drift {s.drift_fraction:+.1%} over {s.repeats} repeats",
             style="dim",
         )
 
 
 def show_warnings(console: Console, profile: Profile) -> None:
-    """What a reader should know before trusting a number."""
+    """Print the warnings of a profile, which limit how far its numbers can be trusted."""
     for warning in profile.warnings:
         console.print(plain(f"note: {warning}"), style="yellow")
 
 
 def show_violations(console: Console, violations: list[Violation]) -> None:
-    """One line each."""
+    """Print the violations that a profile check found, one line each."""
     for v in violations:
         style = "red" if v.severity == "error" else "yellow"
         console.print(plain(f"{v.severity}: {v.where}: {v.what}"), style=style)
 
 
 def show_predictions(console: Console, columns: list[tuple[str, Prediction]]) -> None:
-    """TTFT, TPOT and throughput, one column a hardware."""
+    """Print TTFT, TPOT and throughput, with one column for each hardware."""
     table = make_table("", *(safe(name) for name, _ in columns))
     for title, key, unit in (
         ("TTFT", "ttft_s", "s"),
@@ -177,7 +179,7 @@ def _cell(value: Estimate | None, unit: str, *, exact: bool) -> str:
 
 
 def show_breakdown(console: Console, prediction: Prediction) -> None:
-    """Where the time of each phase goes, and which roof binds each part."""
+    """Print the time of each phase by operator, and the limit that binds each operator."""
     phases: list[tuple[str, Phase]] = [("prefill", prediction.prefill)]
     if prediction.decode is not None:
         phases.append(("decode step", prediction.decode))
@@ -200,14 +202,14 @@ def show_breakdown(console: Console, prediction: Prediction) -> None:
 
 
 def show_naive_estimate(console: Console, estimate: NaiveEstimate) -> None:
-    """Print the naive estimate, exact values beside the rounded ones, and what it leaves out."""
+    """Print the naive estimate, rounded and exact, and the effects that it leaves out."""
     console.print(
         f"[bold]{safe(estimate.model)}[/bold] on {estimate.hardware}, "
         f"{shown(estimate.peak_flops_per_s, 'FLOP/s')} {estimate.workload.dtype}, "
         f"prompt {estimate.workload.prompt_tokens}, output {estimate.workload.output_tokens}, "
         f"batch {estimate.workload.batch}: --method naive"
     )
-    table = make_table("quantity", "as printed", "exact", "unit")
+    table = make_table("quantity", "rounded", "exact", "unit")
     table.add_column("", justify="left")
     for row in estimate.rows:
         table.add_row(
@@ -218,13 +220,13 @@ def show_naive_estimate(console: Console, estimate: NaiveEstimate) -> None:
             row.comment,
         )
     console.print(table)
-    console.print("\nWhat it leaves out:")
+    console.print("\nThis estimate leaves out:")
     for line in estimate.left_out:
         console.print(plain(f"  - {line}"))
 
 
 def show_datasheet(console: Console, spec: DeviceSpec) -> None:
-    """Each number of a datasheet with its source."""
+    """Print each number of a datasheet with its source."""
     console.print(
         f"[bold]{safe(spec.name)}[/bold]  {safe(spec.architecture)}, datasheet {safe(spec.id)}"
     )
@@ -251,9 +253,9 @@ UNIT_OF = (
 
 
 def show_comparison(console: Console, comparison: ProfileComparison) -> None:
-    """Two profiles side by side."""
+    """Print the achieved rates of two profiles side by side, and other differences."""
     console.print(plain(f"{comparison.first} -> {comparison.second}"), style="bold")
-    table = make_table("achieved", "first", "second", "change", "beyond noise")
+    table = make_table("quantity", "first", "second", "change", "beyond noise")
     for c in comparison.rates:
         divisor, unit = scale_for(c.first, c.unit)
         table.add_row(
@@ -265,8 +267,10 @@ def show_comparison(console: Console, comparison: ProfileComparison) -> None:
         )
     console.print(table)
     if comparison.median_change_fraction is not None:
-        console.print(f"median change {comparison.median_change_fraction:.1%}")
+        console.print(f"median absolute change: {comparison.median_change_fraction:.1%}")
     for change in comparison.environment:
         console.print(plain(f"{change.what}: {change.first} -> {change.second}"), style="dim")
     if comparison.only_in_one:
-        console.print(plain(f"only in one: {', '.join(comparison.only_in_one)}"), style="yellow")
+        console.print(
+            plain(f"only in one profile: {', '.join(comparison.only_in_one)}"), style="yellow"
+        )

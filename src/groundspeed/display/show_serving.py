@@ -1,4 +1,4 @@
-"""What is shown of a server: predictions over concurrency, where the time goes, what fits."""
+"""Print predictions for a server: latency, throughput, time by operator, memory, costs, errors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,14 +19,14 @@ def show_serving(
     columns: Sequence[tuple[str, Sequence[ServingPrediction]]],
     measured: Mapping[int, Mapping[str, float]],
 ) -> None:
-    """TTFT, TPOT and throughput over concurrency: datasheet, calibrated, and what was measured."""
+    """Print TTFT, TPOT and throughput over concurrency: datasheet, calibrated and measured."""
     for metric, title, scale in (
         ("ttft_s", "TTFT, ms", 1e3),
         ("tpot_s", "TPOT, ms", 1e3),
         ("output_tokens_per_s", "output, token/s", 1.0),
     ):
         names = [name for name, _ in columns]
-        table = make_table(title, *names, *(["measured", "off by"] if measured else []))
+        table = make_table(title, *names, *(["measured", "error"] if measured else []))
         for i, first in enumerate(columns[0][1]):
             row: list[Text | str] = [f"concurrency {first.concurrency}"]
             for _, predictions in columns:
@@ -49,10 +49,10 @@ def show_serving(
 
 
 def show_parts(console: Console, prediction: ServingPrediction) -> None:
-    """Where the time of a decode step and of one prompt goes."""
+    """Print the time of one decode step and of one prefill, by operator."""
     for title, parts in (
-        (f"one decode step of {prediction.concurrency}", prediction.decode_parts),
-        (f"one prompt of {prediction.prompt_tokens}", prediction.prefill_parts),
+        (f"decode step of {prediction.concurrency} requests", prediction.decode_parts),
+        (f"prefill of {prediction.prompt_tokens} tokens", prediction.prefill_parts),
     ):
         table = make_table(title, "time", "90 % interval", "share", "bound by", "")
         for part in parts:
@@ -76,38 +76,39 @@ def _part_row(part: PartTime) -> list[Text | str]:
 
 
 def show_memory(console: Console, prediction: ServingPrediction) -> None:
-    """What a device holds."""
+    """Print what fills the memory of a device, and how many requests fit at once."""
     console.print(
         plain(
-            f"each of {prediction.devices} devices: weights "
-            f"{prediction.weight_bytes / GIB:.1f} GiB, cache "
+            f"memory of each of the {prediction.devices} devices: weights "
+            f"{prediction.weight_bytes / GIB:.1f} GiB, KV cache "
             f"{prediction.cache_bytes / GIB:.1f} GiB "
-            f"({shown(prediction.cache_bytes_per_sequence, 'bytes')} a request): at most "
-            f"{prediction.most_sequences:,} requests of this length at once"
+            f"({shown(prediction.cache_bytes_per_sequence, 'bytes')} per request); at most "
+            f"{prediction.most_sequences:,} requests of this length fit at once"
         )
     )
 
 
 def show_costs(console: Console, predictions: Sequence[ServingPrediction]) -> None:
-    """Energy and money, from the first concurrency to the last."""
+    """Print energy efficiency and price, at the first and the last concurrency."""
     ends = [predictions[0], predictions[-1]] if len(predictions) > 1 else [predictions[0]]
     if ends[0].output_tokens_per_joule is not None:
         shown_ends = " to ".join(digits(p.output_tokens_per_joule or 0.0) for p in ends)
         least = "at least " if ends[0].power_origin == "cap" else ""
-        reason = "the cap" if ends[0].power_origin == "cap" else "measured"
+        reason = "the power cap" if ends[0].power_origin == "cap" else "measured"
         console.print(
             plain(
-                f"{least}{shown_ends} output token/J at {ends[0].power_w:.0f} W a device ({reason})"
+                f"energy: {least}{shown_ends} output token/J at {ends[0].power_w:.0f} W per device "
+                f"({reason})"
             )
         )
     if ends[0].cost_per_million_output_tokens is not None:
         costs = " to ".join(f"{p.cost_per_million_output_tokens or 0.0:.2f}" for p in ends)
-        console.print(plain(f"{costs} for a million output tokens"))
+        console.print(plain(f"price of a million output tokens: {costs}"))
 
 
 def show_percentiles(console: Console, predictions: Sequence[ServingPrediction]) -> None:
-    """Mean, P50, P90 and P99 of each latency."""
-    table = make_table("latency, ms", "", "mean", "P50", "P90", "P99")
+    """Print mean, P50, P90 and P99 of each latency, and the goodput under the objective."""
+    table = make_table("latency, ms", "metric", "mean", "P50", "P90", "P99")
     for p in predictions:
         for name in ("ttft", "tpot", "itl", "e2e"):
             latency = getattr(p, name)
@@ -120,21 +121,21 @@ def show_percentiles(console: Console, predictions: Sequence[ServingPrediction])
         console.print(
             plain(
                 f"concurrency {p.concurrency}: {p.goodput_requests_per_s:.3g} of "
-                f"{p.requests_per_s:.3g} requests a second meet the objective"
+                f"{p.requests_per_s:.3g} requests/s meet the objective"
             )
         )
     console.print()
 
 
 def show_pools(console: Console, pools: Disaggregated) -> None:
-    """Separate prefill and decode."""
+    """Print the prediction for separate pools of prefill and decode replicas."""
     console.print(
         plain(
             f"{pools.prefill_replicas} prefill + {pools.decode_replicas} decode replicas "
             f"({pools.devices} devices), limited by {pools.limited_by}"
         )
     )
-    table = make_table("", "TTFT", "transfer", "TPOT", "output", "prefill busy", "decode batch")
+    table = make_table("", "TTFT", "KV transfer", "TPOT", "output", "prefill load", "decode batch")
     table.add_row(
         "",
         shown(pools.ttft_s, "s"),
@@ -157,8 +158,10 @@ NAMES = {
 
 
 def show_adjustments(console: Console, adjustments: Sequence[Adjustment]) -> None:
-    """What a few rows taught, and what it did for the others."""
-    table = make_table("learned", "metric", "rows", "factor", "others", "median before", "after")
+    """Print the correction factors fitted to a few rows, and their effect on the other rows."""
+    table = make_table(
+        "group", "metric", "rows used", "factor", "other rows", "median error before", "after"
+    )
     for a in adjustments:
         table.add_row(
             plain(a.group),
@@ -176,8 +179,10 @@ def show_adjustments(console: Console, adjustments: Sequence[Adjustment]) -> Non
 def show_summary(
     console: Console, summaries: Sequence[Summary], results: Sequence[RowResult]
 ) -> None:
-    """Errors by group and metric, then what was skipped and why."""
-    table = make_table("group", "metric", "rows", "median", "mean", "P90", "bias", "inside 90 %")
+    """Print the errors by group and metric, then how many rows were skipped and why."""
+    table = make_table(
+        "group", "metric", "rows", "median error", "mean", "P90", "bias", "inside 90 %"
+    )
     for s in summaries:
         table.add_row(
             plain(s.group),
@@ -193,7 +198,7 @@ def show_summary(
     saturated = sum(r.saturated for r in results)
     if saturated:
         console.print(
-            plain(f"{saturated} rows are saturated: their TTFT is a queue's length, not counted")
+            plain(f"{saturated} rows are saturated: their TTFT is queueing time and is not counted")
         )
     reasons: dict[str, int] = {}
     for r in results:

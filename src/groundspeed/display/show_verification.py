@@ -1,4 +1,4 @@
-"""The table of predicted against measured, by case and by part."""
+"""Print predicted and measured times of a verification, by case and by part of the model."""
 
 import numpy as np
 from rich.console import Console
@@ -7,14 +7,14 @@ from groundspeed.display.terminal import make_table, plain, safe, shown, shown_i
 from groundspeed.verify.verification import Comparison, Verification, VerifiedCase
 
 MACHINE_CHANGED = 0.05
-"""Beyond this, a reference product says that the machine is not what was calibrated."""
+"""Change of a reference GEMM's time above which the machine counts as changed since calibration."""
 
 PART_FLOOR = 0.01
-"""Parts below this share of their phase are left out of the table."""
+"""Smallest share of a phase that a part must have to be shown in the table."""
 
 
 def show_verification(console: Console, result: Verification) -> None:
-    """Predicted against measured for each case, then for each part."""
+    """Print predicted and measured times for each case, then for each part of the model."""
     depth = f", {result.layers} layers"
     console.print(
         f"[bold]{safe(result.model)}[/bold]{depth}, random weights, {result.dtype}, on "
@@ -22,8 +22,8 @@ def show_verification(console: Console, result: Verification) -> None:
     )
     known = result.cases[0].ttft_s.datasheet is not None
     table = make_table(
-        "case", "", *(["datasheet"] if known else []), "calibrated", "measured", "error",
-        "inside", "machine"
+        "case", "metric", *(["datasheet"] if known else []), "calibrated", "measured", "error",
+        "inside", "drift"
     )  # fmt: skip
     for case in result.cases:
         name = f"batch {case.batch}, prompt {case.prompt_tokens}"
@@ -43,11 +43,11 @@ def show_verification(console: Console, result: Verification) -> None:
     console.print(machine_remark(result))
     console.print()
     show_parts(console, result)
-    console.print(plain(f"largest part of the error: {result.blame}"))
-    console.print(f"predictions sealed before the run: sha256 {result.predictions_sha256[:16]}...")
+    console.print(plain(f"largest contribution to the error: {result.blame}"))
+    console.print(f"SHA-256 of predictions, before the run: {result.predictions_sha256[:16]}...")
     if result.shapes_seen:
         console.print(
-            plain(f"note: the calibration had measured {', '.join(result.shapes_seen)}"),
+            plain(f"note: the calibration measured these shapes: {', '.join(result.shapes_seen)}"),
             style="yellow",
         )
     for note in result.notes:
@@ -55,12 +55,12 @@ def show_verification(console: Console, result: Verification) -> None:
 
 
 def show_run(console: Console, result: Verification) -> None:
-    """Three columns: datasheet, calibrated, measured."""
+    """Print the datasheet bound, the calibrated prediction and the measurement of each case."""
     console.print(
-        f"[bold]{safe(result.model)}[/bold] with random weights, {result.dtype}: predicted first, "
-        "then really run"
+        f"[bold]{safe(result.model)}[/bold] with random weights, {result.dtype}: predicted "
+        "first, then run and measured"
     )
-    table = make_table("case", "", "datasheet", "calibrated", "measured", "error")
+    table = make_table("case", "metric", "datasheet", "calibrated", "measured", "error")
     for case in result.cases:
         name = f"batch {case.batch}, prompt {case.prompt_tokens}"
         for title, comparison, unit in (
@@ -82,12 +82,12 @@ def show_run(console: Console, result: Verification) -> None:
     console.print(
         f"median error: TTFT {result.ttft_median_error_fraction:.1%}, "
         f"TPOT {result.tpot_median_error_fraction:.1%} "
-        f"(TPOT is the mean of the tokens after the first; output {result.cases[0].output_tokens})"
+        f"(TPOT is the mean time per token after the first of {result.cases[0].output_tokens})"
     )
 
 
 def machine_remark(result: Verification) -> str:
-    """How the machine itself stood against its calibration, in a sentence."""
+    """Describe in a sentence how the speed of the machine changed since its calibration."""
     changes: dict[str, list[float]] = {}
     for case in result.cases:
         for change in case.machine:
@@ -98,10 +98,10 @@ def machine_remark(result: Verification) -> str:
         f"{limit} {np.median(c):+.0%} ({min(c):+.0%} to {max(c):+.0%})"
         for limit, c in changes.items()
     )
-    remark = f"reference products now against the calibration: {listed}"
+    remark = f"drift (time of the reference GEMMs now against the calibration): {listed}"
     if any(abs(x) > MACHINE_CHANGED for c in changes.values() for x in c):
         remark += (
-            "; the machine itself changed, which no law can foresee. With that taken out the "
+            "; the machine itself changed, which no law can predict. Without this change the "
             f"errors are TTFT {result.ttft_median_error_of_law_fraction:.1%}, "
             f"TPOT {result.tpot_median_error_of_law_fraction:.1%}"
         )
@@ -125,8 +125,8 @@ def _cells(comparison: Comparison, *, known: bool) -> list[str]:
 
 
 def show_parts(console: Console, result: Verification) -> None:
-    """Which operator is wrong: median over the cases of each part's error."""
-    table = make_table("part", "phase", "share of phase", "error", "costs the phase")
+    """Print the median error of each part over the cases, to show which operator is wrong."""
+    table = make_table("part", "phase", "share of phase", "error", "effect on phase")
     keys = dict.fromkeys((p.phase, p.group) for case in result.cases for p in case.parts)
     for phase, group in keys:
         shares, errors, costs = [], [], []

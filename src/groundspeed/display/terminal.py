@@ -1,4 +1,9 @@
-"""What a person reads: numbers with units and error bars, tables, progress on stderr."""
+"""Format results for the terminal: numbers with units and intervals, tables, progress bars.
+
+Results go to standard output, progress bars to stderr.
+
+    shown(1.23e12, "FLOP/s")  # "1.23 TFLOPS"
+"""
 
 import math
 import os
@@ -42,13 +47,16 @@ COLUMNS = (
 
 
 def scale_for(value: float, unit: str) -> tuple[float, str]:
-    """The divisor and name of the unit in which a value is shown."""
+    """Choose the unit in which a value is shown: its divisor and its name."""
     scales = SCALES[unit]
     return next((s for s in scales if abs(value) >= s[0]), scales[-1])
 
 
 def digits(value: float) -> str:
-    """Three significant digits, no exponent for what fits on a line."""
+    """Format a number with three significant digits, or as a whole number from 100 on.
+
+    Only numbers below 0.0001 are shown with an exponent.
+    """
     if value == 0:
         return "0"
     size = abs(value)
@@ -58,27 +66,27 @@ def digits(value: float) -> str:
 
 
 def shown(value: float, unit: str) -> str:
-    """A value in a unit that fits it: ``1.23 TFLOPS``."""
+    """Format a value in a unit of suitable size, e.g. ``1.23 TFLOPS``."""
     divisor, name = scale_for(value, unit)
     return f"{digits(value / divisor)} {name}".rstrip()
 
 
 def shown_interval(value: float, low: float, high: float, unit: str) -> str:
-    """A value and its interval in one unit: ``41.2 ms [39.8, 44.0]``."""
+    """Format a value and its interval in the same unit, e.g. ``41.2 ms [39.8, 44.0]``."""
     divisor, _ = scale_for(value, unit)
     inside = f"[{digits(low / divisor)}, {digits(high / divisor)}]"
     return f"{shown(value, unit)} {inside}"
 
 
 def bar(fraction: float, *, width: int = 20) -> str:
-    """A share as a bar: full at one."""
+    """Draw a fraction as a bar of block characters: empty at 0, full at 1 and above."""
     eighths = round(max(0.0, min(1.0, fraction)) * width * 8)
     full, rest = divmod(eighths, 8)
     return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width, "·")
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A curve in one line of text, on a logarithmic scale over three decades.
+    """Draw values as one line of block characters, on a logarithmic scale of three decades.
 
     >>> sparkline([1.0, 10.0, 100.0, 1000.0])
     '▁▃▆█'
@@ -89,7 +97,10 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that is plain when it is not a terminal; 100 columns then, for files and pipes."""
+    """Make a console for standard output or stderr.
+
+    In files and pipes it has no colours, and it is 100 columns wide unless COLUMNS is set.
+    """
     console = Console(stderr=stderr, highlight=False, soft_wrap=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(stderr=stderr, highlight=False, width=100)
@@ -97,7 +108,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def make_table(*columns: str, title: str | None = None) -> Table:
-    """A quiet table: the first column to the left, numbers to the right."""
+    """Make a table without borders: first column left-aligned, the others right-aligned."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right")
@@ -105,22 +116,31 @@ def make_table(*columns: str, title: str | None = None) -> Table:
 
 
 def plain(text: str) -> Text:
-    """Text from a file or a stranger: shown as it is, never as markup."""
+    """Show untrusted text as it is: markup has no effect, control characters become spaces.
+
+    Untrusted text comes from files and other machines, e.g. device names in a profile.
+    """
     return Text("".join(c if c.isprintable() else " " for c in text))
 
 
 def safe(text: str) -> str:
-    """The same inside a string that has markup of its own."""
+    """Escape untrusted text for use inside a string that contains rich markup.
+
+    Control characters become spaces.
+    """
     return escape("".join(c if c.isprintable() else " " for c in text))
 
 
 ReportProgress = Callable[[str, int, int, str], None]
-"""Reports (who, done, total, name of the case)."""
+"""Function that is called with (title of the task, cases done, all cases, name of the case)."""
 
 
 @contextmanager
 def progress_bars(titles: list[str], *, quiet: bool) -> Iterator[ReportProgress]:
-    """A progress bar for each of several things that go on at the same time."""
+    """Show one progress bar on stderr for each of several tasks that run at the same time.
+
+    Yields a :data:`ReportProgress`.
+    """
     console = make_console(stderr=True)
     if quiet or not console.is_terminal:
         if not quiet:
@@ -139,7 +159,7 @@ def progress_bars(titles: list[str], *, quiet: bool) -> Iterator[ReportProgress]
 
 @contextmanager
 def progress_bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar on stderr; yields a function (done, total, name)."""
+    """Show a progress bar on stderr; yields a function (cases done, all cases, case name)."""
     console = make_console(stderr=True)
     if quiet or not console.is_terminal:
         if not quiet:

@@ -1,4 +1,4 @@
-"""A backtest as a report: predicted against measured, row by row, and how far off."""
+"""Build the report of a backtest: predicted against measured values, and their errors by row."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,22 @@ from groundspeed.estimator.decisions.backtest import RowResult, Summary
 from groundspeed.report.page import Axis, Figure, Page, Section, Table, Trace, numbers
 
 MILLISECONDS = ("ttft_ms", "tpot_ms", "e2e_latency_ms")
-"""Columns as tables name them; drawn in seconds, with prefixes."""
+"""Columns of a table that are in milliseconds; plots show them in seconds with SI prefixes."""
 
 LABELS = ("gpu", "model", "engine", "weight_dtype", "tp", "batch_or_concurrency", "isl", "osl")
-"""Columns of a table that tell a row from others."""
+"""Columns of a table that identify a row in plots and tables of the report."""
 
 
 def read_row(flat: Mapping[str, object]) -> RowResult:
-    """A row of the JSON of ``groundspeed backtest``: the table's own columns, and ours beside them.
+    """Read a row from the JSON of ``groundspeed backtest``.
+
+    A row holds the columns of the measured table, and those that the backtest adds: predictions
+    (``pred_``), their intervals (``low_``, ``high_``), ``saturated`` and ``skipped_reason``.
 
     Raises
     ------
     KeyError, ValueError
-        If it is none.
+        If a column is missing or is not a number.
     """
 
     def known(prefix: str) -> dict[str, float]:
@@ -43,7 +46,7 @@ def read_row(flat: Mapping[str, object]) -> RowResult:
 
 
 def backtest_page(rows: Sequence[RowResult], summaries: Sequence[Summary], source: str) -> Page:
-    """The report of a backtest."""
+    """Build the report of a backtest; ``source`` is the name of its file."""
     kept = [r for r in rows if not r.skipped_reason]
     metrics = sorted({m for r in kept for m in r.measured})
     facts = [(f"{s.metric}, median error", f"{s.median_ape_percent:.1f} %") for s in summaries[:3]]
@@ -53,7 +56,7 @@ def backtest_page(rows: Sequence[RowResult], summaries: Sequence[Summary], sourc
         subtitle=f"{source}: {len(kept)} rows",
         facts=[("rows", str(len(kept))), *facts],
         warnings=[f"{r.row}: {r.skipped_reason}" for r in skipped[:20]]
-        + ([f"... and {len(skipped) - 20} more rows left out"] if len(skipped) > 20 else []),
+        + ([f"... and {len(skipped) - 20} more rows were skipped"] if len(skipped) > 20 else []),
         sections=[_errors(summaries), *(_metric(m, kept) for m in metrics), _all(kept, metrics)],
     )
 
@@ -71,7 +74,10 @@ def _errors(summaries: Sequence[Summary]) -> Section:
         )
         for s in summaries
     ]
-    columns = ("group and metric", "rows", "median", "P90", "mean", "bias", "inside the interval")
+    columns = (
+        "group and metric", "rows", "median error", "P90 error", "mean error", "bias",
+        "inside the 90 % interval",
+    )  # fmt: skip
     return Section("Errors", tables=[Table(columns, rows, "Absolute percentage errors")])
 
 
@@ -106,7 +112,9 @@ def _metric(metric: str, rows: Sequence[RowResult]) -> Section:
                 }
             )  # fmt: skip
     scatter = Figure(
-        f"scatter-{metric}", f"{metric}.", f"{len(mine)} rows; the line is where both are equal.",
+        f"scatter-{metric}", f"{metric}.",
+        f"Predicted against measured values of {len(mine)} rows. On the solid line both are equal; "
+        "on the dotted lines they differ by a factor of 1.1.",
         traces, Axis("measured", log=True, unit=unit), Axis("predicted", log=True, unit=unit),
         height=460,
     )  # fmt: skip
@@ -115,8 +123,9 @@ def _metric(metric: str, rows: Sequence[RowResult]) -> Section:
         "xbins": {"size": 0.02}, "hovertemplate": "%{x}: %{y} rows<extra></extra>",
     }  # fmt: skip
     histogram = Figure(
-        f"errors-{metric}", "Errors.", "Predicted over measured, less one, in steps of 2 %.",
-        [errors], Axis("error", share=True), Axis("rows"), height=260,
+        f"errors-{metric}", "Distribution of the errors.",
+        "Predicted / measured - 1, in bins of 2 %.",
+        [errors], Axis("error", share=True), Axis("number of rows"), height=260,
     )  # fmt: skip
     return Section(metric, figures=[scatter, histogram])
 
@@ -139,5 +148,6 @@ def _all(rows: Sequence[RowResult], metrics: Sequence[str]) -> Section:
             off = r.predicted[m] / r.measured[m] - 1.0 if known else math.nan
             cells.append(f"{off:+.1%}" if known else "")
         rows_of_cells.append(cells)
-    table = Table(("row", *metrics), rows_of_cells, "Error of every row", filtered=True)
+    caption = "Error of every row: predicted / measured - 1."
+    table = Table(("row", *metrics), rows_of_cells, caption, filtered=True)
     return Section("Every row", tables=[table])

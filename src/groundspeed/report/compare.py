@@ -1,4 +1,4 @@
-"""Two profiles, or two days of one device: what changed and by how much."""
+"""Build the report of two profiles (of two devices, or of one on two days): the changes."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ from groundspeed.report.page import Axis, Figure, Page, Section, Table, numbers
 
 
 def comparison_page(comparison: ProfileComparison) -> Page:
-    """The report of a comparison."""
+    """Build the report of a comparison of two profiles."""
     beyond = [r for r in comparison.rates if r.beyond_noise]
     middle = comparison.median_change_fraction
     facts = [
         ("rates compared", str(len(comparison.rates))),
-        ("beyond their intervals", str(len(beyond))),
-        ("median size of a change", f"{middle:.1%}" if middle is not None else "no common rate"),
+        ("changes beyond noise", str(len(beyond))),
+        ("median absolute change", f"{middle:.1%}" if middle is not None else "no common rate"),
     ]
     order = sorted(comparison.rates, key=lambda r: r.change_fraction)
     trace = {
@@ -26,7 +26,7 @@ def comparison_page(comparison: ProfileComparison) -> Page:
     }  # fmt: skip
     figure = Figure(
         "changes", "Change of each rate.",
-        "Orange bars lie beyond both 90 % intervals, grey ones may be noise.",
+        "Orange: the two 90 % intervals do not overlap. Grey: the change may be noise.",
         [trace], Axis("second / first - 1", share=True), Axis(""),
         height=140 + 22 * len(order),
     )  # fmt: skip
@@ -50,12 +50,12 @@ def comparison_page(comparison: ProfileComparison) -> Page:
             ],
         ),
         Section(
-            "What else is not the same",
-            "" if around else "Nothing that was recorded.",
-            tables=[Table(("what", comparison.first, comparison.second), around, words=(1, 2))][
+            "Other differences",
+            "" if around else "No other difference was recorded.",
+            tables=[Table(("property", comparison.first, comparison.second), around, words=(1, 2))][
                 : len(around)
             ],
-            lines=[f"only in one: {name}" for name in comparison.only_in_one],
+            lines=[f"only in one profile: {name}" for name in comparison.only_in_one],
         ),
     ]
     return Page(

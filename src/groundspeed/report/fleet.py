@@ -1,4 +1,4 @@
-"""A screening as a report: who is slow, why, what it costs; every node and metric at a glance."""
+"""Build the report of a screening: slow units, causes, costs, and a heat map of all nodes."""
 
 import numpy as np
 import pandas as pd
@@ -11,27 +11,29 @@ from groundspeed.profiles.operations import Array
 from groundspeed.report.page import Axis, Figure, Page, Section, Table, Trace, numbers
 
 MOST_NODES = 1500
-"""Rows of the heat map; beyond, only nodes with findings and as many others as fit."""
+"""Most rows of the heat map; in larger fleets nodes with findings come first."""
 
 MOST_DISTRIBUTIONS = 6
 MOST_DOTS = 4000
-"""Healthy units drawn of one metric; suspects always are."""
+"""Approximate number of unflagged units drawn per metric; all flagged units are drawn."""
 
 MOST_SEVERE = 2.0
-"""At which the heat map's colour ends: what is worse is as red."""
+"""Severity at which the colour scale of the heat map ends; worse units get the same red."""
 
 
 def fleet_page(table: FleetTable, scores: Scores, screening: Screening, source: str) -> Page:
-    """The report of a screening.
+    """Build the report of a screening.
 
     Parameters
     ----------
     table : FleetTable
+        All measurements of the fleet.
     scores : Scores
-        Of every measurement.
-    told : Screening
+        Scores of all measurements, in the order of the table.
+    screening : Screening
+        Findings of the fleet, with counts.
     source : str
-        Where the table was read from.
+        Names of the files or stores that the table was read from.
     """
     judged = [f for f in screening.findings if f.verdict != "INCONCLUSIVE"]
     rows = table.rows.assign(loss=scores.loss, z=scores.z, tier=scores.tier)
@@ -45,9 +47,9 @@ def fleet_page(table: FleetTable, scores: Scores, screening: Screening, source: 
         ("inconclusive", f"{screening.inconclusive}"),
     ]
     if lost:
-        facts.append(("draining gives back", f"{lost:,.0f} token/s"))
+        facts.append(("throughput gained by draining", f"{lost:,.0f} token/s"))
     return Page(
-        title="Which GPU is slow",
+        title="Fleet screening",
         subtitle=f"{source}: {screening.measurements:,} measurements of "
         f"{screening.metrics} metrics",
         facts=facts,
@@ -69,7 +71,7 @@ def _unit(f: Finding) -> str:
 def _findings(judged: list[Finding]) -> Section:
     costs = any(f.cost for f in judged)
     columns = ["unit", "verdict", "loss", "z", "worst metric", "cause", "evidence"]
-    columns += ["TTFT", "TPOT", "token/s"] if costs else []
+    columns += ["TTFT change", "TPOT change", "token/s change"] if costs else []
     rows, marks = [], []
     for f in judged:
         row = [
@@ -92,20 +94,21 @@ def _findings(judged: list[Finding]) -> Section:
     table = Table(columns, rows, "Findings", filtered=True, words=(4, 5, 6), marks=marks)
     return Section(
         "Findings",
-        "One row a unit and cause, worst first." if judged else "Nobody is slow.",
+        "One row per unit and cause, worst first." if judged else "No unit is slow.",
         tables=[table] if judged else [],
         lines=[f"{cause}: {CAUSES[cause]}." for cause in causes],
     )
 
 
 def _severity(rows: pd.DataFrame) -> pd.Series:
-    """How much of a FAIL each measurement is: both its loss and its z must be, so the less counts.
+    """Return the severity of each measurement: its loss or z over the FAIL limit, the smaller.
 
-    One is a failure; 0.5 to 1 is about a warning. Metrics that vary by nature need more.
+    A FAIL needs both the loss and z to exceed their limits, so the smaller ratio counts. A severity
+    of 1 is a FAIL; 0.5 to 1 is about a WARN. Metrics that vary by nature have higher limits.
     """
     fail = rows["metric"].map({str(m): facts_of(str(m)).fail_loss
                                for m in rows["metric"].cat.categories}).astype(float)  # fmt: skip
-    # Without a class there is no z, and the reference alone says.
+    # A unit without a class has no z: then its loss against the reference alone counts.
     both = pd.DataFrame({"loss": rows["loss"] / fail, "z": rows["z"] / FAIL_Z})
     return both.min(axis=1).clip(lower=0.0)
 
@@ -136,11 +139,11 @@ def _heat(rows: pd.DataFrame, screening: Screening, names: list[str]) -> Section
     }  # fmt: skip
     figure = Figure(
         "heat", "Nodes and metrics.",
-        f"The worst GPU of each of {len(worst)} nodes, coloured by what is unusual for the metric: "
-        "yellow is about a warning, red a failure. Drag to look closer, double-click to come back.",
+        f"The worst GPU of each of {len(worst)} nodes, coloured by severity relative to the limits "
+        "of the metric: yellow is about a WARN, red a FAIL. Drag to zoom, double-click to reset.",
         [trace], Axis("", names=True), Axis("", names=True), height=min(1600, 220 + 7 * len(worst)),
     )  # fmt: skip
-    return Section("Every node at a glance", figures=[figure])
+    return Section("All nodes and metrics", figures=[figure])
 
 
 def _lines(table: pd.DataFrame) -> list[list[float | None]]:
@@ -149,7 +152,7 @@ def _lines(table: pd.DataFrame) -> list[list[float | None]]:
 
 
 def _distributions(rows: pd.DataFrame, judged: list[Finding], names: list[str]) -> Section:
-    """Each flagged metric: all units, and the suspects marked."""
+    """Build one plot per flagged metric: all units, with the flagged ones marked."""
     counts: dict[str, int] = {}
     for f in judged:
         for metric in f.metrics:
@@ -161,7 +164,7 @@ def _distributions(rows: pd.DataFrame, judged: list[Finding], names: list[str]) 
         slow = part["tier"].isin((WARN, FAIL))
         fine = part[~slow]
         step = max(1, len(fine) // MOST_DOTS)
-        groups = (("as its kind", fine.iloc[::step], "#85898f"),
+        groups = (("others", fine.iloc[::step], "#85898f"),
                   ("flagged", part[slow], "#d14b3a"))  # fmt: skip
         traces: list[Trace] = []
         for name, mine, colour in groups:
@@ -184,11 +187,12 @@ def _distributions(rows: pd.DataFrame, judged: list[Finding], names: list[str]) 
         figures.append(
             Figure(
                 f"metric-{number}", f"{metric}.",
-                f"{len(part)} units against their class's median, {int(slow.sum())} flagged.",
-                traces, Axis("against the class", share=True), Axis(""), height=260,
+                f"{len(part)} units relative to their class's median; {int(slow.sum())} flagged.",
+                traces, Axis("deviation from the class median", share=True), Axis(""), height=260,
             )
         )  # fmt: skip
-    return Section("Distributions", "Height means nothing: it keeps dots apart.", figures=figures)
+    intro = "The vertical position of a dot has no meaning: it only separates the dots."
+    return Section("Distributions", intro, figures=figures)
 
 
 def _spread_out(count: int, seed: int) -> np.ndarray:
@@ -198,10 +202,10 @@ def _spread_out(count: int, seed: int) -> np.ndarray:
 def _missing(screening: Screening) -> Section:
     missing = [f for f in screening.findings if f.verdict == "INCONCLUSIVE"]
     rows = [(f.node, f.cause, f.evidence) for f in missing]
-    table = Table(("node", "cause", "evidence"), rows, "Inconclusive, which is not slow",
+    table = Table(("node", "cause", "evidence"), rows, "Inconclusive units are not judged slow",
                   filtered=len(rows) > 12, words=(1, 2))  # fmt: skip
     return Section(
-        "What could not be judged",
-        "" if rows else "Everything was judged.",
+        "Units that could not be judged",
+        "" if rows else "All units were judged.",
         tables=[table] if rows else [],
     )

@@ -1,4 +1,4 @@
-"""Laws against what was measured: their errors on points they have not seen, and on all points."""
+"""Build the report's section on laws: their errors on held-out points and on all points."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ MOST_HISTOGRAMS = 8
 
 
 def law_section(profile: Profile) -> Section | None:
-    """Held-out errors of every law, and the distribution of errors where there are points."""
+    """Build the section; it plots the distribution of errors of laws whose points are known."""
     if not profile.laws:
         return None
     rows = [
@@ -28,9 +28,9 @@ def law_section(profile: Profile) -> Section | None:
         )
         for law in profile.laws
     ]
-    columns = ("law", "points", "median error", "P90", "bias", "90 % of new measurements",
-               "held out how", "origin")  # fmt: skip
-    table = Table(columns, rows, "Errors on points that were not fitted", filtered=len(rows) > 12)
+    columns = ("law", "points", "median error", "P90 error", "bias",
+               "90 % interval of a new measurement", "hold-out method", "origin")  # fmt: skip
+    table = Table(columns, rows, "Errors on held-out points", filtered=len(rows) > 12)
     traces: list[Trace] = []
     for law in profile.laws:
         curve = profile.curve(law.operation, **law.config_key)
@@ -48,16 +48,16 @@ def law_section(profile: Profile) -> Section | None:
     if traces:
         figures.append(
             Figure(
-                "law-errors", "Measured over fitted, less one.",
-                "Each dot is a measured case: right of zero it took longer than the law says.",
+                "law-errors", "Deviation of all measured points from the laws.",
+                "Each dot is a measured case; right of zero it took longer than the law predicts.",
                 traces, Axis("measured / law - 1", share=True), Axis(""),
                 height=120 + 70 * len(traces),
             )
         )  # fmt: skip
     return Section(
         "Laws and their errors",
-        "A law turns a shape into seconds. The table is about points it has not seen; the plot "
-        "shows all points, fitted ones too.",
+        "A law is a fitted function from the shape of an operation to its time. The table shows "
+        "errors on held-out points; the plot shows all points, including fitted ones.",
         figures=figures,
         tables=[table],
     )

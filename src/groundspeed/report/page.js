@@ -1,5 +1,5 @@
 "use strict";
-// Colours that are told apart on light and dark paper, and by most colour-blind readers.
+// Colours that are distinguishable on light and dark backgrounds and by most colour-blind readers.
 const COLOURS = ["#4477dd", "#d9722e", "#2f9e6e", "#a566cc", "#b28a1a", "#d14b78", "#2a9db0", "#85898f"];
 
 function css(name) {
@@ -28,7 +28,7 @@ async function draw(name) {
 async function drawAll() {
   for (const name of Object.keys(FIGURES)) {
     await draw(name);
-    await new Promise((resolve) => setTimeout(resolve)); // let the page answer in between
+    await new Promise((resolve) => setTimeout(resolve)); // keep the page responsive between plots
   }
   document.documentElement.dataset.ready = "yes";
 }

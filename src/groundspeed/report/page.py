@@ -1,7 +1,7 @@
-"""What a report is made of, and the one file it becomes.
+"""Define the parts of a report (page, section, figure, table, axis) and render it as one HTML file.
 
-Text from profiles and tables is a stranger's: templates escape it, and what goes into the script is
-JSON in which no ``<`` is left, so that no name can end the element it stands in.
+Text from profiles and tables is untrusted. The templates escape it, and data for the script is
+JSON with every ``<`` escaped, so that no name can close the script element.
 """
 
 import json
@@ -16,18 +16,18 @@ from groundspeed import __version__
 from groundspeed.profiles.operations import Array
 
 Trace = Mapping[str, Any]
-"""One of plotly's traces; what hovers is in ``text``."""
+"""A plotly trace; its ``text`` is shown when the pointer is over a point."""
 
 DIGITS = 4
-"""Significant digits of plotted numbers: finer than any screen, a third of the file."""
+"""Significant digits of plotted numbers: finer than a screen shows, a third of the file size."""
 
 
 LEGEND_ROW, LEGEND_COLUMNS = 22, 3
-"""Pixels of a row of names, and how many a row usually holds."""
+"""Height [px] of a row of the legend, and the number of names that a row usually holds."""
 
 
 LONG_NAME, MOST_NAMES = 32, 60
-"""Characters of a name on an axis, and how many names one takes where some are longer."""
+"""Longest name on an axis [characters], and the most names on an axis that has longer ones."""
 
 MANY_DECADES = 2.5
 """Decades of a logarithmic axis beyond which only powers of ten are labelled."""
@@ -40,28 +40,28 @@ class Axis:
     title: str
     log: bool = False
     unit: str = ""
-    """Shown behind the number: ``FLOP/s``; SI prefixes are put in front of it."""
+    """Unit shown after each number with an SI prefix, e.g. ``FLOP/s``. Default: none."""
     share: bool = False
-    """The number is a fraction, shown in per cent."""
+    """True if the values are fractions, which are shown in per cent."""
     names: bool = False
-    """Names, in their order, also where they look like numbers."""
+    """True if the values are names: they keep their order, and are not read as numbers."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot, what it is of, and the same facts in words."""
+    """A plot with its title and caption."""
 
     name: str
     """Identifier of its HTML element."""
     title: str
     says: str
-    """What one sees in it: read by those who do not see it."""
+    """Caption that describes the plot; screen readers read it instead of the plot."""
     traces: Sequence[Trace]
     x: Axis
     y: Axis
     height: int = 420
     stacked: bool = False
-    """Bars stand on each other."""
+    """True if bars are stacked."""
 
     @property
     def drawn_height(self) -> int:
@@ -72,22 +72,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Facts in rows; the first column names them."""
+    """A table; the first column holds the row headings."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     filtered: bool = False
-    """Offer a field to filter rows with."""
+    """True if the table has an input field that filters its rows."""
     words: Sequence[int] = ()
-    """Columns that hold text, from zero."""
+    """Indices of columns that hold text, counted from 0; the others are right-aligned."""
     marks: Sequence[str] = ()
-    """A class for each row: a verdict."""
+    """CSS class of each row, e.g. its verdict. Default: none."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what is under it."""
+    """A section of a report: heading, introduction, figures, tables and lines of text."""
 
     title: str
     intro: str = ""
@@ -98,18 +98,18 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A report."""
+    """A report: title, key figures, warnings and sections."""
 
     title: str
     subtitle: str
     facts: Sequence[tuple[str, str]]
-    """Shown as large numbers under the title."""
+    """(name, value) of the key figures, shown in large type under the title."""
     sections: Sequence[Section]
     warnings: Sequence[str] = field(default_factory=tuple)
 
 
 def numbers(values: Array) -> list[float | None]:
-    """Numbers for a plot: four digits, None where there is none."""
+    """Round values to four significant digits for a plot; NaN and infinity become None."""
     rounded = []
     for value in np.asarray(values, dtype=np.float64):
         rounded.append(float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None)
@@ -117,7 +117,7 @@ def numbers(values: Array) -> list[float | None]:
 
 
 def render(page: Page) -> str:
-    """The file.
+    """Render a report as the text of an HTML file.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def render(page: Page) -> str:
     figures = [f for section in page.sections for f in section.figures]
     names = [f.name for f in figures]
     if len(set(names)) != len(names):
-        raise ValueError(f"two figures of one name among {names}")
+        raise ValueError(f"two figures have the same name: {names}")
     return environment.get_template("page.html.j2").render(
         page=page,
         version=__version__,
@@ -149,7 +149,7 @@ def render(page: Page) -> str:
 
 
 def as_script(value: object) -> str:
-    r"""JSON that can stand in a script element, whatever strings are in it.
+    r"""Encode a value as JSON that is safe inside a script element, whatever strings it holds.
 
     >>> as_script("</script>")
     '"\\u003c/script\\u003e"'
@@ -181,7 +181,7 @@ def _axis(axis: Axis, values: Sequence[Sequence[Any]]) -> dict[str, Any]:
         known = [v for part in values for v in part if isinstance(v, int | float) and v > 0]
         decades = np.log10(max(known) / min(known)) if known else 0.0
         if decades > MANY_DECADES:
-            layout["dtick"] = 1  # a line a decade
+            layout["dtick"] = 1  # one grid line per decade
     if axis.names:
         layout["type"] = "category"
         every = list(dict.fromkeys(v for part in values for v in part))
@@ -197,7 +197,7 @@ def _short(name: str) -> str:
 
 
 def _escaped(value: Any) -> Any:  # noqa: ANN401
-    """Plotly reads a little HTML in its texts: strangers' names must not be any."""
+    """Escape text for plotly, which interprets some HTML tags in names and labels."""
     if isinstance(value, str):
         return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     if isinstance(value, dict):
@@ -208,4 +208,4 @@ def _escaped(value: Any) -> Any:  # noqa: ANN401
 
 
 OURS = ("hovertemplate",)
-"""Keys of a trace that we write ourselves, with plotly's own markup."""
+"""Keys of a trace that are not escaped: this program writes them, with plotly's markup."""

@@ -1,4 +1,4 @@
-"""A profile as a report: what the device reaches, against what it claims, and how sure that is."""
+"""Build the report of a profile: achieved rates, datasheet peaks, laws, intervals and sources."""
 
 from collections import defaultdict
 
@@ -15,14 +15,14 @@ from groundspeed.report.laws import law_section
 from groundspeed.report.page import Axis, Figure, Page, Section, Table, Trace, numbers
 
 SHAPES = ((4096.0, 4096.0), (8192.0, 8192.0), (5120.0, 27648.0), (28672.0, 4096.0))
-"""Products (n, k) of the MLP and attention of common models: drawn where the law knows them."""
+"""(n, k) of GEMMs of common models (MLP, attention); drawn inside the law's fit range."""
 
 ROWS = np.geomspace(1.0, 16384.0, 60)
-"""m of the efficiency curves."""
+"""Values of m in the plots of GEMM rate over m."""
 
 
 def profile_page(profile: Profile) -> Page:
-    """The report of one profile."""
+    """Build the report of one profile."""
     environment, device = profile.environment, profile.device
     sections = [
         s
@@ -57,7 +57,7 @@ def _facts(profile: Profile) -> list[tuple[str, str]]:
 
 def _unsteady(profile: Profile) -> list[str]:
     return [
-        f"{s.limit} reference was {s.verdict}: spread ±{s.spread_fraction:.1%}, drift "
+        f"the {s.limit} reference GEMM was {s.verdict}: spread ±{s.spread_fraction:.1%}, drift "
         f"{s.drift_fraction:+.1%} over {s.repeats} repeats"
         for s in profile.stability
         if s.verdict != "steady"
@@ -82,9 +82,9 @@ def _summary(profile: Profile) -> Section:
         )
     tables = [
         Table(
-            ("achieved", "rate", "90 % interval", "datasheet", "utilization", "case"),
+            ("quantity", "achieved", "90 % interval", "datasheet", "utilization", "case"),
             rows,
-            "Best of each kind, measured again with fresh samples",
+            "Best case of each kind, measured again with new samples.",
         )
     ]
     shares = utilization(profile)
@@ -104,14 +104,14 @@ def _summary(profile: Profile) -> Section:
             "layers of models",
             "rows (m)",
             "achieved",
-            "of the datasheet",
+            "utilization",
             "90 % interval",
             "",
         )
         tables.append(
-            Table(columns, seen_by_models, "What models see: the number that replaces “60 %”")
+            Table(columns, seen_by_models, "Utilization of models, instead of a guessed “60 %”")
         )
-    return Section("What it delivers", tables=tables)
+    return Section("Achieved rates", tables=tables)
 
 
 def _roofline(profile: Profile) -> Section | None:
@@ -152,11 +152,11 @@ def _roofline(profile: Profile) -> Section | None:
         return None
     return Section(
         "Roofline",
-        "Every measured point: arithmetic intensity against achieved rate. Solid lines are fitted, "
-        "dotted ones are the datasheet's.",
+        "Each point is a measured case: achieved rate over arithmetic intensity. Solid lines are "
+        "fitted roofs, dotted lines are datasheet roofs.",
         figures=[
             Figure(
-                "roofline", "Roofline.", f"{len(intensities) // 2} curves and their roofs.",
+                "roofline", "Roofline.", f"Points of {len(intensities) // 2} curves, and roofs.",
                 traces, Axis("FLOP per byte", log=True), Axis("achieved", log=True, unit="FLOP/s"),
                 height=500,
             )
@@ -177,7 +177,7 @@ def _case(p: Point) -> str:
 
 
 def _efficiency(profile: Profile) -> Section | None:
-    """Rate over m for several (n, k): by the law, with its interval, and the points beside it."""
+    """Build plots of GEMM rate over m: laws with intervals for several (n, k), and points."""
     figures = []
     for number, law in enumerate(w for w in profile.laws if w.operation == "matmul"):
         traces: list[Trace] = []
@@ -210,21 +210,21 @@ def _efficiency(profile: Profile) -> Section | None:
             figures.append(
                 Figure(
                     f"efficiency-{number}", f"{dtype}.",
-                    "Rate of a product over its rows m; bands are 90 % intervals of one new "
-                    "measurement, crosses were measured.",
+                    "GEMM rate over m. Bands are 90 % intervals of one new measurement, "
+                    "crosses are measured points.",
                     traces, Axis("m", log=True), Axis("achieved", log=True, unit="FLOP/s"),
                 )
             )  # fmt: skip
     if not figures:
         return None
-    return Section("Matrix products by size", figures=figures)
+    return Section("GEMM rate by size", figures=figures)
 
 
 COLOURS = ("#4477dd", "#d9722e", "#2f9e6e", "#a566cc")
 
 
 def _near(curve: Curve | None) -> list[Trace]:
-    """Measured products, all shapes."""
+    """Return a trace of the measured GEMMs of all shapes."""
     points = [p for p in (curve.points if curve else ()) if p.valid and "m" in p.case]
     if not points:
         return []
@@ -264,7 +264,7 @@ def _memory(profile: Profile) -> Section | None:
         return None
     figure = Figure(
         "memory", "Bandwidth over size.",
-        "Plateaus are caches; the last one is the memory. Click a name to hide it.",
+        "Each plateau is a cache; the last one is the memory. Click a name to hide it.",
         traces, Axis("working set", log=True, unit="B"), Axis("achieved", log=True, unit="B/s"),
     )  # fmt: skip
     return Section("Memory and host link", figures=[figure])
@@ -306,13 +306,13 @@ def _links(profile: Profile) -> Section | None:
         return None
     figures = [
         Figure(
-            f"links-{op}", f"{op}.", "Bus bandwidth over size, as nccl-tests counts both.", traces,
-            Axis("size", log=True, unit="B"), Axis("bus bandwidth", log=True, unit="B/s"),
+            f"links-{op}", f"{op}.", "Bus bandwidth over size, as defined by nccl-tests.", traces,
+            Axis("message size", log=True, unit="B"), Axis("bus bandwidth", log=True, unit="B/s"),
             height=380,
         )
         for op, traces in sorted(by_op.items())
     ]  # fmt: skip
-    return Section("Between devices", figures=figures)
+    return Section("Links between devices", figures=figures)
 
 
 def _telemetry(profile: Profile) -> Section | None:
@@ -333,7 +333,7 @@ def _telemetry(profile: Profile) -> Section | None:
             }  # fmt: skip
             figures.append(
                 Figure(
-                    f"telemetry-{name}", f"{title}.", f"Median of each case, in {unit}.", [trace],
+                    f"telemetry-{name}", f"{title}.", f"Median per case, in {unit}.", [trace],
                     Axis("achieved", unit="FLOP/s"), Axis(f"{title} [{unit}]"), height=300,
                 )
             )  # fmt: skip
@@ -351,7 +351,7 @@ def _provenance(profile: Profile) -> Section:
     return Section(
         "Environment and provenance",
         tables=[
-            Table(("what", "value"), rows, "Where and how it was measured", words=(1,)),
-            Table(("origin", "source"), origin_rows, "Where the laws come from", words=(1,)),
+            Table(("property", "value"), rows, "Environment of the measurement.", words=(1,)),
+            Table(("origin", "source"), origin_rows, "Sources of the laws.", words=(1,)),
         ],
     )

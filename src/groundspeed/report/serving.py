@@ -1,4 +1,4 @@
-"""An estimate as a report: throughput over latency, where the time goes, what memory holds."""
+"""Build the report of an estimate: throughput over latency, time by operator, memory use."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,17 +9,18 @@ from groundspeed.estimator.serving.workload import ServingPrediction
 from groundspeed.report.page import Axis, Figure, Page, Section, Table, Trace, numbers
 
 Columns = Mapping[str, Sequence[ServingPrediction]]
-"""Predictions over concurrency, by the column they are shown in."""
+"""Predictions over concurrency, by the name of their column, e.g. hardware and origin."""
 
 DASHES = ("solid", "dot", "dash", "dashdot")
 
 
 def serving_page(columns: Columns) -> Page:
-    """The report of an estimate.
+    """Build the report of an estimate.
 
     Parameters
     ----------
     columns : mapping of str to sequence of ServingPrediction
+        Predictions over concurrency, by the name of their column; at least one column.
     """
     first = next(iter(columns.values()))[0]
     best = next((c for c in columns.values() if c[0].origin != "datasheet"), None)
@@ -70,9 +71,9 @@ def _curve(columns: Columns) -> Section:
         )  # fmt: skip
     figure = Figure(
         "latency-throughput", "Throughput over latency.",
-        "A point a concurrency, written beside it; error bars are 90 % intervals.",
+        "Each point is labelled with its concurrency; error bars are 90 % intervals.",
         traces, Axis("end-to-end latency [s]", log=True),
-        Axis("input and output tokens a second", log=True, unit=""), height=480,
+        Axis("input + output tokens per second", log=True, unit=""), height=480,
     )  # fmt: skip
     return Section("Throughput over latency", figures=[figure])
 
@@ -99,7 +100,7 @@ def _over_concurrency(columns: Columns) -> Section:
             )  # fmt: skip
         figures.append(
             Figure(
-                metric, f"{title}.", "Median and its 90 % interval over concurrency.", traces,
+                metric, f"{title}.", "Prediction and its 90 % interval over concurrency.", traces,
                 Axis("clients", log=True), Axis(title, log=True, unit="s"), height=340,
             )
         )  # fmt: skip
@@ -115,18 +116,18 @@ def _over_concurrency(columns: Columns) -> Section:
         for name, predictions in columns.items()
         for p in predictions
     ]
-    table = Table(("clients", "TTFT", "TPOT", "output token/s", "request/s", ""), rows,
+    table = Table(("column, clients", "TTFT", "TPOT", "output token/s", "requests/s", ""), rows,
                   first_definition(columns))  # fmt: skip
     return Section("Over concurrency", figures=figures, tables=[table])
 
 
 def first_definition(columns: Columns) -> str:
-    """How TPOT is counted."""
+    """Return the definition of TPOT that the predictions use."""
     return next(iter(columns.values()))[0].tpot_definition
 
 
 def _parts(predictions: Sequence[ServingPrediction]) -> Section:
-    """Where a decode step's and a prefill's time goes, stacked over concurrency."""
+    """Build stacked plots of decode and prefill time by operator, over concurrency."""
     figures = []
     for phase in ("decode", "prefill"):
         parts = [getattr(p, f"{phase}_parts") for p in predictions]
@@ -149,21 +150,21 @@ def _parts(predictions: Sequence[ServingPrediction]) -> Section:
         figures.append(
             Figure(
                 f"parts-{phase}", f"{phase.capitalize()}.",
-                "Time of a step by what it is spent on. Click a name to hide it.", traces,
+                "Time by operator, over concurrency. Click a name to hide it.", traces,
                 Axis("clients", names=True), Axis("time", unit="s"), height=360, stacked=True,
             )
         )  # fmt: skip
-    return Section("Where the time goes", figures=figures)
+    return Section("Time by operator", figures=figures)
 
 
 def _memory(p: ServingPrediction) -> Section:
     rows = [
         ("weights", shown(p.weight_bytes, "bytes")),
-        ("cache, all that fits", shown(p.cache_bytes, "bytes")),
-        ("cache of one sequence", shown(p.cache_bytes_per_sequence, "bytes")),
-        ("sequences at once", f"{p.most_sequences:,}"),
+        ("KV cache, all that fits", shown(p.cache_bytes, "bytes")),
+        ("KV cache of one sequence", shown(p.cache_bytes_per_sequence, "bytes")),
+        ("most sequences at once", f"{p.most_sequences:,}"),
     ]
-    return Section("Memory of one device", tables=[Table(("what", "size"), rows)])
+    return Section("Memory of one device", tables=[Table(("quantity", "value"), rows)])
 
 
 def _assumed(columns: Columns) -> Section:
@@ -171,4 +172,4 @@ def _assumed(columns: Columns) -> Section:
     origins = dict.fromkeys(
         f"{name}: {c[0].hardware}, {c[0].origin}" for name, c in columns.items()
     )
-    return Section("What this stands on", lines=[*origins, *lines])
+    return Section("Hardware and assumptions", lines=[*origins, *lines])

@@ -22,25 +22,27 @@ def page_of(
     served: Served | None = None,
     profile_dir: Path | None = None,
 ) -> Page:
-    """The report of one thing, or of two profiles side by side.
+    """Build the report of one source, or of two profiles side by side.
 
     Parameters
     ----------
     sources : sequence of str
         A profile (file, id or GPU name), two of them, the JSON of ``estimate`` or ``backtest``, a
         fleet's table, store or folder of profiles.
-    run : str
-        Of a store.
+    run : str, default ""
+        Name of a run in a fleet store. Empty: the newest run.
     reference : str, optional
-        Profile whose rates, less a tenth, are floors of a fleet.
+        Profile of a healthy device of the same kind; a unit of a fleet below 90 % of its rates
+        fails. Not given: units are only compared with each other.
     served : Served, optional
-        What a fleet's findings are priced in.
+        Deployment for which the cost of a fleet's findings is computed. Not given: no costs.
     profile_dir : Path, optional
+        Folder with the user's profiles. Not given: the default folder.
 
     Raises
     ------
     InputError
-        If it is nothing that can be reported.
+        If there is no report for these sources.
     """
     from groundspeed.fleet.history.sources import is_store
 
@@ -55,7 +57,10 @@ def page_of(
     if len(sources) == 2:
         return _two(sources, profile_dir)
     if len(sources) > 2:
-        raise InputError("three things have no report together", remedy="one, or two profiles")
+        raise InputError(
+            f"{len(sources)} sources have no common report",
+            remedy="give one source, or two profiles to compare",
+        )
     if path.suffix == ".json":
         document = _read(path)
         if "curves" not in document:
@@ -65,7 +70,10 @@ def page_of(
 
     hardware = find_hardware(first, profile_dir=profile_dir)
     if hardware.profile is None:
-        raise InputError(f"'{first}' is a datasheet", remedy="nothing was measured to report")
+        raise InputError(
+            f"'{first}' is a datasheet, so there are no measurements to report",
+            remedy="give a profile: groundspeed profile list names those that you have",
+        )
     return profile_page(hardware.profile)
 
 
@@ -107,7 +115,9 @@ def _two(sources: Sequence[str], profile_dir: Path | None) -> Page:
     for name in sources:
         profile = find_hardware(name, profile_dir=profile_dir).profile
         if profile is None:
-            raise InputError(f"'{name}' is a datasheet", remedy="give two profiles")
+            raise InputError(
+                f"'{name}' is a datasheet without measurements", remedy="give two profiles"
+            )
         profiles.append(profile)
     return comparison_page(compare_profiles(profiles[0], profiles[1]))
 
@@ -118,9 +128,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(read_text(path, "profile or result"))
     except ValueError as error:
-        raise InputError(f"is no JSON ({error})", where=str(path)) from error
+        raise InputError(f"is not valid JSON ({error})", where=str(path)) from error
     if not isinstance(document, dict):
-        raise InputError("is no result of this program", where=str(path))
+        raise InputError(
+            "is not a result of groundspeed: its JSON is not an object", where=str(path)
+        )
     return document
 
 
@@ -146,9 +158,11 @@ def _document(document: dict[str, Any], where: str) -> Page:
             return serving_page(columns)
     except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"is no result that can be read ({reason})", where=where) from error
+        raise InputError(
+            f"cannot be read as a result of groundspeed ({reason})", where=where
+        ) from error
     raise InputError(
-        "is nothing that has a report",
+        "is not a profile or a result that has a report",
         where=where,
-        remedy="give a profile, or the --json of estimate --concurrency or of backtest",
+        remedy="give a profile, or the --json output of estimate --concurrency or backtest",
     )

@@ -1,1 +1,1 @@
-"""Predict a model, seal the prediction, run the model, and compare."""
+"""Verify predictions: predict a model, hash the prediction, run the model, and compare."""

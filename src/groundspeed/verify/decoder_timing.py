@@ -1,9 +1,9 @@
-"""Time a real decoder: whole phases without any instrument inside, then its parts apart.
+"""Time a real decoder: first prefill and decode as a whole, then by operator.
 
-The whole is timed as a server would run it (on a GPU in CUDA graphs, one for each decode step,
-so the host is out of the way). The parts are timed in a second pass with a probe after each
-operation; a probe costs time itself, so the parts only say *which* operator is off, never how
-long the whole takes.
+Whole phases are timed without probes, as a server would run them: on a GPU, decode steps are CUDA
+graphs, so the host adds no time. A second pass has a probe after each operation and gives the time
+by operator. Probes cost time themselves, so that pass only shows *which* operator is predicted
+wrong, never how long a whole phase takes.
 """
 
 import time
@@ -23,32 +23,33 @@ MIN_RUNS = 3
 MAX_RUNS = 20
 PART_RUNS = 3
 SPIN_S = 0.02
-"""The queue fills behind a spin of this length, so gaps between events are the device's."""
+"""[s] Length of a spin kernel before each run. Launches queue up behind it, so that times between
+events do not contain launch latency of the host."""
 
 
 Run = Callable[[], list[float]]
-"""A run gives the durations of its steps [s]."""
+"""A function that runs a phase once and returns the durations of its steps [s]."""
 
 
 @dataclass(frozen=True)
 class PhaseTiming:
-    """One phase, measured."""
+    """Measured times of one phase (prefill or decode)."""
 
     total: Summary
     groups_s: dict[str, float]
-    """Median time of each part in the instrumented pass."""
+    """[s] Median time of each operator group in the pass with probes."""
 
 
 @dataclass(frozen=True)
 class CaseTiming:
-    """One prompt length and batch, measured."""
+    """Measured times of one case: a batch size and a prompt length."""
 
     prefill: PhaseTiming
     decode: PhaseTiming
 
 
 def decoder_shape(model: Model, dtype: str) -> DecoderShape:
-    """The decoder that a model describes."""
+    """Return the shape of the decoder that has the layers of a model."""
     return DecoderShape(
         hidden=model.hidden,
         intermediate=model.intermediate,
@@ -70,7 +71,10 @@ def decoder_shape(model: Model, dtype: str) -> DecoderShape:
 
 
 def unsupported_features(model: Model, longest: int) -> str | None:
-    """What this model has and our decoder does not; None if it can be run."""
+    """Name a feature of the model that the decoder of ``verify`` lacks; None if it can be run.
+
+    ``longest`` is the longest sequence of the run [tokens].
+    """
     window = model.sliding_window
     parts = {
         "experts": model.experts is not None,
@@ -87,20 +91,23 @@ def unsupported_features(model: Model, longest: int) -> str | None:
 
 
 class DecoderHarness:
-    """A decoder on a device, and how to time it.
+    """A decoder on a device, with methods to time it.
 
     Parameters
     ----------
     shape : DecoderShape
+        Layer sizes and data type of the decoder; its weights are random.
     device : torch.device
+        Device that runs the decoder: a GPU or the CPU.
     batch : int
+        Number of sequences.
     capacity : int
-        [tokens] Longest prompt plus output.
+        [tokens] Size of the KV cache per sequence: the longest prompt plus its output.
 
     Raises
     ------
     MemoryError, torch.OutOfMemoryError
-        If the device has no room for it.
+        If weights and KV cache do not fit the device's memory.
     """
 
     def __init__(
@@ -123,9 +130,9 @@ class DecoderHarness:
         Parameters
         ----------
         prompt, output : int
-            [tokens]
+            [tokens] Lengths of prompt and output; the output is at least 2 tokens.
         budget_s : float
-            [s] About how long measuring each phase may take; at least three runs are made.
+            [s] Approximate time for the runs of each phase; at least three runs are made.
         """
         prefill = self._repeat(lambda: [self._prefill_s(prompt)], budget_s)
         first = self.decoder.prefill(self._tokens[:, :prompt])
@@ -141,8 +148,8 @@ class DecoderHarness:
         )
 
     def _repeat(self, run: Run, budget_s: float) -> Summary:
-        """Run until the budget is used; a sample is the mean of one run's steps."""
-        run()  # warm-up: code paths, allocator, caches of the library
+        """Repeat a run until the budget is used; a sample is the mean step of one run [s]."""
+        run()  # warm-up: kernel loading, allocator, caches of the libraries
         begin = time.monotonic()
         samples: list[float] = []
         while len(samples) < MIN_RUNS or (
@@ -166,7 +173,7 @@ class DecoderHarness:
         return float(begin_event.elapsed_time(end_event)) * 1e-3
 
     def _steps_s(self, first: torch.Tensor, steps: range) -> list[float]:
-        """Generate token after token on the CPU."""
+        """Run the decode steps on the CPU and return the duration of each [s]."""
         tokens, durations = first, []
         for position in steps:
             begin = time.perf_counter_ns()
@@ -175,10 +182,10 @@ class DecoderHarness:
         return durations
 
     def _capture(self, first: torch.Tensor, steps: range) -> list[torch.cuda.CUDAGraph]:
-        """One graph for each decode step, chained: each reads the token the last one chose."""
-        # Kept alive here: graphs hold only the address they read from.
+        """Capture one CUDA graph per decode step; each reads the token chosen by the last one."""
+        # A graph only holds the address of this tensor, so the attribute keeps it alive.
         self._chosen = tokens = first.clone()
-        for position in steps:  # each length once: a library may choose and load another kernel
+        for position in steps:  # warm up each length: its kernel may differ
             self.decoder.decode(tokens, position)
         torch.cuda.synchronize(self.device)
         graphs = []
@@ -192,7 +199,7 @@ class DecoderHarness:
         return graphs
 
     def _replays_s(self, graphs: list[torch.cuda.CUDAGraph]) -> list[float]:
-        """Replay all steps back to back; the mean step between two events."""
+        """Replay all decode steps back to back and return the mean time of a step [s] as a list."""
         begin, end = _events()
         torch.cuda._sleep(self._spin_cycles)
         begin.record()
@@ -203,7 +210,10 @@ class DecoderHarness:
         return [float(begin.elapsed_time(end)) * 1e-3 / len(graphs)]
 
     def _parts(self, prompt: int, first: torch.Tensor | None) -> dict[str, float]:
-        """Median time of each part over a few instrumented passes."""
+        """Return the median time of each operator group [s] over a few passes with probes.
+
+        ``first`` is the first generated token for decode; None times the prefill.
+        """
         runs: list[dict[str, float]] = []
         for _ in range(PART_RUNS + 1):
             stamps = _Stamps(self.device, self._spin_cycles)
@@ -216,7 +226,10 @@ class DecoderHarness:
 
 
 class _Stamps:
-    """A probe that adds up the time before each call under the name it is called with."""
+    """Probe that the decoder calls after each operation with the name of its operator group.
+
+    The time since the previous call is added to that group.
+    """
 
     def __init__(self, device: torch.device, spin_cycles: int) -> None:
         self.device = device
@@ -237,7 +250,7 @@ class _Stamps:
             self.events.append(event)
 
     def sums_s(self) -> dict[str, float]:
-        """Total time of each group [s]."""
+        """Return the total time of each operator group [s]."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             start = self.events[0]

@@ -1,8 +1,10 @@
-"""The conscience of the tool: predict a model, seal the prediction, then run it and compare.
+"""Verify predictions: predict a model, hash the prediction, run the model, and compare.
 
-All predictions are made and hashed before the decoder exists, from a profile that must hold none
-of the decoder's own shapes (one that does fails). So the predictor cannot have seen what is
-measured. Where it is wrong, the comparison by part says which operator is wrong.
+All predictions are made and hashed before the decoder is built. The profile must not contain any
+of the decoder's own shapes, or the verification fails; so the predictor cannot have seen what is
+measured. The comparison by part shows which operator is predicted wrong.
+
+    result = verify(VerifyRequest(model, profile, running, cases=[(1, 512)]), progress)
 """
 
 import hashlib
@@ -42,27 +44,27 @@ INSIDE_SHARE = 0.8
 """Share of measured values that must lie inside the predicted 90 % interval."""
 
 HEADROOM = 0.9
-"""Share of the device's memory a decoder may take."""
+"""Largest share of the device's memory that weights and KV cache of the decoder may take."""
 
 Progress = Callable[[int, int, str], None]
 
 
 class Comparison(Record):
-    """One number: what was predicted, what was measured."""
+    """One quantity of a case, predicted and measured."""
 
     datasheet: float | None
     predicted: Estimate
     measured: Estimate
     error_fraction: float
-    """predicted / measured - 1: positive when the prediction is too slow."""
+    """[1] predicted / measured - 1. Positive if the predicted time (or rate) is too large."""
     error_of_law_fraction: float
-    """The same with the machine's own change since its calibration taken out."""
+    """``error_fraction`` without the machine's own change since its calibration."""
     inside: bool
-    """The measured interval meets the predicted one."""
+    """True if the measured interval and the predicted 90 % interval overlap."""
 
 
 class PartComparison(Record):
-    """One part of the model in one phase."""
+    """Predicted and measured time of one operator group in one phase."""
 
     phase: str
     group: str
@@ -72,15 +74,15 @@ class PartComparison(Record):
 
 
 class MachineChange(Record):
-    """What a reference product of the calibration takes now."""
+    """Change of a reference GEMM's time since the calibration."""
 
     limit: Literal["compute", "memory"]
     change_fraction: float
-    """Time around this case over time at the calibration, minus one."""
+    """Time before and after this case (mean) over the time at the calibration, minus one."""
 
 
 class VerifiedCase(Record):
-    """One batch and prompt length."""
+    """Results of one case: a batch size and a prompt length."""
 
     batch: int
     prompt_tokens: int
@@ -89,13 +91,13 @@ class VerifiedCase(Record):
     tpot_s: Comparison
     output_tokens_per_s: Comparison
     machine: tuple[MachineChange, ...]
-    """Tells a law that is wrong from a machine that has changed since its calibration."""
+    """Changes of the reference GEMMs: they separate errors of laws from changes of the machine."""
     limits: str
     parts: tuple[PartComparison, ...]
 
 
 class Verification(Record):
-    """Predictions against a real decoder."""
+    """Result of a verification: predictions against measurements of a real decoder."""
 
     model: str
     layers: int
@@ -103,46 +105,47 @@ class Verification(Record):
     device: str
     dtype: str
     predictions: tuple[Prediction, ...]
-    """All of them, made before the decoder was built."""
+    """Predictions of all cases, made before the decoder was built."""
     predictions_sha256: str
     """SHA-256 of the predictions' JSON lines, computed before the decoder was built."""
     shapes_seen: tuple[str, ...]
-    """Shapes of the decoder that the calibration happened to measure: should be empty."""
+    """Shapes of the decoder that are among the calibration's points; must be empty to pass."""
     cases: tuple[VerifiedCase, ...]
     ttft_median_error_fraction: float
     tpot_median_error_fraction: float
     ttft_median_error_of_law_fraction: float
     tpot_median_error_of_law_fraction: float
-    """Error fraction after removing the machine's own change, which its reference cases show."""
+    """Median error without the machine's own change, which the reference GEMMs show."""
     inside_share: float
     passed: bool
     blame: str
-    """Which part explains most of the error."""
+    """Sentence that names the part with the largest contribution to the error."""
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """What to verify."""
+    """Model, profile, device and cases of a verification."""
 
     model: Model
     profile: Profile
     running: RunningDevice
     cases: Sequence[tuple[int, int]]
-    """(batch, prompt tokens)."""
+    """(batch size, prompt length [tokens]) of each case."""
     output_tokens: int = 16
     budget_s: float = 1.0
-    """[s] For each phase of a case."""
+    """[s] Approximate measuring time for each phase of a case."""
     dtype: str = "bfloat16"
 
 
 def verify(request: VerifyRequest, progress: Progress) -> Verification:
-    """Predict, seal, run, compare.
+    """Predict all cases, hash the predictions, run the decoder, and compare.
 
     Raises
     ------
     InputError
-        If the decoder does not fit the device, a case is impossible, or the profile lacks a law.
+        If the decoder lacks a feature of the model or does not fit the device, a case is
+        impossible, or the profile is of another device or lacks a law.
     """
     model, profile = request.model, request.profile
     _require_runnable(request)
@@ -200,20 +203,22 @@ def _require_runnable(request: VerifyRequest) -> None:
     longest = max((prompt for _, prompt in request.cases), default=0) + request.output_tokens
     if (what := unsupported_features(request.model, longest)) is not None:
         raise InputError(
-            f"{request.model.id} has {what}, and the decoder that verify runs has not",
+            f"{request.model.id} has {what}, which the decoder of verify does not support",
             remedy="verify a dense model with full attention, such as qwen2.5-7b",
         )
     if request.output_tokens < 2:
-        raise InputError("verify needs at least 2 output tokens: the first is the prefill's")
+        raise InputError(
+            "verify needs at least 2 output tokens, because the prefill produces the first one"
+        )
     if not request.cases:
-        raise InputError("no case to verify", remedy="name prompts and batches")
+        raise InputError("there are no cases to verify", remedy="give --prompts and --batches")
     here = request.running.device
     there = request.profile.device
     if (there.name, there.kind, there.compute_units) != (here.name, here.kind, here.compute_units):
         raise InputError(
-            f"profile {request.profile.id} is of '{there.name}' with {there.compute_units} units, "
-            f"this machine has '{here.name}' with {here.compute_units}",
-            remedy="calibrate here first: groundspeed calibrate",
+            f"profile {request.profile.id} is of '{there.name}' with {there.compute_units} compute "
+            f"units, but this machine has '{here.name}' with {here.compute_units}",
+            remedy="calibrate this machine first: groundspeed calibrate",
         )
 
 
@@ -226,8 +231,9 @@ def _bench(
     if needed > HEADROOM * device.memory_bytes:
         raise InputError(
             f"{model.id} at batch {batch} needs {needed / 2**30:.1f} GiB, "
-            f"{device.name} has {device.memory_bytes / 2**30:.1f}",
-            remedy="verify fewer layers with --layers N: each layer is the same work",
+            f"but {device.name} has {device.memory_bytes / 2**30:.1f} GiB, of which "
+            f"{HEADROOM:.0%} can be used",
+            remedy="verify fewer layers with --layers N; all layers do the same work",
         )
     with memory_shortfall(request, batch):
         return DecoderHarness(shape, request.running.torch_device, batch=batch, capacity=capacity)
@@ -235,16 +241,17 @@ def _bench(
 
 @contextmanager
 def memory_shortfall(request: VerifyRequest, batch: int) -> Iterator[None]:
-    """Turn every way of running out of memory into one line.
+    """Turn every exception for lack of memory into an input error of one line.
 
     Raises
     ------
     InputError
+        If the code inside runs out of memory.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # A GPU has an exception for it; the CPU's allocator raises a plain RuntimeError.
+        # torch has its own exception for GPUs; its CPU allocator raises a plain RuntimeError.
         if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
             raise
         raise InputError(
@@ -271,7 +278,7 @@ def _predict(
 
 
 def _shapes_seen(request: VerifyRequest) -> tuple[str, ...]:
-    """Operators of the decoder whose exact shape stands among the calibration's points."""
+    """List the operators of the decoder whose exact shape is among the calibration's points."""
     known = {
         (curve.operation, tuple(sorted(point.case.items())))
         for curve in request.profile.curves
@@ -311,11 +318,11 @@ def _compare(
     workload = predicted.workload
     tpot, decode = predicted.tpot_s, predicted.decode
     if tpot is None or decode is None:
-        raise InputError("verify needs at least 2 output tokens")
+        raise InputError("verify needs at least 2 output tokens, because one token has no TPOT")
     ttft_measured, tpot_measured = _estimate(timing.prefill), _estimate(timing.decode)
     changed = {m.limit: m.change_fraction for m in machine}
     compute, memory = changed.get("compute", 0.0), changed.get("memory", 0.0)
-    # A rate falls where a time rises; decode, bound by memory, is most of it.
+    # The rate falls as the time rises. Most of the time is decode, which is memory-bound.
     rate_change = 1.0 / (1.0 + memory) - 1.0
     steps = workload.output_tokens - 1
     produced = workload.batch * workload.output_tokens
@@ -374,7 +381,7 @@ def _comparison(
 
 
 def _parts(name: str, phase: Phase, timing: PhaseTiming) -> list[PartComparison]:
-    """Parts scaled so that probes cost nothing: their measured sum is the uninstrumented whole."""
+    """Compare parts; measured times are scaled so that their sum is the time without probes."""
     scale = timing.total.median_s / sum(timing.groups_s.values())
     return [
         PartComparison(
@@ -398,7 +405,7 @@ def _median_error_of_law(comparisons: list[Comparison]) -> float:
 
 
 def _blame(cases: list[VerifiedCase]) -> str:
-    """Name the part whose error is the largest share of the whole."""
+    """Describe the part whose error is the largest share of the time of its phase."""
     shares: dict[tuple[str, str], list[float]] = {}
     for case in cases:
         for part in case.parts:

@@ -1,4 +1,4 @@
-"""Plans: within the limits of the device, wide enough for real models, the same every time."""
+"""Measurement plans are reproducible, respect the device's limits and cover real models."""
 
 import pytest
 
@@ -44,14 +44,14 @@ def plan(device: Device, mode: str) -> list[PlannedCase]:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("device", [H200, CPU], ids=lambda d: d.kind)
-def test_same_plan_every_time_and_each_case_once(device: Device, mode: str) -> None:
+def test_plan_is_reproducible_and_lists_each_case_once(device: Device, mode: str) -> None:
     keys = [case.key for case in plan(device, mode)]
     assert keys == [case.key for case in plan(device, mode)]
     assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize("device", [H200, CPU], ids=lambda d: d.kind)
-def test_no_case_is_too_slow_or_too_big(device: Device) -> None:
+def test_every_case_is_within_the_time_and_memory_limits(device: Device) -> None:
     limits = FAST if device.kind == "cuda" else SLOW
     for case in plan(device, "full"):
         cost = case.kernel.cost(case.case)
@@ -61,8 +61,8 @@ def test_no_case_is_too_slow_or_too_big(device: Device) -> None:
         assert max(cost.read_bytes, cost.written_bytes) <= limits.operand_bytes, case.key
 
 
-def test_a_gpu_s_plan_reaches_the_prefill_of_real_models() -> None:
-    """Qwen2.5-7B's gate-up product on 4096 tokens is 1.1 TFLOP; its head streams 1.1 GB."""
+def test_gpu_plan_covers_the_prefill_of_real_models() -> None:
+    """Qwen2.5-7B's gate-up product on 4096 tokens takes 1.1 TFLOP; its head reads 1.1 GB."""
     matmuls = [c for c in plan(H200, "quick") if c.key.startswith("matmul bfloat16 torch")]
     costs = [c.kernel.cost(c.case) for c in matmuls]
     assert max(c.flops for c in costs) > 1.2e12
@@ -70,7 +70,7 @@ def test_a_gpu_s_plan_reaches_the_prefill_of_real_models() -> None:
     assert sum(c.flops / 7e14 > 50e-6 for c in costs) >= 8
 
 
-def test_memory_rates_stand_on_several_sizes_beyond_the_cache() -> None:
+def test_stream_cases_include_two_sizes_above_four_times_the_cache() -> None:
     beyond = [
         c
         for c in plan(H200, "quick")
@@ -79,7 +79,7 @@ def test_memory_rates_stand_on_several_sizes_beyond_the_cache() -> None:
     assert len(beyond) >= 2
 
 
-def test_every_family_is_in_the_standard_plan_of_a_gpu() -> None:
+def test_standard_gpu_plan_has_every_kernel_family() -> None:
     operations = {c.kernel.operation for c in plan(H200, "standard")}
     assert {
         "matmul", "stream", "attention_prefill", "attention_decode", "elementwise", "launch",
@@ -90,14 +90,14 @@ def test_every_family_is_in_the_standard_plan_of_a_gpu() -> None:
     assert set(WARM) <= operations
 
 
-def test_a_processor_measures_only_what_it_has() -> None:
+def test_cpu_plan_has_only_torch_kernels_and_cpu_data_types() -> None:
     backends = {c.kernel.backend for c in plan(CPU, "full")}
     assert backends == {"torch"}
     assert MODES["full"].dtypes("cpu") == ["bfloat16", "float16", "float32"]
 
 
-def test_references_are_long_enough_to_see_a_clock() -> None:
-    """On an H200 a reference below 100 us would time its own launch."""
+def test_reference_cases_take_more_than_100_us() -> None:
+    """On an H200, a reference case below 100 us would mostly measure its launch latency."""
     sticks = reference_cases("cuda")
     compute = matmul_kernel("bfloat16").cost(sticks.references["compute"])
     memory = matmul_kernel("bfloat16").cost(sticks.references["memory"])
@@ -105,7 +105,7 @@ def test_references_are_long_enough_to_see_a_clock() -> None:
     assert memory.bytes / 4.8e12 > 100e-6
 
 
-def test_quick_is_expected_within_a_minute_on_an_h200() -> None:
+def test_quick_plan_is_expected_to_take_under_a_minute_on_an_h200() -> None:
     assert expected_s(plan(H200, "quick"), MODES["quick"], FAST) < 60.0
 
 
@@ -115,7 +115,7 @@ def test_unknown_dtype() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 4, 12])
-def test_steps_of_the_peak_search_stay_in_bounds(steps: int) -> None:
+def test_peak_search_shapes_are_distinct_and_within_bounds(steps: int) -> None:
     shapes = list(neighbours({"m": 64.0, "n": 32768.0, "k": 1024.0}, steps=steps))
     assert len(shapes) <= steps
     assert all(SMALLEST <= v <= LARGEST for s in shapes for v in s.values())

@@ -1,4 +1,4 @@
-"""Laws of published H200 timings on shapes they have not seen, and on known truth."""
+"""Laws fitted to published H200 timings, tested on unseen shapes, and to synthetic known truth."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ BF16 = {"dtype": "bfloat16"}
 
 
 def in_range(frame: pd.DataFrame) -> "pd.Series[bool]":
-    """Shapes of models' layers, in whole tiles."""
+    """Select shapes of the size of model layers whose m fills whole tiles."""
     sizes = frame["n"].between(512, 16384) & frame["k"].between(512, 16384)
     return sizes & (frame["m"] <= 16384) & aligned(frame)
 
@@ -32,7 +32,7 @@ def matmul(reference: Path, dtype: str, library: str) -> pd.DataFrame:
 
 
 def score(predicted: pd.DataFrame, measured: pd.DataFrame) -> tuple[float, float, float, float]:
-    """Median and P90 of the error, bias, and the share of rows inside the interval."""
+    """Return median and P90 of the error, the bias, and the fraction of rows in the interval."""
     ratio = predicted["time_us"] / measured["time_us"]
     error = (ratio - 1.0).abs()
     inside = (predicted["low_us"] <= measured["time_us"]) & (
@@ -56,7 +56,7 @@ def score(predicted: pd.DataFrame, measured: pd.DataFrame) -> tuple[float, float
         ("fp8", "vllm", 96, 0.044, 0.135),
     ],
 )
-def test_products(
+def test_matmul_law_predicts_unseen_shapes(
     reference: Path, dtype: str, library: str, points: int, median: float, q90: float
 ) -> None:
     frame = matmul(reference, dtype, library)
@@ -71,8 +71,8 @@ def test_products(
     assert 0.80 <= result[3] <= 0.97
 
 
-def test_rows_that_fill_no_whole_tile_are_a_regime_of_their_own(reference: Path) -> None:
-    """CUTLASS fp8: without points of that regime the law is 30 % off at the 90 % quantile."""
+def test_points_with_partial_tiles_reduce_the_error_on_partial_tiles(reference: Path) -> None:
+    """With CUTLASS fp8 the P90 error is 30 % if no fitted point has a partial tile."""
     frame = matmul(reference, "fp8", "vllm")
     even = frame[in_range(frame)]
     odd = frame[
@@ -87,10 +87,12 @@ def test_rows_that_fill_no_whole_tile_are_a_regime_of_their_own(reference: Path)
     result = score(predicted, rest)
     assert result[0] < 0.08 < without[0]
     assert result[1] < 0.21 < without[1]
-    assert without[3] > 0.8  # and it says that it does not know
+    assert without[3] > 0.8  # the interval covers the error even without such points
 
 
-def test_outside_the_box_a_law_says_so_and_holds_on(reference: Path) -> None:
+def test_large_shapes_are_marked_extrapolated_and_predicted_within_14_percent(
+    reference: Path,
+) -> None:
     frame = matmul(reference, "bfloat16", "trtllm")
     inside = frame[in_range(frame)]
     law = fit_law(
@@ -124,7 +126,7 @@ def test_attention(
     assert result[1] <= q90
 
 
-def test_experts_from_seven_token_counts(reference: Path) -> None:
+def test_moe_law_from_seven_token_counts_predicts_the_others(reference: Path) -> None:
     frame = pd.read_csv(reference / "silicon" / "h200_moe.csv.gz")
     chosen = choose_points("moe", frame, budget=7, seed=0)
     rest = frame.drop(chosen)
@@ -133,8 +135,8 @@ def test_experts_from_seven_token_counts(reference: Path) -> None:
     assert 0.8 <= result[3] <= 0.95
 
 
-def test_latent_attention(reference: Path) -> None:
-    """Several libraries and cache types in one call: each a regime of its own."""
+def test_mla_gets_one_law_for_each_library_and_cache_type(reference: Path) -> None:
+    """One call with several libraries and cache types fits one law for each config key."""
     frame = pd.read_csv(reference / "silicon" / "h200_mla_decode.csv.gz")
     chosen = choose_points("mla_decode", frame, budget=4 * 96, seed=0)
     rest = frame.drop(chosen)
@@ -164,14 +166,14 @@ def fitted(count: int = 96, noise: float = 0.0) -> Law:
     )
 
 
-def test_known_truth_comes_back() -> None:
+def test_law_of_noise_free_times_recovers_the_truth() -> None:
     new = shapes(2000, 3)
     predicted = law_time(fitted(), new)
     assert np.quantile(np.abs(predicted.time_s / truth(**new) - 1.0), 0.9) < 0.05
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.1])
-def test_the_interval_holds_nine_in_ten_new_measurements(noise: float) -> None:
+def test_interval_contains_about_90_percent_of_new_measurements(noise: float) -> None:
     new = shapes(3000, 4)
     times = truth(**new) * np.exp(np.random.default_rng(5).normal(0.0, noise, 3000))
     predicted = law_time(fitted(noise=noise), new)
@@ -179,7 +181,7 @@ def test_the_interval_holds_nine_in_ten_new_measurements(noise: float) -> None:
     assert 0.83 <= inside <= 0.97
 
 
-def test_intervals_are_wider_where_points_are_thin() -> None:
+def test_interval_is_wider_far_from_the_fitted_points() -> None:
     law = fitted(noise=0.02)
     assert law.residual_gp is not None
     at = {c: np.array([2.0 ** row[i] for row in law.residual_gp.points])
@@ -191,14 +193,14 @@ def test_intervals_are_wider_where_points_are_thin() -> None:
     assert far.extrapolated.all()
 
 
-def test_a_law_survives_being_written_down() -> None:
+def test_law_predicts_the_same_after_a_json_round_trip() -> None:
     law = fitted()
     again = Law.model_validate_json(law.model_dump_json())
     new = shapes(100, 6)
     np.testing.assert_array_equal(law_time(law, new).time_s, law_time(again, new).time_s)
 
 
-def test_a_device_without_a_sheet_has_laws_too() -> None:
+def test_law_can_be_fitted_without_a_datasheet() -> None:
     seen = shapes(60, 7)
     law = fit_parametric(
         "matmul", BF16, seen, truth(**seen), datasheet=None, origin="measured", source=""
@@ -208,7 +210,7 @@ def test_a_device_without_a_sheet_has_laws_too() -> None:
 
 
 @pytest.mark.parametrize("time", [0.0, -1.0, float("nan"), float("inf")])
-def test_impossible_times(time: float) -> None:
+def test_impossible_time_is_refused(time: float) -> None:
     seen = shapes(20, 9)
     times = truth(**seen)
     times[3] = time

@@ -1,4 +1,4 @@
-"""Chains of alpha-beta pieces: on known truth, and on published collectives."""
+"""Piecewise linear (alpha-beta) laws, fitted to synthetic times and to published collectives."""
 
 from pathlib import Path
 
@@ -18,11 +18,11 @@ SIZES: Array = np.array([2.0**i for i in range(10, 30)])
 
 
 def truth(sizes: Array) -> Array:
-    """16 us and 100 GB/s at first; another protocol from 1 MiB on: 30 us and 250 GB/s."""
+    """Return times of two protocols: 16 us and 100 GB/s below 1 MiB, 30 us and 250 GB/s above."""
     return np.where(sizes < 2**20, 16e-6 + sizes / 100e9, 30e-6 + sizes / 250e9)
 
 
-def test_two_protocols_are_followed_without_being_told() -> None:
+def test_fit_finds_the_switch_between_two_protocols() -> None:
     law = fit_piecewise(
         "collective", CONFIG_KEY, SIZES, truth(SIZES), origin="measured", source="truth"
     )
@@ -35,7 +35,9 @@ def test_two_protocols_are_followed_without_being_told() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10_000), noise=st.floats(0.0, 0.3))
-def test_never_falls_however_noisy(seed: int, noise: float) -> None:
+def test_predicted_time_never_decreases_with_size_even_for_noisy_times(
+    seed: int, noise: float
+) -> None:
     times = truth(SIZES) * np.exp(np.random.default_rng(seed).normal(0.0, noise, SIZES.size))
     law = fit_piecewise("collective", CONFIG_KEY, SIZES, times, origin="measured", source="noise")
     fine = np.geomspace(SIZES[0] / 4, SIZES[-1] * 4, 500)
@@ -47,13 +49,13 @@ def test_never_falls_however_noisy(seed: int, noise: float) -> None:
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=30))
-def test_pooling_keeps_the_mean_and_rises(values: list[float]) -> None:
+def test_pool_adjacent_violators_keeps_the_mean_and_never_decreases(values: list[float]) -> None:
     pooled = pool_adjacent_violators(np.array(values))
     assert (np.diff(pooled) >= 0).all()
     assert pooled.mean() == pytest.approx(np.mean(values), abs=1e-9)
 
 
-def test_too_few_sizes() -> None:
+def test_fewer_than_four_sizes_are_refused() -> None:
     with pytest.raises(InputError, match="needs at least 4 sizes, but there are 3"):
         fit_piecewise(
             "collective", CONFIG_KEY, SIZES[:3], truth(SIZES[:3]), origin="measured", source="x"
@@ -61,7 +63,7 @@ def test_too_few_sizes() -> None:
 
 
 def half(frame: pd.DataFrame, by: list[str], which: int) -> "pd.Series[bool]":
-    """Every other size of each curve."""
+    """Select every other size of each curve; ``which`` (0 or 1) is the half to select."""
     turn = frame.sort_values("bytes").groupby(by).cumcount()
     return (turn % 2 == which).reindex(frame.index)
 
@@ -73,11 +75,11 @@ def errors(frame: pd.DataFrame, by: list[str], which: int) -> "pd.Series[float]"
     return (predicted["time_us"] / frame.loc[~seen, "time_us"] - 1.0).abs()
 
 
-def test_published_nccl_collectives_from_half_of_the_sizes(reference: Path) -> None:
-    """Both halves together.
+def test_nccl_laws_from_half_of_the_sizes_predict_the_other_half(reference: Path) -> None:
+    """Fit one half of the sizes and predict the other, both ways round.
 
-    At 8 ranks the collection itself zig-zags by 20 % from one size below 512 KiB to the next,
-    which is what its 90 % quantile shows.
+    At 8 ranks and below 512 KiB, the published times themselves jump by 20 % from one size to the
+    next; this sets the P90 error.
     """
     frame = pd.read_csv(reference / "silicon" / "h200_collectives.csv.gz")
     by = ["op", "world_size"]
@@ -89,7 +91,9 @@ def test_published_nccl_collectives_from_half_of_the_sizes(reference: Path) -> N
     assert worlds.quantile(0.9).loc[[2, 4]].max() <= 0.15
 
 
-def test_published_custom_all_reduce_from_half_of_the_sizes(reference: Path) -> None:
+def test_custom_all_reduce_laws_from_half_of_the_sizes_predict_the_other_half(
+    reference: Path,
+) -> None:
     frame = pd.read_csv(reference / "silicon" / "h200_custom_allreduce.csv.gz")
     keys = ["engine_version", "library", "world_size", "bytes"]
     frame = frame.groupby(keys)[["time_us"]].median().reset_index()

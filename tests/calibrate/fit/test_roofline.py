@@ -1,4 +1,4 @@
-"""Fitting: known constants come back, outliers do not bend them, unseen shapes are predicted."""
+"""Soft roofline fits recover known constants, resist outliers and predict unseen shapes."""
 
 from pathlib import Path
 
@@ -42,13 +42,13 @@ def fit(columns: dict[str, np.ndarray], time: np.ndarray) -> Law:
     )
 
 
-def test_known_constants_come_back() -> None:
+def test_fit_recovers_known_constants_within_5_percent() -> None:
     values = fit(*synthetic()).values()
     for name in ("startup_s", "compute_flops_per_s", "bandwidth_bytes_per_s"):
         assert values[name] == pytest.approx(TRUTH[name], rel=0.05), name
 
 
-def test_the_interval_of_each_constant_holds_the_truth() -> None:
+def test_interval_of_the_compute_rate_contains_the_truth_in_14_of_20_fits() -> None:
     inside = 0
     for seed in range(20):
         law = fit(*synthetic(seed=seed))
@@ -57,7 +57,7 @@ def test_the_interval_of_each_constant_holds_the_truth() -> None:
     assert inside >= 14
 
 
-def test_disturbed_points_do_not_bend_the_law() -> None:
+def test_outliers_do_not_change_the_fitted_rates() -> None:
     columns, time = synthetic()
     disturbed = time.copy()
     disturbed[::10] *= 3.0
@@ -66,8 +66,8 @@ def test_disturbed_points_do_not_bend_the_law() -> None:
     assert values["bandwidth_bytes_per_s"] == pytest.approx(3.9e12, rel=0.08)
 
 
-def test_held_out_error_is_that_of_unseen_points() -> None:
-    """On pure noise of 10 %, the held-out error must say about 10 %, not the smaller residual."""
+def test_held_out_error_matches_the_noise_of_the_data() -> None:
+    """With 10 % noise the held-out error must be about 10 %, not the smaller fit residual."""
     law = fit(*synthetic(n=80, noise=0.10))
     assert 0.05 < law.held_out.median_fraction < 0.11  # median of |normal| is 0.67 sigma
     assert law.held_out.log_q95 == pytest.approx(1.645 * 0.10, abs=0.06)
@@ -93,8 +93,8 @@ def published(reference: Path, dtype: str = "bfloat16") -> pd.DataFrame:
     return d[(d["library"] == "trtllm-1.3.0rc20") & (d.dtype == dtype) & aligned & inside]
 
 
-def test_published_h200_matmuls(reference: Path) -> None:
-    """The form leaves 6.5 / 16 % (median / P90) on 96 published shapes: so must our fit."""
+def test_law_of_96_published_h200_matmuls_predicts_the_others(reference: Path) -> None:
+    """A soft roofline reaches 6.5 / 16 % (median / P90) from 96 published shapes; ours must too."""
     data = published(reference)
     chosen = choose_points("matmul", data, 96, seed=0)
     unseen = data.drop(chosen)
@@ -106,7 +106,7 @@ def test_published_h200_matmuls(reference: Path) -> None:
     assert 0.85 < inside.mean() < 0.99
 
 
-def test_extrapolation_is_marked(reference: Path) -> None:
+def test_rows_beyond_the_fit_range_are_marked_extrapolated(reference: Path) -> None:
     data = published(reference)
     small = data[data.m <= 256]
     law = fit_law("matmul", small.loc[choose_points("matmul", small, 48)], "h200-sxm")
@@ -115,13 +115,13 @@ def test_extrapolation_is_marked(reference: Path) -> None:
     assert (predicted.origin[small.index] == "measured").any()
 
 
-def test_a_regime_that_was_never_measured_is_refused(reference: Path) -> None:
+def test_data_type_without_a_law_is_refused(reference: Path) -> None:
     law = fit_law("matmul", published(reference).head(50), "h200")
     with pytest.raises(InputError, match="no matmul law was fitted"):
         law.predict(published(reference, "fp8").head(5))
 
 
-def test_bad_frames(reference: Path) -> None:
+def test_frame_without_times_unknown_gpu_and_unknown_operation_are_refused(reference: Path) -> None:
     good = published(reference).head(50)
     with pytest.raises(InputError, match="lack the column time_us"):
         fit_law("matmul", good.drop(columns="time_us"), "h200")

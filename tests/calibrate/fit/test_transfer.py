@@ -1,4 +1,4 @@
-"""Laws carried to a device that was not measured, and mended by the few points there are."""
+"""Laws transferred to a device that was not measured, with and without a few measured points."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def predicted(laws: tuple[Law, ...], rows: pd.DataFrame) -> pd.DataFrame:
     return FittedLaw("matmul", laws).predict(rows)
 
 
-def test_to_the_same_device_nothing_changes_but_the_certainty(
+def test_transfer_to_the_same_device_only_widens_the_interval(
     seen: tuple[Profile, pd.DataFrame],
 ) -> None:
     source, rest = seen
@@ -46,8 +46,8 @@ def test_to_the_same_device_nothing_changes_but_the_certainty(
     assert (wider > 1.0).all()
 
 
-def test_rates_follow_the_data_sheets(seen: tuple[Profile, pd.DataFrame]) -> None:
-    """An H100 has the H200's matrix units and 70 % of its bandwidth."""
+def test_transferred_rates_scale_with_the_datasheets(seen: tuple[Profile, pd.DataFrame]) -> None:
+    """An H100 has the same matrix units as an H200 and 70 % of its memory bandwidth."""
     source, _ = seen
     (law,) = transfer_law(source, "h100-sxm")
     stream = {"m": np.array([1.0]), "n": np.array([16384.0]), "k": np.array([16384.0])}
@@ -61,10 +61,10 @@ def test_rates_follow_the_data_sheets(seen: tuple[Profile, pd.DataFrame]) -> Non
 
 
 @pytest.mark.parametrize("count", [1, 4, 12])
-def test_anchors_pull_towards_a_device_that_is_slower(
+def test_measured_points_correct_a_transferred_law_for_a_slower_device(
     seen: tuple[Profile, pd.DataFrame], count: int
 ) -> None:
-    """One that is 20 % slower than its sheet says: the more points, the smaller the error."""
+    """The device takes 20 % longer than its datasheet says; more points give a smaller error."""
     source, rest = seen
     slower = rest.assign(time_us=rest["time_us"] * 1.2, operation="matmul")
     anchors = slower.sample(count, random_state=1)
@@ -78,7 +78,9 @@ def test_anchors_pull_towards_a_device_that_is_slower(
     assert abs(bias) < abs(before)
 
 
-def test_another_architecture_is_less_certain(seen: tuple[Profile, pd.DataFrame]) -> None:
+def test_transfer_to_another_architecture_has_a_wider_interval(
+    seen: tuple[Profile, pd.DataFrame],
+) -> None:
     source, rest = seen
     near, far = (
         predicted(transfer_law(source, to), rest.head(50)) for to in ("h100-sxm", "mi300x")
@@ -87,7 +89,7 @@ def test_another_architecture_is_less_certain(seen: tuple[Profile, pd.DataFrame]
     assert widths[1] > 1.8 * widths[0]
 
 
-def test_collectives_follow_the_wire(reference: Path) -> None:
+def test_transferred_collectives_scale_with_the_link_bandwidth(reference: Path) -> None:
     frame = pd.read_csv(reference / "silicon" / "h200_collectives.csv.gz")
     frame = frame[(frame["op"] == "all_gather") & (frame["world_size"] == 8)]
     source = profile(fit_law("collective", frame, device="h200-sxm").laws)
@@ -98,7 +100,9 @@ def test_collectives_follow_the_wire(reference: Path) -> None:
     assert small == pytest.approx(own[1], rel=0.01)
 
 
-def test_what_a_sheet_lacks_is_left_out(seen: tuple[Profile, pd.DataFrame]) -> None:
+def test_transfer_without_the_needed_datasheet_rate_is_refused(
+    seen: tuple[Profile, pd.DataFrame],
+) -> None:
     source, _ = seen
     law = source.laws[0].model_copy(update={"config_key": {"dtype": "fp8"}})
     with pytest.raises(InputError, match="no law of h200-sxm can be transferred to a100"):

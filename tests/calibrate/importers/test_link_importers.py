@@ -1,4 +1,4 @@
-"""What other link benchmarks print, read without loss and held against physics."""
+"""Importers for the output of other link benchmarks: values, refusals and physical limits."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def rate(profile: Profile, quantity: str) -> float:
     return next(r.value for r in profile.rates if r.quantity.startswith(quantity))
 
 
-def test_nccl_tests_table() -> None:
+def test_nccl_tests_table_is_imported() -> None:
     profile = read("nccl-tests", "all_reduce_h100.txt")
     (curve,) = profile.curves
     assert curve.config_key == {"op": "all_reduce", "world_size": "2", "mode": "eager"}
@@ -38,7 +38,7 @@ def test_nccl_tests_table() -> None:
     assert law is not None and law.origin == "imported"
 
 
-def test_nccl_tests_json_with_a_wrong_result() -> None:
+def test_nccl_tests_json_marks_the_row_with_wrong_results_invalid() -> None:
     profile = read("nccl-tests", "all_gather.json")
     (curve,) = profile.curves
     assert curve.config_key == {"op": "all_gather", "world_size": "4", "mode": "graph"}
@@ -47,7 +47,7 @@ def test_nccl_tests_json_with_a_wrong_result() -> None:
     assert rate(profile, "all_gather x4 in a graph") == pytest.approx(197.07e9, rel=1e-3)
 
 
-def test_nvbandwidth() -> None:
+def test_nvbandwidth_json_is_imported() -> None:
     profile = read("nvbandwidth", "nvbandwidth.json")
     assert rate(profile, "host link h2d pinned") == pytest.approx(55.4e9)
     assert rate(profile, "pairs one-way") == pytest.approx(396.1e9)
@@ -57,7 +57,7 @@ def test_nvbandwidth() -> None:
     assert profile.environment.driver == "560.35.05"
 
 
-def test_rocm_bandwidth_test() -> None:
+def test_rocm_bandwidth_test_output_is_imported() -> None:
     profile = read("rocm-bandwidth-test", "rocm_bandwidth_test.txt")
     assert profile.device.vendor == "amd"
     assert rate(profile, "pairs one-way") == pytest.approx(48.11e9)
@@ -65,7 +65,7 @@ def test_rocm_bandwidth_test() -> None:
     assert rate(profile, "host link d2h pinned") == pytest.approx(56.12e9)
 
 
-def test_transferbench_needs_to_be_told_the_device() -> None:
+def test_transferbench_output_needs_a_device_name() -> None:
     with pytest.raises(InputError, match="does not say which GPU was measured"):
         read("transferbench", "transferbench_p2p.txt")
     profile = read("transferbench", "transferbench_p2p.txt", device="mi300x")
@@ -89,27 +89,30 @@ TABLE = (DATA / "all_reduce_h100.txt").read_text()
         ("transferbench", "hello", "no measurement of transferbench"),
     ],
 )
-def test_what_is_not_the_tool_s_output(tool: str, text: str, said: str) -> None:
+def test_text_that_is_not_the_tool_s_output_is_refused(tool: str, text: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         read(tool, "all_reduce_h100.txt", text, device="h100-sxm")
 
 
-def test_a_factor_that_contradicts_the_operation() -> None:
+def test_busbw_factor_of_another_collective_is_refused() -> None:
     with pytest.raises(InputError, match=r"busbw is 1.00 times algbw, but for all_gather .* 0.50"):
         read("nccl-tests", "all_reduce_h100.txt", op="all_gather")
 
 
-def test_bits_for_bytes_are_caught(tmp_path: Path) -> None:
-    """A table eight times too fast: no switch explains a busbw of five times the wire."""
+def test_busbw_far_above_the_link_bandwidth_is_refused(tmp_path: Path) -> None:
+    """The table is eight times too fast, as if bits were taken for bytes.
+
+    Not even in-network reduction explains a busbw of five times the link bandwidth.
+    """
     fast = TABLE.replace("1703.90  315.08  315.08", " 212.99 2520.64 2520.64")
     path = tmp_path / "all_reduce.txt"
     path.write_text(fast)
     ran = groundspeed("profile", "import", "nccl-tests", str(path), "--profile-dir", str(tmp_path))
     assert ran.code == 2
-    assert "above the wire's 450" in ran.err
+    assert "above the link's 450 GB/s" in ran.err
 
 
-def test_from_the_command_line(tmp_path: Path) -> None:
+def test_import_command_writes_a_profile_and_suggests_the_tool_name(tmp_path: Path) -> None:
     file = str(DATA / "all_reduce_h100.txt")
     ran = groundspeed("profile", "import", "nccl-tests", file, "--profile-dir", str(tmp_path))
     assert ran.code == 0, ran.err
@@ -124,8 +127,8 @@ def silicon(reference: Path, name: str, query: str) -> str:
     return frame.to_csv(index=False)
 
 
-def test_a_table_of_published_products(reference: Path) -> None:
-    """7000 rows become a profile that a person can read, and its law predicts the others."""
+def test_import_of_7000_matmul_rows_keeps_192_and_fits_a_law(reference: Path) -> None:
+    """7000 rows become a profile file below 300 kB whose law is fitted to 192 of them."""
     text = silicon(reference, "matmul", "dtype == 'bfloat16' and library.str.startswith('trtllm')")
     path = reference / "silicon" / "h200_matmul.csv.gz"
     request = ImportRequest(path, text, "csv", device="h200-sxm", op="matmul")
@@ -135,7 +138,7 @@ def test_a_table_of_published_products(reference: Path) -> None:
     (law,) = profile.laws
     assert (law.origin, law.model_form, law.points) == ("imported", "gemm", 192)
     prefill = [u for u in utilization(profile) if u.phase == "prefill"]
-    assert all(0.5 < (u.share or 0.0) < 0.9 for u in prefill)  # 60 % is at the low end of it
+    assert all(0.5 < (u.share or 0.0) < 0.9 for u in prefill)  # 60 % is at its low end
     assert "6808 of 7000 rows were not kept" in profile.warnings[0]
 
 
@@ -157,14 +160,14 @@ GOOD = "dtype,m,n,k,time_us\n" + "".join(
         (GOOD.replace("bfloat16", "bf16x"), "matmul", "unknown data type 'bf16x'"),
     ],
 )
-def test_tables_that_cannot_be_used(text: str, op: str | None, said: str) -> None:
+def test_csv_with_missing_or_bad_values_is_refused(text: str, op: str | None, said: str) -> None:
     request = ImportRequest(DATA / "all_reduce_h100.txt", text, "csv", device="h200-sxm", op=op)
     with pytest.raises(InputError, match=said):
         import_profile(request, IMPORTERS["csv"], "a test")
 
 
-def test_times_in_the_wrong_unit_are_caught(tmp_path: Path) -> None:
-    """Milliseconds taken as microseconds make a GPU a thousand times faster than its roof."""
+def test_milliseconds_given_as_microseconds_are_refused(tmp_path: Path) -> None:
+    """Milliseconds in the column for microseconds give rates far above the roof."""
     path = tmp_path / "gemm.csv"
     path.write_text("dtype,m,n,k,time_us\n" + "".join(
         f"bfloat16,{2**i},8192,8192,{0.001 * (20 + 2**i / 6)}\n" for i in range(6, 14)
@@ -174,5 +177,5 @@ def test_times_in_the_wrong_unit_are_caught(tmp_path: Path) -> None:
         "--profile-dir", str(tmp_path / "profiles"),
     )  # fmt: skip
     assert ran.code == 2
-    assert "breaks physics" in ran.err and "roof of h200-sxm" in ran.err
+    assert "fails the physics check" in ran.err and "roof of h200-sxm" in ran.err
     assert not list((tmp_path / "profiles").glob("*.json"))

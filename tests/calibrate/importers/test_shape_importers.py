@@ -1,4 +1,4 @@
-"""Products, streams and kernel tables of other tools; tables that are known to be bad."""
+"""Importers for matmul, stream and kernel tables of other tools; known bad tables are refused."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def rate(profile: Profile, quantity: str) -> float:
     return next(r.value for r in profile.rates if r.quantity.startswith(quantity))
 
 
-def test_mamf() -> None:
+def test_mamf_finder_log_is_imported() -> None:
     profile = read("mamf", MAMF)
     require_valid_profile(profile, "mamf")
     assert profile.datasheet is not None and profile.datasheet.id == "a100-sxm-80gb"
@@ -74,7 +74,7 @@ def test_mamf() -> None:
     assert profile.environment.date_utc == "2025-05-03T06:17:43Z"
 
 
-def test_superbench() -> None:
+def test_superbench_results_are_imported_as_medians_over_nodes() -> None:
     nodes = [
         {"node": f"n{i}", "cublaslt-gemm/fp8e4m3_0_16384_16384_16384_flops:0": value,
          "cublaslt-gemm/bf16_0_8192_8192_8192_flops:0": 700.0, "mem-bw/h2d_bw:0": 55.4,
@@ -83,12 +83,12 @@ def test_superbench() -> None:
     ]  # fmt: skip
     profile = read("superbench", "\n".join(json.dumps(n) for n in nodes), "h200")
     require_valid_profile(profile, "superbench")
-    assert rate(profile, "matmul fp8") == pytest.approx(1600e12)  # the slow node does not decide
+    assert rate(profile, "matmul fp8") == pytest.approx(1600e12)  # the median ignores the slow node
     assert rate(profile, "host link h2d") == pytest.approx(55.4e9)
     assert "medians over 3 nodes" in profile.warnings
 
 
-def test_babelstream() -> None:
+def test_babelstream_output_is_imported() -> None:
     profile = read("babelstream", BABELSTREAM)
     require_valid_profile(profile, "babelstream")
     assert profile.datasheet is not None and profile.datasheet.id == "h200-sxm"
@@ -110,29 +110,29 @@ def test_babelstream() -> None:
         ("babelstream", BABELSTREAM.replace("4010000.0", "4e12"), "has a rate of"),
     ],
 )
-def test_what_is_not_theirs_is_refused(tool: str, text: str, message: str) -> None:
+def test_text_that_is_not_the_tool_s_output_is_refused(tool: str, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(tool, text)
 
 
-# Tables that were published and are wrong, or that people make.
+# Mistakes that occur in published tables or that users make.
 
 
-def test_sparse_peaks_are_above_the_roof() -> None:
-    """With sparsity a sheet's peak is twice the dense one: such a rate was not measured."""
+def test_rates_counted_with_sparsity_are_refused() -> None:
+    """A peak with sparsity is twice the dense peak, so no dense measurement can reach it."""
     text = MAMF.replace("271.3", "542.6").replace("268.4", "536.8").replace("262.3", "524.6")
     with pytest.raises(InputError, match="is above 312.0, the bfloat16 roof of a100"):
         require_valid_profile(read("mamf", text), "sparse")
 
 
-def test_gib_taken_for_gb_is_above_the_memory() -> None:
-    """4,650 GiB/s written as GB/s would be 4,330: the other way round it beats the memory."""
+def test_stream_rate_above_the_memory_bandwidth_is_refused() -> None:
+    """4,650 GB/s are 4,330 GiB/s; the wrong conversion upwards exceeds the memory bandwidth."""
     text = BABELSTREAM.replace("4480000.000 0.00095870", "5153960.000 0.00095870")
-    with pytest.raises(InputError, match="above the memory's 4800"):
+    with pytest.raises(InputError, match="above the memory bandwidth of 4800"):
         require_valid_profile(read("babelstream", text), "GiB")
 
 
-def test_microseconds_taken_for_milliseconds() -> None:
+def test_matmul_times_a_thousand_times_too_short_are_refused() -> None:
     frame = pd.read_csv(SILICON / "h100_matmul_240.csv")
     frame["time_us"] /= 1000.0
     text = frame.to_csv(index=False)
@@ -141,16 +141,19 @@ def test_microseconds_taken_for_milliseconds() -> None:
         require_valid_profile(import_profile(request, IMPORTERS["csv"], "a test"), "us")
 
 
-def test_a_copy_of_a_faster_gpu_is_caught() -> None:
-    """An H100's times under the name of an A100: above the roof it has."""
+def test_times_of_an_h100_imported_as_an_a100_are_refused() -> None:
+    """The times of an H100 give rates above the roof of an A100."""
     text = (SILICON / "h100_matmul_240.csv").read_text()
     request = ImportRequest(Path(__file__), text, "csv", "a100-sxm-80gb", "matmul")
     with pytest.raises(InputError, match="the bfloat16 roof of a100-sxm-80gb"):
         require_valid_profile(import_profile(request, IMPORTERS["csv"], "a test"), "copy")
 
 
-def make_tables(folder: Path, *, slow: float = 1.0, beyond: float = 1.0) -> Path:
-    """A folder in aiconfigurator's layout: an H100's products, and made-up attention."""
+def make_tables(folder: Path, *, time_factor: float = 1.0, bandwidth_factor: float = 1.0) -> Path:
+    """Write a folder in aiconfigurator's layout: matmuls of an H100 and synthetic attention.
+
+    ``time_factor`` multiplies the matmul times, ``bandwidth_factor`` the attention's bandwidth.
+    """
     pytest.importorskip("pyarrow", reason="the tables are parquet: pip install pyarrow")
     frame = pd.read_csv(SILICON / "h100_matmul_240.csv")
     gemm = pd.DataFrame(
@@ -160,7 +163,7 @@ def make_tables(folder: Path, *, slow: float = 1.0, beyond: float = 1.0) -> Path
             "latency": frame["time_us"] * 1e-3,
         }
     ).join(frame[["m", "n", "k"]])
-    gemm["latency"] *= slow
+    gemm["latency"] *= time_factor
     path = folder / "h100_sxm" / "gemm" / "trtllm" / "1.3.0rc20"
     path.mkdir(parents=True)
     gemm.to_parquet(path / "gemm_perf.parquet")
@@ -176,7 +179,7 @@ def make_tables(folder: Path, *, slow: float = 1.0, beyond: float = 1.0) -> Path
     decode["head_dim"], decode["window_size"] = 128, 0
     decode["attn_dtype"] = decode["kv_cache_dtype"] = "bfloat16"
     moved = 4.0 * decode["batch_size"] * decode["isl"] * 8 * 128
-    decode["latency"] = 0.012 + moved / (0.9 * beyond * 3.35e12) * 1e3
+    decode["latency"] = 0.012 + moved / (0.9 * bandwidth_factor * 3.35e12) * 1e3
     path = folder / "h100_sxm" / "attention" / "vllm" / "0.24.0"
     path.mkdir(parents=True)
     decode.to_parquet(path / "generation_attention_perf.parquet")
@@ -188,7 +191,7 @@ def aiconfigurator(folder: Path, device: str = "h100") -> Profile:
     return import_profile(request, IMPORTERS["aiconfigurator"], "a test")
 
 
-def test_aiconfigurator(tmp_path: Path) -> None:
+def test_aiconfigurator_tables_are_imported_with_laws(tmp_path: Path) -> None:
     profile = aiconfigurator(make_tables(tmp_path))
     require_valid_profile(profile, "aiconfigurator")
     law = profile.law("matmul", dtype="bfloat16")
@@ -197,16 +200,16 @@ def test_aiconfigurator(tmp_path: Path) -> None:
     assert profile.law("attention_decode", kv_dtype="bfloat16", library="vllm") is not None
 
 
-def test_a_table_above_the_memory_is_left_out_and_said(tmp_path: Path) -> None:
-    """As TensorRT-LLM 1.0's decode attention on an A100, which reads half of its cache."""
-    profile = aiconfigurator(make_tables(tmp_path, beyond=1.7))
+def test_aiconfigurator_table_above_the_memory_bandwidth_is_left_out(tmp_path: Path) -> None:
+    """An example is TensorRT-LLM 1.0's decode attention on A100, which reads half of its cache."""
+    profile = aiconfigurator(make_tables(tmp_path, bandwidth_factor=1.7))
     assert profile.law("attention_decode") is None
     (warning,) = [w for w in profile.warnings if w.startswith("left out")]
     assert "attention_decode bfloat16 bfloat16 vllm" in warning
     assert "exceed the memory bandwidth" in warning
 
 
-def test_devices_without_tables_are_named(tmp_path: Path) -> None:
+def test_device_without_aiconfigurator_tables_is_refused(tmp_path: Path) -> None:
     folder = make_tables(tmp_path)
     with pytest.raises(InputError, match="has no tables for mi300x"):
         aiconfigurator(folder, "mi300x")
@@ -214,11 +217,11 @@ def test_devices_without_tables_are_named(tmp_path: Path) -> None:
         aiconfigurator(folder, "b200")
 
 
-# Transfer, against a device it was not fitted to.
+# Transferred laws against measurements of the target device.
 
 
-def test_from_h200_to_h100_without_a_single_point() -> None:
-    """4.5 / 12.5 % was the best known; the extract is NVIDIA's own H100 collection."""
+def test_transfer_from_h200_to_h100_has_a_median_error_below_6_percent() -> None:
+    """The best known error was 4.5 / 12.5 % (median / P90); the data are NVIDIA's H100 timings."""
     source = shipped_profile("h200-sxm")
     assert source is not None
     seen = pd.read_csv(SILICON / "h100_matmul_240.csv")
@@ -235,8 +238,8 @@ def test_from_h200_to_h100_without_a_single_point() -> None:
     assert np.abs(again["time_us"] / seen["time_us"] - 1.0).median() < 0.065
 
 
-def test_published_points_slow_an_mi300x_down() -> None:
-    """It reaches half of its sheet's matrix rate where an H200 reaches five sixths."""
+def test_mi300x_laws_stay_far_below_the_datasheet_peak() -> None:
+    """An MI300X reaches half of its datasheet's matmul rate; an H200 reaches five sixths."""
     from groundspeed.profiles.laws import law_time
 
     mi300x = shipped_profile("mi300x")
@@ -251,12 +254,12 @@ def test_published_points_slow_an_mi300x_down() -> None:
     )
     assert two is not None and eight is not None
     big = {"bytes": np.array([2.0**30])}
-    # Two devices share one link of seven: less bus bandwidth, in spite of the shorter ring.
+    # Two devices have only one of the seven links between them, so their bus bandwidth is lower.
     busbw = [2.0**30 / law_time(x, big).time_s[0] * f for x, f in ((two, 1.0), (eight, 1.75))]
     assert busbw[1] / busbw[0] > 4.0
 
 
-def test_every_shipped_profile_holds_against_physics() -> None:
+def test_every_shipped_profile_passes_the_physics_check() -> None:
     for path in sorted(SHIPPED_PROFILES.glob("*.json")):
         profile = shipped_profile(path.stem)
         assert profile is not None

@@ -1,4 +1,4 @@
-"""A process finds its place among ranks, whoever started it."""
+"""A process finds its rank in the environment variables of torchrun, srun or mpirun."""
 
 import pytest
 
@@ -29,7 +29,7 @@ MPIRUN = {
         (MPIRUN, "mpirun", (0, 2), (0, 1), "head", 29500),
     ],
 )
-def test_launchers(
+def test_rank_address_and_port_are_read_from_each_launcher(
     variables: dict[str, str],
     launcher: str,
     rank: tuple[int, int],
@@ -45,13 +45,13 @@ def test_launchers(
     assert (rank_info.address, rank_info.port) == (address, port)
 
 
-def test_torchrun_inside_a_slurm_job_counts_as_torchrun() -> None:
+def test_torchrun_variables_take_precedence_inside_a_slurm_job() -> None:
     rank_info = find_rank_info(SRUN | TORCHRUN)
     assert rank_info is not None and rank_info.launcher == "torchrun"
 
 
 @pytest.mark.parametrize("variables", [{}, {**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}])
-def test_a_process_alone_is_no_rank(variables: dict[str, str]) -> None:
+def test_single_process_has_no_rank(variables: dict[str, str]) -> None:
     assert find_rank_info(variables) is None
 
 
@@ -61,10 +61,10 @@ def test_a_process_alone_is_no_rank(variables: dict[str, str]) -> None:
         ({"RANK": "8"}, "rank 8 of 8 does not exist"),
         ({"RANK": "x"}, "'x' is not a whole number"),
         ({"MASTER_PORT": ""}, "'' is not a whole number"),
-        ({"MASTER_ADDR": ""}, "does not say on which host rank 0 is"),
+        ({"MASTER_ADDR": ""}, "does not set the host of rank 0"),
     ],
 )
-def test_variables_that_make_no_sense(change: dict[str, str], said: str) -> None:
+def test_invalid_launcher_variables_are_refused(change: dict[str, str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         find_rank_info(TORCHRUN | change)
 
@@ -73,5 +73,5 @@ def test_variables_that_make_no_sense(change: dict[str, str], said: str) -> None
     ("nodes", "first"),
     [("n1,n2", "n1"), ("n[1-3]", "n1"), ("a[02,07-09]b", "a02b"), ("x,y[1-2]", "x")],
 )
-def test_slurm_s_lists(nodes: str, first: str) -> None:
+def test_first_node_of_a_slurm_node_list(nodes: str, first: str) -> None:
     assert first_node(nodes) == first

@@ -1,4 +1,4 @@
-"""Links among real processes, and what happens when one is killed, hangs, lags or lies."""
+"""Links between real processes, with ranks that are killed, hang, are slow or send wrong data."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ HOST = socket.gethostname()
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """End every process that a test has started, also where the test failed."""
+    """Kill every process that the test has started, also after a failed test."""
     yield
     for process in STARTED:
         if process.poll() is None:
@@ -45,7 +45,7 @@ STARTED: list[subprocess.Popen[str]] = []
 
 
 def start(folder: Path, ranks: int, timeout_s: float, **more: str) -> subprocess.Popen[str]:
-    """Start ranks that give one up after ``timeout_s``, or later on a busy machine."""
+    """Start ranks; a silent rank is lost after ``timeout_s``, or later on a busy machine."""
     timeout_s *= slowness()
     process = subprocess.Popen(
         [sys.executable, "-P", str(SCRIPT), str(folder), str(ranks), str(timeout_s)],
@@ -59,7 +59,7 @@ def start(folder: Path, ranks: int, timeout_s: float, **more: str) -> subprocess
 
 
 def rank_processes(parent: int, count: int) -> list[int]:
-    """Process ids of the ranks, in their order: the launcher starts them one after the other."""
+    """Return the process ids of the ranks, in the order in which the launcher started them."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         processes = []
@@ -86,8 +86,8 @@ def wait_for_entries(folder: Path, process: subprocess.Popen[str], count: int) -
 
 
 @pytest.mark.slow
-def test_four_ranks_from_the_command_line(tmp_path: Path) -> None:
-    """Groups of two and four, checked data, a law for each that predicts sizes it has not seen."""
+def test_calibrate_with_four_ranks_gives_valid_laws_for_two_and_four(tmp_path: Path) -> None:
+    """Groups of two and four ranks get valid data and laws that predict unseen sizes."""
     ran = groundspeed("calibrate", "--ranks", "4", "--device", "cpu", "--json",
                       "--profile-dir", str(tmp_path))  # fmt: skip
     assert ran.code == 0, ran.err
@@ -96,7 +96,7 @@ def test_four_ranks_from_the_command_line(tmp_path: Path) -> None:
     laws = [law for law in profile.laws if law.operation == "collective"]
     assert {law.config_key["world_size"] for law in laws} == {"2", "4"}
     errors = sorted(law.held_out.median_fraction for law in laws)
-    # A law cannot be closer to new sizes than the machine is to itself from sample to sample.
+    # The error of a law cannot be smaller than the spread between samples of one case.
     collectives = [p for c in profile.curves if c.operation == "collective" for p in c.points]
     spreads = sorted(p.q90_s / p.q10_s - 1.0 for p in collectives)
     assert errors[len(errors) // 2] < max(0.25, 2.0 * spreads[len(spreads) // 2])
@@ -110,13 +110,13 @@ def test_four_ranks_from_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_named_and_what_was_measured_is_kept(tmp_path: Path) -> None:
+def test_killed_rank_is_named_and_its_journal_is_continued(tmp_path: Path) -> None:
     process = start(tmp_path, 3, 20)
     wait_for_entries(tmp_path, process, 6)
     os.kill(rank_processes(process.pid, 3)[1], signal.SIGKILL)
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
-    assert f"rank 1 on {HOST} was killed by SIGKILL in " in stderr
+    assert f"rank 1 on {HOST} was killed by SIGKILL during " in stderr
     assert len(stderr.strip().splitlines()) == 1, stderr
     kept = journal(tmp_path)
     assert len(kept) > 6
@@ -127,21 +127,21 @@ def test_a_killed_rank_is_named_and_what_was_measured_is_kept(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_hung_rank_is_named_after_the_timeout(tmp_path: Path) -> None:
+def test_hung_rank_is_named_after_the_timeout_and_killed(tmp_path: Path) -> None:
     process = start(tmp_path, 3, 5)
     wait_for_entries(tmp_path, process, 3)
     hung = rank_processes(process.pid, 3)[2]
     os.kill(hung, signal.SIGSTOP)
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
-    assert f"rank 2 on {HOST} was lost in " in stderr
+    assert f"rank 2 on {HOST} was lost during " in stderr
     with pytest.raises(ProcessLookupError):
         os.kill(hung, 0)
 
 
 @pytest.mark.slow
-def test_a_slow_rank_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
-    """It runs a tenth of the time, as on a node whose other half swaps."""
+def test_slow_rank_gives_a_warning_and_a_complete_profile(tmp_path: Path) -> None:
+    """The slow rank is stopped for nine tenths of the time, as on a node that swaps."""
     process = start(tmp_path, 2, 60)
     wait_for_entries(tmp_path, process, 2)
     slow = rank_processes(process.pid, 2)[1]
@@ -173,14 +173,14 @@ def free_port() -> int:
 
 
 def rank(folder: Path, number: int, port: int, **more: str) -> subprocess.Popen[str]:
-    """One of two ranks, as torchrun would start it."""
+    """Start one of two ranks with the environment variables of torchrun."""
     return start(
         folder, 0, float(more.pop("timeout_s", "8")), RANK=str(number), WORLD_SIZE="2",
         MASTER_ADDR="localhost", MASTER_PORT=str(port), **more,
     )  # fmt: skip
 
 
-def test_a_port_in_use(tmp_path: Path) -> None:
+def test_port_in_use_is_reported(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("", 0))
         other.listen()
@@ -192,25 +192,25 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_nobody_at_the_address(tmp_path: Path) -> None:
+def test_rank_without_rank_0_at_the_address_reports_it(tmp_path: Path) -> None:
     process = rank(tmp_path, 1, free_port(), timeout_s="3")
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
-    assert re.search(rf"rank 1 on {HOST} finds nobody there within [\d.]+ s", stderr)
+    assert re.search(rf"rank 1 on {HOST} did not reach rank 0 within [\d.]+ s", stderr)
     assert "check MASTER_ADDR" in stderr
 
 
 @pytest.mark.slow
-def test_a_rank_that_does_not_come(tmp_path: Path) -> None:
+def test_rank_0_names_the_rank_that_did_not_start(tmp_path: Path) -> None:
     process = rank(tmp_path, 0, free_port(), timeout_s="3")
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
-    assert re.search(r"rank 1 of 2 did not come within [\d.]+ s", stderr)
+    assert re.search(r"rank 1 of 2 did not join within [\d.]+ s", stderr)
 
 
 @pytest.fixture
 def other_checkout(tmp_path: Path, root: Path) -> Path:
-    """A copy of the code that a rank can run changed."""
+    """Copy the code, so that a test can change what one rank runs."""
     copy = tmp_path / "other"
     for name in ("calibrate", "estimator", "kernels", "profiles"):
         shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -225,7 +225,7 @@ def change(path: Path, before: str, after: str) -> None:
 
 
 def both(folder: Path, checkout: Path) -> tuple[int, str]:
-    """Run two ranks, the second with other code."""
+    """Run two ranks, the second one from ``checkout``; return exit code and stderr of the first."""
     port = free_port()
     first = rank(folder, 0, port, timeout_s="20")
     second = rank(folder, 1, port, timeout_s="20", PYTHONPATH=f"{checkout / 'src'}:{SCRIPT.parent}")
@@ -235,7 +235,9 @@ def both(folder: Path, checkout: Path) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_ranks_of_different_versions(tmp_path: Path, other_checkout: Path) -> None:
+def test_ranks_with_different_method_versions_are_refused(
+    tmp_path: Path, other_checkout: Path
+) -> None:
     change(other_checkout / "calibrate" / "version.py", "METHOD_VERSION = 1", "METHOD_VERSION = 0")
     code, stderr = both(tmp_path, other_checkout)
     assert code == 2
@@ -243,8 +245,10 @@ def test_ranks_of_different_versions(tmp_path: Path, other_checkout: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_device_that_returns_wrong_data(tmp_path: Path, other_checkout: Path) -> None:
-    """Its rows are kept, marked, and no law is fitted to them."""
+def test_wrong_data_of_a_rank_is_warned_about_and_not_fitted(
+    tmp_path: Path, other_checkout: Path
+) -> None:
+    """The wrong rows stay in the profile, marked as invalid, but no law is fitted to them."""
     change(
         other_checkout / "kernels" / "links" / "collectives.py",
         "    share = items // group.size\n    ranks = range",
@@ -260,7 +264,7 @@ def test_a_device_that_returns_wrong_data(tmp_path: Path, other_checkout: Path) 
 
 
 @pytest.mark.parametrize("ranks", [2, 8, 64, 1000])
-def test_sums_are_exact_in_16_bit_however_many_ranks(ranks: int) -> None:
+def test_all_reduce_test_data_sums_exactly_in_bfloat16_for_any_rank_count(ranks: int) -> None:
     like = torch.empty(0, dtype=torch.bfloat16)
     total = torch.zeros(2100, dtype=torch.bfloat16)
     for r in range(ranks):
@@ -269,8 +273,8 @@ def test_sums_are_exact_in_16_bit_however_many_ranks(ranks: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_lost_rank_under_a_launcher_is_named_once(tmp_path: Path) -> None:
-    """Without a starter of ours: those that are left find out by themselves, one speaks."""
+def test_rank_lost_under_an_external_launcher_is_reported_once(tmp_path: Path) -> None:
+    """No parent process of ours watches the ranks: they detect the loss, and one reports it."""
     port = free_port()
     three = [
         start(
@@ -283,12 +287,12 @@ def test_a_lost_rank_under_a_launcher_is_named_once(tmp_path: Path) -> None:
     three[2].send_signal(signal.SIGKILL)
     messages = [process.communicate(timeout=PATIENCE_S)[1].strip() for process in three]
     assert [process.returncode for process in three[:2]] == [2, 2]
-    assert f"rank 2 on {HOST} was lost in " in messages[0]
+    assert f"rank 2 on {HOST} was lost during " in messages[0]
     assert messages[1] == ""
 
 
 @pytest.mark.slow
-def test_the_journal_says_which_ranks_it_is_of(tmp_path: Path) -> None:
+def test_journal_header_lists_the_ranks_and_hosts(tmp_path: Path) -> None:
     process = start(tmp_path, 2, 20)
     process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0

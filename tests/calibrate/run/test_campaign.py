@@ -1,4 +1,4 @@
-"""A whole calibration on the CPU: real processes, killed and resumed."""
+"""A complete CPU calibration in real processes that are killed and resumed."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_profile_is_complete_and_possible(finished: Path) -> None:
+def test_calibrated_profile_has_every_law_and_passes_the_physics_check(finished: Path) -> None:
     profile = load_profile(finished / "profile.json")
     assert [v for v in check_profile(profile) if v.severity == "error"] == []
     assert all(p.valid for c in profile.curves for p in c.points)
@@ -66,7 +66,7 @@ def test_profile_is_complete_and_possible(finished: Path) -> None:
     assert {s.limit for s in profile.stability} == {"compute", "memory"}
 
 
-def test_every_point_is_in_the_journal_with_its_samples(finished: Path) -> None:
+def test_journal_holds_every_point_with_all_its_samples(finished: Path) -> None:
     profile = load_profile(finished / "profile.json")
     entries = [json.loads(line) for line in journal_lines(finished)[1:]]
     medians = {entry["point"]["time_s"] for entry in entries}
@@ -75,8 +75,8 @@ def test_every_point_is_in_the_journal_with_its_samples(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_any_instant_it_continues(tmp_path: Path) -> None:
-    """kill -9 three times; nothing is measured twice, nothing that was on the disk is lost."""
+def test_killed_calibration_resumes_without_losing_or_repeating_cases(tmp_path: Path) -> None:
+    """After three kill -9, no case is measured twice and no written journal line is lost."""
     kept: list[str] = []
     for more in (3, 17, 11):
         process = start(tmp_path, "--slow")
@@ -100,7 +100,7 @@ def test_killed_at_any_instant_it_continues(tmp_path: Path) -> None:
     assert old & {p.time_s for c in profile.curves for p in c.points}
 
 
-def test_half_a_line_at_the_end_is_cut_off(finished: Path, tmp_path: Path) -> None:
+def test_incomplete_last_journal_line_is_dropped_on_resume(finished: Path, tmp_path: Path) -> None:
     lines = journal_lines(finished)
     (tmp_path / "journal.jsonl").write_text("\n".join(lines[:-2]) + "\n" + lines[-2][:40])
     process = start(tmp_path)
@@ -109,7 +109,7 @@ def test_half_a_line_at_the_end_is_cut_off(finished: Path, tmp_path: Path) -> No
     assert keys(journal_lines(tmp_path))[: len(lines) - 3] == keys(lines)[:-2]
 
 
-def test_the_journal_of_another_run_is_kept_but_not_continued(tmp_path: Path) -> None:
+def test_journal_of_another_device_is_renamed_and_not_resumed(tmp_path: Path) -> None:
     from groundspeed.calibrate.run.journal import Journal
 
     (tmp_path / "j").write_text('{"journal": 1, "device": "another"}\n')
@@ -119,7 +119,7 @@ def test_the_journal_of_another_run_is_kept_but_not_continued(tmp_path: Path) ->
     assert [p.read_text() for p in kept] == ['{"journal": 1, "device": "another"}\n']
 
 
-def test_two_runs_do_not_share_a_journal(tmp_path: Path) -> None:
+def test_journal_in_use_by_another_calibration_is_refused(tmp_path: Path) -> None:
     from groundspeed.calibrate.run.journal import Journal
 
     with (
@@ -129,7 +129,7 @@ def test_two_runs_do_not_share_a_journal(tmp_path: Path) -> None:
         Journal(tmp_path / "j", {"run": 1})
 
 
-def test_a_journal_that_cannot_be_written(tmp_path: Path) -> None:
+def test_journal_in_an_impossible_folder_is_refused(tmp_path: Path) -> None:
     from groundspeed.calibrate.run.journal import Journal
 
     (tmp_path / "file").write_text("")

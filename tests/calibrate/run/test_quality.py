@@ -1,4 +1,4 @@
-"""A profile warns about the run it came from: how often, how much, and what to do."""
+"""Warnings about the quality of a calibration: how many cases, how large, and the remedy."""
 
 import pytest
 
@@ -22,12 +22,12 @@ def environment(**changes: object) -> Environment:
     return PROFILE.environment.model_copy(update=changes)
 
 
-def test_a_clean_run_has_no_caveat() -> None:
+def test_clean_run_has_no_warning() -> None:
     assert quality_warnings(PROFILE.curves, PROFILE.environment, ()) == []
 
 
 @pytest.mark.parametrize("tag", TAGGED)
-def test_many_tagged_cases_are_counted_and_explained(tag: str) -> None:
+def test_tag_on_many_cases_gives_a_warning_with_count_and_remedy(tag: str) -> None:
     (text,) = quality_warnings(tagged(tag, 4), PROFILE.environment, ())
     assert text.startswith("4 of 9 cases ")
     assert TAGGED[tag] in text
@@ -40,7 +40,7 @@ def test_tag_on_under_a_tenth_of_the_cases_gives_no_warning() -> None:
     assert quality_warnings([curve], PROFILE.environment, ()) == []
 
 
-def test_company_partitions_and_noise_are_told() -> None:
+def test_noise_other_processes_and_mig_each_give_a_warning() -> None:
     noisy = Stability(
         limit="memory", reference="matmul", time_s=1e-3, repeats=24, spread_fraction=0.12,
         drift_fraction=0.0, verdict="noisy",
@@ -54,7 +54,7 @@ def test_company_partitions_and_noise_are_told() -> None:
     assert "MIG" in warnings[2]
 
 
-def test_a_virtual_machine_and_a_rate_above_the_roof_are_told() -> None:
+def test_virtual_machine_and_rate_above_the_datasheet_each_give_a_warning() -> None:
     rate = PROFILE.rates[0].model_copy(update={"utilization": 1.07})
     warnings = quality_warnings(
         PROFILE.curves, environment(virtualization="virtual machine"), (), (rate,)
@@ -63,7 +63,7 @@ def test_a_virtual_machine_and_a_rate_above_the_roof_are_told() -> None:
     assert f"{rate.quantity} is 107% of the datasheet" in warnings[1]
 
 
-def test_a_clock_that_moves_is_told_and_a_steady_one_is_not() -> None:
+def test_changing_clock_gives_a_warning_and_steady_clock_does_not() -> None:
     curve = PROFILE.curves[0]
 
     def at(clocks: list[float]) -> list[str]:
@@ -79,7 +79,7 @@ def test_a_clock_that_moves_is_told_and_a_steady_one_is_not() -> None:
     assert "moved between 1410 and 1980 MHz" in text
 
 
-def test_running_out_of_time_is_told() -> None:
+def test_cases_stopped_at_the_time_cap_give_a_warning() -> None:
     curve = PROFILE.curves[0]
     capped = tuple(p.model_copy(update={"stop": "time-cap"}) for p in curve.points)
     (text,) = quality_warnings(

@@ -1,7 +1,8 @@
-"""The sampling loop against simulated devices whose truth is known.
+"""The sampling loop on simulated devices with a known run time.
 
-Each device misbehaves in one way that real ones do. The reported value must lie within 1 % of the
-truth, or a tag must say what is wrong with it; a wrong number without a tag is the failure.
+Each simulated device shows one disturbance of real devices. The reported median must be within 1 %
+of the true time, or a tag or the stop reason must report the disturbance. A test fails if a wrong
+median comes without either.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ Behaviour = Callable[[int, np.random.Generator], float]
 
 @dataclass
 class SimulatedDevice:
-    """A device with a virtual clock: run n takes TRUTH_S times what its behaviour says."""
+    """A device with a virtual clock: a run takes TRUTH_S times what behaviour returns."""
 
     behaviour: Behaviour
     noise: float = 0.005
@@ -38,7 +39,7 @@ class SimulatedDevice:
             tail = np.exp(self.noise * abs(self.rng.normal()))
             duration = TRUTH_S * self.behaviour(self.run, self.rng) * tail
             self.run += 1
-            # The host queues each launch; a timer between device events must not count it.
+            # The launch overhead passes on the clock, but a timer of device events excludes it.
             self.clock_s += duration + self.overhead_s
             durations.append(duration)
         return durations
@@ -53,53 +54,53 @@ def error(sampled: Sampled) -> float:
     return abs(sampled.summary.median_s / TRUTH_S - 1.0)
 
 
-def test_a_quiet_device() -> None:
+def test_undisturbed_device_is_measured_within_1_percent_without_tags() -> None:
     sampled = measured(lambda n, rng: 1.0)
     assert error(sampled) < 0.01
     assert sampled.tags == ()
     assert sampled.stop == "precise"
 
 
-def test_launch_overhead_is_not_in_the_sample() -> None:
+def test_launch_overhead_is_not_part_of_a_sample() -> None:
     assert error(measured(lambda n, rng: 1.0, overhead_s=5e-3)) < 0.01
 
 
 MISBEHAVIOUR: dict[str, tuple[Behaviour, str]] = {
     "it warms up and slows down": (lambda n, rng: 1.0 + 0.3 * min(1.0, n / 150), "drift"),
-    "it throttles half-way": (lambda n, rng: 1.5 if n > 60 else 1.0, "drift"),
+    "it throttles after 60 runs": (lambda n, rng: 1.5 if n > 60 else 1.0, "drift"),
     "its clock has two states": (lambda n, rng: 1.3 if rng.random() < 0.45 else 1.0, "bimodal"),
-    "a neighbour takes turns": (lambda n, rng: 1.0 if (n // 40) % 2 else 1.25, "bimodal"),
+    "another process runs at times": (lambda n, rng: 1.0 if (n // 40) % 2 else 1.25, "bimodal"),
 }
 
 
 @pytest.mark.parametrize("name", MISBEHAVIOUR)
-def test_a_device_that_misbehaves_is_measured_right_or_flagged(name: str) -> None:
+def test_disturbed_device_is_measured_within_1_percent_or_flagged(name: str) -> None:
     behaviour, tag = MISBEHAVIOUR[name]
     sampled = measured(behaviour)
     assert error(sampled) < 0.01 or tag in sampled.tags or sampled.stop != "precise", sampled
 
 
-def test_rare_hiccups_do_not_matter() -> None:
+def test_outliers_in_5_percent_of_the_runs_do_not_change_the_median() -> None:
     sampled = measured(lambda n, rng: 12.0 if rng.random() < 0.05 else 1.0)
     assert error(sampled) < 0.01
 
 
-def test_many_hiccups_are_flagged() -> None:
+def test_outliers_in_20_percent_of_the_runs_are_flagged() -> None:
     sampled = measured(lambda n, rng: rng.uniform(2, 20) if rng.random() < 0.2 else 1.0)
     assert "outliers" in sampled.tags or "bimodal" in sampled.tags
 
 
-def test_a_case_near_the_clock_s_resolution_is_flagged() -> None:
+def test_run_time_near_the_clock_resolution_is_flagged() -> None:
     assert "near-clock-resolution" in measured(lambda n, rng: 1.0, resolution_s=1e-4).tags
 
 
-def test_hopeless_noise_ends_and_says_so() -> None:
+def test_very_noisy_device_stops_at_the_noise_plateau_or_time_cap() -> None:
     sampled = measured(lambda n, rng: float(np.exp(rng.normal())))
     assert sampled.stop in ("noise-plateau", "time-cap")
 
 
-def test_a_repeat_on_the_same_operand_is_not_what_rotation_measures() -> None:
-    """L2 serves a repeated operand; rotation over more than the cache never meets a warm one."""
+def test_rotating_operands_avoids_cache_hits_of_repeated_operands() -> None:
+    """L2 serves a repeated operand; rotation over more data than L2 holds always misses it."""
     from collections import OrderedDict
 
     cache: OrderedDict[int, None] = OrderedDict()

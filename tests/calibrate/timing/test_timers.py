@@ -1,4 +1,4 @@
-"""The CPU timer rotates through operands, times what it should, and nothing else."""
+"""The CPU timer rotates through the calls, groups short ones and excludes work in between."""
 
 import itertools
 import statistics
@@ -20,7 +20,7 @@ def test_calls_are_taken_in_rotation() -> None:
     assert all((b - a) % 3 == 1 for a, b in itertools.pairwise(order))
 
 
-def test_what_comes_between_is_run_and_not_timed() -> None:
+def test_between_callback_is_run_but_not_timed() -> None:
     log: list[str] = []
 
     def between() -> None:
@@ -32,10 +32,10 @@ def test_what_comes_between_is_run_and_not_timed() -> None:
     samples = timed.sample(5)
     assert log == ["between", "call"] * 5
     alone = CpuTimer().prepare([between]).sample(5)
-    assert statistics.median(samples) < statistics.median(alone)  # a thousandfold apart
+    assert statistics.median(samples) < statistics.median(alone)  # by a factor of about 1000
 
 
-def test_short_calls_are_grouped() -> None:
+def test_short_calls_are_grouped_into_one_sample() -> None:
     count = 0
 
     def tick() -> None:

@@ -1,4 +1,4 @@
-"""Plans, audits, comparisons and adjustments: decisions made from predictions."""
+"""Decisions based on predictions: plans, audits of claims, comparisons and adjustments."""
 
 import csv
 import itertools
@@ -39,7 +39,7 @@ def plan(tpot_limit_s: float, ttft_limit_s: float | None = None) -> Plan:
     )  # fmt: skip
 
 
-def test_a_plan_meets_its_objective_and_is_on_no_worse_side_of_the_front() -> None:
+def test_best_plan_meets_the_slo_and_no_front_point_is_dominated() -> None:
     made = plan(ttft_limit_s=1.0, tpot_limit_s=0.02)
     best = made.best
     assert best is not None and best.simulated
@@ -56,7 +56,7 @@ def test_a_plan_meets_its_objective_and_is_on_no_worse_side_of_the_front() -> No
         )
 
 
-def test_a_looser_objective_is_never_dearer() -> None:
+def test_looser_slo_never_costs_more() -> None:
     costs = []
     for tpot in (0.012, 0.02, 0.04, 0.1):
         best = plan(tpot_limit_s=tpot).best
@@ -65,24 +65,24 @@ def test_a_looser_objective_is_never_dearer() -> None:
     assert all(b <= a * 1.02 for a, b in itertools.pairwise(costs))
 
 
-def test_what_nothing_meets_says_how_close_one_can_get() -> None:
+def test_unreachable_slo_reports_the_fastest_possible_tpot() -> None:
     made = plan(tpot_limit_s=0.001)
     assert made.best is None
     assert made.advice.startswith("nothing meets the objective; the fastest TPOT is")
 
 
 @pytest.mark.parametrize("price", [0.0, -1.0, 1e6])
-def test_a_price_in_the_wrong_unit(price: float) -> None:
+def test_price_outside_the_plausible_range_is_refused(price: float) -> None:
     with pytest.raises(InputError, match="the price of a GPU-hour must be"):
         make_plan(find_model("llama-3.1-8b"), [candidate(price=price)], ServingWorkload(128, 128))
 
 
-def test_a_model_that_fits_nowhere() -> None:
+def test_model_that_fits_no_deployment_is_refused() -> None:
     with pytest.raises(InputError, match="no deployment is possible"):
         make_plan(find_model("deepseek-r1"), [candidate(gpus=2)], ServingWorkload(128, 128))
 
 
-# The article's table: DeepSeek-R1 on 8 x H200, 170 total tokens a second at concurrency 1.
+# Audits. The claim is the article's: DeepSeek-R1 on 8 x H200, 170 total tokens/s, concurrency 1.
 
 CLAIM = Claim(
     tokens_per_s=170.0, model=find_model("deepseek-r1"), gpu="h200", counts="total", isl=3200,
@@ -98,21 +98,21 @@ def figures(report: Audit) -> dict[str, float]:
     return {f.name: f.value for f in report.figures}
 
 
-def test_the_articles_table() -> None:
+def test_audit_reproduces_the_figures_of_the_article() -> None:
     assert request_time_s(CLAIM, "total") == pytest.approx(23.53, abs=0.005)
     report = audit(CLAIM)
     values = figures(report)
     assert values["request time"] == pytest.approx(23.53, abs=0.005)
     assert 33.9 < values["output per user"] < 35.0
-    # The article rounds 23.53 s down to 23 on its way: 91 to 92 s, and 44 tokens a second.
+    # The article rounds 23.53 s down to 23 s, so it gets 91 to 92 s and 44 tokens/s.
     assert values["request time, lengths swapped"] == pytest.approx(92.0, rel=0.03)
     assert values["total rate, lengths swapped"] == pytest.approx(44.0, rel=0.04)
-    # What it leaves out: the prompt takes time, so decode alone is a little faster.
+    # The article ignores prefill time; without it, decoding is a little faster than its figure.
     assert values["decode alone"] > values["output per user"]
     assert report.passes
 
 
-def test_a_claim_above_the_roof_is_wrong() -> None:
+def test_claim_above_the_upper_bound_is_reported_as_wrong() -> None:
     claim = Claim(
         tokens_per_s=5000.0, model=CLAIM.model, gpu="h200", counts="output", isl=3200, osl=800,
         concurrency=1, gpus=8, dtype="fp8",
@@ -122,20 +122,20 @@ def test_a_claim_above_the_roof_is_wrong() -> None:
     assert any(c.severity == "wrong" and "times the upper bound" in c.text for c in report.checks)
 
 
-def test_a_claim_without_lengths_allows_a_range() -> None:
+def test_claim_without_lengths_is_checked_against_a_range() -> None:
     claim = Claim(tokens_per_s=5000.0, model=CLAIM.model, gpu="h200", gpus=8)
     report = audit(claim)
     assert "not stated: counts, isl, osl, concurrency, dtype" in report.checks[0].text
     assert any("this system can reach" in c.text for c in report.checks)
 
 
-def test_two_claims_are_compared_only_on_one_footing() -> None:
+def test_claims_are_comparable_only_with_equal_lengths() -> None:
     other = Claim(
         tokens_per_s=60.0, model=CLAIM.model, gpu="mi300x", counts="output", isl=3200, osl=800,
         concurrency=1, gpus=8, dtype="fp8", label="the other",
     )  # fmt: skip
     fair = compare_claims(CLAIM, other)
-    assert fair.comparable  # what is counted can be put on one footing: 34 against 60
+    assert fair.comparable  # total tokens are converted to output: 34 against 60
     assert fair.output_per_gpu == pytest.approx((34.0 / 8, 60.0 / 8))
     assert fair.verdict.startswith("the other has 1.76 times")
     longer = Claim(
@@ -153,13 +153,13 @@ def option(name: str, tp: int = 1) -> Option:
     return Option(name, Server(model, Deployment(tp=tp), find_engine("vllm"), H200.best), 2.0)
 
 
-def test_the_same_thing_twice_is_a_tie() -> None:
+def test_comparison_of_two_equal_servers_is_a_tie() -> None:
     comparison = compare_servers([option("a"), option("b")], ServingWorkload(512, 128), [1, 16])
     assert all(row.winner is None and row.ratio == pytest.approx(1.0) for row in comparison.rows)
     assert comparison.summary[0] == "TTFT: a tie from 1 to 16"
 
 
-def test_a_difference_beyond_the_noise_has_a_winner() -> None:
+def test_comparison_names_the_faster_and_the_cheaper_server() -> None:
     comparison = compare_servers(
         [option("one"), option("four", tp=4)], ServingWorkload(512, 128), [1]
     )
@@ -171,7 +171,7 @@ def test_a_difference_beyond_the_noise_has_a_winner() -> None:
         compare_servers([option("a")], ServingWorkload(512, 128), [1])
 
 
-# Adjustment and intervals, on published rows.
+# Adjustment to own measurements, and intervals, on published rows.
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +183,8 @@ def results(reference: Path) -> list[RowResult]:
     return backtest(rows, lambda name: find_hardware(name).best)
 
 
-def test_a_constant_error_is_learned_from_three_rows(results: list[RowResult]) -> None:
-    """A user whose servers are 30 % slower than those that were published."""
+def test_adjustment_to_three_rows_corrects_a_constant_error(results: list[RowResult]) -> None:
+    """The rows simulate a user whose servers are 30 % slower than the published ones."""
     mine = [
         r.model_copy(update={"measured": {"tpot_ms": 1.3 * r.measured["tpot_ms"]}})
         for r in results
@@ -198,7 +198,7 @@ def test_a_constant_error_is_learned_from_three_rows(results: list[RowResult]) -
     assert len(adjusted) == len(mine)
 
 
-def test_rows_that_contradict_each_other() -> None:
+def test_adjustment_refuses_contradicting_rows_and_zero_rows() -> None:
     base = {
         "row": "1", "labels": {}, "low": {"tpot_ms": 9.0}, "high": {"tpot_ms": 11.0},
         "predicted": {"tpot_ms": 10.0}, "saturated": False,
@@ -214,11 +214,13 @@ def test_rows_that_contradict_each_other() -> None:
 
 
 STEPS = {"trtllm-0.9.0-dli": 4, "nvidia-aic-gap": 2, "inferencex-aic": 2}
-"""Of the rows of these sources, constants were fitted to each fourth or second."""
+"""Constants were fitted to every n-th row of these sources: every fourth, second and second."""
 
 
 @pytest.mark.parametrize("metric", ["tpot_ms", "ttft_ms"])
-def test_intervals_hold_rows_that_set_no_constant(results: list[RowResult], metric: str) -> None:
+def test_intervals_contain_80_to_97_percent_of_rows_not_used_in_fits(
+    results: list[RowResult], metric: str
+) -> None:
     seen: dict[str, int] = {}
     unseen = []
     for r in results:

@@ -1,4 +1,4 @@
-"""The article's table, figure by figure, as printed; and what the memory really allows."""
+"""The naive method reproduces every figure of the article; the memory bound is far below them."""
 
 import pytest
 
@@ -28,7 +28,7 @@ ROWS = {row.quantity: row for row in naive_estimate(MODEL, H20, WORKLOAD).rows}
         ("quick throughput", "2312"),
     ],
 )
-def test_as_printed(quantity: str, printed: str) -> None:
+def test_naive_figure_equals_the_printed_one(quantity: str, printed: str) -> None:
     row = ROWS[quantity]
     assert f"{row.printed / row.scale:.{row.decimals}f}" == printed
 
@@ -44,12 +44,14 @@ def test_as_printed(quantity: str, printed: str) -> None:
         ("quick prefill FLOPs", 65.5, 1),
     ],
 )
-def test_exact_beside_it(quantity: str, exact: float, digits: int) -> None:
+def test_exact_value_is_given_beside_the_printed_figure(
+    quantity: str, exact: float, digits: int
+) -> None:
     row = ROWS[quantity]
     assert round(row.exact / row.scale, digits) == exact
 
 
-def test_what_the_memory_allows() -> None:
+def test_memory_bound_is_62_tokens_per_s_and_listed_as_left_out() -> None:
     assert round(memory_roof_tokens_per_s(MODEL, H20, WORKLOAD, with_cache=False), 1) == 62.5
     assert round(memory_roof_tokens_per_s(MODEL, H20, WORKLOAD, with_cache=True), 1) == 62.1
     text = " ".join(naive_estimate(MODEL, H20, WORKLOAD).left_out)
@@ -60,7 +62,9 @@ def test_what_the_memory_allows() -> None:
 @pytest.mark.parametrize(
     ("gpu", "tokens_per_s"), [("h20", 62.1), ("h200", 74.5), ("h100-sxm", 52.0), ("mi300x", 82.3)]
 )
-def test_the_default_method_is_bound_by_memory(gpu: str, tokens_per_s: float) -> None:
+def test_default_method_gives_memory_bound_decode_and_compute_bound_prefill(
+    gpu: str, tokens_per_s: float
+) -> None:
     p = predict(MODEL, DatasheetHardware(find_device(gpu).spec), WORKLOAD)
     assert p.tpot_s is not None and p.decode is not None
     assert 1 / p.tpot_s.value == pytest.approx(tokens_per_s, abs=0.06)
@@ -68,12 +72,12 @@ def test_the_default_method_is_bound_by_memory(gpu: str, tokens_per_s: float) ->
     assert p.prefill.bound == "compute"
 
 
-def test_no_peak_no_estimate() -> None:
+def test_gpu_without_a_bfloat16_peak_is_refused() -> None:
     with pytest.raises(InputError, match="mi308x gives no bfloat16 peak"):
         naive_estimate(MODEL, find_device("mi308x").spec, WORKLOAD)
 
 
 @pytest.mark.parametrize("utilization", [0.0, -0.1, 1.1, float("nan")])
-def test_utilization_is_a_fraction(utilization: float) -> None:
+def test_utilization_outside_0_to_1_is_refused(utilization: float) -> None:
     with pytest.raises(InputError, match="utilization"):
         naive_estimate(MODEL, H20, WORKLOAD, utilization=utilization)

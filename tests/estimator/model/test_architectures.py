@@ -1,4 +1,4 @@
-"""Configurations from strangers: a model or one clear line, never a traceback."""
+"""Reading any model configuration: the result is a model or an error of one line, no traceback."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def parse(config: dict[str, Any]) -> Model:
 
 
 @pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "vocab_size", "architectures"])
-def test_missing_key(key: str) -> None:
+def test_missing_key_is_refused_and_named(key: str) -> None:
     with pytest.raises(InputError, match=f"lacks '{key}'"):
         parse({k: v for k, v in GOOD.items() if k != key})
 
@@ -31,26 +31,26 @@ def test_missing_key(key: str) -> None:
 @pytest.mark.parametrize(
     "value", [-1, 0, 10**30, 1.5, "4096", True, [], {}, float("nan"), float("inf")]
 )
-def test_impossible_value(key: str, value: Any) -> None:
+def test_impossible_size_is_refused_in_one_line(key: str, value: Any) -> None:
     with pytest.raises(InputError) as caught:
         parse(GOOD | {key: value})
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
-def test_heads_that_do_not_divide() -> None:
+def test_indivisible_head_counts_are_refused() -> None:
     with pytest.raises(InputError, match="are not divisible by 5 KV heads"):
         parse(GOOD | {"num_key_value_heads": 5})
     with pytest.raises(InputError, match="is not divisible by 27 heads"):
         parse(GOOD | {"num_attention_heads": 27})
 
 
-def test_unknown_architecture_names_the_closest() -> None:
+def test_unknown_architecture_is_refused_with_the_closest_name() -> None:
     with pytest.raises(InputError, match="did you mean 'Qwen3ForCausalLM'"):
         parse(GOOD | {"architectures": ["Qwen4ForCausalLM"]})
 
 
-def test_what_is_not_modelled_is_refused_not_approximated() -> None:
+def test_unsupported_experts_and_quantization_are_refused() -> None:
     with pytest.raises(InputError, match="is not a mixture of experts"):
         parse(GOOD | {"num_experts": 64})
     with pytest.raises(InputError, match="'hqq' is not modelled: supported are fp8"):
@@ -72,7 +72,7 @@ def test_what_is_not_modelled_is_refused_not_approximated() -> None:
         max_size=6,
     )
 )
-def test_any_mutation_is_a_model_or_one_line(changes: dict[str, Any]) -> None:
+def test_any_changed_config_gives_a_model_or_an_error_of_one_line(changes: dict[str, Any]) -> None:
     try:
         model = parse(GOOD | changes)
     except InputError as error:
@@ -84,7 +84,7 @@ def test_any_mutation_is_a_model_or_one_line(changes: dict[str, Any]) -> None:
 
 
 @given(st.integers(1, 64), st.integers(1, 16), st.integers(1, 8), st.integers(1, 100))
-def test_parameters_grow_with_every_size(
+def test_parameter_count_grows_as_expected_with_layers_and_width(
     layers: int, group: int, kv_heads: int, width: int
 ) -> None:
     config = GOOD | {
@@ -111,10 +111,12 @@ def test_parameters_grow_with_every_size(
         (b'{"hidden_size": NaN}', "NaN"),
         (b"\xff\xfe", "not a text file"),
         (b"[" * 50_000, "nested too deeply"),
-        (b'{"a": 1, "a": 2}', "stands twice"),
+        (b'{"a": 1, "a": 2}', "appears twice"),
     ],
 )
-def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, message: str) -> None:
+def test_file_that_is_not_a_configuration_is_refused_in_one_line(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
@@ -122,7 +124,7 @@ def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, message
     assert "\n" not in str(caught.value)
 
 
-def test_folders(tmp_path: Path) -> None:
+def test_folder_with_config_json_is_read_and_without_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(GOOD))

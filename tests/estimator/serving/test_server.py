@@ -1,4 +1,4 @@
-"""Servers: memory, scheduling and the physics that no prediction may break."""
+"""Server predictions: memory use, scheduling, and physical limits that no prediction may exceed."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def server(model: str, engine: str = "vllm", **ways: int) -> Server:
 @pytest.mark.parametrize(
     ("model", "kib"),
     [
-        # Model cards and papers: bytes a token in 16 bit, over 1024.
+        # KiB per token in 16 bit, from model cards and papers.
         ("llama-3.1-8b", 128),
         ("llama-3.1-70b", 320),
         ("llama-3.1-405b", 504),
@@ -54,12 +54,12 @@ def server(model: str, engine: str = "vllm", **ways: int) -> Server:
         ("gpt-oss-120b", 72),
     ],
 )
-def test_cache_of_a_token(model: str, kib: float) -> None:
+def test_kv_cache_bytes_per_token_equal_the_published_values(model: str, kib: float) -> None:
     assert cache_bytes_per_token(find_model(model), Deployment(kv_dtype="bf16")) == kib * 1024
 
 
-def test_deepseek_r1_fits_one_node_of_h200_and_not_of_h100() -> None:
-    """671 GB of 8-bit weights: 1,128 GB on eight H200, 640 GB on eight H100."""
+def test_deepseek_r1_fits_eight_h200_but_not_eight_h100() -> None:
+    """The 8-bit weights take 671 GB; eight H200 have 1,128 GB, eight H100 have 640 GB."""
     server("deepseek-r1", "sglang", tp=8).predict(ServingWorkload(3200, 800, 1))
     on_h100 = Server(
         find_model("deepseek-r1"), Deployment(tp=8), find_engine("sglang"), hardware("h100-sxm")
@@ -68,7 +68,7 @@ def test_deepseek_r1_fits_one_node_of_h200_and_not_of_h100() -> None:
         on_h100.predict(ServingWorkload(3200, 800, 1))
 
 
-def test_weights_are_shared_out() -> None:
+def test_weight_bytes_scale_with_tp_and_fp8_keeps_embeddings_in_16_bit() -> None:
     model = find_model("llama-3.1-70b")
     one, eight = (weight_bytes(model, Deployment(tp=n)) for n in (1, 8))
     assert one == pytest.approx(2.0 * model.parameters, rel=1e-3)
@@ -78,7 +78,7 @@ def test_weights_are_shared_out() -> None:
     assert fp8 == pytest.approx((one - ends) / 2.0 + ends, rel=1e-3)
 
 
-def test_fewest_devices() -> None:
+def test_llama_405b_needs_at_least_16_devices_of_80_gb() -> None:
     engine = find_engine("vllm")
     needed = min_devices(find_model("llama-3.1-405b"), engine, 80e9, 4096.0, Deployment())
     assert needed == 16  # 812 GB of weights
@@ -90,8 +90,8 @@ def test_fewest_devices() -> None:
     [("llama-3.1-8b", 1), ("deepseek-r1", 8), ("gpt-oss-120b", 1), ("qwen3-next-80b-a3b", 4),
      ("nemotron-h-56b", 2), ("gemma-3-27b", 1), ("minimax-m2.5", 4), ("llama-4-scout", 8)],
 )  # fmt: skip
-def test_no_prediction_beats_the_memory(model: str, tp: int, engine: str) -> None:
-    """A step streams at least the weights that one token meets, and takes no less than that."""
+def test_tpot_is_above_the_memory_bound_for_every_engine(model: str, tp: int, engine: str) -> None:
+    """A decode step takes at least the time to read the weights that are active for one token."""
     prediction = server(model, engine, tp=tp).predict(ServingWorkload(1024, 256, 1))
     shape = find_model(model)
     least = 0.4 * (shape.active_parameters - shape.embedding_parameters) / tp / 4.8e12
@@ -101,7 +101,7 @@ def test_no_prediction_beats_the_memory(model: str, tp: int, engine: str) -> Non
     assert sum(p.share for p in prediction.decode_parts) == pytest.approx(1.0, abs=0.02)
 
 
-def test_the_data_sheet_is_a_bound() -> None:
+def test_datasheet_tpot_is_below_the_profile_tpot() -> None:
     for model, tp in (("llama-3.1-70b", 4), ("deepseek-r1", 8)):
         own = server(model, tp=tp).predict(ServingWorkload(1024, 512, 16))
         datasheet = Server(
@@ -111,7 +111,7 @@ def test_the_data_sheet_is_a_bound() -> None:
         assert datasheet.tpot_s < own.tpot_s
 
 
-def test_more_clients_take_longer_and_yield_more() -> None:
+def test_more_clients_raise_tpot_and_throughput() -> None:
     predictions = [
         server("llama-3.1-8b").predict(ServingWorkload(512, 256, n)) for n in (1, 4, 16, 64, 128)
     ]
@@ -121,13 +121,13 @@ def test_more_clients_take_longer_and_yield_more() -> None:
     assert rates == sorted(rates)
 
 
-def test_littles_law() -> None:
+def test_throughput_times_latency_equals_the_concurrency() -> None:
     prediction = server("llama-3.1-8b").predict(ServingWorkload(512, 256, 32))
     inside = prediction.requests_per_s * (prediction.e2e.mean + 0.004)
     assert inside == pytest.approx(32, rel=0.01)
 
 
-def test_random_lengths_cost_what_their_mean_does() -> None:
+def test_random_lengths_give_the_tpot_of_their_mean() -> None:
     fixed = server("llama-3.1-8b").predict(ServingWorkload(900, 450, 16))
     drawn = server("llama-3.1-8b").predict(
         ServingWorkload(1000, 500, 16, length_low=0.8, length_high=1.0)
@@ -135,29 +135,29 @@ def test_random_lengths_cost_what_their_mean_does() -> None:
     assert drawn.tpot_s == pytest.approx(fixed.tpot_s, rel=0.06)
 
 
-def test_saturation_is_called_so() -> None:
+def test_full_kv_cache_is_reported_as_saturated() -> None:
     prediction = server("llama-3.1-70b", tp=2).predict(ServingWorkload(8000, 2000, 256))
     assert prediction.saturated
     assert any(note.startswith("saturated: the KV cache holds") for note in prediction.notes)
 
 
-def test_a_prefix_cache_shortens_the_wait_alone() -> None:
+def test_prefix_cache_reduces_ttft_and_does_not_raise_tpot() -> None:
     cold = server("llama-3.1-8b").predict(ServingWorkload(4096, 128, 8))
     warm = server("llama-3.1-8b").predict(ServingWorkload(4096, 128, 8, cached_share=0.9))
     assert warm.ttft_s < 0.4 * cold.ttft_s
     assert warm.tpot_s <= cold.tpot_s
 
 
-def test_speculation_pays_at_small_batches() -> None:
+def test_speculative_decoding_reduces_tpot_at_batch_1() -> None:
     plain = server("llama-3.1-70b", tp=4).predict(ServingWorkload(512, 512, 1))
     speculating = server("llama-3.1-70b", tp=4).predict(
         ServingWorkload(512, 512, 1, drafted_tokens=3, acceptance=0.8)
     )
-    # 1 + .8 + .64 + .51 tokens a step, and a step of four rows costs little more than of one.
+    # 1 + .8 + .64 + .51 tokens per step; a step of four rows takes little longer than one row.
     assert 2.2 < plain.tpot_s / speculating.tpot_s < 2.96
 
 
-def test_experts_are_faster_than_a_dense_model_of_their_size() -> None:
+def test_mixture_of_experts_has_under_half_the_tpot_of_a_dense_model() -> None:
     mixture = server("mixtral-8x22b", tp=8).predict(ServingWorkload(512, 512, 1))
     assert (
         mixture.tpot_s
@@ -175,7 +175,9 @@ def test_experts_are_faster_than_a_dense_model_of_their_size() -> None:
         ("llama-3.1-70b", {"tp": 4, "pp": 100}, "--pp 100 is more than the 80 layers"),
     ],
 )
-def test_impossible_parallelism(model: str, deployment: dict[str, int], message: str) -> None:
+def test_impossible_parallelism_is_refused(
+    model: str, deployment: dict[str, int], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         server(model, "vllm", **deployment).predict(ServingWorkload(128, 128, 1))
 
@@ -196,18 +198,18 @@ def test_impossible_workloads(workload: ServingWorkload) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_expert_parallelism_spreads_weights() -> None:
+def test_data_parallel_attention_needs_more_weight_memory_than_tp() -> None:
     model = find_model("deepseek-r1")
     sharded = weight_bytes(model, Deployment(tp=8, ep=8))
     groups = weight_bytes(model, Deployment(tp=1, dp=8, ep=8))
-    assert groups > sharded  # attention is repeated in every group
+    assert groups > sharded  # every data-parallel group holds a copy of attention
     prediction = server("deepseek-r1", "sglang", tp=1, dp=8, ep=8).predict(
         ServingWorkload(1024, 512, 64)
     )
     assert prediction.devices == 8
 
 
-def test_pipeline_stages_trade_latency_for_memory() -> None:
+def test_pipeline_parallelism_has_higher_tpot_than_tp_at_equal_memory() -> None:
     flat = server("llama-3.1-70b", tp=4).predict(ServingWorkload(1024, 256, 16))
     staged = server("llama-3.1-70b", tp=2, pp=2).predict(ServingWorkload(1024, 256, 16))
     assert staged.devices == flat.devices == 4
@@ -234,7 +236,7 @@ STEPS = {e.name: steps_of(e) for e in (VLLM, SGLANG)}
     engine=st.sampled_from([VLLM, SGLANG]),
     cache=st.sampled_from([3500.0, 20_000.0, 1e9]),
 )
-def test_every_request_is_served_in_order_of_time(
+def test_simulated_requests_respect_causality_step_time_and_client_count(
     lengths: list[tuple[int, int]], clients: int, engine: Engine, cache: float
 ) -> None:
     prompts, outputs = (np.array(x, dtype=float) for x in zip(*lengths, strict=True))
@@ -243,11 +245,11 @@ def test_every_request_is_served_in_order_of_time(
     assert (out.end_s >= out.first_s).all()
     one = outputs == 1
     np.testing.assert_allclose(out.end_s[one], out.first_s[one])
-    # No token comes faster than a step alone.
+    # No token is faster than a decode step at batch 1.
     rate = (out.end_s - out.first_s)[~one] / (outputs[~one] - 1)
     assert (rate > 0.9 * STEPS[engine.name].decode_s(1, 16.0)).all()
     assert out.busy_s <= out.end_s.max() + 1e-9
-    # Never more at once than there are clients.
+    # The number of running requests never exceeds the number of clients.
     for when in out.arrival_s:
         alive = ((out.arrival_s <= when) & (out.end_s > when)).sum()
         assert alive <= max(clients, 1)
@@ -256,7 +258,7 @@ def test_every_request_is_served_in_order_of_time(
 @pytest.mark.parametrize("engine", [VLLM, SGLANG], ids=lambda e: e.name)
 @pytest.mark.parametrize("concurrency", [1, 4, 16, 64])
 @pytest.mark.parametrize("lengths", [(1.0, 1.0), (0.8, 1.0)])
-def test_closed_form_and_simulation_agree(
+def test_closed_form_agrees_with_the_simulation(
     engine: Engine, concurrency: int, lengths: tuple[float, float]
 ) -> None:
     w = ServingWorkload(1024, 256, concurrency, length_low=lengths[0], length_high=lengths[1])
@@ -268,7 +270,7 @@ def test_closed_form_and_simulation_agree(
     )  # fmt: skip
     formula = closed_form(steps_of(engine), engine, loads)
     assert formula.tpot_s[0] == pytest.approx(simulated.tpot_s, rel=0.15)
-    # Queues are where an average misleads: the research prototype's forms were 7 to 17 % off.
+    # TTFT depends on queueing, which means describe badly: the prototype was 7 to 17 % off.
     assert formula.ttft_s[0] == pytest.approx(simulated.ttft_s, rel=0.45)
     assert formula.requests_per_s[0] == pytest.approx(simulated.requests_per_s, rel=0.2)
 
@@ -278,7 +280,7 @@ def test_closed_form_and_simulation_agree(
     sequences=st.integers(0, 64), context=st.floats(16, 4000), prompts=st.integers(1, 8),
     length=st.floats(8, 2000), prefilling=st.booleans(), engine=st.sampled_from([VLLM, SGLANG]),
 )  # fmt: skip
-def test_one_step_and_many_are_the_same(
+def test_step_time_of_one_step_equals_the_vectorized_one(
     sequences: int, context: float, prompts: int, length: float, prefilling: bool, engine: Engine
 ) -> None:
     chunk = prompts * length if prefilling else 0.0
@@ -301,7 +303,7 @@ def test_separate_pools() -> None:
     w = ServingWorkload(4096, 512, 64)
     together = one.predict(w)
     pools = predict_disaggregated(Pools(one, one, 1, 1, 450e9), w)
-    assert pools.tpot_s < together.tpot_s  # no prompt comes between
+    assert pools.tpot_s < together.tpot_s  # no prefill interrupts decoding
     assert pools.devices == 8
     starved = predict_disaggregated(Pools(one, one, 1, 8, 450e9), w)
     assert starved.limited_by == "prefill"
@@ -309,7 +311,7 @@ def test_separate_pools() -> None:
         predict_disaggregated(Pools(one, one, 0, 1, 450e9), w)
 
 
-def test_open_loop() -> None:
+def test_higher_request_rate_raises_ttft_and_tpot_of_an_open_loop() -> None:
     slow = server("llama-3.1-8b").predict(
         ServingWorkload(512, 128, 1, kind="poisson", request_rate_per_s=0.5, num_prompts=200)
     )
@@ -321,7 +323,7 @@ def test_open_loop() -> None:
     assert fast.tpot_s > slow.tpot_s
 
 
-def test_goodput_counts_who_meets_the_objective() -> None:
+def test_goodput_counts_only_requests_that_meet_the_slo() -> None:
     w = ServingWorkload(2048, 256, 64)
     loose = server("llama-3.1-8b").predict(w, slo=(100.0, 1.0))
     tight = server("llama-3.1-8b").predict(w, slo=(0.05, 1.0))
@@ -330,7 +332,7 @@ def test_goodput_counts_who_meets_the_objective() -> None:
     assert tight.goodput_requests_per_s < 0.5 * tight.requests_per_s
 
 
-def test_engines_are_found_as_people_write_them() -> None:
+def test_engine_names_of_published_tables_resolve() -> None:
     assert (
         find_engine("TensorRT-LLM (gptSessionBenchmark, static batch)", version="0.9.0").name
         == "trtllm"
@@ -345,7 +347,7 @@ def test_engines_are_found_as_people_write_them() -> None:
     assert all(e.source and e.date for e in load_engines())
 
 
-def test_shipped_profiles_are_small_attributed_and_honest() -> None:
+def test_shipped_profiles_are_small_and_state_source_and_origin() -> None:
     names = {p.stem for p in SHIPPED_PROFILES.glob("*.json")}
     assert names >= {
         "h100-sxm", "h200-sxm", "b200-sxm", "a100-sxm-80gb", "l40s", "mi300x", "mi325x", "h20",
@@ -362,6 +364,6 @@ def test_shipped_profiles_are_small_attributed_and_honest() -> None:
             assert {law.origin for law in profile.laws} == {"transferred"}
 
 
-def test_estimate_says_which_profile_and_why() -> None:
+def test_chosen_hardware_states_where_its_profile_comes_from() -> None:
     assert "published timings" in find_hardware("h200").reason
     assert "scaled" in find_hardware("mi300x").reason

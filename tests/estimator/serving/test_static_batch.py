@@ -1,4 +1,4 @@
-"""Predictions: the identities of serving, physics, error bars, impossible workloads."""
+"""Static-batch predictions: latency identities, physics, intervals and refused workloads."""
 
 import pytest
 from hypothesis import given
@@ -24,7 +24,7 @@ def predicted(**workload: int) -> Prediction:
 
 
 @given(st.integers(1, 64), st.integers(1, 4096), st.integers(1, 4096))
-def test_identities(batch: int, prompt: int, output: int) -> None:
+def test_latency_and_throughput_identities_hold(batch: int, prompt: int, output: int) -> None:
     p = predicted(batch=batch, prompt_tokens=prompt, output_tokens=output)
     tpot = p.tpot_s.value if p.tpot_s else 0.0
     assert p.e2e_s.value == pytest.approx(p.ttft_s.value + (output - 1) * tpot)
@@ -43,16 +43,16 @@ def test_more_work_takes_longer(batch: int, prompt: int) -> None:
         assert large.tpot_s.value > small.tpot_s.value
 
 
-def test_flops_of_prefill_are_two_a_parameter_and_token() -> None:
+def test_prefill_flops_are_two_per_parameter_and_token() -> None:
     p = predicted(prompt_tokens=1024, output_tokens=1)
     layers_only = MODEL.layers * MODEL.layer_parameters
     attention = 4 * MODEL.layers * MODEL.attention_width * 1024 * 1025 / 2
-    head = 2 * MODEL.vocabulary * MODEL.hidden  # the last token only
+    head = 2 * MODEL.vocabulary * MODEL.hidden  # the head runs for the last token only
     expected = 2 * 1024 * layers_only + attention + head
-    assert p.prefill.flops == pytest.approx(expected, rel=1e-3)  # norms are not products
+    assert p.prefill.flops == pytest.approx(expected, rel=1e-3)  # the rest are norms
 
 
-def test_decode_streams_the_weights_once_for_the_whole_batch() -> None:
+def test_decode_reads_the_weights_once_for_the_whole_batch() -> None:
     one = predicted(batch=1, prompt_tokens=16, output_tokens=8)
     many = predicted(batch=8, prompt_tokens=16, output_tokens=8)
     assert one.decode is not None and many.decode is not None
@@ -60,7 +60,7 @@ def test_decode_streams_the_weights_once_for_the_whole_batch() -> None:
     assert many.decode.bytes < 1.01 * one.decode.bytes
 
 
-def test_no_measured_device_beats_its_data_sheet() -> None:
+def test_measured_device_is_slower_than_its_datasheet() -> None:
     document = profile_factory.document_with_laws()
     hardware = ProfileHardware(type(profile_factory.profile()).model_validate(document))
     for batch, prompt in ((1, 128), (16, 2048)):
@@ -71,7 +71,7 @@ def test_no_measured_device_beats_its_data_sheet() -> None:
         assert real.tpot_s.low > bound.tpot_s.value
 
 
-def test_error_bars_enclose_and_say_what_is_extrapolated() -> None:
+def test_intervals_enclose_the_values_and_notes_name_extrapolated_parts() -> None:
     document = profile_factory.document_with_laws()
     hardware = ProfileHardware(type(profile_factory.profile()).model_validate(document))
     p = predict(MODEL, hardware, Workload(prompt_tokens=512, output_tokens=32))
@@ -81,7 +81,7 @@ def test_error_bars_enclose_and_say_what_is_extrapolated() -> None:
     assert any("extrapolated" in note and "head" in note for note in p.notes)
 
 
-def test_a_law_that_is_missing_is_named() -> None:
+def test_missing_law_is_refused_and_named() -> None:
     with pytest.raises(InputError, match="has no law for"):
         predict(MODEL, ProfileHardware(profile_factory.profile()), Workload())
 
@@ -107,12 +107,12 @@ def test_unknown_dtype() -> None:
         predict(MODEL, H200, Workload(dtype="bf16"))
 
 
-def test_a_window_is_not_ignored() -> None:
+def test_context_beyond_the_attention_window_is_refused() -> None:
     with pytest.raises(InputError, match="window of 4096"):
         predict(find_model("mistral-7b-v0.1"), H200, Workload(prompt_tokens=4000))
 
 
-def test_what_does_not_fit_is_said() -> None:
+def test_model_larger_than_the_device_gives_a_note() -> None:
     p = predict(
         find_model("llama-3.1-70b"), DatasheetHardware(find_device("h100").spec), Workload()
     )

@@ -1,4 +1,4 @@
-"""A node checks itself: verdicts, exit codes, and the words of those who ask."""
+"""Node health checks: verdicts, exit codes, and output for Nagios, Prometheus and Slurm."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from groundspeed.calibrate.run.quick_check import check_cases as cases_of
+from groundspeed.calibrate.run.quick_check import check_cases
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.fleet.health.baseline import (
     GPU_CASES,
@@ -51,7 +51,7 @@ def baseline() -> Baseline:
     return baseline_of(clean_fleet(simulate_fleet(16, seed=11).table, "x"), "sixteen nodes")
 
 
-def test_a_node_finds_by_itself_what_a_screening_finds(baseline: Baseline) -> None:
+def test_node_check_finds_the_same_fault_as_a_screening(baseline: Baseline) -> None:
     sick = judge_node(node_rows((FAULT,)), "n00002", baseline=baseline, against="x")
     assert sick.state == "FAIL"
     failed = [r for r in sick.rows if r.state == "FAIL"]
@@ -63,7 +63,7 @@ def test_a_node_finds_by_itself_what_a_screening_finds(baseline: Baseline) -> No
     assert well.state == "OK"
 
 
-def test_limits_are_where_the_verdict_turns(baseline: Baseline) -> None:
+def test_verdict_changes_exactly_at_the_limits(baseline: Baseline) -> None:
     row = node_rows(()).iloc[[0]]
     baseline = baseline.model_copy(update={"gpus_per_node": None})
     (judged,) = judge_node(row, "n00002", baseline=baseline).rows
@@ -75,7 +75,7 @@ def test_limits_are_where_the_verdict_turns(baseline: Baseline) -> None:
             assert tried.rows[0].state == state
 
 
-def test_what_cannot_be_judged_is_unknown(baseline: Baseline) -> None:
+def test_check_without_baseline_class_or_result_is_unknown(baseline: Baseline) -> None:
     rows = node_rows(())
     assert judge_node(rows, "n00002").state == "UNKNOWN"
     other = rows.assign(sku="another GPU")
@@ -86,7 +86,7 @@ def test_what_cannot_be_judged_is_unknown(baseline: Baseline) -> None:
     health = judge_node(failed, "n00002", baseline=baseline)
     assert health.state == "UNKNOWN"
     assert "driver fell off" in health.summary
-    # But a node that fails in what could be judged has failed.
+    # A missing result does not hide a failure: FAIL takes precedence over UNKNOWN.
     sick = judge_node(
         node_rows((FAULT,)).assign(
             value=lambda f: f["value"].where(f["gpu"] != 0)
@@ -95,22 +95,22 @@ def test_what_cannot_be_judged_is_unknown(baseline: Baseline) -> None:
     assert sick.state == "FAIL"
 
 
-def test_a_gpu_that_is_gone_is_a_failure(baseline: Baseline) -> None:
+def test_missing_gpu_is_a_failure(baseline: Baseline) -> None:
     rows = node_rows(())
     health = judge_node(rows[rows["gpu"] != 6], "n00002", baseline=baseline)
     assert health.state == "FAIL"
     assert "gpus" in health.summary
 
 
-def test_what_has_no_median_is_not_as_usual(baseline: Baseline) -> None:
+def test_results_without_a_baseline_median_are_counted_separately(baseline: Baseline) -> None:
     rows = node_rows(())
     some = baseline.model_copy(update={"usual": baseline.usual[:1]})
     health = judge_node(rows, "n00002", baseline=some)
     assert health.state == "OK"
-    assert "8 results as usual, 16 with nothing to compare with" in health.summary
+    assert "8 normal results, 16 with nothing to compare with" in health.summary
 
 
-def test_a_profile_sets_a_floor_only() -> None:
+def test_reference_profile_fails_only_large_losses() -> None:
     healthy = node_rows(())
     products = healthy[healthy["metric"] == "matmul_bf16"]
     reached = {"matmul_bf16": float(products["value"].max())}
@@ -119,8 +119,8 @@ def test_a_profile_sets_a_floor_only() -> None:
     assert {r.gpu for r in health.rows if r.state == "FAIL"} == {5}
 
 
-def test_cases_of_a_check_are_those_a_profile_is_asked_for() -> None:
-    kernels = {t.metric: t for t in cases_of("gpu")}
+def test_check_cases_equal_the_cases_predicted_from_a_profile() -> None:
+    kernels = {t.metric: t for t in check_cases("gpu")}
     for metric, wanted in GPU_CASES.items():
         test = kernels[metric]
         assert test.kernel.operation == wanted.operation
@@ -135,7 +135,7 @@ def test_cases_of_a_check_are_those_a_profile_is_asked_for() -> None:
 HOSTILE = "n|1\n'<script>"
 
 
-def test_plugin_lines(baseline: Baseline) -> None:
+def test_nagios_and_npd_lines_have_the_required_format(baseline: Baseline) -> None:
     sick = judge_node(node_rows((FAULT,)), "n00002", baseline=baseline)
     line = nagios_line(sick)
     assert re.fullmatch(r"GROUNDSPEED FAIL - gpu 5 matmul_\w+ \d\.\d% slow and 1 more \| .+", line)
@@ -148,7 +148,7 @@ def test_plugin_lines(baseline: Baseline) -> None:
     assert len(npd_line(unknown_health("x", "y" * 500))) == NPD_CHARACTERS
 
 
-def test_gauges(baseline: Baseline) -> None:
+def test_prometheus_gauges_hold_verdicts_and_match_the_dashboard(baseline: Baseline) -> None:
     from prometheus_client import generate_latest
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -171,10 +171,10 @@ def test_gauges(baseline: Baseline) -> None:
     assert len(json.loads(dashboard_json())["panels"]) == 9
 
 
-def test_one_check_at_a_time() -> None:
+def test_second_check_on_a_node_is_refused_while_one_runs() -> None:
     with (
         hold_node_lock("a node"),
-        pytest.raises(InputError, match="has not ended"),
+        pytest.raises(InputError, match="is still running"),
         hold_node_lock("a node"),
     ):
         pass
@@ -182,12 +182,12 @@ def test_one_check_at_a_time() -> None:
         pass
 
 
-# The program itself, on this machine.
+# The health check command on this machine.
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Health]:
-    """A check of this machine kept in a store; nothing to compare with yet."""
+    """Check this machine without a baseline; return the store with the results and the health."""
     store = tmp_path_factory.mktemp("fleet") / "store"
     ran = groundspeed("fleet", "healthcheck", "--device", "cpu", "--store", str(store), "--json")
     assert ran.code == 3
@@ -196,8 +196,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Health]:
     return store, health
 
 
-def against(path: Path, health: Health, times: float) -> str:
-    """A baseline file: so many times what this machine just did."""
+def write_baseline(path: Path, health: Health, times: float) -> str:
+    """Write a baseline with ``times`` the rates that this machine reached; return its path."""
     usual = tuple(
         Usual(cohort=klass_of(path), metric=r.metric, median=r.value * times, spread=0.05, units=8)
         for r in health.rows
@@ -216,9 +216,10 @@ def klass_of(store: Path) -> str:
 
 
 @pytest.mark.slow
-def test_exit_codes_of_each_asker(measured: tuple[Path, Health]) -> None:
+def test_exit_codes_for_textfile_prolog_npd_and_drain(measured: tuple[Path, Health]) -> None:
     store, health = measured
-    fast, slow = against(store, health, 0.05), against(store, health, 50.0)
+    fast = write_baseline(store, health, 0.05)
+    slow = write_baseline(store, health, 50.0)
     check = ("fleet", "healthcheck", "--device", "cpu")
     ran = groundspeed(*check, "--baseline", fast, "--textfile", str(store / "gs.prom"))
     assert ran.code == 0
@@ -228,14 +229,14 @@ def test_exit_codes_of_each_asker(measured: tuple[Path, Health]) -> None:
     ran = groundspeed(*check, "--node-problem-detector", "--baseline", "/nowhere.json")
     assert (ran.code, ran.out[:7]) == (2, "UNKNOWN")
     ran = groundspeed(*check, "--prolog", "--baseline", "/nowhere.json")
-    assert ran.code == 0  # nothing is drained for what cannot be judged
+    assert ran.code == 0  # Slurm must not drain a node for an UNKNOWN verdict
     ran = groundspeed(*check, "--baseline", slow, "--drain", PATH="/nowhere")
-    assert (ran.code, ran.out.split(" - ")[0]) == (2, "GROUNDSPEED FAIL")  # the verdict stands
-    assert "scontrol is not on this machine" in ran.err
+    assert (ran.code, ran.out.split(" - ")[0]) == (2, "GROUNDSPEED FAIL")  # the verdict is kept
+    assert "scontrol is not installed here" in ran.err
 
 
 @pytest.mark.slow
-def test_a_check_that_goes_on_and_answers_prometheus(measured: tuple[Path, Health]) -> None:
+def test_repeated_check_serves_its_verdict_to_prometheus(measured: tuple[Path, Health]) -> None:
     store, health = measured
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -250,7 +251,7 @@ def test_a_check_that_goes_on_and_answers_prometheus(measured: tuple[Path, Healt
         "--device",
         "cpu",
         "--baseline",
-        against(store, health, 0.05),
+        write_baseline(store, health, 0.05),
         "--every",
         "30",
         "--port",
@@ -272,12 +273,12 @@ def test_a_check_that_goes_on_and_answers_prometheus(measured: tuple[Path, Healt
     assert f'groundspeed_node_verdict{{node="{node_name()}"}} 0.0' in text
 
 
-def test_a_prolog_does_not_drain() -> None:
+def test_prolog_exits_with_0_on_bad_options_and_excludes_drain() -> None:
     for wrong, code in (("--devise", 3), ("--prolog --devise", 0)):
         ran = groundspeed("fleet", "healthcheck", *wrong.split())
         assert (ran.code, ran.err.count("\n")) == (code, 1)
     ran = groundspeed("fleet", "healthcheck", "--device", "cuda:x")
-    assert (ran.code, "is no device" in ran.out) == (3, True)
+    assert (ran.code, "is not a device" in ran.out) == (3, True)
     ran = groundspeed("fleet", "healthcheck", "--prolog", "--drain")
     assert ran.code == 3
     assert ran.err.count("\n") == 1

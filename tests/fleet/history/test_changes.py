@@ -1,4 +1,4 @@
-"""Units against their own past: what a screening of one day cannot see."""
+"""Comparing GPUs with their own past finds changes that the screening of one run cannot find."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ RUNS = 12
 def past(
     seed: int, *, nodes: int = 8, since: int = RUNS, faults: tuple[Fault, ...] = ()
 ) -> list[tuple[str, str, FleetTable]]:
-    """Twelve months of one fleet; faults begin with run ``since``."""
+    """Return twelve monthly runs of one fleet, with the faults from run ``since`` on."""
     runs_so_far = []
     for run in range(RUNS):
         fleet = simulate_fleet(nodes, seed=seed, faults=faults if run >= since else (), run=run)
@@ -27,8 +27,8 @@ def past(
     return runs_so_far
 
 
-def test_a_loss_within_the_class_is_found_and_dated() -> None:
-    """2 % down on a good GPU: never an outlier, but not what it was."""
+def test_loss_too_small_for_a_screening_is_found_and_dated() -> None:
+    """A good GPU loses 2 %: it is no outlier in its class, but slower than before."""
     runs = past(31, since=7, faults=(Fault(4, 2, 0.02),))
     history = read_history(runs)
     changes = {(c.node, c.gpu, c.metric): c for c in history.changes}
@@ -40,13 +40,13 @@ def test_a_loss_within_the_class_is_found_and_dated() -> None:
     assert not [f for f in day.findings if (f.node, f.gpu) == ("n00004", 2) and f.verdict == "FAIL"]
 
 
-def test_nothing_happened() -> None:
-    """Noise alone changes nobody: twenty fleets of 64 GPUs and three metrics, a year each."""
+def test_noise_alone_gives_almost_no_change() -> None:
+    """Twenty healthy fleets of 64 GPUs, with three metrics, are compared over one year each."""
     blamed = [c for seed in range(20) for c in read_history(past(seed + 100)).changes]
-    assert len(blamed) <= 2  # of 3,840 units and metrics; one GPU in ten is restless
+    assert len(blamed) <= 2  # of 3,840 GPU-metric pairs; one GPU in ten is noisy
 
 
-def test_recovery_is_told_and_is_no_loss() -> None:
+def test_recovery_is_reported_as_a_negative_loss() -> None:
     whole = past(33)
     ill = past(33, since=0, faults=(Fault(1, 1, 0.04),))
     history = read_history([*ill[:6], *whole[6:]])
@@ -54,7 +54,7 @@ def test_recovery_is_told_and_is_no_loss() -> None:
     assert change.loss_fraction < -0.02
 
 
-def test_a_class_that_fell_is_one_change() -> None:
+def test_slowdown_of_a_whole_class_is_one_change_per_metric() -> None:
     runs = past(34)
     slower = [
         (name, date, FleetTable(t.rows.assign(value=t.rows["value"] * 0.93), t.units, ()))
@@ -62,14 +62,14 @@ def test_a_class_that_fell_is_one_change() -> None:
     ]
     history = read_history([*runs[:8], *slower])
     assert {c.level for c in history.changes} == {"class"}
-    assert len(history.changes) == 3  # one a metric
+    assert len(history.changes) == 3  # one for each metric
     assert all(c.since_utc == "2026-09-01T00:00:00Z" for c in history.changes)
 
 
 def alone(
     runs: list[tuple[str, str, FleetTable]], after: int, loss: float
 ) -> list[tuple[str, str, FleetTable]]:
-    """From a day on, every node checks itself; one of them is slower as a whole."""
+    """Split the runs from ``after`` on into one run per node, and slow n00003 down by ``loss``."""
     split = list(runs[:after])
     for name, date, t in runs[after:]:
         for node in t.rows["node"].cat.categories:
@@ -80,8 +80,8 @@ def alone(
     return split
 
 
-def test_checks_of_single_nodes_count_as_their_own_past() -> None:
-    """A node that is slower as a whole has no class in a check of itself; nobody else changed."""
+def test_slow_node_is_found_in_checks_of_single_nodes() -> None:
+    """A check of one node has no other nodes to compare with, only the node's own past."""
     quiet = read_history(alone(past(41), 6, 0.0))
     assert quiet.changes == ()
     history = read_history(alone(past(41), 6, 0.1))
@@ -89,20 +89,20 @@ def test_checks_of_single_nodes_count_as_their_own_past() -> None:
     assert len({c.gpu for c in history.changes}) == 8
 
 
-def test_strikes_are_counted() -> None:
+def test_strikes_count_the_runs_in_which_a_gpu_failed() -> None:
     history = read_history(past(35, since=9, faults=(Fault(6, 3, 0.15),)))
     worst = history.strikes[0]
     assert (worst.node, worst.gpu, worst.strikes, worst.runs) == ("n00006", 3, 3, RUNS)
     assert worst.last_utc == "2026-12-01T00:00:00Z"
 
 
-def test_order_does_not_matter() -> None:
+def test_order_of_the_runs_does_not_matter() -> None:
     runs = past(36, since=6, faults=(Fault(2, 2, 0.03),))
     shuffled = [runs[i] for i in np.random.default_rng(0).permutation(RUNS)]
     assert read_history(runs) == read_history(shuffled)
 
 
-def test_no_past() -> None:
+def test_history_without_runs_is_refused_and_two_runs_give_no_change() -> None:
     with pytest.raises(InputError, match="no run"):
         read_history([])
     assert read_history(past(37)[:2]).changes == ()

@@ -1,4 +1,4 @@
-"""Where results are kept: nothing is measured twice, nothing is lost, no name leaves the folder."""
+"""The result store: resumed runs, lost nodes, queries, corrupt files, and names that are unsafe."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def rows_of(node: str, value: float = 1.0) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("scheme", ["folder", "memory"])
-def test_hostile_names_stay_inside(scheme: str, tmp_path: Path) -> None:
+def test_files_of_hostile_node_names_stay_inside_the_store(scheme: str, tmp_path: Path) -> None:
     url = str(tmp_path / "a" / "store") if scheme == "folder" else "memory://hostile/store"
     store = Store(url)
     for node in HOSTILE:
@@ -48,20 +48,20 @@ def test_hostile_names_stay_inside(scheme: str, tmp_path: Path) -> None:
 
 
 @given(st.text(min_size=1, max_size=40).filter(lambda s: s.isprintable()))
-def test_any_name_is_a_file_name(name: str) -> None:
+def test_any_node_name_is_escaped_to_a_safe_file_name(name: str) -> None:
     escaped = file_name(name)
     assert "/" not in escaped
     assert escaped not in (".", "..")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", ".hidden", "x" * 65, "a/b"])
-def test_names_of_runs(name: str) -> None:
-    with pytest.raises(InputError, match="cannot name a run"):
+def test_unsafe_run_name_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="is not a valid run name"):
         check_run_name(name)
 
 
-def test_a_url_keeps_a_journal_in_step() -> None:
-    """What a node has written so far is there although it never ended."""
+def test_journal_in_a_remote_store_survives_an_interrupted_node() -> None:
+    """The lines that a node wrote before it was interrupted are in the store."""
     store = Store("memory://steps/store")
     with pytest.raises(KeyboardInterrupt), store.folder("unfinished", "r", "n1") as folder:
         (folder / "cpu.jsonl").write_text("half\n")
@@ -73,25 +73,25 @@ def test_a_url_keeps_a_journal_in_step() -> None:
     assert store.names("unfinished", "r") == []
 
 
-def test_no_store() -> None:
+def test_unknown_url_scheme_and_empty_store_are_refused() -> None:
     with pytest.raises(InputError, match="cannot be opened"):
         Store("nonsense://x")
     with pytest.raises(InputError, match="no node has finished"):
         Store("memory://empty").rows()
 
 
-def test_questions_in_sql(tmp_path: Path) -> None:
+def test_sql_query_is_answered_and_a_bad_query_is_refused(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.write_rows("r", "n1", rows_of("n1", 3.0))
     store.write_rows("r", "n2", rows_of("n2", 5.0))
     assert store.query("SELECT max(value) AS best FROM measurements")["best"].tolist() == [5.0]
-    with pytest.raises(InputError, match="cannot be asked that"):
+    with pytest.raises(InputError, match="the query failed"):
         store.query("SELECT nothing FROM nowhere")
 
 
 @pytest.mark.slow
-def test_a_node_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
-    """Killed in the middle: its journal is kept, and only the rest is measured."""
+def test_killed_node_resumes_from_its_journal(tmp_path: Path) -> None:
+    """The node is killed in the middle; a second start keeps its journal and completes the run."""
     store = Store(str(tmp_path / "store"))
     work = Work(store.url, "r", device="cpu")
     journal = tmp_path / "store" / "unfinished" / "r" / "n1" / "cpu.jsonl"
@@ -101,7 +101,7 @@ def test_a_node_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
             journal.exists() and journal.read_text().count("\n") > 2
         ):
             time.sleep(0.01)
-        assert process.poll() is None, "it ended before it could be killed in the middle"
+        assert process.poll() is None, "the node finished before the test could kill it"
         os.killpg(process.pid, signal.SIGKILL)
     kept = journal.read_text().splitlines()
     assert store.nodes_done("r") == []
@@ -113,7 +113,7 @@ def test_a_node_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_here_is_not_made_twice(tmp_path: Path) -> None:
+def test_finished_local_run_is_not_measured_again(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     events: list[Event] = []
     record = run_fleet(
@@ -126,19 +126,19 @@ def test_a_run_here_is_not_made_twice(tmp_path: Path) -> None:
     )
     assert [e.kind for e in events] == ["done"]
     assert again.finished
-    with pytest.raises(InputError, match="is of level check"):
+    with pytest.raises(InputError, match="has level check"):
         run_fleet(LocalLauncher(), RunRequest(Work(store.url, record.run, "quick")), events.append)
-    # The whole way on the command line: out of the store, into a table, and back.
+    # On the command line, a store and the table exported from it must give the same findings.
     table = tmp_path / "out.csv"
     assert groundspeed("fleet", "export", store.url, "-o", str(table)).code == 0
     direct = json.loads(groundspeed("fleet", "screen", store.url, "--json").out)
     exported = json.loads(groundspeed("fleet", "screen", str(table), "--json").out)
     assert direct["findings"] == exported["findings"]
-    assert direct["findings"][0]["cause"] == "no_class"  # one machine has no kind
+    assert direct["findings"][0]["cause"] == "no_class"  # a single machine has no class
 
 
 def keep(store: Store, run: str, date: str, table: pd.DataFrame) -> None:
-    """Write a simulated fleet as a run."""
+    """Write a simulated fleet into the store as a finished run."""
     dated = table.assign(run=run, date_utc=date)
     for node, part in dated.groupby("node"):
         store.write_rows(run, str(node), part)
@@ -147,7 +147,7 @@ def keep(store: Store, run: str, date: str, table: pd.DataFrame) -> None:
     store.write_run(record.model_copy(update={"finished": True}))
 
 
-def test_a_store_is_screened_and_confirmed(tmp_path: Path) -> None:
+def test_screening_of_a_store_and_its_confirmation_by_two_reruns(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     fault = (Fault(3, 1, 0.2),)
     keep(store, "may", "2026-05-01T00:00:00Z", simulate_fleet(8, seed=5).table)
@@ -169,16 +169,16 @@ def test_a_store_is_screened_and_confirmed(tmp_path: Path) -> None:
     assert finding["verdict"] == "FLAKY"
     assert "1 of 2 re-runs" in finding["evidence"]
     for arguments, reason in (
-        ((store.url, str(tmp_path / "x.csv")), "one store at a time"),
+        ((store.url, str(tmp_path / "x.csv")), "a store must be the only source"),
         ((store.url, "--run", "jume"), "did you mean 'june'"),
-        ((str(tmp_path / "x.csv"), "--run", "may"), "only a store has runs"),
+        ((str(tmp_path / "x.csv"), "--run", "may"), "needs a store"),
     ):
         ran = groundspeed("fleet", "screen", *arguments)
         assert ran.code == 3
         assert reason in ran.err
 
 
-def test_a_confirmation_from_tables(tmp_path: Path) -> None:
+def test_fault_that_repeats_in_a_second_table_is_confirmed(tmp_path: Path) -> None:
     first = simulate_fleet(8, seed=5, faults=(Fault(3, 1, 0.2),)).table
     again = simulate_fleet(8, seed=5, faults=(Fault(3, 1, 0.2),), run=1).table
     paths = [tmp_path / "first.csv", tmp_path / "again.csv"]
@@ -189,7 +189,7 @@ def test_a_confirmation_from_tables(tmp_path: Path) -> None:
     assert (ran.code, finding["verdict"]) == (2, "FAIL")
 
 
-def test_lost_nodes_are_told(tmp_path: Path) -> None:
+def test_lost_nodes_are_findings_with_their_reason(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     keep(store, "may", "2026-05-01T00:00:00Z", simulate_fleet(4, seed=5).table)
     (record,) = store.runs()
@@ -201,7 +201,7 @@ def test_lost_nodes_are_told(tmp_path: Path) -> None:
     assert "it burned" in away["n99"]
 
 
-def test_a_confirmation_is_not_what_a_run_continues(tmp_path: Path) -> None:
+def test_new_run_does_not_continue_an_unfinished_confirmation(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     keep(store, "may", "2026-05-01T00:00:00Z", simulate_fleet(4, seed=5).table)
     (record,) = store.runs()
@@ -210,20 +210,20 @@ def test_a_confirmation_is_not_what_a_run_continues(tmp_path: Path) -> None:
     assert "again" not in record.run
 
 
-def test_brackets_and_corrupt_files(tmp_path: Path) -> None:
+def test_brackets_in_the_path_and_corrupt_files_are_handled(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "st[1]"))
     store.write_rows("r", "n1", rows_of("n1"))
     assert len(store.rows()) == 1
     (tmp_path / "st[1]" / "rows" / "r" / "tmp123").write_text("left over")
     assert store.nodes_done("r") == ["n1"]
-    with pytest.raises(InputError, match="asks for nothing"):
+    with pytest.raises(InputError, match="the query has no result"):
         store.query(" ")
     (tmp_path / "st[1]" / "rows" / "r" / "n2.parquet").write_text("not parquet")
-    with pytest.raises(InputError, match="cannot be asked"):
+    with pytest.raises(InputError, match="the query failed"):
         store.rows()
 
 
-def test_a_baseline_is_kept_in_the_store(tmp_path: Path) -> None:
+def test_baseline_is_kept_in_the_store(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     keep(store, "may", "2026-05-01T00:00:00Z", simulate_fleet(4, seed=5).table)
     for _ in range(2):
@@ -233,18 +233,18 @@ def test_a_baseline_is_kept_in_the_store(tmp_path: Path) -> None:
     assert groundspeed("fleet", "baseline", store.url, "-o", "s3://b/x.json").code == 2
 
 
-def test_a_store_survives_other_files(tmp_path: Path) -> None:
+def test_store_ignores_foreign_files_and_refuses_broken_records(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.write_rows("r", "n1", rows_of("n1"))
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "notes.txt").write_text("by hand")
     assert store.runs() == []
     (tmp_path / "runs" / "broken.json").write_text("{")
-    with pytest.raises(InputError, match="not the record of a run"):
+    with pytest.raises(InputError, match="is not a valid run record"):
         store.runs()
 
 
-def test_numbers_come_back_as_they_went(tmp_path: Path) -> None:
+def test_stored_values_are_read_back_exactly(tmp_path: Path) -> None:
     store = Store(f"file://{tmp_path}/s")
     value = np.nextafter(7.1e14, 8e14)
     store.write_rows("r", "n1", rows_of("n1", value))

@@ -1,4 +1,4 @@
-"""Pairs of nodes: who is to blame, how few pairs are enough, and two honest classes of links."""
+"""Bandwidth between pairs of nodes: slow nodes, slow links, few rounds, two classes of links."""
 
 import csv
 import itertools
@@ -24,7 +24,7 @@ def all_pairs(nodes: int, seed: int, spread: float = 0.004) -> tuple[list[str], 
     return names, Pairs(tuple(a for a, _ in both), tuple(b for _, b in both), bandwidth)
 
 
-def test_a_slow_node_is_one_finding() -> None:
+def test_slow_node_is_one_node_finding() -> None:
     _, pairs = all_pairs(12, 1)
     hit = np.array(
         [a == "n004" or b == "n004" for a, b in zip(pairs.first, pairs.second, strict=True)]
@@ -35,7 +35,7 @@ def test_a_slow_node_is_one_finding() -> None:
     assert finding.loss_fraction == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_slow_link_blames_no_node() -> None:
+def test_slow_link_is_one_link_finding() -> None:
     _, pairs = all_pairs(12, 2)
     pairs.bandwidth[7] *= 0.07
     (finding,) = judge_pairs(pairs)
@@ -47,8 +47,8 @@ def test_healthy_pairs_have_no_finding() -> None:
     assert judge_pairs(all_pairs(20, 3)[1]) == ()
 
 
-def test_two_switches_are_not_a_hundred_findings() -> None:
-    """Inside a group of nine or eight 23.6 GB/s, across 5 to 7: as seen on seventeen H100 nodes."""
+def test_slower_links_between_two_switches_are_no_findings() -> None:
+    """As on 17 real H100 nodes: 23.6 GB/s in groups of 9 and 8 nodes, 5 to 7 between them."""
     names, pairs = all_pairs(17, 4)
     group = {name: i < 9 for i, name in enumerate(names)}
     across = np.array(
@@ -64,7 +64,7 @@ def test_two_switches_are_not_a_hundred_findings() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(nodes=st.integers(2, 41), rounds=st.integers(1, 6), seed=st.integers(0, 9))
-def test_a_round_has_everybody_once_and_no_pair_comes_twice(
+def test_each_round_has_every_node_once_and_no_pair_repeats(
     nodes: int, rounds: int, seed: int
 ) -> None:
     names = [f"n{i}" for i in range(nodes)]
@@ -78,8 +78,8 @@ def test_a_round_has_everybody_once_and_no_pair_comes_twice(
             seen.add(frozenset(pair))
 
 
-def test_a_few_rounds_find_the_slow_node() -> None:
-    """Three rounds in place of 63: the two bad nodes are named and nobody else."""
+def test_few_rounds_find_two_slow_nodes_of_64() -> None:
+    """Three rounds instead of 63 are enough to name the two bad nodes and no others."""
     hits = 0
     rounds = rounds_needed(64, 2 / 64)
     for seed in range(30):
@@ -99,15 +99,15 @@ def test_a_few_rounds_find_the_slow_node() -> None:
     assert hits / 60 > 0.95
 
 
-def test_impossible_rounds() -> None:
+def test_rounds_for_one_node_or_a_slow_share_of_1_are_refused() -> None:
     with pytest.raises(InputError):
         rounds_needed(1, 0.1)
     with pytest.raises(InputError):
         rounds_needed(10, 1.0)
 
 
-def test_ten_real_nodes(reference: Path) -> None:
-    """NCCL between all pairs of ten H100 nodes: whole nodes are fine, some edges fell."""
+def test_ten_real_nodes_have_a_loss_in_at_most_half_of_the_links(reference: Path) -> None:
+    """NCCL tests between all pairs of ten H100 nodes: no whole node is slow, but some links are."""
     rows = pd.read_csv(reference / "fleet" / "h100_10_nodes_pairwise.csv")
     rows = rows[rows["N"] == 2]
     for (_, _), part in rows.groupby(["test", "G"]):
@@ -119,8 +119,8 @@ def test_ten_real_nodes(reference: Path) -> None:
         assert all(0.1 <= f.loss_fraction < 1.0 for f in findings)
 
 
-def test_two_tests_in_one_table_are_not_a_hundred_findings(reference: Path) -> None:
-    """With one, two, four and eight GPUs a node: pooled, every link would be slow at times."""
+def test_two_tests_in_one_table_are_one_finding(reference: Path) -> None:
+    """The table mixes runs with 1, 2, 4 and 8 GPUs per node; pooled, every link would seem slow."""
     rows = pd.read_csv(reference / "fleet" / "h100_10_nodes_pairwise.csv")
     rows = rows[(rows["N"] == 2) & (rows["test"] == "alltoall_perf")]
     ends = rows["nodes"].str.split(",", expand=True)
@@ -131,7 +131,7 @@ def test_two_tests_in_one_table_are_not_a_hundred_findings(reference: Path) -> N
     assert "two tests in one table" in finding.evidence
 
 
-def test_a_dead_node_is_found_by_what_it_does_not_answer() -> None:
+def test_node_without_any_result_is_found_as_a_total_loss() -> None:
     names, pairs = all_pairs(12, 1)
     hit = [names[4] in pair for pair in zip(pairs.first, pairs.second, strict=True)]
     pairs.bandwidth[hit] = np.nan
@@ -155,7 +155,7 @@ def pairs_file(path: Path, slow: str | None, nodes: int = 10) -> Path:
     return path
 
 
-def test_links_on_the_command_line(tmp_path: Path) -> None:
+def test_links_command_exit_codes_and_findings(tmp_path: Path) -> None:
     names, _ = all_pairs(10, 1)
     ran = groundspeed("fleet", "links", str(pairs_file(tmp_path / "a.csv", names[3])), "--json")
     assert ran.code == 2
@@ -168,10 +168,10 @@ def test_links_on_the_command_line(tmp_path: Path) -> None:
     assert (ran.code, ran.err.count("\n")) == (3, 1)
     few.write_text("node,value\na,1\n")
     ran = groundspeed("fleet", "links", str(few))
-    assert (ran.code, "lacks the column partner" in ran.err) == (2, True)
+    assert (ran.code, "column missing: partner" in ran.err) == (2, True)
 
 
-def test_rounds_on_the_command_line() -> None:
+def test_rounds_command_prints_every_node_once_per_round() -> None:
     ran = groundspeed("fleet", "rounds", "--nodes", "a,b,c,=d,e f,g", "--slow-share", "0.1")
     lines = list(csv.reader(ran.out.splitlines()))
     assert lines[0] == ["round", "node", "partner"]

@@ -1,4 +1,4 @@
-"""Manifests against the published schemas of Kubernetes: no field that it does not know."""
+"""Kubernetes manifests: they validate strictly against the published schemas of Kubernetes."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ from groundspeed.profiles import InputError
 from program import groundspeed
 
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
-"""The first in which an Indexed Job retries each index alone by default, and the newest."""
+"""The first version whose Indexed Jobs retry each index separately by default, and the newest."""
 
 PODS = (
     PodOptions("you/groundspeed:1"),
@@ -40,7 +40,9 @@ def valid(manifest: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("pod", PODS)
 @pytest.mark.parametrize("nodes", [(), ("n1", "n2", "n3")])
-def test_jobs(pod: PodOptions, nodes: tuple[str, ...]) -> None:
+def test_job_manifest_is_valid_with_gpu_limits_and_one_pod_per_node(
+    pod: PodOptions, nodes: tuple[str, ...]
+) -> None:
     work = Work("s3://bucket/fleet", "june")
     manifest = job_manifest(work, nodes, 3, pod)
     valid(manifest)
@@ -55,7 +57,7 @@ def test_jobs(pod: PodOptions, nodes: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("pod", PODS)
-def test_daemonsets_take_no_gpu_from_anybody(pod: PodOptions) -> None:
+def test_daemonset_manifest_reserves_no_gpu(pod: PodOptions) -> None:
     manifest = daemonset_manifest("s3://bucket/fleet", pod, every_s=3600)
     valid(manifest)
     spec = manifest["spec"]["template"]["spec"]
@@ -64,7 +66,7 @@ def test_daemonsets_take_no_gpu_from_anybody(pod: PodOptions) -> None:
         assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"} in spec["containers"][0]["env"]
 
 
-def test_an_unknown_field_would_be_seen() -> None:
+def test_validation_refuses_an_unknown_field() -> None:
     manifest = job_manifest(Work("s3://b/f", "r"), (), 1, PODS[0])
     manifest["spec"]["completionsMode"] = "Indexed"
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -72,19 +74,19 @@ def test_an_unknown_field_would_be_seen() -> None:
 
 
 @pytest.mark.parametrize("run", ["June_2026.v1", "x" * 64, "a" * 39 + "--"])
-def test_names_are_labels(run: str) -> None:
+def test_job_name_is_a_valid_kubernetes_label(run: str) -> None:
     name = job_name(run)
     assert len(name) <= 63
     assert name == name.lower()
     assert name[-1].isalnum()
 
 
-def test_a_folder_that_pods_do_not_see() -> None:
-    with pytest.raises(InputError, match="pods do not see"):
+def test_local_folder_as_the_store_of_pods_is_refused() -> None:
+    with pytest.raises(InputError, match="pods cannot access"):
         job_manifest(Work("/home/me/fleet", "r"), (), 1, PODS[0])
 
 
-def test_printed_for_a_review() -> None:
+def test_print_option_prints_valid_manifests_and_needs_an_image() -> None:
     ran = groundspeed("fleet", "run", "--launcher", "kubernetes", "--store", "s3://b/f", "--print",
                       "--image", "you/groundspeed", "--count", "2", "--gpus", "8")  # fmt: skip
     valid(yaml.safe_load(ran.out))
@@ -95,10 +97,12 @@ def test_printed_for_a_review() -> None:
     assert "--image" in ran.err
 
 
-def test_no_kubectl_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_kubectl_is_refused_and_leaves_no_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     launcher = KubernetesLauncher(PODS[0])
-    with pytest.raises(InputError, match="kubectl is not on this machine"):
+    with pytest.raises(InputError, match="kubectl is not installed here"):
         run_fleet(launcher, RunRequest(Work("memory://k", "")), lambda event: None)
     assert Store("memory://k").runs() == []
     assert os.environ["PATH"] == str(tmp_path)

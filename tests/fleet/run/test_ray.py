@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: one worker a node, and a node that dies in the middle."""
+"""A real Ray cluster on this machine: one worker per node, and a node that dies during the run."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[tuple[str, list[Any]]]:
-    """The address of a head that offers no processor, and four nodes with one each."""
+    """Start a head node without CPUs and four nodes with one CPU each; yield address and nodes."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -36,10 +36,10 @@ def cluster() -> Iterator[tuple[str, list[Any]]]:
 
 
 def switch_off(node: Any) -> None:
-    """Kill a node's raylet and everything it has started, as a power failure would."""
+    """Kill a node's raylet and all its child processes, as a power failure would."""
     ((info, *_),) = [node.all_processes["raylet"]]
     dying = [int(info.process.pid)]
-    for pid in dying:  # grows while it is walked: children of children
+    for pid in dying:  # the loop appends to this list: children of children
         listing = subprocess.run(
             ["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False
         )
@@ -49,24 +49,26 @@ def switch_off(node: Any) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_no_cluster_is_one_line(tmp_path: Path) -> None:
+def test_address_without_a_ray_cluster_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no Ray cluster"):
         RayLauncher("127.0.0.1:1").nodes()
 
 
-def test_a_node_that_ray_does_not_know(cluster: tuple[str, list[Any]], tmp_path: Path) -> None:
+def test_unknown_ray_node_is_refused(cluster: tuple[str, list[Any]], tmp_path: Path) -> None:
     request = RunRequest(Work(str(tmp_path), "", device="cpu"), ("n9",))
     with pytest.raises(InputError, match="no node 'n9'"):
         run_fleet(RayLauncher(cluster[0]), request, lambda event: None)
 
 
-def test_a_raylet_is_killed_in_the_middle(cluster: tuple[str, list[Any]], tmp_path: Path) -> None:
-    """Three of four nodes are asked for; the one that dies is reported, the spare does its work."""
+def test_killed_node_is_reported_as_lost_and_a_spare_node_runs(
+    cluster: tuple[str, list[Any]], tmp_path: Path
+) -> None:
+    """Of four nodes, three are requested; one dies and is reported, and the fourth replaces it."""
     store = Store(str(tmp_path / "store"))
     events: list[Event] = []
 
     def on_event(event: Event) -> None:
-        """Switch n1 off as soon as it has begun, whatever the others do by then."""
+        """Kill n1 as soon as it has started, at any state of the other nodes."""
         events.append(event)
         if (event.node, event.kind) == ("n1", "started"):
             switch_off(cluster[1][1])

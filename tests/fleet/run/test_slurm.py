@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: an array over three nodes, and what happens to a lost one."""
+"""A real Slurm cluster on this machine: array jobs, lost nodes, and draining of slow nodes."""
 
 import shlex
 import signal
@@ -28,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    """One cluster for all tests; its nodes check themselves once there is a baseline."""
+    """Start one cluster for all tests; n2 and n3 run health checks once a baseline exists."""
     folder = tmp_path_factory.mktemp("slurm")
     program = shlex.join([*PROGRAM, "fleet", "healthcheck", "--device", "cpu", "--drain"])
     script = folder / "check.sh"
@@ -50,7 +50,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 @pytest.fixture
 def slurm(cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
-    """The cluster as this process' commands reach it, idle before and after each test."""
+    """Let commands of this process reach the cluster; make all its nodes idle after each test."""
     for name in ("PATH", "SLURM_CONF"):
         monkeypatch.setenv(name, cluster.environment[name])
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # jobs run this checkout
@@ -67,11 +67,11 @@ def kinds(events: list[Event], node: str) -> list[str]:
     return [e.kind for e in events if e.node == node]
 
 
-def test_an_array_over_three_nodes(
+def test_run_on_three_nodes_reports_a_lost_node_and_a_rerun_measures_it(
     slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One is lost when its job is cancelled; the run, started again, measures that one alone."""
-    # This store has no network file system in front of it that shows a file late.
+    """One node is lost because its job is killed; the restarted run measures only this node."""
+    # The store is on a local disk, so no grace time for a slow network file system is needed.
     monkeypatch.setattr("groundspeed.fleet.run.slurm.GRACE_S", 2.0)
     store = Store(str(tmp_path / "store"))
     launcher = SlurmLauncher()
@@ -103,7 +103,7 @@ def test_an_array_over_three_nodes(
     assert rows["value"].gt(0).all()
 
 
-def test_a_drained_node_is_not_asked(slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_drained_node_is_left_out_and_refused_by_name(slurm: SlurmCluster, tmp_path: Path) -> None:
     slurm.run("scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=disk")
     slurm.wait_for(lambda: slurm.state("n2") == "drain", "n2")
     launcher = SlurmLauncher()
@@ -112,21 +112,25 @@ def test_a_drained_node_is_not_asked(slurm: SlurmCluster, tmp_path: Path) -> Non
         run_fleet(launcher, RunRequest(Work(str(tmp_path), ""), ("n2",)), lambda event: None)
 
 
-def test_a_partition_that_is_not_there(slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_rejected_sbatch_options_are_reported_and_leave_no_job(
+    slurm: SlurmCluster, tmp_path: Path
+) -> None:
     launcher = SlurmLauncher(("--account=nobody", "--constraint=nothing"))
     with pytest.raises(InputError, match="sbatch failed"):
         run_fleet(launcher, RunRequest(Work(str(tmp_path), ""), ("n1",)), lambda event: None)
     assert slurm.run("squeue", "--noheader") == ""
 
 
-def test_no_slurm_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_slurm_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="sinfo is not on this machine"):
+    with pytest.raises(InputError, match="sinfo is not installed here"):
         SlurmLauncher().nodes()
 
 
-def test_a_killed_run_leaves_no_job(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """The one that asked is killed: what it had begun goes on or ends, and a new start finds it."""
+def test_interrupted_run_leaves_no_job_and_an_unfinished_record(
+    slurm: SlurmCluster, tmp_path: Path
+) -> None:
+    """The run command is interrupted; its jobs end, and the record lets a new start continue."""
     url = str(tmp_path / "store")
     command = [*PROGRAM, "fleet", "run", "--launcher", "slurm", "--store", url]
     with running([*command, "--device", "cpu"], output=subprocess.DEVNULL) as process:
@@ -139,8 +143,8 @@ def test_a_killed_run_leaves_no_job(slurm: SlurmCluster, tmp_path: Path) -> None
     assert not record.finished
 
 
-def test_a_slow_node_is_drained_and_resumed_when_well(slurm: SlurmCluster) -> None:
-    """Slurm itself runs the check; it drains the one node that is slow, and resumes only that."""
+def test_slow_node_is_drained_by_its_check_and_resumed_when_healthy(slurm: SlurmCluster) -> None:
+    """Slurm runs the health check, which drains the slow node n2 and later resumes only n2."""
     slurm.run("scontrol", "update", "NodeName=n3", "State=DRAIN", "Reason=disk")
     write_baseline(slurm, times=100.0)
     slurm.wait_for(lambda: slurm.state("n2") == "drain", "n2 drained")
@@ -154,7 +158,7 @@ def test_a_slow_node_is_drained_and_resumed_when_well(slurm: SlurmCluster) -> No
 
 
 def write_baseline(slurm: SlurmCluster, times: float) -> None:
-    """What n2 must reach: so many times what any processor does."""
+    """Write the baseline that n2 must reach: ``times`` the rate of a usual CPU (1e10)."""
     kind = read_kind(slurm)
     usual = [
         Usual(cohort=kind, metric=m, median=1e10 * times, spread=0.05, units=8)
@@ -167,7 +171,7 @@ def write_baseline(slurm: SlurmCluster, times: float) -> None:
 
 
 def read_kind(slurm: SlurmCluster) -> str:
-    """The class of this machine, as a check names it."""
+    """Return the cohort of this machine, as a check records it."""
     store = Store(str(slurm.folder / "store"))
     if not store.exists():
         work_here(Work(store.url, "first", device="cpu"), "n2")

@@ -1,4 +1,4 @@
-"""Suspects are measured again: what is confirmed, what was a mood, what cannot be said."""
+"""Confirmation by re-runs: faults become confirmed (FAIL), FLAKY or INCONCLUSIVE."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
 from groundspeed.fleet.table import clean_fleet
 
 
-def test_after_confirmation_no_healthy_gpu_is_blamed() -> None:
+def test_no_healthy_gpu_is_flagged_after_confirmation() -> None:
     for seed in range(6):
         runs = [simulate_fleet(64, seed=seed, run=r) for r in range(3)]
         tables = [clean_fleet(r.table, "simulated") for r in runs]
@@ -33,7 +33,7 @@ def test_after_confirmation_no_healthy_gpu_is_blamed() -> None:
             assert share[mine].max() >= 0.02
 
 
-def test_suspects_a_control_and_a_rerun() -> None:
+def test_fault_that_is_gone_in_the_rerun_becomes_flaky() -> None:
     fleet = simulate_fleet(16, seed=6, faults=(Fault(4, 4, 0.08),))
     table = clean_fleet(fleet.table, "first")
     screening = screen(table)
@@ -48,7 +48,7 @@ def test_suspects_a_control_and_a_rerun() -> None:
     assert any(f.verdict == "FLAKY" for f in after.findings)
 
 
-def test_what_was_not_measured_again_is_neither_confirmed_nor_cleared() -> None:
+def test_suspect_that_was_not_measured_again_becomes_inconclusive() -> None:
     runs = [simulate_fleet(16, seed=6, faults=(Fault(4, 4, 0.08),), run=r).table for r in (0, 1)]
     table = clean_fleet(runs[0], "first")
     screening = screen(table)
@@ -62,7 +62,7 @@ def test_what_was_not_measured_again_is_neither_confirmed_nor_cleared() -> None:
         assert finding.verdict == verdict
 
 
-def test_a_rerun_in_which_the_control_fell_tells_nothing() -> None:
+def test_rerun_with_a_slow_control_gpu_is_inconclusive() -> None:
     runs = [simulate_fleet(16, seed=6, faults=(Fault(4, 4, 0.08),), run=r).table for r in (0, 1)]
     table = clean_fleet(runs[0], "first")
     screening = screen(table)
@@ -80,7 +80,7 @@ def test_a_rerun_in_which_the_control_fell_tells_nothing() -> None:
         assert finding.verdict == verdict
 
 
-def test_half_of_a_node_that_falls_again_as_three_gpus_is_confirmed() -> None:
+def test_node_fault_is_confirmed_by_a_rerun_with_three_slow_gpus() -> None:
     def run(gpus: int, number: int) -> pd.DataFrame:
         faults = tuple(Fault(4, g, 0.1) for g in range(gpus))
         return simulate_fleet(16, seed=6, faults=faults, run=number).table
@@ -95,8 +95,8 @@ def test_half_of_a_node_that_falls_again_as_three_gpus_is_confirmed() -> None:
     assert [f.verdict for f in after.findings if f.node == "n00004"] == ["FAIL"]
 
 
-def test_a_rerun_is_judged_by_the_same_rules(tmp_path: Path) -> None:
-    """What is said of a metric, and the reference, hold for the re-run too."""
+def test_rerun_uses_the_direction_given_for_the_first_run(tmp_path: Path) -> None:
+    """The re-run is judged with the same ``lower_is_better`` and the same reference."""
     runs = []
     for number in (0, 1):
         table = simulate_fleet(8, seed=8, run=number).table

@@ -1,4 +1,4 @@
-"""Who is slow: on a real fleet, on simulated ones with known faults, and on hostile tables."""
+"""Screening finds slow GPUs and nodes in a real fleet and in simulated fleets with known faults."""
 
 import json
 from pathlib import Path
@@ -31,11 +31,11 @@ def csv_file(tmp_path: Path, text: str) -> Path:
 
 @pytest.fixture(scope="module")
 def azure(reference: Path) -> Screening:
-    """One SuperBench run on 153 real nodes with eight A100 each."""
+    """Screen one SuperBench run on 153 real nodes with eight A100 each."""
     return screen(read_fleet([reference / "fleet" / "azure_a100_153_nodes.csv.gz"]))
 
 
-def test_eighteen_nodes_are_eighteen_findings_not_135(azure: Screening) -> None:
+def test_eighteen_slow_nodes_give_18_node_findings_not_135_gpu_findings(azure: Screening) -> None:
     findings = judged(azure, cause="clocks_or_software")
     assert len(findings) == 18
     assert all(f.level == "node" and f.gpu is None and f.verdict == "FAIL" for f in findings)
@@ -43,27 +43,27 @@ def test_eighteen_nodes_are_eighteen_findings_not_135(azure: Screening) -> None:
     assert all("matmul_fp64_vector" in f.metrics for f in findings)
 
 
-def test_half_width_links_carry_their_networks_fall(azure: Screening) -> None:
+def test_half_width_pcie_link_and_its_slow_network_are_one_finding(azure: Screening) -> None:
     findings = judged(azure, cause="pcie_width")
     assert [(f.node, f.gpu) for f in findings] == [("node025", 4), ("node025", 5), ("node088", 7)]
     assert all("all_reduce_ib_8GiB" in f.metrics and "pcie_h2d" in f.metrics for f in findings)
-    # Its own finding would be the same cause twice.
+    # A finding for the network would report the same cause twice.
     assert not judged(azure, cause="network", level="node")
 
 
-def test_missing_tests_are_inconclusive_never_slow(azure: Screening) -> None:
+def test_missing_results_are_inconclusive_and_not_slow(azure: Screening) -> None:
     missing = [f for f in azure.findings if f.verdict == "INCONCLUSIVE"]
     assert len(missing) == azure.inconclusive > 50
     assert all(f.z is None and f.loss_fraction is None and f.cause == "missing" for f in missing)
 
 
-def test_few_enough_to_be_read(azure: Screening) -> None:
-    """1,224 GPUs: SuperBench's own verdict rejected 94 of 153 nodes."""
+def test_real_fleet_has_fewer_than_80_findings(azure: Screening) -> None:
+    """The fleet has 1,224 GPUs. SuperBench's own rule rejected 94 of the 153 nodes."""
     assert len(judged(azure)) < 80
     assert {f.cause for f in azure.findings} <= CAUSES.keys()
 
 
-def test_the_same_data_gives_the_same_verdicts(azure: Screening, reference: Path) -> None:
+def test_order_of_the_rows_does_not_change_the_screening(azure: Screening, reference: Path) -> None:
     table = read_fleet([reference / "fleet" / "azure_a100_153_nodes.csv.gz"])
     mixed = table.rows.sample(frac=1.0, random_state=1).reset_index(drop=True)
     again = screen(type(table)(mixed, table.units, table.excluded))
@@ -75,7 +75,7 @@ def test_the_same_data_gives_the_same_verdicts(azure: Screening, reference: Path
 
 @pytest.mark.parametrize("nodes", [1, 4, 32])
 @pytest.mark.parametrize(("loss", "least"), [(0.05, 0.95), (0.03, 0.65)])
-def test_slowed_gpus_are_named_and_healthy_ones_are_not(
+def test_slow_gpus_are_flagged_and_healthy_ones_are_not(
     nodes: int, loss: float, least: float
 ) -> None:
     hits = trials = false = 0
@@ -92,8 +92,8 @@ def test_slowed_gpus_are_named_and_healthy_ones_are_not(
     assert 1000.0 * false / (trials * nodes * 8 * 3) <= 2.0
 
 
-def test_other_rules_miss_what_is_shared_or_small() -> None:
-    """A whole node at half speed hides from a rule inside the node; 5 % hides from 10 %."""
+def test_other_detectors_miss_a_slow_node_or_a_5_percent_loss() -> None:
+    """A rule within one node misses a node at half speed; a 10 % limit misses a loss of 5 %."""
     node = tuple(Fault(3, g, 0.5) for g in range(8))
     rows = simulate_fleet(16, seed=2, faults=(*node, Fault(5, 1, 0.05))).table
     blamed = named(screen(clean_fleet(rows, "simulated")))
@@ -104,20 +104,20 @@ def test_other_rules_miss_what_is_shared_or_small() -> None:
     assert all("n00005" not in missed[name] for name in ("fixed 10 %", "Megatron", "gpu-fryer"))
 
 
-def test_classes_are_never_pooled() -> None:
-    """GPUs with 80 GB are 6 % faster than those with 40: pooled, one kind would be all outliers."""
+def test_two_classes_of_gpus_are_screened_separately() -> None:
+    """80 GB GPUs are 6 % faster than 40 GB ones; pooled, one whole class would be outliers."""
     fleet = simulate_fleet(40, seed=3).table
     big = fleet["node"] < "n00005"
     fleet.loc[big, "value"] *= 1.06
     apart = fleet.assign(sku=np.where(big, "A100-80GB", "A100-40GB"))
     kept_apart = named(screen(clean_fleet(apart, "simulated")))
-    assert len(kept_apart) <= 4  # of 320, as fleets have them
-    # Pooled, the fast ones would widen the scale until nobody is slow, or all others are.
+    assert len(kept_apart) <= 4  # of 320; healthy simulated fleets have as many
+    # Pooled, the fast GPUs hide slow ones by widening the spread, or make all others outliers.
     assert named(screen(clean_fleet(fleet, "simulated"))) != kept_apart
 
 
-def test_a_fleet_that_is_slow_as_a_whole() -> None:
-    """Nobody is unusual in it: only a reference can say so, and then it is one finding."""
+def test_uniformly_slow_fleet_is_one_finding_with_a_reference_only() -> None:
+    """No GPU is an outlier in such a fleet; only a reference shows the loss, as one finding."""
     slow = simulate_fleet(5, seed=3).table
     slow["value"] *= 0.5
     assert len(judged(screen(clean_fleet(slow, "x")))) <= 1
@@ -126,15 +126,15 @@ def test_a_fleet_that_is_slow_as_a_whole() -> None:
     assert (whole.level, whole.gpu, whole.verdict) == ("class", None, "FAIL")
     assert whole.expected == 780.0
     assert 0.4 < (whole.loss_fraction or 0) < 0.6
-    # One node of many is that node, and the others are fine.
+    # If only one node is slow, the finding names this node and no other.
     fleet = simulate_fleet(5, seed=3).table
     fleet.loc[fleet["node"] == "n00002", "value"] *= 0.5
     screening = screen(clean_fleet(fleet, "x"), reference={"matmul_bf16": 700.0})
     assert {(f.node, f.level) for f in judged(screening, verdict="FAIL")} == {("n00002", "node")}
 
 
-def test_too_few_of_a_kind_to_say() -> None:
-    """One GPU with another power cap is neither fine nor slow: it has no kind."""
+def test_gpu_alone_in_its_class_is_inconclusive() -> None:
+    """A single GPU with another power cap has no class to compare with."""
     fleet = simulate_fleet(4, seed=3).table.assign(power_cap="700")
     odd = (fleet["node"] == "n00001") & (fleet["gpu"] == 2)
     fleet.loc[odd, "power_cap"] = "500"
@@ -146,7 +146,7 @@ def test_too_few_of_a_kind_to_say() -> None:
     assert alone.judged == 0
 
 
-def test_what_was_noted_is_evidence() -> None:
+def test_notes_of_the_table_appear_in_the_evidence() -> None:
     fleet = simulate_fleet(4, seed=3, faults=(Fault(1, 2, 0.2),)).table.assign(note="")
     fleet.loc[(fleet["node"] == "n00001") & (fleet["gpu"] == 2), "note"] = "windows differ by 30%"
     failed = {"node": "n00003", "gpu": 5, "metric": "hbm_copy", "value": None, "note": "ECC error"}
@@ -159,7 +159,7 @@ def test_what_was_noted_is_evidence() -> None:
     assert "ECC error" in missing.evidence
 
 
-def test_racks() -> None:
+def test_three_slow_nodes_of_one_rack_are_one_rack_finding() -> None:
     faults = tuple(Fault(n, g, 0.2) for n in (0, 1, 2) for g in range(8))
     fleet = simulate_fleet(24, seed=4, faults=faults).table
     fleet["rack"] = "r" + (fleet["node"].str[1:].astype(int) // 4).astype(str)
@@ -167,7 +167,7 @@ def test_racks() -> None:
     assert (finding.level, finding.node) == ("rack", "r0")
 
 
-def test_telemetry_says_why() -> None:
+def test_telemetry_gives_thermal_and_power_cap_as_causes() -> None:
     fleet = simulate_fleet(16, seed=5, faults=(Fault(2, 3, 0.17), Fault(7, 0, 0.1))).table
     gpus = fleet[["node", "gpu"]].drop_duplicates()
     heat = gpus.assign(metric="temperature", value=62.0, unit="C")
@@ -183,7 +183,7 @@ def test_telemetry_says_why() -> None:
     }  # fmt: skip
 
 
-def test_what_a_slow_gpu_costs() -> None:
+def test_cost_of_a_slow_gpu_in_ttft_tpot_and_tokens_per_s() -> None:
     server = Server(
         find_model("llama-3.1-70b"), Deployment(tp=8), find_engine("vllm"),
         find_hardware("h200").best,
@@ -192,13 +192,13 @@ def test_what_a_slow_gpu_costs() -> None:
     findings = {f.node: f for f in judged(screen(clean_fleet(fleet.table, "x")))}
     w = ServingWorkload(4096, 256, 16)
     tensor, memory = (cost_of(findings[n], server, w) for n in ("n00001", "n00002"))
-    assert tensor.ttft_fraction > memory.ttft_fraction  # prefill computes
-    assert memory.tpot_fraction > 0.05  # decode reads
+    assert tensor.ttft_fraction > memory.ttft_fraction  # prefill is compute-bound
+    assert memory.tpot_fraction > 0.05  # decode is memory-bound
     assert tensor.tokens_per_s > 0
-    assert 0 < tensor.ttft_fraction < 0.3  # a fifth of the rate is a quarter more time, at most
+    assert 0 < tensor.ttft_fraction < 0.3  # a loss of 20 % of the rate adds at most 25 % time
 
 
-def test_a_quarter_of_the_lanes_is_width_too() -> None:
+def test_pcie_link_at_a_quarter_of_its_rate_has_cause_pcie_width() -> None:
     fleet = simulate_fleet(8, seed=3).table
     link = fleet[fleet["metric"] == "hbm_copy"].assign(metric="pcie_h2d", unit="GB/s")
     slow = (link["node"] == "n00003") & (link["gpu"] == 3)
@@ -207,15 +207,15 @@ def test_a_quarter_of_the_lanes_is_width_too() -> None:
     assert [f.cause for f in judged(screening, node="n00003")] == ["pcie_width"]
 
 
-def test_a_file_that_exists_is_no_failed_gpu(tmp_path: Path) -> None:
+def test_existing_output_file_gives_exit_code_3(tmp_path: Path) -> None:
     path = csv_file(tmp_path, simulate_fleet(8, seed=9).table.to_csv(index=False))
     ran = groundspeed("fleet", "screen", str(path), "--json", "-o", str(path))
     assert (ran.code, "--force" in ran.err) == (3, True)
     assert path.read_text().startswith("node,gpu")
 
 
-def test_telemetry_is_compared_within_a_class() -> None:
-    """A 400 W part beside 700 W ones has no low cap."""
+def test_power_cap_is_compared_within_a_class() -> None:
+    """The 400 W limit of an A100 is not low, although H100s in the same fleet have 700 W."""
     big, small = (simulate_fleet(6, seed=s).table for s in (3, 4))
     small["node"] = "a" + small["node"]
     hurt = (small["node"] == "an00002") & (small["gpu"] == 3) & (small["metric"] != "hbm_copy")
@@ -228,7 +228,7 @@ def test_telemetry_is_compared_within_a_class() -> None:
     assert judged(screening, node="an00002")[0].cause == "compute"
 
 
-def test_lower_is_better_when_said_or_known() -> None:
+def test_lower_is_better_if_given_or_known_for_the_metric() -> None:
     fleet = simulate_fleet(8, seed=8).table
     part = fleet[fleet["metric"] == "hbm_copy"].copy()
     slow = (part["node"] == "n00003") & (part["gpu"] == 3)

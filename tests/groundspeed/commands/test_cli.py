@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, exit codes, one line for what is wrong."""
+"""The command line in real processes: exit codes, output, and one line for each error."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from groundspeed.profiles import save_profile
 from program import PATIENCE_S, environment, groundspeed, running
 
 
-def test_estimate_imports_nothing_heavy() -> None:
+def test_estimate_does_not_import_torch_pandas_or_scipy() -> None:
     script = (
         "import sys; sys.argv = ['groundspeed', 'estimate', 'qwen2.5-32b', '--gpu', 'h20']\n"
         "from groundspeed.cli import main\n"
@@ -40,7 +40,7 @@ SUBCOMMANDS = ["list", "show", "check", "import", "diff"]
 @pytest.mark.parametrize(
     "command", [*([c] for c in COMMANDS), *(["profile", s] for s in SUBCOMMANDS)], ids=" ".join
 )
-def test_help_has_a_real_example(command: list[str]) -> None:
+def test_help_shows_an_example_of_the_command(command: list[str]) -> None:
     ran = groundspeed(*command, "--help")
     assert ran.code == 0
     if command != ["profile"]:
@@ -76,7 +76,7 @@ def test_help_has_a_real_example(command: list[str]) -> None:
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_bad_input_is_one_line_and_exit_code_2(
+def test_bad_input_gives_one_line_and_exit_code_2(
     tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     ran = groundspeed(*arguments, cwd=tmp_path)
@@ -103,19 +103,19 @@ def test_bad_input_is_one_line_and_exit_code_2(
     ],
     ids=" ".join,
 )
-def test_json_is_one_document_on_stdout(arguments: list[str]) -> None:
+def test_json_option_prints_one_document_on_stdout(arguments: list[str]) -> None:
     ran = groundspeed(*arguments)
     assert ran.code == 0, ran.err
     assert isinstance(json.loads(ran.out), dict)
 
 
-def test_estimate_of_the_article() -> None:
+def test_naive_estimate_prints_the_figures_of_the_article() -> None:
     ran = groundspeed("estimate", "qwen2.5-32b", "--gpu", "h20", "--method", "naive")
     for figure in ("31.98", "65.28", "441", "735", "2466", "432", "2312", "2297", "62.5", "2.7%"):
         assert figure in ran.out, figure
 
 
-def test_output_goes_to_a_file_and_is_not_overwritten(tmp_path: Path) -> None:
+def test_output_file_is_written_and_overwritten_only_with_force(tmp_path: Path) -> None:
     arguments = ("estimate", "qwen2.5-7b", "--gpu", "h200", "--json", "-o", "estimate.json")
     assert groundspeed(*arguments, cwd=tmp_path).code == 0
     before = (tmp_path / "estimate.json").read_text()
@@ -125,14 +125,14 @@ def test_output_goes_to_a_file_and_is_not_overwritten(tmp_path: Path) -> None:
     assert groundspeed(*arguments, "--force", cwd=tmp_path).code == 0
 
 
-def test_a_measured_profile_wins_over_the_data_sheet(own_data_folder: Path) -> None:
+def test_measured_profile_is_used_beside_the_datasheet(own_data_folder: Path) -> None:
     document = profile_factory.document_with_laws()
     profile = type(profile_factory.profile()).model_validate(document)
     folder = own_data_folder / "groundspeed" / "profiles"
     save_profile(profile, folder / "h200-sxm-test.json")
     ran = groundspeed("estimate", "llama-3.1-8b", "--gpu", "h200")
     assert ran.code == 0, ran.err
-    shown = " ".join(ran.out.split())  # a long line is folded
+    shown = " ".join(ran.out.split())  # undo the wrapping of long lines
     assert "measured profile h200-sxm-test, the newest" in shown
     assert "datasheet h200-sxm" in ran.out
     assert "calibrated" in ran.out
@@ -142,7 +142,7 @@ def test_a_measured_profile_wins_over_the_data_sheet(own_data_folder: Path) -> N
     assert "utilization" in shown.out
 
 
-def test_profile_check_says_what_is_wrong_and_exits_with_1(tmp_path: Path) -> None:
+def test_profile_check_of_impossible_times_names_the_roof_and_exits_with_1(tmp_path: Path) -> None:
     document = profile_factory.document()
     (tmp_path / "good.json").write_text(json.dumps(document))
     assert groundspeed("profile", "check", "good.json", cwd=tmp_path).code == 0
@@ -156,7 +156,7 @@ def test_profile_check_says_what_is_wrong_and_exits_with_1(tmp_path: Path) -> No
     assert groundspeed("profile", "show", "./bad.json", cwd=tmp_path).code == 2
 
 
-def test_hostile_names_are_shown_not_obeyed(tmp_path: Path) -> None:
+def test_markup_and_escape_codes_in_names_are_not_interpreted(tmp_path: Path) -> None:
     document = profile_factory.document()
     document["device"]["name"] = "[bold red]x[/] \x1b[31m\x07 NVIDIA"
     document["warnings"] = ["[link=file:///etc]click[/link] \x1b]0;owned\x07"]
@@ -168,13 +168,13 @@ def test_hostile_names_are_shown_not_obeyed(tmp_path: Path) -> None:
     assert "\x1b" not in ran.out and "\x07" not in ran.out
 
 
-def test_output_fits_80_columns_and_has_no_colour_in_a_pipe() -> None:
+def test_output_in_a_pipe_fits_80_columns_and_has_no_colour() -> None:
     ran = groundspeed("estimate", "qwen2.5-32b", "--gpu", "h20", COLUMNS="80")
     assert max(len(line) for line in ran.out.splitlines()) <= 80
     assert "\x1b" not in ran.out
 
 
-def test_a_reader_that_leaves_early_is_no_error() -> None:
+def test_closed_pipe_gives_no_traceback() -> None:
     command = f"{sys.executable} -P -m groundspeed profile list --json | head -c 10"
     run = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], env=environment(), capture_output=True, text=True
@@ -183,7 +183,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_measurements_and_exits_with_130(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
     command = [
         sys.executable, "-P", "-m", "groundspeed", "calibrate", "--quick", "--device", "cpu",
@@ -207,7 +207,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["calibrate", "run"])
-def test_without_torch_measuring_says_what_to_install(tmp_path: Path, command: str) -> None:
+def test_measuring_without_torch_names_the_package_to_install(tmp_path: Path, command: str) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here', name='torch')\n")
     path = os.pathsep.join([str(tmp_path), *(p for p in sys.path if p)])
     ran = groundspeed(command, PYTHONPATH=path)
@@ -215,7 +215,7 @@ def test_without_torch_measuring_says_what_to_install(tmp_path: Path, command: s
     assert "pip install 'groundspeed[measure]'" in ran.err
 
 
-def test_a_device_that_is_not_here() -> None:
+def test_unknown_device_and_missing_gpu_are_refused() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     assert "unknown device 'tpu'" in groundspeed("calibrate", "--device", "tpu").err
     if not torch.cuda.is_available():
@@ -223,7 +223,7 @@ def test_a_device_that_is_not_here() -> None:
         assert (ran.code, "no GPU here" in ran.err) == (2, True)
 
 
-def test_every_command_has_json_and_an_example() -> None:
+def test_every_command_has_a_json_option_and_an_example() -> None:
     lacking = []
 
     def walk(prefix: str, group: Any) -> None:

@@ -1,4 +1,4 @@
-"""Plans, audits and comparisons on the command line."""
+"""The commands ``plan``, ``audit`` and ``compare``, with valid and with bad input."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from program import groundspeed
 SHORT = ("--isl", "512", "--osl", "128")
 
 
-def test_plan(tmp_path: Path) -> None:
+def test_plan_prints_a_launch_command_or_exits_with_1_without_a_solution(tmp_path: Path) -> None:
     plot = tmp_path / "front.png"
     ran = groundspeed("plan", "llama-3.1-8b", "--gpu", "h200", "--gpus", "2", *SHORT,
                       "--slo", "ttft=500,tpot=20", "--price", "3", "--plot", str(plot))  # fmt: skip
@@ -50,7 +50,7 @@ CLAIMS = """
 """
 
 
-def test_audit_of_two_claims(tmp_path: Path) -> None:
+def test_audit_compares_two_claims_and_exits_with_1_above_the_bound(tmp_path: Path) -> None:
     path = tmp_path / "claims.yaml"
     path.write_text(CLAIMS)
     ran = groundspeed("audit", str(path))
@@ -62,7 +62,7 @@ def test_audit_of_two_claims(tmp_path: Path) -> None:
     assert "times the upper bound" in ran.out
 
 
-def test_compare() -> None:
+def test_compare_names_the_faster_option() -> None:
     ran = groundspeed("compare", "llama-3.1-8b", "--option", "gpu=h200", "--option",
                       "gpu=l40s", *SHORT, "--concurrency", "1")  # fmt: skip
     assert ran.code == 0, ran.err
@@ -96,7 +96,7 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], message: str) -> None
 
 
 @pytest.mark.parametrize("text", ["", "- 3", "a: [", "tokens_per_s: fast\nmodel: x\ngpu: h200"])
-def test_claims_that_are_none(tmp_path: Path, text: str) -> None:
+def test_invalid_claim_file_gives_one_line_and_exit_code_2(tmp_path: Path, text: str) -> None:
     path = tmp_path / "claim.yaml"
     path.write_text(text)
     ran = groundspeed("audit", str(path))

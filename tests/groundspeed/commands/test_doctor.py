@@ -1,4 +1,4 @@
-"""What is missing on a machine is said, with the way to get it."""
+"""``doctor`` and other commands name missing packages and the pip command that installs them."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ main()
 
 
 def without(names: tuple[str, ...], *arguments: str) -> tuple[int, str, str]:
-    """Run the program where libraries are not installed."""
+    """Run the program with the named packages made unavailable to import."""
     script = WITHOUT.format(names=names, arguments=arguments)
     ran = subprocess.run(
         [sys.executable, "-P", "-c", script], env=environment(), capture_output=True, text=True,
@@ -28,7 +28,7 @@ def without(names: tuple[str, ...], *arguments: str) -> tuple[int, str, str]:
     return ran.returncode, ran.stdout, ran.stderr
 
 
-def test_this_machine() -> None:
+def test_doctor_on_a_complete_installation_exits_with_0() -> None:
     ran = groundspeed("doctor", "--json")
     diagnosis = Diagnosis.model_validate_json(ran.out)
     assert ran.code == 0
@@ -37,7 +37,7 @@ def test_this_machine() -> None:
     assert groundspeed("doctor").code == 0
 
 
-def test_what_is_missing_is_named_with_its_extra() -> None:
+def test_doctor_names_missing_packages_with_their_extra() -> None:
     code, out, _ = without(("scipy", "duckdb"), "doctor", "--json")
     diagnosis = Diagnosis.model_validate(json.loads(out))
     assert code == 1
@@ -51,7 +51,7 @@ def test_what_is_missing_is_named_with_its_extra() -> None:
     assert remedies["duckdb"] == "pip install 'groundspeed[fleet]'"
 
 
-def test_a_command_without_its_library_is_one_line() -> None:
+def test_command_without_its_package_gives_one_line_with_the_extra() -> None:
     for arguments, missing, wanted in (
         (("fleet", "history", "x"), ("fsspec",), "fleet"),
         (("report", "h200", "-o", "/tmp/never.html"), ("jinja2",), "report"),

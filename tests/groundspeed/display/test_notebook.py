@@ -1,4 +1,4 @@
-"""The Python API: typed results that show themselves, become tables, and are drawn."""
+"""The Python API: results have an HTML view for notebooks, a DataFrame and a plot."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def axes() -> Axes:
     return Figure().add_subplot()
 
 
-def test_a_profile(tmp_path: Path) -> None:
+def test_loaded_profile_has_a_table_an_html_view_and_a_plot(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     made = make_profile()
     path.write_text(made.model_dump_json())
@@ -41,7 +41,7 @@ def test_a_profile(tmp_path: Path) -> None:
     assert drawn.lines
 
 
-def test_profiles_by_name() -> None:
+def test_profile_is_found_by_gpu_name_and_unknown_names_are_refused() -> None:
     assert gs.load_profile("h200").id.startswith("h200-sxm")
     with pytest.raises(gs.InputError, match="unknown GPU 'h2000'"):
         gs.load_profile("h2000")
@@ -49,7 +49,7 @@ def test_profiles_by_name() -> None:
         gs.load_profile("/nowhere/p.json")
 
 
-def test_a_static_batch() -> None:
+def test_static_batch_estimate_has_a_table_an_html_view_and_a_plot() -> None:
     result = gs.estimate("llama-3.1-8b", gpu="h200", prompt_tokens=128, output_tokens=16)
     assert isinstance(result, gs.Prediction)
     frame = result.to_pandas()
@@ -58,7 +58,7 @@ def test_a_static_batch() -> None:
     assert result.plot(axes()).patches
 
 
-def test_a_server() -> None:
+def test_server_estimate_has_a_table_an_html_view_and_a_plot() -> None:
     result = gs.estimate_server("llama-3.1-8b", gpu="h200", concurrency=[1, 8], output_tokens=64)
     frame = result.to_pandas()
     assert frame["concurrency"].tolist() == [1, 8]
@@ -69,7 +69,7 @@ def test_a_server() -> None:
         gs.estimate_server("llama-3.1-405b", gpu="h200", concurrency=[1])  # does not fit
 
 
-def test_a_fleet(tmp_path: Path) -> None:
+def test_fleet_screening_has_a_table_an_escaped_html_view_and_a_plot(tmp_path: Path) -> None:
     fleet = simulate_fleet(8, seed=1, faults=(Fault(2, 2, 0.2),)).table
     fleet["node"] = fleet["node"].replace({"n00002": HOSTILE})
     served = gs.Served("llama-3.1-8b", "h200", tp=2)
@@ -82,11 +82,11 @@ def test_a_fleet(tmp_path: Path) -> None:
     assert "<script>" not in shown and "&lt;script&gt;" in shown
     figure = Figure()
     result.plot(figure.add_subplot())
-    figure.savefig(tmp_path / "f.png")  # a name with dollars is no formula
+    figure.savefig(tmp_path / "f.png")  # "$x$" in a node name must not be drawn as a formula
     path = tmp_path / "fleet.csv"
     fleet.to_csv(path, index=False)
     assert gs.screen(path).findings == gs.screen([str(path)]).findings
-    with pytest.raises(gs.InputError, match="lacks the column metric"):
+    with pytest.raises(gs.InputError, match="column missing: metric"):
         gs.screen(fleet.drop(columns="metric"))
 
 
@@ -99,7 +99,7 @@ def test_the_example_notebook_runs(root: Path) -> None:
     assert ran.returncode == 0, ran.stderr[-2000:]
 
 
-def test_the_names_are_there() -> None:
+def test_every_public_name_exists_and_others_raise_attribute_error() -> None:
     for name in gs.__all__:
         assert getattr(gs, name) is not None
     with pytest.raises(AttributeError):

@@ -1,4 +1,4 @@
-"""All devices of a node at once: real processes, one of which has no device."""
+"""Calibrating several devices of a node at once in real processes, one of which has no device."""
 
 import json
 from pathlib import Path
@@ -21,21 +21,21 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     ("name", "said"),
     [("all", "no GPU here"), ("cpu,cpu", "'cpu' twice"), ("cpu,", "an empty name")],
 )
-def test_lists_that_make_no_sense(name: str, said: str) -> None:
+def test_invalid_device_list_is_refused(name: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         devices_of(name)
 
 
 @no_gpu
 @pytest.mark.slow
-def test_one_device_that_fails_does_not_take_the_others_along(tmp_path: Path) -> None:
+def test_failing_device_does_not_stop_the_calibration_of_the_others(tmp_path: Path) -> None:
     ran = groundspeed(
         "calibrate", "--quick", "--device", "cpu,cuda:0", "--dtypes", "float32",
         "--profile-dir", str(tmp_path), CUDA_VISIBLE_DEVICES="",
     )  # fmt: skip
     assert ran.code == 2
-    assert "cuda:0: no GPU here (CUDA_VISIBLE_DEVICES='' leaves none)" in ran.err
-    # On a machine that is never quiet the profile may be rejected; it is kept all the same.
+    assert "cuda:0: no GPU here (CUDA_VISIBLE_DEVICES='' may hide it)" in ran.err
+    # On a busy machine the profile may fail the physics check; it is then kept as .rejected.
     (path,) = [*tmp_path.glob("*.json"), *tmp_path.glob("*.rejected")]
     assert ("1 of 2 devices" if path.suffix == ".json" else "2 of 2 devices") in ran.err
     profile = load_profile(path, check=False)
@@ -56,7 +56,9 @@ def test_one_device_that_fails_does_not_take_the_others_along(tmp_path: Path) ->
     ("dtypes", "said"),
     [("bf16", "unknown data type 'bf16'"), ("tf32", "cannot measure tf32"), ("", "unknown data")],
 )
-def test_data_types_that_are_not_there(tmp_path: Path, dtypes: str, said: str) -> None:
+def test_unknown_or_unsupported_data_type_is_refused(
+    tmp_path: Path, dtypes: str, said: str
+) -> None:
     ran = groundspeed(
         "calibrate", "--quick", "--device", "cpu", "--dtypes", dtypes,
         "--profile-dir", str(tmp_path),

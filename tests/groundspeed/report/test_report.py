@@ -1,4 +1,4 @@
-"""Reports in a real browser: drawn, quiet, filtered, accessible, and safe from hostile names."""
+"""HTML reports in a real browser: plots, no errors, filters, accessibility, hostile names."""
 
 import json
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ HOSTILE = "</script><script>window.hit=1</script><img src=x onerror=window.hit=1
 
 @dataclass
 class Opened:
-    """A report in a browser, and what the browser said about it."""
+    """A report open in a browser, with its console messages and requested URLs."""
 
     page: Page
     said: list[str] = field(default_factory=list)
@@ -84,7 +84,7 @@ def report(request: pytest.FixtureRequest, estimate_json: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_report_is_drawn_quiet_and_accessible(
+def test_every_report_draws_its_plots_without_errors_and_is_accessible(
     browser: Browser, report: Path, scheme: str
 ) -> None:
     view = opened(browser, report, color_scheme=scheme, viewport={"width": 1200, "height": 900})
@@ -107,17 +107,19 @@ def test_every_report_is_drawn_quiet_and_accessible(
     view.page.close()
 
 
-def test_nothing_of_a_strangers_names_runs(browser: Browser, tmp_path: Path) -> None:
+def test_script_in_a_node_name_is_shown_and_not_run(browser: Browser, tmp_path: Path) -> None:
     view = opened(browser, written(tmp_path, hostile_fleet()))
     assert view.page.evaluate("() => window.hit") is None
     assert view.page.locator("img[src=x]").count() == 0
-    assert view.page.get_by_text("</script><script>window.hit=1").count() > 0  # shown as it is
+    assert view.page.get_by_text("</script><script>window.hit=1").count() > 0  # shown as plain text
     view.page.locator("#heat").hover()
     assert view.page.evaluate("() => window.hit") is None
     view.page.close()
 
 
-def test_filter_and_tooltip(browser: Browser, tmp_path: Path) -> None:
+def test_filter_hides_rows_and_the_heat_map_shows_a_tooltip(
+    browser: Browser, tmp_path: Path
+) -> None:
     size = {"width": 1200, "height": 900}
     view = opened(browser, written(tmp_path, hostile_fleet()), viewport=size)
     page = view.page
@@ -140,18 +142,20 @@ def test_filter_and_tooltip(browser: Browser, tmp_path: Path) -> None:
     page.close()
 
 
-def test_a_name_in_the_legend_hides_its_curve(browser: Browser, estimate_json: Path,
+def test_click_on_a_legend_entry_hides_its_curve(browser: Browser, estimate_json: Path,
                                               tmp_path: Path) -> None:  # fmt: skip
     view = opened(browser, written(tmp_path, page_of([str(estimate_json)])))
     plot = view.page.locator("#latency-throughput")
     before = plot.locator(".scatterlayer .trace").count()
     plot.locator(".legendtoggle").first.click()
-    view.page.wait_for_timeout(800)  # plotly waits whether it becomes a double click
+    view.page.wait_for_timeout(800)  # plotly waits for a possible double click
     assert plot.locator(".scatterlayer .trace").count() == before - 1
     view.page.close()
 
 
-def test_keyboard_and_print(browser: Browser, tmp_path: Path) -> None:
+def test_skip_link_works_by_keyboard_and_print_hides_the_navigation(
+    browser: Browser, tmp_path: Path
+) -> None:
     view = opened(browser, written(tmp_path, hostile_fleet()))
     view.page.keyboard.press("Tab")
     assert view.page.evaluate("() => document.activeElement.className") == "skip"
@@ -163,14 +167,14 @@ def test_keyboard_and_print(browser: Browser, tmp_path: Path) -> None:
     view.page.close()
 
 
-def test_sizes(tmp_path: Path) -> None:
+def test_report_files_stay_below_their_size_limits(tmp_path: Path) -> None:
     assert len(render(page_of(["h200"])).encode()) < 3_000_000
     table = clean_fleet(simulate_fleet(1000, seed=1, extra_metrics=27).table, "x")
     big = render(fleet_page(table, score(table), screen(table), "a thousand nodes"))
     assert len(big.encode()) < 10_000_000
 
 
-def test_a_thousand_nodes_open(browser: Browser, tmp_path: Path) -> None:
+def test_report_of_a_thousand_nodes_opens_without_errors(browser: Browser, tmp_path: Path) -> None:
     table = clean_fleet(simulate_fleet(1000, seed=1, extra_metrics=27).table, "x")
     report = fleet_page(table, score(table), screen(table), "a thousand nodes")
     view = opened(browser, written(tmp_path, report))
@@ -178,7 +182,9 @@ def test_a_thousand_nodes_open(browser: Browser, tmp_path: Path) -> None:
     view.page.close()
 
 
-def test_a_measured_profile(browser: Browser, tmp_path: Path) -> None:
+def test_report_of_a_measured_profile_shows_its_device_and_warnings(
+    browser: Browser, tmp_path: Path
+) -> None:
     profile = make_profile()
     path = tmp_path / "p.json"
     path.write_text(profile.model_dump_json())
@@ -189,7 +195,9 @@ def test_a_measured_profile(browser: Browser, tmp_path: Path) -> None:
     view.page.close()
 
 
-def test_a_backtest(reference: Path, browser: Browser, tmp_path: Path) -> None:
+def test_report_of_a_backtest_draws_its_scatter_plot(
+    reference: Path, browser: Browser, tmp_path: Path
+) -> None:
     rows = (reference / "e2e_dev.csv").read_text().splitlines()
     table = tmp_path / "some.csv"
     table.write_text("\n".join([rows[0], *rows[300:330]]))
@@ -202,28 +210,28 @@ def test_a_backtest(reference: Path, browser: Browser, tmp_path: Path) -> None:
     view.page.close()
 
 
-# Without a browser.
+# Tests without a browser.
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "<!--", "\u2028", "&amp;", "]]>"])
-def test_scripts_hold_any_text(text: str) -> None:
+def test_any_text_is_escaped_in_a_script(text: str) -> None:
     script = as_script({text: [text]})
     assert "<" not in script and ">" not in script
     assert json.loads(script) == {text: [text]}
 
 
-def test_numbers_are_short_and_finite() -> None:
+def test_numbers_are_rounded_and_nan_and_infinity_become_null() -> None:
     assert numbers(np.array([1.23456789e14, np.nan, np.inf, 0.0])) == [1.235e14, None, None, 0.0]
 
 
-def test_figures_have_names_of_their_own() -> None:
+def test_two_figures_with_the_same_id_are_refused() -> None:
     figure = Figure("a", "A.", "Nothing.", [], Axis("x"), Axis("y"))
     page = Report("t", "s", [], [Section("one", figures=[figure, figure])])
-    with pytest.raises(ValueError, match="two figures"):
+    with pytest.raises(ValueError, match="two figures have the same name"):
         render(page)
 
 
-def test_a_page_without_plots_carries_no_plotly() -> None:
+def test_page_without_plots_does_not_include_plotly() -> None:
     text = render(Report("t", "s", [], [Section("one", tables=[Table(("a",), [("b",)])])]))
     assert len(text) < 20_000
 
@@ -236,10 +244,10 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert (ran.code, "--force" in ran.err) == (2, True)
     broken = tmp_path / "x.json"
     for text, reason in (
-        ("{", "no JSON"),
-        ("[]", "no result"),
-        ("{}", "nothing that has a report"),
-        ('{"predictions":[{"concurrency":1}]}', "no result that can be read"),
+        ("{", "not valid JSON"),
+        ("[]", "not a result of groundspeed"),
+        ("{}", "not a profile or a result that has a report"),
+        ('{"predictions":[{"concurrency":1}]}', "cannot be read as a result of groundspeed"),
     ):
         broken.write_text(text)
         ran = groundspeed("report", str(broken), "-o", str(tmp_path / "y.html"))

@@ -1,4 +1,4 @@
-"""Verify: predicted before it is run, from a profile that holds none of its shapes."""
+"""``verify``: predictions are made before the model runs, from a profile without its shapes."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ CASES = [(1, 24), (2, 40)]
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Profile]:
     folder = tmp_path_factory.mktemp("verify")
     threads = torch.get_num_threads()
-    tiny_campaign.main(folder, slow=False)  # on one thread, and so must be what it is held against
+    tiny_campaign.main(folder, slow=False)  # sets one thread, which verify needs too
     yield load_profile(folder / "profile.json")
     torch.set_num_threads(threads)
 
@@ -49,8 +49,8 @@ def request(profile: Profile, **changes: object) -> VerifyRequest:
     return VerifyRequest(**(values | changes))  # type: ignore[arg-type]
 
 
-def test_predictions_are_those_of_the_profile_alone(profile: Profile) -> None:
-    """What verify compares equals a prediction made without any decoder, and its hash is sealed."""
+def test_predictions_equal_those_of_the_profile_and_are_hashed(profile: Profile) -> None:
+    """verify compares with predictions made without a decoder, and records their SHA-256 hash."""
     result = verify(request(profile), lambda *_: None)
     predictions = [
         predict(
@@ -69,7 +69,7 @@ def test_predictions_are_those_of_the_profile_alone(profile: Profile) -> None:
     json.loads(result.model_dump_json())
 
 
-def test_every_part_is_compared_and_the_parts_make_the_whole(profile: Profile) -> None:
+def test_every_part_is_compared_and_the_parts_sum_to_the_total(profile: Profile) -> None:
     result = verify(request(profile), lambda *_: None)
     for case in result.cases:
         for phase, whole in (("prefill", case.ttft_s), ("decode", case.tpot_s)):
@@ -80,7 +80,7 @@ def test_every_part_is_compared_and_the_parts_make_the_whole(profile: Profile) -
         assert {m.limit for m in case.machine} == {"compute", "memory"}
 
 
-def test_a_shape_that_was_calibrated_is_confessed(profile: Profile) -> None:
+def test_shape_that_the_profile_contains_is_reported(profile: Profile) -> None:
     curve = profile.curve("matmul", dtype="bfloat16")
     assert curve is not None
     seen = curve.points[0].model_copy(update={"case": {"m": 24.0, "n": 320.0, "k": 192.0}})
@@ -90,8 +90,8 @@ def test_a_shape_that_was_calibrated_is_confessed(profile: Profile) -> None:
     assert result.shapes_seen == ("matmul k=192 m=24 n=320",)
 
 
-def test_a_wrong_law_is_blamed(profile: Profile) -> None:
-    """Give products a start-up of 20 ms: verify must fail and name one."""
+def test_wrong_matmul_law_fails_and_is_named_as_the_cause(profile: Profile) -> None:
+    """The matmul laws get a start-up time of 20 ms: verify must fail and name a matmul part."""
     laws = []
     for law in profile.laws:
         if law.operation == "matmul":
@@ -108,7 +108,7 @@ def test_a_wrong_law_is_blamed(profile: Profile) -> None:
     assert result.blame.split()[1] in ("mlp", "qkv", "out")
 
 
-def test_a_profile_of_another_machine_is_refused(profile: Profile) -> None:
+def test_profile_of_another_device_is_refused(profile: Profile) -> None:
     other = profile.model_copy(
         update={"device": profile.device.model_copy(update={"name": "NVIDIA H200"})}
     )
@@ -116,7 +116,7 @@ def test_a_profile_of_another_machine_is_refused(profile: Profile) -> None:
         verify(request(other), lambda *_: None)
 
 
-def test_what_does_not_fit_is_refused_before_it_is_built(profile: Profile) -> None:
+def test_model_that_does_not_fit_is_refused_before_it_is_built(profile: Profile) -> None:
     huge = MODEL.model_copy(update={"hidden": 192, "layers": 10_000, "intermediate": 9_000_000})
     with pytest.raises(InputError, match="--layers N"):
         verify(request(profile, model=huge), lambda *_: None)
@@ -131,19 +131,21 @@ def test_what_does_not_fit_is_refused_before_it_is_built(profile: Profile) -> No
         ("mistral-7b-v0.1", "a window of 4096 tokens"),
     ],
 )
-def test_what_the_decoder_is_not_is_refused(profile: Profile, model: str, reason: str) -> None:
-    """A dense decoder in the place of a mixture would be compared with another model's times."""
+def test_model_that_the_test_decoder_cannot_represent_is_refused(
+    profile: Profile, model: str, reason: str
+) -> None:
+    """A dense decoder in place of a mixture of experts would measure the times of another model."""
     cases = [(1, 8192)]
     with pytest.raises(InputError, match=reason):
         verify(request(profile, model=find_model(model), cases=cases), lambda *_: None)
 
 
-def test_one_output_token_has_no_tpot(profile: Profile) -> None:
+def test_one_output_token_is_refused(profile: Profile) -> None:
     with pytest.raises(InputError, match="at least 2 output tokens"):
         verify(request(profile, output_tokens=1), lambda *_: None)
 
 
-def test_the_decoder_has_the_model_s_parameters() -> None:
+def test_decoder_has_as_many_parameters_as_the_model() -> None:
     from groundspeed.kernels.decoder.decoder import Decoder
 
     decoder = Decoder(decoder_shape(MODEL, "bfloat16"), torch.device("cpu"), batch=1, capacity=8)
@@ -158,7 +160,9 @@ def test_the_decoder_has_the_model_s_parameters() -> None:
 
 
 @pytest.mark.parametrize("name", ["roofline.png", "roofline.svg"])
-def test_roofline_is_drawn(profile: Profile, tmp_path: Path, name: str) -> None:
+def test_roofline_is_saved_as_png_or_svg_and_not_overwritten(
+    profile: Profile, tmp_path: Path, name: str
+) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     save_roofline(profile, tmp_path / name)
     head = (tmp_path / name).read_bytes()[:200]

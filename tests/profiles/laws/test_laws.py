@@ -1,4 +1,4 @@
-"""Laws: the limits of the form, intervals, and honesty outside the fitted box."""
+"""Laws: limits of the soft roofline, prediction intervals, and inputs outside the fit range."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,9 @@ def work(flops: float, moved: float) -> Work:
 
 
 @given(positive, positive)
-def test_between_the_hard_maximum_and_the_sum(flops: float, moved: float) -> None:
+def test_soft_roofline_lies_between_maximum_and_sum_of_its_terms(
+    flops: float, moved: float
+) -> None:
     time = soft_roofline.time_s(work(flops, moved), COEFFICIENTS)[0]
     compute, traffic = flops / 8e14, moved / 4e12
     assert time >= (3e-6 + max(compute, traffic)) * (1 - 1e-9)
@@ -61,28 +63,28 @@ def test_between_the_hard_maximum_and_the_sum(flops: float, moved: float) -> Non
 
 
 @given(positive, positive, st.floats(1.0, 16.0))
-def test_more_work_never_takes_less(flops: float, moved: float, sharpness: float) -> None:
+def test_twice_the_work_never_takes_less_time(flops: float, moved: float, sharpness: float) -> None:
     law = COEFFICIENTS | {"sharpness": sharpness}
     less = soft_roofline.time_s(work(flops, moved), law)[0]
     more = soft_roofline.time_s(work(2 * flops, 2 * moved), law)[0]
     assert more >= less
 
 
-def test_interval_is_that_of_the_held_out_points() -> None:
+def test_prediction_interval_equals_the_held_out_quantiles() -> None:
     predicted = law_time(make_law(), columns(64.0))
     assert predicted.low_s[0] == pytest.approx(predicted.time_s[0] * np.exp(-0.1))
     assert predicted.high_s[0] == pytest.approx(predicted.time_s[0] * np.exp(0.2))
     assert not predicted.extrapolated[0]
 
 
-def test_outside_the_box_says_so_and_widens() -> None:
+def test_case_outside_the_fit_range_is_extrapolated_with_a_wider_interval() -> None:
     inside, outside = law_time(make_law(), columns(4096.0)), law_time(make_law(), columns(16384.0))
     assert outside.extrapolated[0]
     assert outside.high_s[0] / outside.time_s[0] > inside.high_s[0] / inside.time_s[0]
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
-def test_impossible_input_is_refused(bad: float) -> None:
+def test_size_that_is_not_positive_and_finite_is_refused(bad: float) -> None:
     with pytest.raises(InputError, match="positive and finite"):
         law_time(make_law(), columns(bad))
 
