@@ -118,6 +118,8 @@ class _Placement:
                 ready, _ = self.ray.wait(list(tasks), num_returns=1, timeout=POLL_S)
                 for task in ready:
                     self._finish(tasks[task])
+                if not ready:
+                    self._give_up_dead_nodes()
         finally:
             for attempt in list(self.attempts):
                 self._release(attempt)
@@ -172,6 +174,18 @@ class _Placement:
             self._pick_spare_node(alive)
         elif time.monotonic() > attempt.noticed_by:
             self._mark_lost(attempt, f"the worker on it died ({attempt.broke})")
+
+    def _give_up_dead_nodes(self) -> None:
+        """Report nodes that Ray no longer lists.
+
+        A task that had not started when its node died never fails: Ray keeps it pending until the
+        node comes back, which a placement group pinned to that node waits for without end.
+        """
+        alive = alive_nodes(self.ray)
+        ids = {node.id for node in alive}
+        for attempt in [a for a in self.attempts if a.task is not None and a.node.id not in ids]:
+            self._mark_lost(attempt, "the node died before its worker ended")
+            self._pick_spare_node(alive)
 
     def _pick_spare_node(self, alive: list[_Node]) -> None:
         """Move the work of a dead node to a live node that has not been measured, if any."""
