@@ -2,6 +2,7 @@
 
 import typer
 
+from groundspeed.fleet_commands.export import export_command
 from groundspeed.fleet_commands.health import (
     baseline_command,
     dashboard_command,
@@ -12,7 +13,6 @@ from groundspeed.fleet_commands.links import links_command, rounds_command
 from groundspeed.fleet_commands.run import (
     check_device_command,
     daemonset_command,
-    export_command,
     run_command,
     work_command,
 )
