@@ -1,4 +1,4 @@
-"""``groundspeed fleet export``: write the rows of a store, or the answer to a query, as one table."""
+"""``groundspeed fleet export``: write the rows of a store, or a query's answer, as one table."""
 
 import json
 from pathlib import Path
