@@ -7,7 +7,7 @@ needs no change there. Example:
     calls = kernel.prepare({"m": 16, "n": 4096, "k": 4096}, pool)  # call these in rotation
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -108,7 +108,7 @@ class Kernel(Protocol):
 def deviation(
     got: torch.Tensor,
     expected: torch.Tensor,
-    scale: float,
+    scale: float | torch.Tensor,
     dtype: torch.dtype,
     *,
     terms: float = 1.0,
@@ -119,10 +119,11 @@ def deviation(
     ----------
     got, expected : Tensor
         The result, and a reference of the same shape computed in float64.
-    scale : float
+    scale : float or Tensor
         Typical magnitude of an element of the result (``sqrt(k)`` for a product of matrices of
-        normal numbers). It is needed because the error of a sum scales with its terms, not with
-        the sum, which can be close to zero by cancellation.
+        normal numbers), for all elements or, as a tensor of a shape that broadcasts, for each. It
+        is needed because the error of a sum scales with its terms, not with the sum, which can be
+        close to zero by cancellation.
     dtype : torch.dtype
         Data type of the result; an error of four units in the last place is allowed.
     terms : float, default 1
@@ -138,6 +139,33 @@ def deviation(
         return float("inf")
     stored, summed = torch.finfo(dtype).eps, torch.finfo(torch.float32).eps
     reference = expected.double()
-    allowed = 4.0 * (stored + summed * terms**0.5) * max(scale, 1e-30)
+    typical = torch.as_tensor(scale, dtype=torch.float64, device=got.device).clamp(min=1e-30)
+    allowed = 4.0 * (stored + summed * terms**0.5) * typical
     error = (got.double() - reference).abs() / (allowed + 4.0 * stored * reference.abs())
     return float(error.max())
+
+
+CHECK_EVERY = 32
+"""One element of every block of this many rows (and columns) is compared with float64. No kernel has
+smaller tiles along a dimension that is longer than this, so a missing or misplaced tile is seen."""
+
+
+def spread(size: int, device: torch.device, every: int = CHECK_EVERY) -> torch.Tensor:
+    """Return one index of every block of ``every``, at changing places, with the first and the last.
+
+    >>> spread(100, torch.device("cpu")).tolist()
+    [0, 45, 90, 99]
+    """
+    blocks = torch.arange(0, size, every, device=device)
+    places = blocks + torch.arange(blocks.numel(), device=device) * 13 % every
+    return torch.cat((places.clamp(max=size - 1), blocks.new_tensor([size - 1]))).unique()
+
+
+CHUNK_ITEMS = 1 << 24
+"""Elements that a check converts to float64 at once: 128 MiB."""
+
+
+def chunks(size: int) -> Iterator[slice]:
+    """Yield consecutive slices of at most ``CHUNK_ITEMS`` elements."""
+    for start in range(0, size, CHUNK_ITEMS):
+        yield slice(start, min(start + CHUNK_ITEMS, size))

@@ -27,10 +27,16 @@ def matmul_candidates(seed: int) -> list[Candidate]:
     return [{"m": float(a), "n": float(b), "k": float(c)} for a, b, c in zip(m, n, k, strict=True)]
 
 
-def stream_candidates(largest_bytes: float) -> list[Candidate]:
-    """Stream sizes from 64 KiB up, two per doubling, divisible into one, two or three arrays."""
+STREAM_STEP_BYTES = 1536
+"""[bytes] Stream sizes are multiples of this, so that each of one, two or three arrays has a multiple
+of 16 elements (up to 16 bytes each). Triton compiles 16-byte loads only for such sizes."""
+
+
+def stream_candidates(largest_bytes: float, step_bytes: int = STREAM_STEP_BYTES) -> list[Candidate]:
+    """Stream sizes from 64 KiB up, two per doubling, in multiples of ``step_bytes``."""
     top = np.log2(largest_bytes)
-    return [{"bytes": float(24 * round(2.0**x / 24))} for x in np.arange(16.0, top + 0.01, 0.5)]
+    sizes = [round(2.0**x / step_bytes) * step_bytes for x in np.arange(16.0, top + 0.01, 0.5)]
+    return [{"bytes": float(size)} for size in sizes if 0 < size <= largest_bytes]
 
 
 LONGEST = {"cpu": {"seq_len": 13, "kv_len": 15}, "gpu": {"seq_len": 15, "kv_len": 17}}

@@ -298,7 +298,8 @@ def make_plan(device: Device, mode: Mode, limits: Limits, *, seed: int) -> list[
     streams = stream_candidates(OPERANDS * limits.operand_bytes)
     for stream in ARRAYS:
         cases += _choose(TorchStream(stream), streams, mode.stream_points, limits, seed)
-    pages = [c for c in streams if c["bytes"] >= 64 * PAGE_BYTES]
+    largest = OPERANDS * limits.operand_bytes
+    pages = [c for c in stream_candidates(largest, 2 * PAGE_BYTES) if c["bytes"] >= 64 * PAGE_BYTES]
     cases += _choose(PageGather(), pages, mode.stream_points, limits, seed)
     budget = mode.attention_points
     kind = "cpu" if device.kind == "cpu" else "gpu"

@@ -67,7 +67,7 @@ def sustained(
     """
     error = kernel.check(case, bench.pool)
     timed = prepared(kernel, kernel.prepare(case, bench.pool), bench)
-    begin = time.monotonic()
+    begin = bench.telemetry.begin_span()
     count = max(1, int(CHUNK_S / max(timed.sample_s, 1e-6)))
     stream: list[float] = []
     half = 0

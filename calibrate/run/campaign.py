@@ -172,7 +172,8 @@ def make_harness(request: Request, telemetry: Telemetry) -> Harness:
     pool_bytes = int(min(max(1.5 * cold, largest), running.device.memory_bytes / share))
     torch.backends.cuda.matmul.allow_tf32 = False  # a float32 case must not use TF32
     pool = OperandPool(running.torch_device, pool_bytes=pool_bytes, cold_bytes=int(cold))
-    return Harness(pool, timer_for(running.torch_device), telemetry, mode.rule)
+    timer = timer_for(running.torch_device, telemetry.read_if_due)
+    return Harness(pool, timer, telemetry, mode.rule)
 
 
 def with_kernel_name(entry: Entry, kernel: str | None) -> Entry:

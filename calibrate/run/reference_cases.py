@@ -43,7 +43,6 @@ class ReferenceProbe:
         cold = int(cold_bytes(running))
         largest = 2 * cold if running.device.kind == "cpu" else max(2 * cold, GPU_REFERENCE_BYTES)
         self._pool = OperandPool(running.torch_device, pool_bytes=largest, cold_bytes=cold)
-        self._timer = timer_for(running.torch_device)
 
     def changes(self) -> dict[Limit, float]:
         """Relative change of time since calibration, by the limit of the reference case."""
@@ -52,7 +51,8 @@ class ReferenceProbe:
             torch.inference_mode(),
             open_telemetry(kind, self._running.torch_device.index or 0) as telemetry,
         ):
-            bench = Harness(self._pool, self._timer, telemetry, RULE)
+            timer = timer_for(self._running.torch_device, telemetry.read_if_due)
+            bench = Harness(self._pool, timer, telemetry, RULE)
             return {s.limit: self._time(s, bench) / s.time_s - 1.0 for s in self._stability}
 
     def _time(self, stability: Stability, bench: Harness) -> float:

@@ -12,6 +12,7 @@ them), so the operands are cold.
     timed.sample(10)                  # ten durations in seconds
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,8 +37,7 @@ GRAPH_SPAN_S = 400e-6
 """[s] Approximate length of one replay of a captured graph."""
 
 QUEUE_HOST_S = 40e-6
-"""[s] Host time to queue one timed launch, with a margin. The spin kernel runs at least this
-long."""
+"""[s] Host time to queue one sample, assumed until it has been measured."""
 
 
 class Timed(Protocol):
@@ -162,48 +162,42 @@ class CpuTimer:
             once = (time.perf_counter_ns() - begin) * 1e-9 / runs
         return _CpuTimed(calls, once, max(1, round(MIN_SAMPLE_S / max(once, 1e-9))))
 
+QUEUE_LIMIT = 800
+"""Most launches in the queue of a stream at once. Drivers hold about a thousand; a host that
+launches into a full queue waits, and the samples would measure the host."""
 
-@dataclass
-class _EventTimed:
-    calls: Sequence[Call]
-    estimate_s: float
-    device: torch.device
-    spin_cycles_per_s: float
-    runs_per_sample: int = 1
-    notes: tuple[str, ...] = ()
-    resolution_s: float = EVENT_TICK_S
-    _turn: int = 0
+SPIN_MARGIN = 1.5
+"""The spin kernel lasts this many times as long as the host needs to queue a round."""
 
-    @property
-    def sample_s(self) -> float:
-        return self.estimate_s * self.runs_per_sample
+LONGEST_SPIN_S = 0.2
+"""[s] Longest spin. A host that needs more for one sample is too slow to fill the queue."""
 
-    def sample(self, count: int) -> list[float]:
-        events = [
-            (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-            for _ in range(count)
-        ]
-        queued = min(count * self.runs_per_sample, 500)
-        torch.cuda._sleep(int(self.spin_cycles_per_s * QUEUE_HOST_S * queued))
-        for begin, end in events:
-            begin.record()
-            for _ in range(self.runs_per_sample):
-                self.calls[self._turn]()
-                self._turn = (self._turn + 1) % len(self.calls)
-            end.record()
-        torch.cuda.synchronize(self.device)
-        scale = 1e-3 / self.runs_per_sample
-        return [begin.elapsed_time(end) * scale for begin, end in events]
+STEADY_SPIN = 0.01
+"""Relative change between two spins below which the clock counts as steady."""
 
 
 @dataclass
-class _GraphTimed:
-    graph: torch.cuda.CUDAGraph
+class _Queued:
+    """Launches between pairs of events, queued while a spin kernel keeps the device busy.
+
+    A round queues a limited number of launches and then proves that the device had not begun: the
+    first event must not have completed. Otherwise the round is discarded and repeated with a longer
+    spin or fewer samples.
+    """
+
+    launch: Call
+    """One sample: launches ``runs`` runs."""
     runs: int
+    launches: int
+    """Launches of one sample, with its two events."""
     estimate_s: float
-    device: torch.device
-    spin_cycles_per_s: float
+    timer: "GpuTimer"
     notes: tuple[str, ...] = ()
+    _host_s: float = QUEUE_HOST_S
+    """[s] Host time to queue one sample, measured in each round."""
+    _margin: float = SPIN_MARGIN
+    _most: int = 10**6
+    """Most samples in a round."""
 
     @property
     def sample_s(self) -> float:
@@ -214,32 +208,97 @@ class _GraphTimed:
         return EVENT_TICK_S / self.runs
 
     def sample(self, count: int) -> list[float]:
-        events = [
-            (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-            for _ in range(count)
-        ]
-        torch.cuda._sleep(int(self.spin_cycles_per_s * QUEUE_HOST_S * min(count, 500)))
+        durations: list[float] = []
+        while len(durations) < count:
+            size = min(count - len(durations), max(1, QUEUE_LIMIT // self.launches), self._most)
+            taken, covered = self._round(size)
+            if not covered and size > 1 and self._host_s * size * self._margin > LONGEST_SPIN_S:
+                self._most = size // 2
+            elif not covered and self._host_s * size * self._margin <= LONGEST_SPIN_S:
+                self._margin *= 2.0
+            else:
+                durations += taken
+                if not covered and "host-bound" not in self.notes:
+                    self.notes = (*self.notes, "host-bound")
+        return durations
+
+    def _round(self, size: int) -> tuple[list[float], bool]:
+        """Return the samples of one round, and whether all were queued before the first began."""
+        events = [(new_event(), new_event()) for _ in range(size)]
+        self.timer.spin(min(LONGEST_SPIN_S, self._margin * self._host_s * size))
+        begin_s = time.perf_counter()
         for begin, end in events:
             begin.record()
-            self.graph.replay()
+            self.launch()
             end.record()
-        torch.cuda.synchronize(self.device)
-        return [begin.elapsed_time(end) * 1e-3 / self.runs for begin, end in events]
+        self._host_s = (time.perf_counter() - begin_s) / size
+        covered = not events[0][0].query()
+        self.timer.while_busy()
+        torch.cuda.synchronize(self.timer.device)
+        scale = 1e-3 / self.runs
+        return [max(b.elapsed_time(e), 1e-7) * scale for b, e in events], covered
+
+
+def new_event() -> torch.cuda.Event:
+    """Create an event that records its time."""
+    return torch.cuda.Event(enable_timing=True)
+
+
+def capture(record: Call) -> torch.cuda.CUDAGraph:
+    """Capture the launches of a callable into a graph, and restore the stream in every case.
+
+    Raises
+    ------
+    RuntimeError
+        If one of the launches cannot be captured. Torch then leaves its side stream the current
+        one, on which nothing can run any more; this function returns to the stream of the caller.
+    """
+    before = torch.cuda.current_stream()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            record()
+    finally:
+        torch.cuda.set_stream(before)
+    return graph
 
 
 class GpuTimer:
-    """Timer for CUDA and ROCm devices: uses events, and graphs for short kernels."""
+    """Timer for CUDA and ROCm devices: uses events, and graphs for short kernels.
 
-    def __init__(self, device: torch.device) -> None:
+    Parameters
+    ----------
+    device : torch.device
+    while_busy : callable, optional
+        Called once per round of samples while the device works, e.g. to read its sensors.
+    """
+
+    def __init__(
+        self, device: torch.device, while_busy: Callable[[], object] = lambda: None
+    ) -> None:
         self.device = device
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        cycles = 10_000_000
-        torch.cuda._sleep(cycles // 10)
-        begin.record()
-        torch.cuda._sleep(cycles)
-        end.record()
-        torch.cuda.synchronize(device)
-        self.spin_cycles_per_s = cycles / (begin.elapsed_time(end) * 1e-3)
+        self.while_busy = while_busy
+        self.spin_cycles_per_s = self._steady_spin_rate()
+
+    def _steady_spin_rate(self) -> float:
+        """[1/s] Cycles that the spin kernel counts, once the clock has risen from idle."""
+        cycles, last = 10_000_000, 0.0
+        rate = 0.0
+        for _ in range(50):  # at most a quarter of a second
+            begin, end = new_event(), new_event()
+            begin.record()
+            torch.cuda._sleep(cycles)
+            end.record()
+            torch.cuda.synchronize(self.device)
+            rate = cycles / (max(begin.elapsed_time(end), 1e-6) * 1e-3)
+            if abs(rate - last) < STEADY_SPIN * rate:
+                break
+            last = rate
+        return rate
+
+    def spin(self, seconds: float) -> None:
+        """Launch a kernel that keeps the device busy."""
+        torch.cuda._sleep(max(1, int(self.spin_cycles_per_s * seconds)))
 
     def prepare(
         self, calls: Sequence[Call], *, graph: bool = True, runs_per_sample: int = 1
@@ -263,30 +322,40 @@ class GpuTimer:
         for call in calls[:8]:
             call()
         torch.cuda.synchronize(self.device)
-        plain = _EventTimed(calls, 0.0, self.device, self.spin_cycles_per_s)
+        turns = itertools.cycle(calls)
+
+        def launch() -> None:
+            for _ in range(plain.runs):
+                next(turns)()
+
+        plain = _Queued(launch, 1, 3, 0.0, self)
         plain.sample(3)
         plain.estimate_s = sorted(plain.sample(5))[2]
-        plain.runs_per_sample = runs_per_sample
+        plain.runs, plain.launches = runs_per_sample, runs_per_sample + 2
         if not graph or plain.estimate_s >= GRAPH_BELOW_S:
             return plain
         runs = max(len(calls), round(GRAPH_SPAN_S / max(plain.estimate_s, 1e-6)))
+
+        def record() -> None:
+            for i in range(runs):
+                calls[i % len(calls)]()
+
         try:
-            captured = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(captured):
-                for i in range(runs):
-                    calls[i % len(calls)]()
+            captured = capture(record)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # the call cannot be captured: time it with events instead
+        except RuntimeError:  # the calls cannot be captured: time them with events instead
             torch.cuda.synchronize(self.device)
-            plain.notes = ("not-in-graph",)
+            plain.notes = (*plain.notes, "not-in-graph")
             return plain
-        timed = _GraphTimed(captured, runs, 0.0, self.device, self.spin_cycles_per_s)
+        timed = _Queued(captured.replay, runs, 3, 0.0, self, plain.notes)
         timed.sample(2)
         timed.estimate_s = sorted(timed.sample(3))[1]
         return timed
 
 
-def timer_for(device: torch.device) -> "CpuTimer | GpuTimer":
-    """Return the timer for a device."""
-    return CpuTimer() if device.type == "cpu" else GpuTimer(device)
+def timer_for(
+    device: torch.device, while_busy: Callable[[], object] = lambda: None
+) -> "CpuTimer | GpuTimer":
+    """Return the timer for a device; ``while_busy`` is for GPUs, see :class:`GpuTimer`."""
+    return CpuTimer() if device.type == "cpu" else GpuTimer(device, while_busy)

@@ -20,7 +20,8 @@ import torch
 import triton
 import triton.language as tl
 
-from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCaseError, deviation
+from groundspeed.kernels.attention.attention import attention_deviation
+from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCaseError
 from groundspeed.kernels.operands import OperandPool
 from groundspeed.kernels.vendor import compute_units, vendor_of
 
@@ -181,7 +182,7 @@ class PagedDecode:
         return [step(*self._build(case, pool)) for _ in range(sets)]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare two heads with float64: the first of the first sequence, the last of the last."""
+        """Compare three heads with float64: of the first, the middle and the last sequence."""
         cache, out, splits = self._build(case, pool)
         got = paged_attention(cache, out.fill_(float("nan")), splits)
         if not torch.isfinite(got).all():
@@ -189,7 +190,7 @@ class PagedDecode:
         worst = 0.0
         batch, heads, head_dim = got.shape
         group = heads // cache.k.shape[2]
-        for b, h in {(0, 0), (batch - 1, heads - 1)}:
+        for b, h in {(0, 0), (batch // 2, heads // 2), (batch - 1, heads - 1)}:
             length = int(cache.lengths[b])
             pages = cache.table[b, : -(-length // PAGE)].long()
             k, v = (
@@ -198,7 +199,7 @@ class PagedDecode:
             )
             scores = cache.q[b, h].double() @ k.T / head_dim**0.5
             expected = scores.softmax(-1) @ v
-            worst = max(worst, deviation(got[b, h], expected, 1.0, got.dtype))
+            worst = max(worst, attention_deviation(got[b, h][None], expected[None]))
         return worst
 
     def _build(self, case: Case, pool: OperandPool) -> tuple[PagedCache, torch.Tensor, int]:

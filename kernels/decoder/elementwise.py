@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCaseError, deviation
+from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCaseError, deviation, spread
 from groundspeed.kernels.operands import OperandPool
 from groundspeed.kernels.vendor import vendor_of
 
@@ -26,9 +26,6 @@ ROTARY_HEAD_DIM = 64
 
 TABLE_ROWS = 4096
 """Number of rows of the embedding table."""
-
-CHECK_ROWS = 32
-"""Number of rows that are compared with float64."""
 
 CHOOSING = ("argmax", "sample")
 """Operations that return an index; their float64 reference is the score of every index."""
@@ -142,7 +139,7 @@ class Elementwise:
         if not isinstance(got, torch.Tensor):
             raise TypeError(f"{self.op} returned {type(got).__name__}")
         rows = int(case["rows"])
-        at = torch.linspace(0, rows - 1, min(rows, CHECK_ROWS), device=pool.device).long()
+        at = spread(rows, pool.device)
         reference = expected(at)
         if self.op == "embed":  # a lookup does not round: it must be equal
             return 0.0 if torch.equal(got[at], reference.to(got.dtype)) else float("inf")

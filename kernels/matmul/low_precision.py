@@ -18,13 +18,17 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from groundspeed.kernels.kernel import Call, Case, Cost, UnsupportedCaseError
-from groundspeed.kernels.matmul.matmul import CHECK_SIDE, check_product, shape
+from groundspeed.kernels.kernel import Call, Case, Cost, UnsupportedCaseError, spread
+from groundspeed.kernels.matmul.matmul import check_product, shape
 from groundspeed.kernels.operands import OperandPool
 from groundspeed.kernels.vendor import vendor_of
 
 FP8_ALIGNMENT = 16
 """n and k of an fp8 GEMM must be multiples of this."""
+
+FAST_ACCUMULATOR_EPS = 2.0**-13
+"""Relative rounding step of Hopper's fp8 accumulator, which keeps about 14 bits (DeepSeek-V3
+technical report, arXiv:2412.19437, section 3.3.2)."""
 
 INT8_ALIGNMENT = 8
 """n and k of an int8 GEMM must be multiples of this."""
@@ -38,16 +42,30 @@ TF32_EPS = 2.0**-10
 
 @dataclass(frozen=True)
 class Fp8Matmul:
-    """fp8 GEMM through ``torch._scaled_mm``, with one scale per matrix or one per row."""
+    """fp8 GEMM through ``torch._scaled_mm``, with one scale per matrix or one per row.
+
+    Hopper's matrix units add fp8 products with about 14 bits. Serving engines use that (*fast*
+    accumulation). The exact way moves partial sums to float32 registers every few steps (``exact``)
+    and is slower; other chips add in float32 anyway, and both ways are the same there.
+    """
 
     dtype: str = "fp8"
+    accumulation: str = "fast"
     operation: str = "matmul"
     backend: str = "torch"
 
     @property
     def config_key(self) -> dict[str, str]:
-        """Data type: ``fp8`` (one scale per matrix) or ``fp8_row`` (one scale per row)."""
-        return {"dtype": self.dtype}
+        """Data type: ``fp8`` (one scale per matrix) or ``fp8_row`` (one scale per row).
+
+        A curve with exact accumulation has the name of its own data type, ``fp8_exact``.
+        """
+        return {"dtype": self.dtype if self.fast else f"{self.dtype}_{self.accumulation}"}
+
+    @property
+    def fast(self) -> bool:
+        """Whether the matrix units accumulate with reduced precision, as in serving engines."""
+        return self.accumulation == "fast"
 
     def cost(self, case: Case) -> Cost:
         """Return 2mnk FLOPs; operands have one byte per element, the bf16 result two."""
@@ -60,7 +78,7 @@ class Fp8Matmul:
         def product(
             x: torch.Tensor, w: torch.Tensor, scale_x: torch.Tensor, scale_w: torch.Tensor
         ) -> Call:
-            return lambda: scaled_product(x, w, scale_x, scale_w)
+            return lambda: scaled_product(x, w, scale_x, scale_w, fast=self.fast)
 
         sets = pool.rotations(self.cost(case).read_bytes)
         return [product(*self._operands(case, pool)) for _ in range(sets)]
@@ -68,8 +86,11 @@ class Fp8Matmul:
     def check(self, case: Case, pool: OperandPool) -> float:
         """Compare with float64 on the same operands, including their scales."""
         x, w, scale_x, scale_w = self._operands(case, pool)
-        y = scaled_product(x, w, scale_x, scale_w)
-        return check_product(y, x.float() * scale_x, w.float() * scale_w.reshape(-1, 1))
+        y = scaled_product(x, w, scale_x, scale_w, fast=self.fast)
+        eps = FAST_ACCUMULATOR_EPS if self.fast else torch.finfo(torch.float32).eps
+        # Both scales are the same everywhere: without them, the result has the usual magnitude.
+        both = float(scale_x.flatten()[0] * scale_w.flatten()[0])
+        return check_product(y.float() / both, x, w, accumulator_eps=eps, dtype=y.dtype)
 
     def _operands(
         self, case: Case, pool: OperandPool
@@ -86,7 +107,12 @@ class Fp8Matmul:
 
 
 def scaled_product(
-    x: torch.Tensor, w: torch.Tensor, scale_x: torch.Tensor, scale_w: torch.Tensor
+    x: torch.Tensor,
+    w: torch.Tensor,
+    scale_x: torch.Tensor,
+    scale_w: torch.Tensor,
+    *,
+    fast: bool = True,
 ) -> torch.Tensor:
     """Compute (x * scale_x) @ (w * scale_w).T in bf16.
 
@@ -96,13 +122,20 @@ def scaled_product(
     w : (N, K) fp8 Tensor
     scale_x, scale_w : float32 Tensor
         Scales: scalars (one per matrix), or of shapes (M, 1) and (1, N) (one per row).
+    fast : bool, default True
+        Whether to accumulate with reduced precision where the chip offers it, as engines do.
 
     Returns
     -------
     (M, N) bfloat16 Tensor
     """
     result: torch.Tensor = torch._scaled_mm(
-        x, w.t(), scale_a=scale_x, scale_b=scale_w, out_dtype=torch.bfloat16
+        x,
+        w.t(),
+        scale_a=scale_x,
+        scale_b=scale_w,
+        out_dtype=torch.bfloat16,
+        use_fast_accum=fast,
     )
     return result
 
@@ -141,10 +174,7 @@ class Int8Matmul:
         """Compare with exact integers: 0 if all are equal, infinite otherwise."""
         x, w = self._operands(case, pool)
         y = torch._int_mm(x, w.t())
-        rows, columns = (
-            torch.linspace(0, size - 1, min(size, CHECK_SIDE), device=pool.device).long()
-            for size in y.shape
-        )
+        rows, columns = (spread(size, pool.device) for size in y.shape)
         expected = x[rows].double() @ w[columns].double().T
         return 0.0 if torch.equal(y[rows][:, columns].double(), expected) else float("inf")
 

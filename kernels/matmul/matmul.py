@@ -13,12 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, deviation
+from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, deviation, spread
 from groundspeed.kernels.operands import OperandPool
-
-CHECK_SIDE = 48
-"""Number of rows and of columns of the result, evenly spread, that are compared with float64."""
-
 
 @dataclass(frozen=True)
 class TorchMatmul:
@@ -67,8 +63,22 @@ def matmul_cost(case: Case, dtype: str) -> Cost:
     return Cost(2.0 * m * n * k, float(item_bytes * (m * k + n * k)), float(item_bytes * m * n))
 
 
-def check_product(y: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> float:
-    """Compare a GEMM with float64 on rows and columns evenly spread over the result.
+def take_rows(matrix: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return some rows of a matrix in float64; fp8 has no indexing of its own."""
+    if matrix.itemsize == 1:
+        return matrix.view(torch.uint8)[rows].view(matrix.dtype).double()
+    return matrix[rows].double()
+
+
+def check_product(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    w: torch.Tensor,
+    *,
+    accumulator_eps: float = torch.finfo(torch.float32).eps,
+    dtype: torch.dtype | None = None,
+) -> float:
+    """Compare a GEMM with float64 in one row and one column of every tile of the result.
 
     Parameters
     ----------
@@ -76,16 +86,20 @@ def check_product(y: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> float:
         The result to check.
     x : (m, k) Tensor
     w : (n, k) Tensor
+    accumulator_eps : float
+        Rounding step of the accumulator. Default: that of float32.
+    dtype : torch.dtype, optional
+        Data type in which the result was stored. Default: that of ``y``.
 
     Returns
     -------
     float
         Largest error in units of the tolerance; infinite if *any* element is not finite.
     """
-    (m, k), n = x.shape, w.shape[0]
-    rows = torch.linspace(0, m - 1, min(m, CHECK_SIDE), device=x.device).long()
-    columns = torch.linspace(0, n - 1, min(n, CHECK_SIDE), device=x.device).long()
+    k = x.shape[1]
+    rows, columns = (spread(size, x.device) for size in y.shape)
     if not torch.isfinite(y).all():
         return float("inf")
-    expected = x[rows].double() @ w[columns].double().T
-    return deviation(y[rows][:, columns], expected, k**0.5, y.dtype, terms=k)
+    expected = take_rows(x, rows) @ take_rows(w, columns).T
+    coarser = (accumulator_eps / torch.finfo(torch.float32).eps) ** 2
+    return deviation(y[rows][:, columns], expected, k**0.5, dtype or y.dtype, terms=k * coarser)
