@@ -146,19 +146,21 @@ def deviation(
 
 
 CHECK_EVERY = 32
-"""One element of every block of this many rows (and columns) is compared with float64. No kernel has
-smaller tiles along a dimension that is longer than this, so a missing or misplaced tile is seen."""
+"""One element of every block of this many rows (and columns) is compared with float64. No kernel
+has smaller tiles along a longer dimension, so a missing or misplaced tile is seen."""
 
 
 def spread(size: int, device: torch.device, every: int = CHECK_EVERY) -> torch.Tensor:
-    """Return one index of every block of ``every``, at changing places, with the first and the last.
+    """Return one index of every block of ``every``, at changing places, and the first and last.
 
     >>> spread(100, torch.device("cpu")).tolist()
     [0, 45, 90, 99]
     """
     blocks = torch.arange(0, size, every, device=device)
     places = blocks + torch.arange(blocks.numel(), device=device) * 13 % every
-    return torch.cat((places.clamp(max=size - 1), blocks.new_tensor([size - 1]))).unique()
+    last = torch.full((1,), size - 1, dtype=blocks.dtype, device=device)
+    chosen: torch.Tensor = torch.cat((places.clamp(max=size - 1), last)).unique()
+    return chosen
 
 
 CHUNK_ITEMS = 1 << 24

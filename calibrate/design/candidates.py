@@ -28,8 +28,8 @@ def matmul_candidates(seed: int) -> list[Candidate]:
 
 
 STREAM_STEP_BYTES = 1536
-"""[bytes] Stream sizes are multiples of this, so that each of one, two or three arrays has a multiple
-of 16 elements (up to 16 bytes each). Triton compiles 16-byte loads only for such sizes."""
+"""[bytes] Stream sizes are multiples of this, so that each of one, two or three arrays has a
+multiple of 16 elements. Triton compiles 16-byte loads only for such sizes."""
 
 
 def stream_candidates(largest_bytes: float, step_bytes: int = STREAM_STEP_BYTES) -> list[Candidate]:

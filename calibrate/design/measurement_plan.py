@@ -146,7 +146,7 @@ QUICK = Mode(
     elementwise_points=10,
     longest_call_s=0.05,
     rule=StopRule(min_samples=10, min_time_s=0.02, half_width_fraction=0.02, time_cap_s=0.4),
-    peak_steps=4,
+    peak_steps=10,
     sustained={},
     working_sets=16,
     kernel_names=False,
@@ -155,14 +155,14 @@ STANDARD = Mode(
     name="standard",
     matmul_points={
         "bfloat16": 96, "float16": 24, "float32": 24, "tf32": 12, "fp8": 48, "fp8_row": 24,
-        "int8": 16,
+        "fp8_exact": 24, "int8": 16,
     },
     stream_points=12,
     attention_points=40,
     elementwise_points=16,
     longest_call_s=0.2,
     rule=StopRule(min_samples=15, min_time_s=0.05, half_width_fraction=0.01, time_cap_s=1.5),
-    peak_steps=12,
+    peak_steps=24,
     sustained={"bfloat16": 10.0},
     data=True,
     experts=True,
@@ -172,7 +172,7 @@ FULL = replace(
     name="full",
     matmul_points={
         "bfloat16": 192, "float16": 48, "float32": 48, "tf32": 48, "fp8": 96, "fp8_row": 96,
-        "int8": 48,
+        "fp8_exact": 48, "int8": 48,
     },
     stream_points=20,
     attention_points=96,
@@ -244,6 +244,10 @@ class Limits:
         return fits and cost.flops / rate <= self.seconds
 
 
+FP8 = ("fp8", "fp8_row", "fp8_exact", "fp8_row_exact")
+"""fp8 GEMMs: one scale per matrix or per row, with fast or exact accumulation."""
+
+
 def matmul_kernel(dtype: str, *, operation: str = "matmul") -> Kernel:
     """Create the library GEMM kernel of a data type.
 
@@ -254,13 +258,14 @@ def matmul_kernel(dtype: str, *, operation: str = "matmul") -> Kernel:
     """
     if dtype in DTYPES:
         return TorchMatmul(dtype, operation=operation)
-    if dtype in ("fp8", "fp8_row"):
-        return Fp8Matmul(dtype, operation=operation)
+    if dtype in FP8:
+        scales, _, _ = dtype.partition("_exact")
+        return Fp8Matmul(scales, "exact" if dtype.endswith("_exact") else "fast", operation)
     if dtype == "int8":
         return Int8Matmul(operation=operation)
     if dtype == "tf32":
         return Tf32Matmul(operation=operation)
-    known = [*DTYPES, "fp8", "fp8_row", "int8", "tf32"]
+    known = [*DTYPES, *FP8, "int8", "tf32"]
     raise InputError(f"unknown data type '{dtype}'", remedy=did_you_mean(dtype, known))
 
 

@@ -1,14 +1,15 @@
 """Find the best GEMM shape of a data type, and measure the rate that it sustains for seconds.
 
-A sweep over shapes finds a good one. From there the search doubles or halves one dimension at a
-time and keeps a step that raises the rate. A dozen measurements are enough instead of thousands. A
+A sweep over shapes finds a good one. From there the search walks: it doubles or halves dimensions,
+keeps a step that raises the rate, and goes on from there until no neighbour is faster. A dozen
+measurements are enough instead of thousands. A
 burst of a millisecond shows what the compute units can do; ten seconds show the rate that power
 limit and cooling allow.
 """
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -23,23 +24,59 @@ LARGEST = 32768.0
 """Largest GEMM dimension that the search tries."""
 
 
-def neighbours(start: Case, *, steps: int) -> Iterator[dict[str, float]]:
-    """Yield shapes near a start: one dimension doubled or halved, then one doubled and one halved.
+Shape = dict[str, float]
 
-    Examples
-    --------
-    >>> [s["m"] for s in neighbours({"m": 1024.0, "n": 512.0, "k": 512.0}, steps=2)]
-    [2048.0, 512.0]
+AXES = ("m", "n", "k")
+
+
+def moves() -> list[Shape]:
+    """Factors of each dimension that the search tries: all at once, one, and a trade of two."""
+    every = [dict.fromkeys(AXES, factor) for factor in (2.0, 0.5)]
+    single = [{axis: factor} for axis, factor in itertools.product(AXES, (2.0, 0.5))]
+    trades = [{up: 2.0, down: 0.5} for up, down in itertools.permutations(AXES, 2)]
+    return every + single + trades
+
+
+def walk_to_peak(
+    start: Case, rate: float, rate_of: Callable[[Shape], float], *, steps: int
+) -> tuple[Shape, float]:
+    """Walk from a shape to a faster one until no neighbour is faster.
+
+    A move that raised the rate is tried again first, so a distant optimum takes about as many
+    measurements as there are doublings to it.
+
+    Parameters
+    ----------
+    start : mapping of str to float
+        Shape from which to start, with columns m, n and k.
+    rate : float
+        [FLOP/s] Its rate.
+    rate_of : callable
+        [FLOP/s] Measures the rate of a shape; 0 if it cannot be measured.
+    steps : int
+        Largest number of shapes to measure.
+
+    Returns
+    -------
+    (dict, float)
+        The fastest shape and its rate [FLOP/s].
     """
-    moves = itertools.product(("m", "k", "n"), (2.0, 0.5))
-    for column, factor in itertools.islice(itertools.cycle(moves), min(steps, 6)):
-        size = start[column] * factor
-        if SMALLEST <= size <= LARGEST:
-            yield {**start, column: size}
-    for up, down in itertools.islice(itertools.permutations(("m", "k", "n"), 2), max(0, steps - 6)):
-        bigger, smaller = start[up] * 2.0, start[down] * 0.5
-        if bigger <= LARGEST and smaller >= SMALLEST:
-            yield {**start, up: bigger, down: smaller}
+    best = {axis: float(start[axis]) for axis in AXES}
+    seen = {tuple(best.values())}
+    queue = moves()
+    while queue and steps > 0:
+        move = queue.pop(0)
+        shape = {axis: best[axis] * move.get(axis, 1.0) for axis in AXES}
+        inside = all(SMALLEST <= size <= LARGEST for size in shape.values())
+        if not inside or tuple(shape.values()) in seen:
+            continue
+        seen.add(tuple(shape.values()))
+        steps -= 1
+        measured = rate_of(shape)
+        if measured > rate:
+            best, rate = shape, measured
+            queue = [move, *(m for m in moves() if m != move)]
+    return best, rate
 
 
 def sustained(

@@ -1,8 +1,10 @@
 """Measure the speed of collectives; every rank runs this code.
 
 All ranks go through the same list of cases, and rank 0 writes the journal. Before each sample all
-ranks pass a barrier, each rank then times its own part, and the sample is the time of the slowest
-rank. Before it is timed, every size of every operation is checked with data that differ by rank.
+ranks meet, each rank then times its own part, and the sample is the time of the slowest rank. On
+GPUs they meet on the device, in a tiny all-reduce, and events time what follows: the skew of hosts
+that leave a barrier is longer than a small collective. Before it is timed, every size of every
+operation is checked with data that differ by rank.
 
     result = LinkRun(rendezvous, hosts, device, settings, journal, progress).measure(seed)
 """
@@ -18,10 +20,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from groundspeed.calibrate.links.device_wait import WATCHDOG_MARGIN_S, wait_for_device
 from groundspeed.calibrate.links.rendezvous import Rendezvous
 from groundspeed.calibrate.run.journal import Entry, Journal
 from groundspeed.calibrate.run.runner import Progress
 from groundspeed.calibrate.timing.statistics import Samples, summarize
+from groundspeed.calibrate.timing.timers import new_event
+from groundspeed.kernels.capture import capture
 from groundspeed.kernels.kernel import Call
 from groundspeed.kernels.links.collectives import (
     Group,
@@ -47,8 +52,20 @@ slows every collective."""
 FEWEST_SAMPLES = 3
 """Minimum number of samples of a case in one pass, however slow the case is."""
 
-REFERENCE_MESSAGE_BYTES = 2**24
-"""Size of the copy that compares the speed of the ranks."""
+REFERENCE_BYTES = {"cpu": 2**24, "cuda": 2**28}
+"""[bytes] Size of the copy that compares the speed of the ranks: on a GPU far beyond its caches."""
+
+COPIES = 8
+"""Copies in one sample of that comparison."""
+
+COPY_SAMPLES = 5
+"""Samples of that comparison, after one that is discarded; their median counts."""
+
+GRAPH_S = 1e-3
+"""[s] Approximate length of a captured graph: a graph with one collective measures its launch."""
+
+MOST_IN_GRAPH = 50
+"""Most collectives in one graph."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,7 @@ def message_sizes(smallest: int, largest: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-GPU_SETTINGS = Settings(message_sizes(2**10, 2**30), 2**26, 2, 12, 4e-4, 0.5)
+GPU_SETTINGS = Settings(message_sizes(2**10, 2**30), 2**26, 2, 12, 2e-3, 0.5)
 CPU_SETTINGS = Settings(message_sizes(2**10, 2**22), 2**20, 3, 5, 4e-4, 0.06)
 
 
@@ -161,15 +178,21 @@ class LinkRun:
         self.journal = journal
         self.progress = progress
         self.remarks: list[str] = []
+        # The deadline of this program must come before that of NCCL's watchdog, see device_wait.
+        margin_s = WATCHDOG_MARGIN_S if device.type == "cuda" else 0.0
+        self.patience = timedelta(seconds=rendezvous.timeout_s + margin_s)
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
         # Control messages use a separate gloo group on the host, so that they do not disturb the
         # links being measured.
-        self.patience = timedelta(seconds=rendezvous.timeout_s)
-        control = new_group(None, self.patience, "gloo")
+        control = new_group(None, timedelta(seconds=rendezvous.timeout_s), "gloo")
         if control is None:
             raise AssertionError("every rank is in the group of all ranks")
         self.control = control
+        # The library builds the communicator of a group in its first operation, in which all ranks
+        # must take part. A transfer between two of three ranks would wait for the third for ever.
+        self._meet(None)
+        self.wait()
         self.dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
 
     def measure(self, seed: int) -> LinkResult:
@@ -290,50 +313,75 @@ class LinkRun:
         if case.mode in METHODS:
             buffers = make_symmetric(items, group, self.dtype, self.device)
             right = pass_index > 0 or symmetric_is_right(case.mode, items, group, buffers)
-            call = self._captured(symmetric_call(case.mode, buffers, group))
+            call = symmetric_call(case.mode, buffers, group)
         else:
             buffers = make_buffers(case.op, items, group, self.dtype, self.device)
             right = pass_index > 0 or is_right(case.op, items, group, buffers)
             call = collective_call(case.op, buffers, group)
-        if case.mode == "graph":
-            call = self._captured(call)
         self._sample(call, 1, group, 2)
         once = self._agree_on_largest(statistics.median(self._sample(call, 1, group, 3)), group)
+        within = 1
+        if case.mode != "eager":
+            within = max(1, min(MOST_IN_GRAPH, math.ceil(GRAPH_S / once)))
+            call = self._captured(call, within)
+            self._sample(call, 1, group, 2)
+            times = self._sample(call, 1, group, 3)
+            once = self._agree_on_largest(statistics.median(times), group)
         runs = max(1, math.ceil(self.settings.sample_s / once))
         affordable = int(self.settings.budget_s / (runs * once))
         count = max(FEWEST_SAMPLES, min(self.settings.samples, affordable))
-        return right, self._sample(call, runs, group, count)
+        return right, [s / within for s in self._sample(call, runs, group, count)]
 
     def _sample(self, call: Call, runs: int, group: Group, count: int = 1) -> list[float]:
-        """[s] Take samples, each after a barrier, and return the duration of one run in each."""
-        durations = []
-        for _ in range(count):
-            dist.barrier(group=group.group)
-            self.wait()
-            begin = time.perf_counter()
+        """[s] Take samples, each after all ranks have met, and return the time of one call."""
+        return [self.timed(call, runs, group.group) for _ in range(count)]
+
+    def timed(self, call: Call, runs: int, group: dist.ProcessGroup | None) -> float:
+        """[s] Meet the ranks of a group, then time some calls and return the time of one.
+
+        All ranks of the group must call this function. ``None`` is the group of all ranks.
+        """
+        if self.device.type != "cuda":
+            self._meet(group)
+            begin_s = time.perf_counter()
             for _ in range(runs):
                 call()
-            self.wait()
-            durations.append((time.perf_counter() - begin) / runs)
-        return durations
-
-    def _captured(self, call: Call) -> Call:
-        graph = torch.cuda.CUDAGraph()
-        call()
-        self.wait()
-        with torch.cuda.graph(graph):
+            return (time.perf_counter() - begin_s) / runs
+        begin, end = new_event(), new_event()
+        self._meet(group)
+        begin.record()
+        for _ in range(runs):
             call()
-        return graph.replay
+        end.record()
+        self.wait()
+        return max(float(begin.elapsed_time(end)), 1e-6) * 1e-3 / runs
+
+    def _meet(self, group: dist.ProcessGroup | None) -> None:
+        """Let the ranks of a group wait for each other: on the host, or on the device."""
+        if self.device.type != "cuda":
+            dist.barrier(group=group)
+            return
+        dist.all_reduce(torch.zeros(1, device=self.device), group=group)
+
+    def _captured(self, call: Call, count: int) -> Call:
+        """Return the replay of a graph with some calls."""
+
+        def record() -> None:
+            for _ in range(count):
+                call()
+
+        self.wait()
+        return capture(record).replay
 
     def wait(self) -> None:
-        """Wait until the device has finished its work; a CPU needs no wait."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        """Wait until the device has finished its work, with the time limit of the run."""
+        wait_for_device(self.device, self.rendezvous.timeout_s)
 
     def _agree_on_largest(self, value: float, group: Group) -> float:
         largest = torch.tensor([value], dtype=torch.float64 if self._on_host else torch.float32)
         largest = largest.to(self.device)
         dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group.group)
+        self.wait()  # with a time limit, which reading the value back has not
         return float(largest.item())
 
     @property
@@ -348,14 +396,11 @@ class LinkRun:
     def _compare_ranks(self) -> None:
         """Time the same copies on each rank alone, because one slow rank slows every collective."""
         self.rendezvous.heartbeat("the copy test of each rank")
-        x = torch.ones(REFERENCE_MESSAGE_BYTES // 4, device=self.device)
+        x = torch.ones(REFERENCE_BYTES[self.device.type] // 4, device=self.device)
         y = torch.empty_like(x)
-        begin = time.perf_counter()
-        for _ in range(8):
-            y.copy_(x)
-        self.wait()
+        times = [self._copies_s(x, y) for _ in range(COPY_SAMPLES + 1)]
         own: list[float] = [0.0] * self.world
-        dist.all_gather_object(own, time.perf_counter() - begin, group=self.control)
+        dist.all_gather_object(own, statistics.median(times[1:]), group=self.control)
         usual = statistics.median_low(own)
         for rank, seconds in enumerate(own):
             if seconds > SLOW_RANK * usual:
@@ -363,6 +408,21 @@ class LinkRun:
                 known = any(r.startswith(remark) for r in self.remarks)
                 if not known:
                     self.remarks.append(f"{remark}{seconds / usual:.0f} times the median time")
+
+    def _copies_s(self, x: torch.Tensor, y: torch.Tensor) -> float:
+        """[s] Time some copies on this rank alone, without the launch of the first one."""
+        if self.device.type != "cuda":
+            begin_s = time.perf_counter()
+            for _ in range(COPIES):
+                y.copy_(x)
+            return time.perf_counter() - begin_s
+        begin, end = new_event(), new_event()
+        begin.record()
+        for _ in range(COPIES):
+            y.copy_(x)
+        end.record()
+        self.wait()
+        return float(begin.elapsed_time(end)) * 1e-3
 
 
 def link_point(case: dict[str, float], samples: Samples, moved: float, *, valid: bool) -> Point:

@@ -43,7 +43,11 @@ class RankInfo:
 LAUNCHERS: dict[str, tuple[str, str, str, str]] = {
     # rank, world size, local rank, ranks on this node
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    "srun": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+    # Variables of a job step. A batch script has SLURM_PROCID and SLURM_NTASKS of its job too, but
+    # is one process: it would wait for ranks that nobody starts.
+    "srun": (
+        "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE",
+    ),
     "mpirun": (
         "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
         "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE",

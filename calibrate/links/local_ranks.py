@@ -12,8 +12,9 @@ import logging
 import os
 import socket
 import tempfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -77,13 +78,19 @@ def run_ranks(count: int, request: LinkRequest, bar: ProgressBar) -> Profile:
             local_addr="localhost",
             max_restarts=0,
             monitor_interval=0.1,
-            shutdown_timeout=STOP_S,
+            **_where_known(LaunchConfig, shutdown_timeout=STOP_S),
         )
         try:
             elastic_launch(config, run_rank)(replace(request, folder=folder), bar)
         except ChildFailedError as error:
             raise _explain_failure(error, folder) from error
         return Profile.model_validate_json((folder / "profile.json").read_bytes())
+
+
+def _where_known(config: type, **settings: int) -> dict[str, Any]:
+    """Return the settings that the installed torch has; it got ``shutdown_timeout`` in 2.12."""
+    known = {field.name for field in fields(config)}
+    return {name: value for name, value in settings.items() if name in known}
 
 
 def run_rank(request: LinkRequest, bar: ProgressBar) -> None:

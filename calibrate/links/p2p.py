@@ -7,22 +7,34 @@ equally.
     pairs = measure_p2p(run)
 """
 
-import time
+import math
+import statistics
+from functools import partial
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from groundspeed.calibrate.links.collective_timing import LinkRun, link_point
+from groundspeed.kernels.kernel import Call
 from groundspeed.profiles.schema import Point
 
 MATRIX_RANKS = 16
 """Largest number of ranks for which each pair is measured alone. With more ranks, only all pairs of
 a round are measured at once."""
 
-SAMPLES = 7
+SAMPLES = 5
 OPENING = 2
-"""Number of first samples of a pair that are discarded, because they open the connection."""
+"""Number of first transfers of a pair that are discarded, because they open the connection."""
+
+PROBES = 3
+"""Transfers of which the median decides how many follow each other in a sample."""
+
+SAMPLE_S = 5e-3
+"""[s] Shortest sample on GPUs, long enough that the skew between two ranks does not matter."""
+
+MOST_TRANSFERS = 200
+"""Most transfers in one sample."""
 
 
 def measure_p2p(run: LinkRun) -> list[tuple[str, Point]]:
@@ -72,25 +84,13 @@ def _time_pairs(
     run.rendezvous.heartbeat(
         f"a transfer of {run.settings.pair_bytes} bytes between ranks {names} ({direction})"
     )
-    samples: list[float] = []
-    sent, received = buffers
-    for i in range(SAMPLES):
-        dist.barrier(group=run.control)
-        if mine is None:
-            continue
-        other = mine[1] if run.rank == mine[0] else mine[0]
-        one_way = direction == "one-way"
-        transfers = []
-        if not one_way or run.rank == mine[0]:
-            transfers.append(dist.P2POp(dist.isend, sent, other))
-        if not one_way or run.rank == mine[1]:
-            transfers.append(dist.P2POp(dist.irecv, received, other))
-        begin = time.perf_counter()
-        for work in dist.batch_isend_irecv(transfers):
-            work.wait()
-        run.wait()
-        if i >= OPENING:
-            samples.append(time.perf_counter() - begin)
+    transfer = partial(_transfer, mine, run.rank, direction, buffers)
+    probes = _samples(run, mine, transfer, OPENING + PROBES, 1)[OPENING:]
+    slowest: list[float] = [0.0] * run.world
+    dist.all_gather_object(slowest, statistics.median(probes or [0.0]), group=run.control)
+    sample_s = SAMPLE_S if run.device.type == "cuda" else run.settings.sample_s
+    count = max(1, min(MOST_TRANSFERS, math.ceil(sample_s / max(*slowest, 1e-9))))
+    samples = _samples(run, mine, transfer, SAMPLES, count)
     gathered: list[list[float]] = [[] for _ in range(run.world)]
     dist.all_gather_object(gathered, samples, group=run.control)
     ways = 1.0 if direction == "one-way" else 2.0
@@ -107,3 +107,29 @@ def _time_pairs(
         )
         for a, b in pairs
     ]
+
+
+def _transfer(
+    mine: tuple[int, int] | None, rank: int, direction: str, buffers: list[torch.Tensor]
+) -> None:
+    """Send and receive once; ranks outside the pairs do nothing."""
+    if mine is None:
+        return
+    sent, received = buffers
+    other = mine[1] if rank == mine[0] else mine[0]
+    one_way = direction == "one-way"
+    transfers = []
+    if not one_way or rank == mine[0]:
+        transfers.append(dist.P2POp(dist.isend, sent, other))
+    if not one_way or rank == mine[1]:
+        transfers.append(dist.P2POp(dist.irecv, received, other))
+    for work in dist.batch_isend_irecv(transfers):
+        work.wait()
+
+
+def _samples(
+    run: LinkRun, mine: tuple[int, int] | None, transfer: Call, samples: int, count: int
+) -> list[float]:
+    """[s] Time of one transfer in each sample; empty on ranks outside the pairs."""
+    times = [run.timed(transfer, count, None) for _ in range(samples)]
+    return times if mine is not None else []

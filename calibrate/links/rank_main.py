@@ -27,6 +27,7 @@ from groundspeed.calibrate.links.collective_timing import (
     LinkRun,
     Settings,
 )
+from groundspeed.calibrate.links.device_wait import WATCHDOG_MARGIN_S
 from groundspeed.calibrate.links.launcher_environment import RankInfo
 from groundspeed.calibrate.links.nccl_log import NcclLog, capture_nccl_log, read_nccl_log
 from groundspeed.calibrate.links.p2p import measure_p2p
@@ -119,7 +120,9 @@ def measure_links(rank_info: RankInfo, request: LinkRequest, progress: Progress)
                 store=PrefixStore("torch", rendezvous.store),
                 rank=rank_info.rank,
                 world_size=rank_info.world_size,
-                timeout=timedelta(seconds=request.timeout_s),
+                timeout=timedelta(
+                    seconds=request.timeout_s + (WATCHDOG_MARGIN_S if backend == "nccl" else 0.0)
+                ),
             )
             usual = CPU_SETTINGS if backend == "gloo" else GPU_SETTINGS
             run = LinkRun(
@@ -163,7 +166,29 @@ def _open(kind: str, rank_info: RankInfo) -> RunningDevice:
     if kind == "cpu":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // max(1, rank_info.local_size)))
         return open_device("cpu")
-    return open_device(f"cuda:{rank_info.local_rank}")
+    return open_device(f"cuda:{gpu_of(rank_info, torch.cuda.device_count())}")
+
+
+def gpu_of(rank_info: RankInfo, visible: int) -> int:
+    """Return the index of the GPU of a rank among those that it sees.
+
+    A launcher shows each rank all GPUs of the node, or (``srun --gpus-per-task=1``) its own only.
+
+    Raises
+    ------
+    InputError
+        If it sees some GPUs, but fewer than there are ranks on its node.
+    """
+    if visible == 1 and rank_info.local_size > 1:
+        return 0
+    if rank_info.local_rank >= visible > 0:
+        raise InputError(
+            f"rank {rank_info.rank} is number {rank_info.local_rank} on {rank_info.host}, but sees "
+            f"only {visible} GPUs",
+            remedy="start one rank for each GPU, or show each rank its own GPU "
+            "(srun --gpus-per-task=1)",
+        )
+    return rank_info.local_rank
 
 
 def _fingerprint(

@@ -45,6 +45,8 @@ class ProfileInputs:
     """Cases that could not be measured, each with the reason."""
     busy_elsewhere_fraction: float | None
     """Mean share of the CPU used by other programs; None if unknown."""
+    errors: tuple[str, ...] = ()
+    """Hardware errors that the driver counted during the run."""
 
 
 def build_profile(inputs: ProfileInputs) -> Profile:
@@ -52,7 +54,8 @@ def build_profile(inputs: ProfileInputs) -> Profile:
     running, environment = inputs.running, inputs.environment
     device = running.device
     source = f"{device.name}, {environment.date_utc}"
-    warnings = [f"not measured: {s}" for s in inputs.skipped]
+    warnings = [f"hardware error during the run: {e}" for e in inputs.errors]
+    warnings += [f"not measured: {s}" for s in inputs.skipped]
     curves: list[Curve] = []
     laws: list[Law] = []
     for curve in _curves(inputs.measured, source):

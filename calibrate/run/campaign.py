@@ -38,6 +38,7 @@ def fingerprint(request: Request) -> dict[str, object]:
     device = request.running.device
     return {
         "device": device.model_dump(mode="json"),
+        "identity": request.running.identity,
         "mode": request.mode.name,
         "dtypes": list(request.dtypes),
         "seed": request.seed,
@@ -48,8 +49,13 @@ def fingerprint(request: Request) -> dict[str, object]:
 
 
 def journal_path(folder: Path, running: RunningDevice, mode: Mode) -> Path:
-    """Return the path of the journal of an unfinished run, which depends on device and mode."""
-    identity = hashlib.sha256(running.device.model_dump_json().encode()).hexdigest()[:8]
+    """Return the path of the journal of an unfinished run.
+
+    It depends on the individual device and the mode: nodes that share a home folder, and processes
+    that see different GPUs as number 0, must not continue each other's runs or wait for them.
+    """
+    about = running.device.model_dump_json() + running.identity
+    identity = hashlib.sha256(about.encode()).hexdigest()[:8]
     which = running.torch_device.index or 0
     return folder / "unfinished" / f"{running.device.kind}{which}-{mode.name}-{identity}.jsonl"
 
@@ -158,6 +164,7 @@ def calibrate(request: Request, progress: Progress, announce: Announce = lambda 
                 references={limit: run.references(limit) for limit in run.references_of},
                 skipped=run.skipped,
                 busy_elsewhere_fraction=telemetry.busy_elsewhere(),
+                errors=telemetry.errors(),
             )
         )
 

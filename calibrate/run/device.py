@@ -41,6 +41,12 @@ class RunningDevice:
     allocator: str | None = None
     """Setting of the C library's allocator on a CPU; None on a GPU."""
 
+    @property
+    def identity(self) -> str:
+        """What distinguishes this device from an equal one: host, and UUID of a GPU."""
+        uuid = _uuid(self.torch_device) if self.device.kind != "cpu" else None
+        return f"{socket.gethostname()}/{uuid or self.torch_device}"
+
 
 def open_device(name: str | None = None) -> RunningDevice:
     """Open a device of this machine.

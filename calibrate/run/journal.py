@@ -4,6 +4,10 @@ Each entry is one line of JSON, synced to the disk. A killed run leaves at most 
 line, which is removed when the journal is opened; all earlier lines are used. The first line
 identifies the run (device, plan, versions), and a journal of another run is never continued.
 
+The journal also notes when a case begins. A case that has killed its process or the device would
+kill every resumed run again, so it is skipped: at once if the device was seen to be lost, and after
+two beginnings without an end otherwise (one end may have been the user's).
+
     with Journal(path, fingerprint) as journal:
         journal.append(entry)
 """
@@ -12,6 +16,7 @@ import contextlib
 import fcntl
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +25,12 @@ from typing import Any, BinaryIO
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 from groundspeed.profiles.schema import Point
+
+BEGUN, ENDED, BLAMED = "begun", "ended", "blamed"
+"""Keys of the marks in a journal; an entry has none of them."""
+
+MOST_BEGINNINGS = 2
+"""Beginnings without an end after which a case is not tried again."""
 
 
 class Entry(Record):
@@ -52,6 +63,8 @@ class Journal:
         self.path = path
         self.entries: dict[str, Entry] = {}
         self.resumed = False
+        self._begun: Counter[str] = Counter()
+        self._blamed: dict[str, str] = {}
         head = json.dumps({"journal": 1, **fingerprint}, sort_keys=True)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,9 +95,58 @@ class Journal:
         self._file.truncate(len(complete))
         for line in lines[1:]:
             with contextlib.suppress(ValueError):  # the case of a damaged line is measured again
-                entry = Entry.model_validate_json(line)
-                self.entries[entry.key] = entry
+                self._take(line)
         self.resumed = bool(self.entries)
+
+    def _take(self, line: str) -> None:
+        """Read one line: a mark, or an entry, which ends what its key has begun."""
+        document = json.loads(line)
+        if BEGUN in document:
+            self._begun[document[BEGUN]] += 1
+        elif ENDED in document:
+            self._begun.pop(document[ENDED], None)
+        elif BLAMED in document:
+            self._blamed[document[BLAMED]] = document["error"]
+        else:
+            entry = Entry.model_validate_json(line)
+            self.entries[entry.key] = entry
+            self._begun.pop(entry.key, None)
+
+    def begin(self, key: str) -> None:
+        """Note that a case begins."""
+        self._mark({BEGUN: key})
+
+    def end(self, key: str) -> None:
+        """Note that a case has ended without a measurement, and without harm."""
+        self._begun.pop(key, None)
+        self._mark({ENDED: key})
+
+    def blame(self, key: str, error: str) -> None:
+        """Note that the device was lost during a case."""
+        self._blamed[key] = error
+        self._mark({BLAMED: key, "error": error})
+
+    def reason_to_skip(self, key: str) -> str | None:
+        """Return why a case must not be measured again; None if it may."""
+        if key in self._blamed:
+            return f"skipped, because the GPU was lost during it ({self._blamed[key]})"
+        if self._begun[key] >= MOST_BEGINNINGS:
+            return f"skipped, because {self._begun[key]} runs ended during it"
+        return None
+
+    def _mark(self, mark: dict[str, str]) -> None:
+        try:
+            # A mark must survive the process, not the machine: it is not worth a sync of the disk.
+            self._write(json.dumps(mark), sync=False)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"the journal cannot be written ({error.strerror or error})",
+            where=str(self.path),
+            remedy="free disk space, then run the same command again: it resumes",
+        )
 
     def append(self, entry: Entry) -> None:
         """Append an entry, and return when it is on the disk.
@@ -97,17 +159,15 @@ class Journal:
         try:
             self._write(entry.model_dump_json(exclude_none=True))
         except OSError as error:
-            raise InputError(
-                f"the journal cannot be written ({error.strerror or error})",
-                where=str(self.path),
-                remedy="free disk space, then run the same command again: it resumes",
-            ) from error
+            raise self._unwritable(error) from error
         self.entries[entry.key] = entry
+        self._begun.pop(entry.key, None)
 
-    def _write(self, line: str) -> None:
+    def _write(self, line: str, *, sync: bool = True) -> None:
         self._file.write(line.encode() + b"\n")
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if sync:
+            os.fsync(self._file.fileno())
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries.values())

@@ -4,9 +4,10 @@ A :class:`Run` knows which cases have been measured and how to measure the other
 calls its steps in order. A case that fails does not end the run; only a lost device does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from groundspeed.calibrate.design.measurement_plan import (
     planned,
     reference_cases,
 )
-from groundspeed.calibrate.design.peak_search import neighbours, sustained
+from groundspeed.calibrate.design.peak_search import sustained, walk_to_peak
 from groundspeed.calibrate.design.tile_search import (
     TUNING,
     fastest,
@@ -33,6 +34,7 @@ from groundspeed.calibrate.run.journal import Entry, Journal
 from groundspeed.calibrate.timing.kernel_names import kernel_name
 from groundspeed.calibrate.timing.measure_case import Harness, measure
 from groundspeed.kernels.attention.attention import PrefillAttention
+from groundspeed.kernels.kernel import Kernel
 from groundspeed.kernels.matmul.data_patterns import DATA, DataMatmul
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.summary import PEAK, SUSTAINED, WINNER, best_point
@@ -121,13 +123,18 @@ class Run:
         """
         entry = self.journal.entries.get(case.key)
         if entry is None:
+            if (fault := self.journal.reason_to_skip(case.key)) is not None:
+                self.skipped.append(f"{case.key}: {fault}")
+                return None
             self.progress(len(self.journal.entries), self.total, case.key)
+            self.journal.begin(case.key)
             try:
                 measured = measure(case.kernel, case.case, bench or self.bench, tags=tags)
             except InputError:
                 raise
             except Exception as error:  # one kernel that fails must not end the run
                 self._require_device(case, error)
+                self.journal.end(case.key)
                 reason = f"{case.key}: {type(error).__name__}: {error}"
                 self.skipped.append(reason.split("\n")[0])
                 return None
@@ -151,9 +158,12 @@ class Run:
             torch.cuda.synchronize(self.bench.pool.device)
             torch.zeros(1, device=self.bench.pool.device).item()
         except RuntimeError as lost:
+            first_line = str(lost).split("\n")[0]
+            self.journal.blame(case.key, first_line)
             raise InputError(
-                f"the GPU was lost during {case.key} ({type(error).__name__}: {lost})",
-                remedy="check the driver's log, then run the same command again: it resumes",
+                f"the GPU was lost during {case.key} ({type(error).__name__}: {first_line})",
+                remedy="check the driver's log, then run the same command again: it resumes "
+                "without this case",
             ) from error
 
     def plan(self, request: Request) -> list[PlannedCase]:
@@ -254,7 +264,7 @@ class Run:
         return again if quieter else first
 
     def search_peaks(self, plan: list[PlannedCase], mode: Mode) -> dict[str, PlannedCase]:
-        """Search the neighbours of each data type's best shape, and move to a faster one.
+        """Walk from each data type's best shape to a faster one, until no neighbour is faster.
 
         Returns
         -------
@@ -266,13 +276,21 @@ class Run:
             if (operation, backend) != ("matmul", "torch"):
                 continue
             best, rate = max(((c, _flops_rate(e)) for c, e in cases), key=lambda x: x[1])
-            for shape in neighbours(best.case, steps=mode.peak_steps):
-                case = planned(best.kernel, shape, prefix="peak: ")
-                entry = self.entry(case, tags=(PEAK,))
-                if entry is not None and _flops_rate(entry) > rate:
-                    best, rate = case, _flops_rate(entry)
+            kernel = best.kernel
+            shape, _ = walk_to_peak(
+                best.case, rate, partial(self._rate_at, kernel), steps=mode.peak_steps
+            )
+            if shape != best.case:
+                best = planned(kernel, shape, prefix="peak: ")
             peaks[config_key[0]] = best
         return peaks
+
+    def _rate_at(self, kernel: Kernel, shape: Mapping[str, float]) -> float:
+        """[FLOP/s] Measure a shape during the search; 0 if it cannot be measured."""
+        if kernel.cost(shape).read_bytes > self.bench.pool.pool_bytes:
+            return 0.0
+        entry = self.entry(planned(kernel, shape, prefix="peak: "), tags=(PEAK,))
+        return _flops_rate(entry) if entry is not None else 0.0
 
     def repeat_winners(self, cache_bytes: float | None) -> None:
         """Measure the best case of each rate again, because selecting the fastest biases it."""

@@ -1,13 +1,13 @@
 """Sensors of an AMD GPU, through amdsmi (the library behind ``amd-smi``).
 
-``HIP_VISIBLE_DEVICES`` changes torch's numbering, so a device is found by its PCI address. Slices of
-a GPU (CPX, DPX) share that address; their partition modes are part of the state.
+``HIP_VISIBLE_DEVICES`` changes torch's numbering, so a device is found by its PCI address. Slices
+of a GPU (CPX, DPX) share that address; their partition modes are part of the state.
 """
 
 import time
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -67,7 +67,7 @@ def _number(value: object) -> float | None:
 class _Amdsmi:
     """Queries of one GPU."""
 
-    def __init__(self, amdsmi: ModuleType, handle: Any) -> None:
+    def __init__(self, amdsmi: ModuleType, handle: object) -> None:
         self.amdsmi = amdsmi
         self.handle = handle
         self._before = self._error_counts()
@@ -87,10 +87,8 @@ class _Amdsmi:
     def read(self) -> Reading:
         smi, handle = self.amdsmi, self.handle
         kinds = smi.AmdSmiClkType
-        clocks = [
-            self._or_none(lambda kind=kind: smi.amdsmi_get_clock_info(handle, kind)) or {}
-            for kind in (kinds.GFX, kinds.MEM)
-        ]
+        clock = self._or_none(lambda: smi.amdsmi_get_clock_info(handle, kinds.GFX)) or {}
+        memory_clock = self._or_none(lambda: smi.amdsmi_get_clock_info(handle, kinds.MEM)) or {}
         power = self._or_none(lambda: smi.amdsmi_get_power_info(handle)) or {}
         current = _number(power.get("current_socket_power"))
         heat = self._or_none(
@@ -100,11 +98,11 @@ class _Amdsmi:
         )
         return Reading(
             time.monotonic(),
-            _number(clocks[0].get("clk")),
+            _number(clock.get("clk")),
             current if current is not None else _number(power.get("average_socket_power")),
             _number(heat),
             self._throttled(),
-            memory_clock_mhz=_number(clocks[1].get("clk")),
+            memory_clock_mhz=_number(memory_clock.get("clk")),
             power_window_s=0.0 if current is not None else 1.0,
         )
 

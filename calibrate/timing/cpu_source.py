@@ -1,7 +1,7 @@
 """Sensors of a CPU: load of other programs and of the hypervisor, and the core clock.
 
-    source = cpu_source()
-    source.read().busy_elsewhere_fraction   # share of the CPU that others used since the last call
+source = cpu_source()
+source.read().busy_elsewhere_fraction   # share of the CPU that others used since the last call
 """
 
 import os

@@ -10,7 +10,6 @@ sensors of its own: those of the whole GPU are read, and the description says so
 import time
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
 import torch
 
@@ -44,7 +43,7 @@ def nvml_source(index: int) -> Source:
     return _Nvml(pynvml, handle, is_slice=is_slice).source()
 
 
-def _handle_of(nvml: ModuleType, uuid: str) -> tuple[Any, bool]:
+def _handle_of(nvml: ModuleType, uuid: str) -> tuple[object, bool]:
     """Return the handle of the GPU whose sensors apply, and whether the device is a slice of it."""
     bare = uuid.removeprefix("GPU-").removeprefix("MIG-")
     for prefix in ("GPU-", "MIG-", ""):
@@ -65,7 +64,7 @@ def _handle_of(nvml: ModuleType, uuid: str) -> tuple[Any, bool]:
 class _Nvml:
     """Queries of one GPU."""
 
-    def __init__(self, nvml: ModuleType, handle: Any, *, is_slice: bool) -> None:
+    def __init__(self, nvml: ModuleType, handle: object, *, is_slice: bool) -> None:
         self.nvml = nvml
         self.handle = handle
         self.is_slice = is_slice
@@ -115,9 +114,7 @@ class _Nvml:
             time.monotonic(),
             self._or_none(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
             power,
-            self._or_none(
-                lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
-            ),
+            self._or_none(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
             tuple(sorted({name for bit, name in REASONS.items() if int(bits or 0) & bit})),
             memory_clock_mhz=self._or_none(
                 lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)
@@ -142,7 +139,7 @@ class _Nvml:
 
     # ---- errors of the hardware ----
 
-    def _register_events(self) -> Any:
+    def _register_events(self) -> object:
         nvml = self.nvml
         try:
             events = nvml.nvmlEventSetCreate()

@@ -1,7 +1,7 @@
 """What the sensors of a device give: readings, its constant state, and errors of the hardware.
 
-    source = nvml_source(0)
-    source.read().clock_mhz
+source = nvml_source(0)
+source.read().clock_mhz
 """
 
 import time

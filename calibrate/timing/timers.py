@@ -20,6 +20,8 @@ from typing import Protocol
 
 import torch
 
+from groundspeed.kernels.capture import capture
+
 Call = Callable[[], object]
 
 CPU_TICK_S = time.get_clock_info("perf_counter").resolution
@@ -162,6 +164,7 @@ class CpuTimer:
             once = (time.perf_counter_ns() - begin) * 1e-9 / runs
         return _CpuTimed(calls, once, max(1, round(MIN_SAMPLE_S / max(once, 1e-9))))
 
+
 QUEUE_LIMIT = 800
 """Most launches in the queue of a stream at once. Drivers hold about a thousand; a host that
 launches into a full queue waits, and the samples would measure the host."""
@@ -242,25 +245,6 @@ class _Queued:
 def new_event() -> torch.cuda.Event:
     """Create an event that records its time."""
     return torch.cuda.Event(enable_timing=True)
-
-
-def capture(record: Call) -> torch.cuda.CUDAGraph:
-    """Capture the launches of a callable into a graph, and restore the stream in every case.
-
-    Raises
-    ------
-    RuntimeError
-        If one of the launches cannot be captured. Torch then leaves its side stream the current
-        one, on which nothing can run any more; this function returns to the stream of the caller.
-    """
-    before = torch.cuda.current_stream()
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            record()
-    finally:
-        torch.cuda.set_stream(before)
-    return graph
 
 
 class GpuTimer:

@@ -30,8 +30,8 @@ from groundspeed.kernels.kernel import (
 from groundspeed.kernels.operands import OperandPool
 
 CHECK_ROWS = 256
-"""Approximate number of rows of a head that are compared with float64: one of every tile of 128 rows
-up to prompts of 32768 tokens."""
+"""Approximate number of rows of a head that are compared with float64: up to prompts of 32768 tokens,
+one of every tile of 128 rows."""
 
 
 def attend_prefill(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -158,7 +158,7 @@ def _sizes(case: Case, length: str) -> tuple[int, int, int, int, int]:
     return b, s, h, kv, d
 
 
-def attention_deviation(got: torch.Tensor, expected: torch.Tensor) -> float:
+def attention_deviation(got: torch.Tensor, expected: torch.Tensor, tokens: int) -> float:
     """Return the error of attention in units of the tolerance.
 
     The output of a row is a mean of values, so it shrinks with the square root of the number of
@@ -169,9 +169,11 @@ def attention_deviation(got: torch.Tensor, expected: torch.Tensor) -> float:
     ----------
     got, expected : (rows, head_dim) Tensor
         Rows of one head, and the same rows in float64.
+    tokens : int
+        Number of tokens that a row attends to; their products are summed in float32.
     """
     magnitude = expected.square().mean(-1, keepdim=True).sqrt()
-    return deviation(got, expected, magnitude, got.dtype)
+    return deviation(got, expected, magnitude, got.dtype, terms=tokens)
 
 
 def _check(
@@ -191,5 +193,5 @@ def _check(
             later = torch.arange(ks.shape[0], device=q.device) > at[:, None]
             scores = scores.masked_fill(later, float("-inf"))
         expected = scores.softmax(-1) @ vs
-        worst = max(worst, attention_deviation(got[b, h][at], expected))
+        worst = max(worst, attention_deviation(got[b, h][at], expected, k.shape[2]))
     return worst

@@ -199,7 +199,7 @@ class PagedDecode:
             )
             scores = cache.q[b, h].double() @ k.T / head_dim**0.5
             expected = scores.softmax(-1) @ v
-            worst = max(worst, attention_deviation(got[b, h][None], expected[None]))
+            worst = max(worst, attention_deviation(got[b, h][None], expected[None], length))
         return worst
 
     def _build(self, case: Case, pool: OperandPool) -> tuple[PagedCache, torch.Tensor, int]:

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCaseError, deviation, spread
+from groundspeed.kernels.kernel import (
+    DTYPES,
+    Call,
+    Case,
+    Cost,
+    UnsupportedCaseError,
+    deviation,
+    spread,
+)
 from groundspeed.kernels.operands import OperandPool
 from groundspeed.kernels.vendor import vendor_of
 

@@ -28,18 +28,57 @@ import triton
 import triton.language as tl
 
 from groundspeed.kernels.decoder.elementwise import silu_mul
-from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCaseError, deviation
+from groundspeed.kernels.kernel import (
+    DTYPES,
+    Call,
+    Case,
+    Cost,
+    UnsupportedCaseError,
+    deviation,
+    spread,
+)
 from groundspeed.kernels.operands import OperandPool
 from groundspeed.kernels.vendor import vendor_of
+
+CHECK_SLOTS = 256
+"""Largest approximate number of rows that are compared with float64."""
 
 ZIPF_EXPONENT = 1.2
 """Zipf exponent of published expert loads; timing tables of serving engines use the same value."""
 
-BLOCK_M = 16
-"""Rows of a tile: the rows of each expert are padded to a multiple of this."""
 
-BLOCK_N = 64
-BLOCK_K = 64
+@dataclass(frozen=True)
+class ExpertTile:
+    """Tiling of the grouped GEMM: block sizes and launch parameters."""
+
+    m: int
+    """Rows of a tile: the rows of each expert are padded to a multiple of this."""
+    n: int
+    k: int
+    warps: int
+    stages: int
+
+
+TILES = (
+    ExpertTile(m=16, n=64, k=128, warps=4, stages=4),
+    ExpertTile(m=32, n=64, k=128, warps=4, stages=4),
+    ExpertTile(m=64, n=128, k=64, warps=4, stages=4),
+    ExpertTile(m=128, n=128, k=64, warps=8, stages=3),
+)
+"""Tiles for a few rows for each expert (a decode step) up to hundreds (a prefill)."""
+
+
+def tile_for(rows_per_expert: float) -> ExpertTile:
+    """Return the tile for the mean number of rows of an activated expert.
+
+    A tile of 16 rows reaches a tenth of the matrix units' rate, because each weight that it loads
+    is used for 16 rows only. A larger one wastes padding while experts have few rows. Engines
+    switch in the same way.
+
+    >>> [tile_for(rows).m for rows in (1, 20, 60, 400)]
+    [16, 32, 64, 128]
+    """
+    return next((t for t in TILES if rows_per_expert <= t.m), TILES[-1])
 
 
 @triton.jit
@@ -114,8 +153,10 @@ def route(tokens: int, experts: int, top_k: int, distribution: str, *, seed: int
     return chosen
 
 
-def tiles_of(chosen: np.ndarray, experts: int, device: torch.device) -> Routing:
-    """Sort rows by expert and pad the rows of each expert to whole tiles."""
+def tiles_of(
+    chosen: np.ndarray, experts: int, device: torch.device, block_m: int = TILES[0].m
+) -> Routing:
+    """Sort rows by expert and pad the rows of each expert to whole tiles of ``block_m`` rows."""
     top_k = chosen.shape[1]
     flat = chosen.reshape(-1)
     order = np.argsort(flat, kind="stable")
@@ -124,8 +165,8 @@ def tiles_of(chosen: np.ndarray, experts: int, device: torch.device) -> Routing:
     for expert in np.flatnonzero(counts):
         rows = order[begin : begin + counts[expert]] // top_k
         begin += counts[expert]
-        tiles = -(-rows.size // BLOCK_M)
-        token.append(np.pad(rows, (0, tiles * BLOCK_M - rows.size), constant_values=-1))
+        tiles = -(-rows.size // block_m)
+        token.append(np.pad(rows, (0, tiles * block_m - rows.size), constant_values=-1))
         owner += [int(expert)] * tiles
     tokens = np.concatenate(token)
     slots = np.where(tokens >= 0, np.arange(tokens.size), -1)
@@ -137,7 +178,12 @@ def tiles_of(chosen: np.ndarray, experts: int, device: torch.device) -> Routing:
 
 
 def grouped_product(
-    x: torch.Tensor, w: torch.Tensor, y: torch.Tensor, rows: torch.Tensor, expert: torch.Tensor
+    x: torch.Tensor,
+    w: torch.Tensor,
+    y: torch.Tensor,
+    rows: torch.Tensor,
+    expert: torch.Tensor,
+    tile: ExpertTile = TILES[0],
 ) -> torch.Tensor:
     """Multiply the row of each slot by the weight of its expert.
 
@@ -149,15 +195,17 @@ def grouped_product(
         Receives the result.
     rows : (slots,) int32 Tensor
         Row of x for each slot; -1 gives zeros.
-    expert : (slots / BLOCK_M,) int32 Tensor
-        Expert of each tile of ``BLOCK_M`` slots.
+    expert : (slots / tile.m,) int32 Tensor
+        Expert of each tile of slots.
+    tile : ExpertTile, optional
+        Tiling, with which the slots were padded. Default: the smallest.
     """
     _, n, k = w.shape
-    grid = (expert.numel(), triton.cdiv(n, BLOCK_N))
+    grid = (expert.numel(), triton.cdiv(n, tile.n))
     grouped_kernel[grid](
         x, w, y, rows, expert, n, k,
-        BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K,
-        num_warps=4, num_stages=min(4, vendor_of(x.device).most_stages),
+        BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k,
+        num_warps=tile.warps, num_stages=min(tile.stages, vendor_of(x.device).most_stages),
     )  # fmt: skip
     return y
 
@@ -197,42 +245,49 @@ class GroupedExperts:
         return [self._build(case, pool)[0] for _ in range(pool.rotations(self.cost(case).bytes))]
 
     def check(self, case: Case, pool: OperandPool) -> float:
-        """Compare up to 24 rows, evenly spread over the slots, with float64."""
-        call, x, up, down, routing = self._build(case, pool)
+        """Compare rows of every tile, or of 256 evenly spread ones, with float64."""
+        call, x, up, down, routing, tile = self._build(case, pool)
         got = call()
         if not isinstance(got, torch.Tensor):
             raise TypeError(f"experts returned {type(got).__name__}")
         slots = torch.nonzero(routing.token >= 0).flatten()
-        slots = slots[torch.linspace(0, slots.numel() - 1, min(24, slots.numel())).long()]
+        if not torch.isfinite(got[slots]).all():
+            return float("inf")
+        at = spread(slots.numel(), pool.device, every=max(tile.m, slots.numel() // CHECK_SLOTS))
+        checked = slots[at]
+        owners = routing.expert[checked // tile.m]
         worst = 0.0
-        for slot in slots.tolist():
-            expert = int(routing.expert[slot // BLOCK_M])
-            row = x[int(routing.token[slot])].double()
-            middle = silu_mul((up[expert].double() @ row)[None])[0]
-            expected = down[expert].double() @ middle
-            scale = float(middle.norm())
+        for expert in owners.unique().tolist():
+            own = checked[owners == expert]
+            rows = x[routing.token[own].long()].double()
+            middle = silu_mul(rows @ up[expert].double().T)
+            expected = middle @ down[expert].double().T
             # The intermediate result is rounded too: allow twice the rounding error of a GEMM.
-            worst = max(worst, deviation(got[slot], expected, 2.0 * scale, got.dtype))
+            scale = 2.0 * middle.norm(dim=-1, keepdim=True)
+            worst = max(worst, deviation(got[own], expected, scale, got.dtype))
         return worst
 
     def _build(
         self, case: Case, pool: OperandPool
-    ) -> tuple[Call, torch.Tensor, torch.Tensor, torch.Tensor, Routing]:
+    ) -> tuple[Call, torch.Tensor, torch.Tensor, torch.Tensor, Routing, ExpertTile]:
         tokens, experts, top_k, hidden, intermediate = _sizes(case)
         dtype = DTYPES[self.dtype]
-        routing = tiles_of(route(tokens, experts, top_k, self.distribution), experts, pool.device)
+        chosen = route(tokens, experts, top_k, self.distribution)
+        tile = tile_for(chosen.size / np.unique(chosen).size)
+        routing = tiles_of(chosen, experts, pool.device, tile.m)
         x = pool.take((tokens, hidden), dtype)
         up = pool.take((experts, 2 * intermediate, hidden), dtype)
         down = pool.take((experts, hidden, intermediate), dtype)
         slots = routing.token.numel()
-        middle = pool.scratch((slots, 2 * intermediate), dtype)
+        middle = pool.scratch((slots, 2 * intermediate), dtype).fill_(float("nan"))
         out = pool.scratch((slots, hidden), dtype).fill_(float("nan"))
 
         def layer() -> torch.Tensor:
-            grouped_product(x, up, middle, routing.token, routing.expert)
-            return grouped_product(silu_mul(middle), down, out, routing.slot, routing.expert)
+            grouped_product(x, up, middle, routing.token, routing.expert, tile)
+            activated = silu_mul(middle)
+            return grouped_product(activated, down, out, routing.slot, routing.expert, tile)
 
-        return layer, x, up, down, routing
+        return layer, x, up, down, routing, tile
 
 
 def _sizes(case: Case) -> tuple[int, int, int, int, int]:

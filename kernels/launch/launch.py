@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
+from groundspeed.kernels.capture import capture
 from groundspeed.kernels.kernel import Call, Case, Cost, UnsupportedCaseError, deviation
 from groundspeed.kernels.operands import OperandPool
 
@@ -62,12 +63,14 @@ class Launch:
 
             return [there_and_back]
         if self.op == "graph" and pool.device.type == "cuda":
-            graph = torch.cuda.CUDAGraph()
             x.add_(1.0)
             torch.cuda.synchronize(pool.device)
-            with torch.cuda.graph(graph):
+
+            def record() -> None:
                 for _ in range(GRAPH_CALLS):
                     x.add_(1.0)
+
+            graph = capture(record)
 
             def replay() -> torch.Tensor:
                 graph.replay()

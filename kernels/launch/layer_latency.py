@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from groundspeed.kernels.capture import capture
 from groundspeed.kernels.decoder.decoder import Decoder, DecoderShape
 from groundspeed.kernels.kernel import Call, Case, Cost, UnsupportedCaseError
 from groundspeed.kernels.operands import OperandPool
@@ -62,9 +63,8 @@ class LayerLatency:
         for _ in range(2):
             decoder.decode(tokens, CONTEXT)
         torch.cuda.synchronize(pool.device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            chosen = decoder.decode(tokens, CONTEXT)
+        chosen = tokens.clone()
+        graph = capture(lambda: chosen.copy_(decoder.decode(tokens, CONTEXT)))
 
         def replay() -> tuple[torch.Tensor, Decoder]:
             graph.replay()

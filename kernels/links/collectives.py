@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from groundspeed.kernels.kernel import Call, UnsupportedCaseError
+from groundspeed.kernels.kernel import Call, UnsupportedCaseError, chunks
 
 # These functions were renamed in torch 2.13; there the older names still work, with a warning.
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -72,18 +72,37 @@ def items_for(op: str, size_bytes: float, group_size: int, itemsize: int) -> int
     return items
 
 
-def value_of(op: str, rank: int, ranks: int, items: int, like: torch.Tensor) -> torch.Tensor:
+def value_of(
+    op: str, rank: int, ranks: int, items: int, like: torch.Tensor, *, start: int = 0
+) -> torch.Tensor:
     """Return the values that a rank sends: small integers, exact in every data type.
 
     In collectives that sum, only one rank sends a non-zero value at each position. The sum
     therefore stays small for any number of ranks, and a part that is missing, doubled or misplaced
-    is detected.
+    is detected. ``start`` is the position of the first of the ``items`` values.
     """
-    places = torch.arange(items, device=like.device)
+    places = torch.arange(start, start + items, device=like.device)
     small = places % SMALL_PRIME + 1
     if op in ADDED_UP:
         return torch.where(places % ranks == rank, small, 0).to(like.dtype)
     return (small + rank % MOST_EXACT).to(like.dtype)
+
+
+def write_values(op: str, rank: int, ranks: int, out: torch.Tensor) -> None:
+    """Fill a buffer with the values that a rank sends, a part at a time."""
+    for part in chunks(out.numel()):
+        size = part.stop - part.start
+        out[part] = value_of(op, rank, ranks, size, out, start=part.start)
+
+
+def sum_of_all(items: int, like: torch.Tensor, *, start: int = 0) -> torch.Tensor:
+    """Return the sum over all ranks of what they send.
+
+    One rank contributes to each position, so the sum is known without the values of each rank:
+    computing those would take memory proportional to the number of ranks.
+    """
+    places = torch.arange(start, start + items, device=like.device)
+    return (places % SMALL_PRIME + 1).to(like.dtype)
 
 
 def make_buffers(
@@ -110,7 +129,7 @@ def make_buffers(
     into, out = sizes[op]
     sent = torch.empty(into, dtype=dtype, device=device)
     received = torch.zeros(out, dtype=dtype, device=device)
-    sent.copy_(value_of(op, group.rank, group.size, into, sent))
+    write_values(op, group.rank, group.size, sent)
     return Buffers(sent, received)
 
 
@@ -150,27 +169,32 @@ def is_right(op: str, items: int, group: Group, buffers: Buffers) -> bool:
     """
     sent, received = buffers.sent, buffers.received
     received.fill_(-1)
-
-    def of(rank: int, count: int) -> torch.Tensor:
-        return value_of(op, rank, group.size, count, sent)
-
-    sent.copy_(of(group.rank, sent.numel()))
+    write_values(op, group.rank, group.size, sent)
     collective_call(op, buffers, group)()
-    share = items // group.size
-    ranks = range(group.size)
-    if op == "all_reduce":
-        got, expected = sent, torch.stack([of(r, items) for r in ranks]).sum(0)
-    elif op == "broadcast":
-        got, expected = sent, of(0, items)
-    elif op == "all_gather":
-        got, expected = received, torch.cat([of(r, share) for r in ranks])
-    elif op == "sendrecv":
-        got, expected = received, of((group.rank - 1) % group.size, items)
-    else:
-        mine = slice(group.rank * share, (group.rank + 1) * share)
-        parts = [of(r, items)[mine] for r in ranks]
-        got = received
-        expected = torch.stack(parts).sum(0) if op == "reduce_scatter" else torch.cat(parts)
-    right = bool(torch.equal(got, torch.as_tensor(expected).to(got.dtype)))
-    sent.copy_(of(group.rank, sent.numel()))
+    got = sent if op in ("all_reduce", "broadcast") else received
+    right = all(
+        torch.equal(got[part], expected_in(op, items, group, got, part))
+        for part in chunks(got.numel())
+    )
+    write_values(op, group.rank, group.size, sent)
     return right
+
+
+def expected_in(op: str, items: int, group: Group, got: torch.Tensor, part: slice) -> torch.Tensor:
+    """Return what one part of a rank's result must hold."""
+    start, size = part.start, part.stop - part.start
+    share = items // group.size
+    if op == "all_reduce":
+        return sum_of_all(size, got, start=start)
+    if op == "reduce_scatter":
+        return sum_of_all(size, got, start=group.rank * share + start)
+    if op == "broadcast":
+        return value_of(op, 0, group.size, size, got, start=start)
+    if op == "sendrecv":
+        return value_of(op, (group.rank - 1) % group.size, group.size, size, got, start=start)
+    # Every position holds what the rank that owns this share has sent: the share as a whole
+    # (all-gather), or the part of its buffer that is for this rank (all-to-all).
+    places = torch.arange(start, start + size, device=got.device)
+    owner = torch.div(places, share, rounding_mode="floor")
+    within = places % share + (group.rank * share if op == "alltoall" else 0)
+    return (within % SMALL_PRIME + 1 + owner % MOST_EXACT).to(got.dtype)

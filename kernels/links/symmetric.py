@@ -20,8 +20,8 @@ from collections.abc import Callable
 
 import torch
 
-from groundspeed.kernels.kernel import Call, UnsupportedCaseError
-from groundspeed.kernels.links.collectives import Buffers, Group, value_of
+from groundspeed.kernels.kernel import Call, UnsupportedCaseError, chunks
+from groundspeed.kernels.links.collectives import Buffers, Group, sum_of_all, write_values
 
 METHODS = ("one_shot", "two_shot", "multimem")
 
@@ -45,7 +45,7 @@ def make_symmetric(items: int, group: Group, dtype: torch.dtype, device: torch.d
         raise UnsupportedCaseError("the installed torch has no symmetric memory") from error
     shared = symmetric.empty(items, dtype=dtype, device=device)
     symmetric.rendezvous(shared, group.group)
-    shared.copy_(value_of("all_reduce", group.rank, group.size, items, shared))
+    write_values("all_reduce", group.rank, group.size, shared)
     return Buffers(shared, shared)
 
 
@@ -78,18 +78,15 @@ def symmetric_is_right(method: str, items: int, group: Group, buffers: Buffers) 
     """
     shared = buffers.sent
 
-    def of(rank: int) -> torch.Tensor:
-        return value_of("all_reduce", rank, group.size, items, shared)
-
-    shared.copy_(of(group.rank))
+    write_values("all_reduce", group.rank, group.size, shared)
     torch.cuda.synchronize(shared.device)
     result = symmetric_call(method, buffers, group)()
     got = result if isinstance(result, torch.Tensor) else shared
-    expected = of(0).clone()
-    for rank in range(1, group.size):
-        expected += of(rank)
-    right = bool(torch.equal(got, expected))
-    shared.copy_(of(group.rank))
+    right = all(
+        torch.equal(got[part], sum_of_all(part.stop - part.start, got, start=part.start))
+        for part in chunks(items)
+    )
+    write_values("all_reduce", group.rank, group.size, shared)
     return right
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, deviation, spread
 from groundspeed.kernels.operands import OperandPool
 
+
 @dataclass(frozen=True)
 class TorchMatmul:
     """GEMM through ``torch.nn.functional.linear`` in one data type."""

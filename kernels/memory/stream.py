@@ -14,7 +14,15 @@ from dataclasses import dataclass
 
 import torch
 
-from groundspeed.kernels.kernel import DTYPES, Call, Case, Cost, UnsupportedCaseError, chunks, deviation
+from groundspeed.kernels.kernel import (
+    DTYPES,
+    Call,
+    Case,
+    Cost,
+    UnsupportedCaseError,
+    chunks,
+    deviation,
+)
 from groundspeed.kernels.operands import OperandPool
 
 ARRAYS = {"read": (1, 0), "write": (0, 1), "copy": (1, 1), "triad": (2, 1)}

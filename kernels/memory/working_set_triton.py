@@ -1,7 +1,8 @@
 """The working set of :mod:`groundspeed.kernels.memory.working_set`, read by a Triton kernel.
 
-Each program reads one block after another and starts each repetition at another block, so its next
-block is usually not in the small L1 cache of its compute unit. Loads also bypass the L1 cache
+All compute units work on a working set of any size: the blocks of all repetitions are dealt out to
+the programs in turn. A program's next block is therefore usually not in the small L1 cache of its
+compute unit. Loads also bypass the L1 cache
 (``.cg``: cache at the global level). The kernel sums its elements, because the compiler removes
 loads whose result is not used.
 
@@ -83,4 +84,5 @@ class TritonWorkingSet:
 
     @staticmethod
     def _grid(x: torch.Tensor) -> tuple[int]:
-        return (min(triton.cdiv(x.numel(), BLOCK), PROGRAMS_PER_UNIT * compute_units(x.device)),)
+        """Return the number of programs: all compute units work, also on a small working set."""
+        return (PROGRAMS_PER_UNIT * compute_units(x.device),)

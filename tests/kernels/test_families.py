@@ -16,7 +16,7 @@ from groundspeed.kernels.operands import OperandPool
 pytest.importorskip("triton", reason="triton is not installed")
 
 from groundspeed.kernels.attention.decode_triton import PagedDecode, paged_attention, splits_for
-from groundspeed.kernels.experts.experts_triton import BLOCK_M, GroupedExperts, route, tiles_of
+from groundspeed.kernels.experts.experts_triton import TILES, GroupedExperts, route, tiles_of
 from groundspeed.kernels.memory.latency_triton import PointerChase, random_cycle
 from groundspeed.kernels.memory.working_set_triton import TritonWorkingSet
 
@@ -131,7 +131,7 @@ def test_each_token_is_routed_once_to_each_of_its_distinct_experts(distribution:
     routing = tiles_of(chosen, 16, torch.device("cpu"))
     token = routing.token.numpy()
     assert np.bincount(token[token >= 0], minlength=200).tolist() == [4] * 200
-    assert token.size == routing.expert.numel() * BLOCK_M
+    assert token.size == routing.expert.numel() * TILES[0].m
 
 
 def test_zipf_routing_is_skewed_and_balanced_routing_is_even() -> None:

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ import torch
 from groundspeed.calibrate.timing.statistics import Summary, summarize
 from groundspeed.calibrate.timing.timers import GpuTimer
 from groundspeed.estimator import Model
+from groundspeed.kernels.capture import capture
 from groundspeed.kernels.decoder.decoder import Decoder, DecoderShape
 
 MIN_RUNS = 3
@@ -191,12 +193,14 @@ class DecoderHarness:
         graphs = []
         pool = None
         for position in steps:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                tokens.copy_(self.decoder.decode(tokens, position))
+            step = partial(self._step_into, tokens, position)
+            graph = capture(step, pool)
             pool = pool or graph.pool()
             graphs.append(graph)
         return graphs
+
+    def _step_into(self, tokens: torch.Tensor, position: int) -> None:
+        tokens.copy_(self.decoder.decode(tokens, position))
 
     def _replays_s(self, graphs: list[torch.cuda.CUDAGraph]) -> list[float]:
         """Replay all decode steps back to back and return the mean time of a step [s] as a list."""

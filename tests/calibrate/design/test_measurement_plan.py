@@ -1,5 +1,8 @@
 """Measurement plans are reproducible, respect the device's limits and cover real models."""
 
+import math
+from collections.abc import Callable
+
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
@@ -13,8 +16,10 @@ from groundspeed.calibrate.design.measurement_plan import (
     matmul_kernel,
     reference_cases,
 )
-from groundspeed.calibrate.design.peak_search import LARGEST, SMALLEST, neighbours
+from groundspeed.calibrate.design.peak_search import LARGEST, SMALLEST, walk_to_peak
 from groundspeed.calibrate.run.build_profile import WARM
+from groundspeed.kernels.memory.gather import PAGE_BYTES
+from groundspeed.kernels.memory.stream import ARRAYS, array_items
 from groundspeed.profiles import InputError
 from groundspeed.profiles.schema import Device
 
@@ -114,9 +119,62 @@ def test_unknown_dtype() -> None:
         matmul_kernel("bfloat61")
 
 
+def surface(optimum: dict[str, float]) -> Callable[[dict[str, float]], float]:
+    """A rate that falls with the distance from an optimum, in doublings of each dimension."""
+
+    def rate(shape: dict[str, float]) -> float:
+        away = sum(abs(math.log2(shape[a] / optimum[a])) for a in optimum)
+        return 1e15 / (1.0 + 0.1 * away)
+
+    return rate
+
+
+@pytest.mark.parametrize(
+    "optimum", [(8192.0, 8192.0, 8192.0), (16384.0, 4096.0, 1024.0), (64.0, 32768.0, 4096.0)]
+)
+@pytest.mark.parametrize("start", [(1024.0, 1024.0, 1024.0), (4096.0, 512.0, 16384.0)])
+def test_peak_search_walks_to_a_distant_optimum(
+    optimum: tuple[float, ...], start: tuple[float, ...]
+) -> None:
+    rate = surface(dict(zip("mnk", optimum, strict=True)))
+    begin = dict(zip("mnk", start, strict=True))
+    best, reached = walk_to_peak(begin, rate(begin), rate, steps=60)
+    assert best == dict(zip("mnk", optimum, strict=True))
+    assert reached == pytest.approx(1e15)
+
+
+def test_peak_search_reaches_a_large_square_within_the_steps_of_a_quick_calibration() -> None:
+    rate = surface(dict.fromkeys("mnk", 8192.0))
+    begin = dict.fromkeys("mnk", 1024.0)
+    assert walk_to_peak(begin, rate(begin), rate, steps=MODES["quick"].peak_steps)[0] == (
+        dict.fromkeys("mnk", 8192.0)
+    )
+
+
 @pytest.mark.parametrize("steps", [0, 4, 12])
-def test_peak_search_shapes_are_distinct_and_within_bounds(steps: int) -> None:
-    shapes = list(neighbours({"m": 64.0, "n": 32768.0, "k": 1024.0}, steps=steps))
-    assert len(shapes) <= steps
-    assert all(SMALLEST <= v <= LARGEST for s in shapes for v in s.values())
-    assert len({tuple(s.values()) for s in shapes}) == len(shapes)
+def test_peak_search_measures_distinct_shapes_within_bounds(steps: int) -> None:
+    measured: list[dict[str, float]] = []
+
+    def rate(shape: dict[str, float]) -> float:
+        measured.append(shape)
+        return 0.0
+
+    begin = {"m": 64.0, "n": 32768.0, "k": 1024.0}
+    assert walk_to_peak(begin, 1.0, rate, steps=steps) == (begin, 1.0)
+    assert len(measured) <= steps
+    assert all(SMALLEST <= v <= LARGEST for s in measured for v in s.values())
+    assert len({tuple(s.values()) for s in measured}) == len(measured)
+
+
+def test_every_planned_stream_has_arrays_that_are_multiples_of_sixteen_elements() -> None:
+    """Triton compiles 16-byte loads only for sizes that are multiples of 16."""
+    streams = [c for c in plan(H200, "full") if c.kernel.operation == "stream"]
+    assert len({c.case["bytes"] for c in streams}) >= 20
+    for case in streams:
+        mode = case.kernel.config_key["mode"]
+        if mode == "gather":
+            assert case.case["bytes"] % (2 * PAGE_BYTES) == 0
+            continue
+        items = array_items(case.case, mode, case.kernel.config_key["dtype"])
+        assert items % 16 == 0
+        assert items * sum(ARRAYS[mode]) * 4 == case.case["bytes"]

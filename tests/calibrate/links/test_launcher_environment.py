@@ -4,7 +4,8 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
-from groundspeed.calibrate.links.launcher_environment import find_rank_info, first_node
+from groundspeed.calibrate.links.launcher_environment import RankInfo, find_rank_info, first_node
+from groundspeed.calibrate.links.rank_main import gpu_of
 from groundspeed.profiles import InputError
 
 TORCHRUN = {
@@ -13,7 +14,8 @@ TORCHRUN = {
 }  # fmt: skip
 SRUN = {
     "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_NNODES": "2",
-    "SLURM_NTASKS_PER_NODE": "4(x2)", "SLURM_STEP_NODELIST": "gpu[017-018]",
+    "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+    "SLURM_STEP_NODELIST": "gpu[017-018]",
 }  # fmt: skip
 MPIRUN = {
     "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0",
@@ -43,6 +45,27 @@ def test_rank_address_and_port_are_read_from_each_launcher(
     assert (rank_info.rank, rank_info.world_size) == rank
     assert (rank_info.local_rank, rank_info.local_size) == local
     assert (rank_info.address, rank_info.port) == (address, port)
+
+
+def test_batch_script_of_a_job_with_eight_tasks_is_not_a_rank() -> None:
+    """What Slurm 22.05 sets in a script that ``sbatch --ntasks=8`` starts."""
+    batch = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0", "SLURM_NNODES": "1",
+             "SLURM_NTASKS_PER_NODE": "8", "SLURM_JOB_NODELIST": "gpu017"}  # fmt: skip
+    assert find_rank_info(batch) is None
+
+
+@pytest.mark.parametrize(("local_rank", "visible", "gpu"), [(3, 1, 0), (3, 8, 3), (0, 8, 0)])
+def test_rank_takes_its_own_gpu_or_the_only_one_that_it_sees(
+    local_rank: int, visible: int, gpu: int
+) -> None:
+    rank_info = RankInfo(local_rank, 8, local_rank, 8, "localhost", 29500, "srun")
+    assert gpu_of(rank_info, visible) == gpu
+
+
+def test_rank_without_a_gpu_of_its_own_is_refused() -> None:
+    rank_info = RankInfo(3, 8, 3, 8, "localhost", 29500, "srun")
+    with pytest.raises(InputError, match="sees only 2 GPUs"):
+        gpu_of(rank_info, 2)
 
 
 def test_torchrun_variables_take_precedence_inside_a_slurm_job() -> None:

@@ -20,7 +20,8 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 import torch
 
-from groundspeed.kernels.links.collectives import SMALL_PRIME, value_of
+from groundspeed.kernels.kernel import chunks
+from groundspeed.kernels.links.collectives import SMALL_PRIME, Group, expected_in, value_of
 from groundspeed.profiles import check_profile
 from groundspeed.profiles.schema import Profile
 from program import PATIENCE_S, environment, groundspeed, slowness
@@ -251,8 +252,8 @@ def test_wrong_data_of_a_rank_is_warned_about_and_not_fitted(
     """The wrong rows stay in the profile, marked as invalid, but no law is fitted to them."""
     change(
         other_checkout / "kernels" / "links" / "collectives.py",
-        "    share = items // group.size\n    ranks = range",
-        "    received[-1:] += 1\n    share = items // group.size\n    ranks = range",
+        "    got = sent if op",
+        "    received[-1:] += 1\n    got = sent if op",
     )
     code, stderr = both(tmp_path, other_checkout)
     assert code == 0, stderr
@@ -270,6 +271,37 @@ def test_all_reduce_test_data_sums_exactly_in_bfloat16_for_any_rank_count(ranks:
     for r in range(ranks):
         total += value_of("all_reduce", r, ranks, 2100, like)
     assert torch.equal(total, (torch.arange(2100) % SMALL_PRIME + 1).to(torch.bfloat16))
+
+
+OPS = ("all_reduce", "all_gather", "reduce_scatter", "alltoall", "broadcast", "sendrecv")
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_expected_result_is_what_the_collective_makes_of_all_send_buffers(
+    op: str, ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The expectation is computed in parts and without the other ranks; the result is defined."""
+    monkeypatch.setattr("groundspeed.kernels.kernel.CHUNK_ITEMS", 37)
+    items = 40 * ranks
+    like = torch.empty(0, dtype=torch.bfloat16)
+    share = items // ranks
+    length = share if op == "all_gather" else items
+    sent = [value_of(op, r, ranks, length, like) for r in range(ranks)]
+    for rank in range(ranks):
+        mine = slice(rank * share, (rank + 1) * share)
+        results = {
+            "all_reduce": torch.stack(sent).sum(0),
+            "all_gather": torch.cat(sent),
+            "reduce_scatter": torch.stack(sent).sum(0)[mine],
+            "alltoall": torch.cat([s[mine] for s in sent]),
+            "broadcast": sent[0],
+            "sendrecv": sent[rank - 1],
+        }
+        group = Group(None, rank, ranks, tuple(range(ranks)))  # type: ignore[arg-type]
+        got = results[op]
+        for part in chunks(got.numel()):
+            assert torch.equal(got[part], expected_in(op, items, group, got, part))
 
 
 @pytest.mark.slow

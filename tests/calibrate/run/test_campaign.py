@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,13 @@ def journal_lines(folder: Path) -> list[str]:
 
 
 def keys(lines: list[str]) -> list[str]:
-    return [json.loads(line)["key"] for line in lines[1:]]
+    return [entry["key"] for entry in entries_in(lines)]
+
+
+def entries_in(lines: list[str]) -> list[dict[str, Any]]:
+    """Return the measurements among the lines of a journal; the others mark what has begun."""
+    documents = [json.loads(line) for line in lines[1:]]
+    return [d for d in documents if "key" in d]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +75,7 @@ def test_calibrated_profile_has_every_law_and_passes_the_physics_check(finished:
 
 def test_journal_holds_every_point_with_all_its_samples(finished: Path) -> None:
     profile = load_profile(finished / "profile.json")
-    entries = [json.loads(line) for line in journal_lines(finished)[1:]]
+    entries = entries_in(journal_lines(finished))
     medians = {entry["point"]["time_s"] for entry in entries}
     assert {p.time_s for c in profile.curves for p in c.points} <= medians
     assert all(len(e["samples_s"]) == e["point"]["samples"] for e in entries)
@@ -96,7 +103,7 @@ def test_killed_calibration_resumes_without_losing_or_repeating_cases(tmp_path: 
     assert lines[: len(kept)] == kept
     assert len(set(keys(lines))) == len(keys(lines))
     profile = load_profile(tmp_path / "profile.json")
-    old = {json.loads(line)["point"]["time_s"] for line in kept[1:]}
+    old = {entry["point"]["time_s"] for entry in entries_in(kept)}
     assert old & {p.time_s for c in profile.curves for p in c.points}
 
 
@@ -106,7 +113,8 @@ def test_incomplete_last_journal_line_is_dropped_on_resume(finished: Path, tmp_p
     process = start(tmp_path)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
-    assert keys(journal_lines(tmp_path))[: len(lines) - 3] == keys(lines)[:-2]
+    known = keys(lines[:-2])
+    assert keys(journal_lines(tmp_path))[: len(known)] == known
 
 
 def test_journal_of_another_device_is_renamed_and_not_resumed(tmp_path: Path) -> None:

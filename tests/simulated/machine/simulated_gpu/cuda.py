@@ -154,7 +154,7 @@ def replace_cuda(sim: Simulation) -> None:
         def reset(self) -> None:
             self.works = []
 
-    class graph:  # noqa: N801  (the name of torch's class)
+    class graph:
         def __init__(self, cuda_graph: CUDAGraph, pool: Any = None, stream: Any = None,
                      capture_error_mode: str = "global") -> None:  # fmt: skip
             self.graph = cuda_graph

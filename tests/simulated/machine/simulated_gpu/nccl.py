@@ -1,3 +1,5 @@
 """Placeholder."""
+
+
 def replace_communication(sim):
     pass

@@ -231,9 +231,7 @@ class Device:
             fits = operand[1] <= chip.l2_bytes
             hit += cached + (more if fits else 0.0)
             miss += cold + (0.0 if fits else more)
-        full = chip.kernel_s(
-            flops=work.flops, dtype=work.dtype, cold_bytes=miss, cached_bytes=hit
-        )
+        full = chip.kernel_s(flops=work.flops, dtype=work.dtype, cold_bytes=miss, cached_bytes=hit)
         rate = chip.flops_per_s.get(work.dtype, chip.flops_per_s["float32"])
         compute = work.flops / rate / full
         power = work.active * (
