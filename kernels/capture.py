@@ -5,11 +5,15 @@ graph.replay()
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE
 
-def capture(record: Callable[[], object], pool: tuple[int, int] | None = None) -> torch.cuda.CUDAGraph:
+
+def capture(record: Callable[[], object], pool: "_POOL_HANDLE | None" = None) -> torch.cuda.CUDAGraph:
     """Capture the launches of a callable into a graph.
 
     Parameters

@@ -133,7 +133,9 @@ def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
         if operation is not None and not operation.countable:
             continue  # with skewed routing, fewer experts are read than counted
         moved = point.bytes / point.time_s
-        beyond_cache = point.bytes > BEYOND_CACHE * cache
+        # A working set is read many times: what has to fit in the cache is its size.
+        footprint = point.case["bytes"] if curve.operation == "working_set" else point.bytes
+        beyond_cache = footprint > BEYOND_CACHE * cache
         # Imported timings may be of warm caches: what the cache holds need not cross the bus.
         kept = cache / point.bytes if curve.origin == "imported" and beyond_cache else 0.0
         most = bandwidth.value * (1.0 + ROOF_TOLERANCE) / (1.0 - kept) if bandwidth else 0.0

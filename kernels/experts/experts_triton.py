@@ -257,7 +257,7 @@ class GroupedExperts:
         checked = slots[at]
         owners = routing.expert[checked // tile.m]
         worst = 0.0
-        for expert in owners.unique().tolist():
+        for expert in sorted(set(owners.tolist())):
             own = checked[owners == expert]
             rows = x[routing.token[own].long()].double()
             middle = silu_mul(rows @ up[expert].double().T)

@@ -19,11 +19,10 @@ class Simulation:
         self.machine = machine
         self.clock = HostClock()
         self.devices = [Device(i, machine, self.clock) for i in visible(machine)]
-        for place, device in enumerate(self.devices):
-            device.place = place  # type: ignore[attr-defined]
         self.memory = Memory(self.devices)
         self.current = 0
         self.wrong_data = False
+        self.triton_replaced = False
         self._streams = [0] * len(self.devices)
         self._next_stream = 1
         self._pinned: set[int] = set()

@@ -79,35 +79,18 @@ def _use_virtual_time(sim: Any) -> None:
 
     def importing(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (),
                   level: int = 0) -> Any:  # fmt: skip
-        if name == "time" and globals is not None:
-            asking = str(globals.get("__name__", ""))
+        if name not in ("time", "triton"):  # most imports: nothing to replace
+            return real_import(name, globals, locals, fromlist, level)
+        asking = str((globals or {}).get("__name__", ""))
+        if name == "time":
             if asking.startswith(VIRTUAL) and asking not in REAL:
                 return virtual
         module = real_import(name, globals, locals, fromlist, level)
-        _hook_telemetry(sim)
-        if name == "triton" and not getattr(sim, "triton", False):
-            sim.triton = True
+        if name == "triton" and asking.startswith("groundspeed") and not sim.triton_replaced:
+            sim.triton_replaced = True
             from simulated_gpu.triton_launches import replace_launcher
 
             replace_launcher(sim)
         return module
 
     builtins.__import__ = importing
-
-
-def _hook_telemetry(sim: Any) -> None:
-    """Read the sensors in simulated time instead of in a thread."""
-    module = sys.modules.get("groundspeed.calibrate.timing.telemetry")
-    telemetry = getattr(module, "Telemetry", None)
-    if telemetry is None or getattr(telemetry, "simulated", False):
-        return
-    telemetry.simulated = True
-
-    def enter(self: Any) -> Any:
-        sim.clock.every(module.PERIOD_S, self.read_once)
-        return self
-
-    def leave(self: Any, *_: Any) -> None:
-        sim.clock.forget(self.read_once)
-
-    telemetry.__enter__, telemetry.__exit__ = enter, leave

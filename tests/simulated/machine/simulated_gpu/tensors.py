@@ -7,7 +7,8 @@ wrong result is tested elsewhere, with real numbers.
 
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_map
+from torch.utils._pytree import tree_iter
 
 from simulated_gpu.timeline import Device, Range, Work
 
@@ -23,7 +24,7 @@ aten = torch.ops.aten
 FREE = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "alias",
         "lift_fresh", "set_", "resize_", "record_stream", "_unsafe_view"}  # fmt: skip
 """Operations that launch no kernel."""
-PRODUCTS = {"mm", "addmm", "bmm", "_scaled_mm", "_int_mm", "baddbmm"}
+PRODUCTS = {"mm", "addmm", "bmm", "_scaled_mm", "_int_mm", "baddbmm", "linear", "matmul"}
 ALIGNMENT = 512
 """[bytes] Granularity of torch's caching allocator."""
 
@@ -78,6 +79,46 @@ def on_gpu(value: object) -> bool:
     return isinstance(value, FakeTensor) and value.device.type == "cuda"
 
 
+MOST_KEPT = 2048
+MOST_KEPT_BYTES = 2**24
+"""Limits of the results that are kept, so that a repeated operation costs the test little time."""
+
+
+def tensors_of(args: Any, kwargs: Any) -> list[torch.Tensor]:
+    """Return the tensors among the arguments."""
+    return [a for a in (*args, *(kwargs or {}).values()) if isinstance(a, torch.Tensor)]
+
+
+def key_of(func: Any, args: Any, kwargs: Any) -> Any:
+    """Identify an operation and its arguments: tensors by object, others by value."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return id(value)
+        return tuple(map(one, value)) if isinstance(value, list | tuple) else value
+
+    try:
+        return hash((func, one(args), one(tuple((kwargs or {}).items()))))
+    except TypeError:
+        return None
+
+
+@dataclass(frozen=True)
+class Known:
+    """An operation that has run: its tensors, its result and its work."""
+
+    references: list[Any]
+    out: torch.Tensor
+    work: Work
+    device: int
+
+    def inputs(self, args: Any, kwargs: Any) -> list[tuple[Any, torch.Tensor]]:
+        tensors = tensors_of(args, kwargs)
+        if len(tensors) != len(self.references):
+            return [(lambda: None, t) for t in tensors] or [(lambda: 0, self.out)]
+        return list(zip(self.references, tensors, strict=True))
+
+
 class Operations(TorchDispatchMode):
     """Runs operations of simulated tensors, and launches their work on the device."""
 
@@ -86,16 +127,39 @@ class Operations(TorchDispatchMode):
         self.machine = machine
         self.memory: Memory = machine.memory
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._known: dict[Any, Known] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:  # fmt: skip
-        kwargs = kwargs or {}
+        repeated = self._repeated(func, args, kwargs)
+        if repeated is not None:
+            self.machine.devices[repeated.device].launch(
+                repeated.work, self.machine.stream(repeated.device)
+            )
+            return repeated.out
+        return self._first(func, args, dict(kwargs or {}))
+
+    def _repeated(self, func: Any, args: Any, kwargs: Any) -> "Known | None":
+        """Return what is known of an operation that has run on the same tensors before."""
+        known = self._known.get(key_of(func, args, kwargs))
+        if known is None or any(ref() is not x for ref, x in known.inputs(args, kwargs)):
+            return None
+        return known
+
+    def _first(self, func: Any, args: Any, kwargs: Any) -> Any:
+        name = func._schema.name.split("::")[1]
+        if name == "to":  # inference mode does not decompose it
+            target = next((a for a in args[1:] if isinstance(a, torch.device)), None)
+            dtype = next((a for a in args[1:] if isinstance(a, torch.dtype)), kwargs.get("dtype"))
+            target = target or kwargs.get("device") or args[0].device
+            if target == args[0].device and dtype in (None, args[0].dtype):
+                return args[0]
+            return aten._to_copy(args[0], dtype=dtype, device=target)
         device = kwargs.get("device")
         here = device is not None and torch.device(device).type == "cuda"
         if not here and not any(simulated(a) for a in tree_iter((args, kwargs))):
             return func(*args, **kwargs)
-        name = func._schema.name.split("::")[1]
         if name in ("_local_scalar_dense", "equal", "nonzero", "is_nonzero"):
             return self._read_back(name, args)
         if here:
@@ -107,10 +171,23 @@ class Operations(TorchDispatchMode):
         kwargs.pop("pin_memory", None)
         if "generator" in kwargs:
             kwargs["generator"] = None
+        asked = key_of(func, args, kwargs)
         with self.fake:
             out = func(*args, **kwargs)
-        self._account(name, func, args, kwargs, out)
+        work = self._account(name, func, args, kwargs, out)
+        if work is not None and not here and on_gpu(out):
+            self._remember(asked, args, kwargs, out, work)
         return out
+
+    def _remember(self, asked: Any, args: Any, kwargs: Any, out: torch.Tensor, work: Work) -> None:
+        size = out.numel() * out.itemsize
+        own = not any(out is a for a in args)
+        if own and size > MOST_KEPT_BYTES:
+            return
+        refs = [weakref.ref(x) for x in tensors_of(args, kwargs)]
+        self._known[asked] = Known(refs, out, work, out.device.index or 0)
+        if len(self._known) > MOST_KEPT:
+            self._known.pop(next(iter(self._known)))
 
     def _read_back(self, name: str, args: Any) -> Any:
         tensor = next(a for a in args if simulated(a))
@@ -126,22 +203,23 @@ class Operations(TorchDispatchMode):
             return not self.machine.wrong_data
         return 0.0 if tensor.dtype.is_floating_point else 0
 
-    def _account(self, name: str, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    def _account(self, name: str, func: Any, args: Any, kwargs: Any, out: Any) -> Work | None:
+        """Launch the work of an operation, and return it if the host takes no part in it."""
         inputs = [a for a in tree_iter((args, kwargs)) if isinstance(a, torch.Tensor)]
         outputs = [t for t in tree_iter(out) if on_gpu(t)]
         for tensor in outputs:
             self.memory.adopt(tensor)
         where = next((t.device.index for t in [*outputs, *inputs] if on_gpu(t)), None)
         if where is None or name in FREE:
-            return
+            return None
         mutable = func._schema.is_mutable
         if not mutable and outputs and self._is_view(outputs[0], inputs):
-            return
+            return None
         device: Device = self.machine.devices[where]
         stream = self.machine.stream(where)
         if name in ("copy_", "_to_copy") and not all(on_gpu(t) for t in [*outputs, *inputs]):
             self._copy(name, inputs, outputs, device, stream)
-            return
+            return None
         written = {t.untyped_storage()._cdata for t in outputs}
         reads = tuple(
             self.memory.range_of(t)
@@ -151,10 +229,10 @@ class Operations(TorchDispatchMode):
         writes = tuple(self.memory.range_of(t) for t in outputs)
         if name in ("zero_", "fill_", "uniform_") and outputs:
             self._remember_values(name, outputs[0], args)
-        flops, dtype = product_of(name, inputs, outputs, kwargs)
-        device.launch(
-            Work(name, flops, dtype, reads, writes, active=self._active(name, inputs)), stream
-        )
+        flops, dtype = product_of(name, inputs, outputs, args)
+        work = Work(name, flops, dtype, reads, writes, active=self._active(name, inputs))
+        device.launch(work, stream)
+        return work
 
     def _active(self, name: str, inputs: list[torch.Tensor]) -> float:
         constant = [
@@ -193,7 +271,7 @@ class Operations(TorchDispatchMode):
 
 
 def product_of(
-    name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], kwargs: Any
+    name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], args: Any
 ) -> tuple[float, str]:  # fmt: skip
     """FLOPs and data type of a matrix product; no FLOPs for other operations."""
     if name not in PRODUCTS or not outputs:
@@ -202,13 +280,20 @@ def product_of(
     dtype = NAMES.get(left.dtype, "float32")
     if dtype == "float32" and torch.backends.cuda.matmul.allow_tf32:
         dtype = "tf32"
-    if dtype == "fp8" and not kwargs.get("use_fast_accum"):
+    if dtype == "fp8" and args[-1] is not True:  # use_fast_accum
         dtype = "fp8_slow"
     return 2.0 * outputs[0].numel() * left.shape[-1], dtype
 
 
+READ_BACK = {
+    torch.Tensor.__float__: float, torch.Tensor.__int__: int, torch.Tensor.__index__: int,
+    torch.Tensor.__bool__: bool, torch.Tensor.item: lambda x: x,
+}  # fmt: skip
+"""Functions that bring one value to the host, and the type that they return."""
+
+
 class Functions(TorchFunctionMode):
-    """Replaces the few functions that torch's C++ code cannot run on a device it was not built for."""
+    """Replaces the few functions whose C++ code needs a device that torch was built for."""
 
     def __init__(self, machine: Any) -> None:
         super().__init__()
@@ -221,14 +306,29 @@ class Functions(TorchFunctionMode):
         if kwargs.get("pin_memory"):
             kwargs["pin_memory"] = False
             return self.machine.pin(func(*args, **kwargs))
+        if func in (torch.tensor, torch.as_tensor) and "device" in kwargs:
+            device = torch.device(kwargs.pop("device"))
+            made = func(*args, **kwargs)
+            return onto_gpu(made, device, made.dtype) if device.type == "cuda" else made
+        if func is torch.Tensor.to and not simulated(args[0]) and (where := _gpu_in(args, kwargs)):
+            dtype = next((a for a in args if isinstance(a, torch.dtype)), kwargs.get("dtype"))
+            return onto_gpu(args[0], where, dtype or args[0].dtype)
         if not args or not simulated(args[0]):
             return func(*args, **kwargs)
+        if func in READ_BACK:
+            return READ_BACK[func](aten._local_scalar_dense(args[0]))
+        if func is torch.Tensor.copy_:
+            return aten.copy_(args[0], args[1], kwargs.get("non_blocking", False))
+        if func is torch.Tensor.new_tensor:
+            return onto_gpu(torch.tensor(args[1]), args[0].device, args[0].dtype)
         if func is torch.Tensor.__getitem__:
             return get_item(args[0], args[1])
         if func is torch.Tensor.__setitem__:
             target = get_item(args[0], args[1])
             value = args[2]
-            return target.copy_(value) if isinstance(value, torch.Tensor) else target.fill_(value)
+            if isinstance(value, torch.Tensor):
+                return aten.copy_(target, value)
+            return target.fill_(value)
         if func is torch.nn.functional.scaled_dot_product_attention:
             return attention(self.machine, *args, **kwargs)
         if func in (torch.Tensor.numpy, torch.Tensor.tolist):
@@ -237,6 +337,18 @@ class Functions(TorchFunctionMode):
         if func is torch.Tensor.data_ptr:
             return self.machine.memory.range_of(args[0])[0]
         return func(*args, **kwargs)
+
+
+def onto_gpu(source: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor on a simulated device with the shape of a host tensor."""
+    return aten.copy_(torch.empty(tuple(source.shape), dtype=dtype, device=device), source)
+
+
+def _gpu_in(args: Any, kwargs: Any) -> torch.device | None:
+    """Return the GPU among the arguments of ``Tensor.to``."""
+    values = [a for a in (*args[1:], kwargs.get("device")) if isinstance(a, torch.device | str)]
+    devices = [torch.device(v) for v in values]
+    return next((d for d in devices if d.type == "cuda"), None)
 
 
 def get_item(tensor: torch.Tensor, key: Any) -> torch.Tensor:
@@ -286,15 +398,3 @@ def attention(
     )  # fmt: skip
     machine.devices[index].launch(work, machine.stream(index))
     return out
-
-
-def contents_unknown(value: Any) -> Any:
-    """Return real copies (zeros) of simulated tensors, for code that needs numbers."""
-
-    def known(x: Any) -> Any:
-        return torch.zeros(tuple(x.shape), dtype=x.dtype) if simulated(x) else x
-
-    return tree_map(known, value)
-
-
-Launcher = Callable[..., None]

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from simulated_gpu.tensors import NAMES, on_gpu
 from simulated_gpu.timeline import Work
 
@@ -94,7 +92,3 @@ def replace_launcher(machine: Any) -> None:
         return None
 
     InterpretedFunction.run = run
-
-
-def torch_device(value: torch.Tensor) -> int:
-    return value.device.index or 0
