@@ -127,6 +127,8 @@ class LinkCase:
     graph)."""
     group: Group | None
     """Group of ranks; None on ranks outside it."""
+    host_group: dist.ProcessGroup | None
+    """The same ranks, connected through their hosts."""
     world_size: int
     hosts: int
     bytes: int
@@ -238,6 +240,7 @@ class LinkRun:
         """Yield all cases: for 2, 4, 8, ... and all ranks, and for one rank of each host."""
         for members in self._memberships():
             group = new_group(members, self.patience)
+            host_group = new_group(members, self.patience, "gloo")
             mine = None
             if group is not None:
                 place = members.index(self.rank)
@@ -252,7 +255,7 @@ class LinkRun:
             for mode, op in modes:
                 for size in self.settings.sizes:
                     key = f"{op} {mode} x{len(members)}{across} bytes={size}"
-                    yield LinkCase(key, op, mode, mine, len(members), hosts, size)
+                    yield LinkCase(key, op, mode, mine, host_group, len(members), hosts, size)
 
     def _offered(self, group: Group | None) -> list[str]:
         """Symmetric-memory methods that all ranks of a group support; every rank must call this."""
@@ -319,14 +322,14 @@ class LinkRun:
             right = pass_index > 0 or is_right(case.op, items, group, buffers)
             call = collective_call(case.op, buffers, group)
         self._sample(call, 1, group, 2)
-        once = self._agree_on_largest(statistics.median(self._sample(call, 1, group, 3)), group)
+        once = self._agree_on_largest(statistics.median(self._sample(call, 1, group, 3)), case)
         within = 1
         if case.mode != "eager":
             within = max(1, min(MOST_IN_GRAPH, math.ceil(GRAPH_S / once)))
             call = self._captured(call, within)
             self._sample(call, 1, group, 2)
             times = self._sample(call, 1, group, 3)
-            once = self._agree_on_largest(statistics.median(times), group)
+            once = self._agree_on_largest(statistics.median(times), case)
         runs = max(1, math.ceil(self.settings.sample_s / once))
         affordable = int(self.settings.budget_s / (runs * once))
         count = max(FEWEST_SAMPLES, min(self.settings.samples, affordable))
@@ -377,16 +380,11 @@ class LinkRun:
         """Wait until the device has finished its work, with the time limit of the run."""
         wait_for_device(self.device, self.rendezvous.timeout_s)
 
-    def _agree_on_largest(self, value: float, group: Group) -> float:
-        largest = torch.tensor([value], dtype=torch.float64 if self._on_host else torch.float32)
-        largest = largest.to(self.device)
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group.group)
-        self.wait()  # with a time limit, which reading the value back has not
+    def _agree_on_largest(self, value: float, case: LinkCase) -> float:
+        """Return the largest value of all ranks of a case, which agree on it through their hosts."""
+        largest = torch.tensor([value], dtype=torch.float64)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=case.host_group)
         return float(largest.item())
-
-    @property
-    def _on_host(self) -> bool:
-        return self.device.type == "cpu"
 
     def _from_rank_0(self, value: list[str] | None) -> set[str]:
         box: list[list[str] | None] = [value]

@@ -186,7 +186,13 @@ class Device:
             stream.queued.append(stream.end_s)
             return True
 
-        if stream.waiting:
+        if any(hasattr(work, "enqueue") for work in works):  # collectives, see nccl
+            for work in works:
+                if hasattr(work, "enqueue"):
+                    work.enqueue(stream)
+                else:
+                    stream.waiting.append(lambda work=work: (self._run(work, stream), True)[1])
+        elif stream.waiting:
             stream.waiting.append(run)
         else:
             run()
