@@ -61,6 +61,9 @@ COPIES = 8
 COPY_SAMPLES = 5
 """Samples of that comparison, after one that is discarded; their median counts."""
 
+CONTROL_MARGIN_S = 30.0
+"""[s] Time by which control messages wait longer for other ranks than ranks for their device."""
+
 GRAPH_S = 1e-3
 """[s] Approximate length of a captured graph: a graph with one collective measures its launch."""
 
@@ -187,7 +190,9 @@ class LinkRun:
         self.world = dist.get_world_size()
         # Control messages use a separate gloo group on the host, so that they do not disturb the
         # links being measured.
-        control = new_group(None, timedelta(seconds=rendezvous.timeout_s), "gloo")
+        # On GPUs, the ranks that hang on their device must speak before those that wait for them.
+        control_s = rendezvous.timeout_s + (CONTROL_MARGIN_S if device.type == "cuda" else 0.0)
+        control = new_group(None, timedelta(seconds=control_s), "gloo")
         if control is None:
             raise AssertionError("every rank is in the group of all ranks")
         self.control = control

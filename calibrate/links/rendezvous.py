@@ -2,8 +2,9 @@
 
 A collective that fails on one rank fails on all, with a socket error that does not name the rank.
 Each rank therefore records the operation that it starts, and writes it to a file for the process
-that started the ranks. After an error, every surviving rank reports in a store that all ranks can
-read. A rank that does not report is the lost one.
+that started the ranks. A thread of each rank also counts up in a store that all ranks can read, as
+long as its process lives and runs. After an error, a rank whose count stands still is the lost one.
+If every count moves, the processes are well and a device or a link hangs.
 
     rendezvous = Rendezvous(
         rank_info, "nccl", timeout_s=60.0, folder=None, agent_has_store=False
@@ -12,6 +13,7 @@ read. A rank that does not report is the lost one.
 """
 
 import json
+import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -22,12 +24,16 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.cuda import nccl
 
+from groundspeed.calibrate.links.device_wait import HungDeviceError
 from groundspeed.calibrate.links.launcher_environment import RankInfo
 from groundspeed.calibrate.version import METHOD_VERSION, tool_version
 from groundspeed.profiles.errors import InputError
 
-GRACE_S = 3.0
-"""[s] Time that surviving ranks have to report after a failure."""
+PULSE_S = 0.5
+"""[s] Time between two counts of a rank that is alive."""
+
+GRACE_S = 5.0
+"""[s] Time in which the count of a rank must move: many times the pulse, for busy hosts."""
 
 
 POLL_S = 0.05
@@ -115,6 +121,26 @@ class Rendezvous:
             ) from error
         self.store = PrefixStore("groundspeed", store)
         self.heartbeat(self.doing)
+        threading.Thread(target=self._count_up, name="pulse", daemon=True).start()
+
+    def _count_up(self) -> None:
+        """Count up in the store while this process runs, over a connection of its own."""
+        try:
+            own = PrefixStore(
+                "groundspeed",
+                TCPStore(
+                    self.rank_info.address,
+                    self.rank_info.port,
+                    is_master=False,
+                    timeout=timedelta(seconds=self.timeout_s),
+                    wait_for_workers=False,
+                ),
+            )
+            while True:
+                own.add(f"pulse/{self.rank_info.rank}", 1)
+                time.sleep(PULSE_S)
+        except (dist.DistError, RuntimeError, ValueError):
+            return  # the process that holds the store has ended
 
     def agree(self, versions: Versions) -> list[str]:
         """Wait for all ranks and check that they run the same versions.
@@ -158,7 +184,7 @@ class Rendezvous:
 
         Parameters
         ----------
-        what : {'here', 'failed'}
+        what : {'here'}
             Kind of entry.
         patience_s : float
             [s] Longest time to wait.
@@ -195,16 +221,40 @@ class Rendezvous:
         """
         message = str(error).split("\n")[0][:160]
         try:
-            self.store.set(f"failed/{self.rank_info.rank}", message)
-            gone = self._absent("failed", GRACE_S)
+            gone = self._without_pulse()
         except (dist.DistError, RuntimeError):
             gone = [0]  # rank 0 hosts the store, so without an answer rank 0 is lost
         if self.holds_store:
             time.sleep(GRACE_S)  # the other ranks still read the store
         left_over = [r for r in range(self.rank_info.world_size) if r not in gone]
         self.speaker = min(left_over, default=self.rank_info.rank)
+        if self.speaker != self.rank_info.rank:
+            time.sleep(PULSE_S)  # the launcher ends all ranks as soon as one of them exits
+        kept = "completed measurements are kept"
+        if not gone and isinstance(error, HungDeviceError):
+            return InputError(
+                f"{self.doing} did not finish on the device within {self.timeout_s:g} s, although "
+                "all ranks are alive: a GPU or a link between them hangs",
+                remedy=f"{kept}: check the driver's log, then run the command again",
+            )
         who = ", ".join(f"rank {r} on {hosts[r]}" for r in gone) or f"an unknown rank ({message})"
         return InputError(
             f"{who} was lost during {self.doing}",
-            remedy="completed measurements are kept: check that rank, then run the command again",
+            remedy=f"{kept}: check that rank, then run the command again",
         )
+
+    def _without_pulse(self) -> list[int]:
+        """Return the ranks whose count stands still, after waiting for each to move."""
+        ranks = range(self.rank_info.world_size)
+
+        def counts() -> dict[int, int]:
+            known = [r for r in ranks if self.store.check([f"pulse/{r}"])]
+            return {r: int(self.store.get(f"pulse/{r}")) for r in known}
+
+        before, deadline = counts(), time.monotonic() + GRACE_S
+        still = list(ranks)
+        while still and time.monotonic() < deadline:
+            now = counts()
+            still = [r for r in ranks if now.get(r, 0) == before.get(r, 0)]
+            time.sleep(POLL_S)
+        return still

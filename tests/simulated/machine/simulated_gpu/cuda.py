@@ -101,11 +101,12 @@ def replace_cuda(sim: Simulation) -> None:
             self.at: float | None = None
             self.stream: Stream | None = None
             self.timed = enable_timing
+            self.polls = 0
 
         def record(self, stream: SimulatedStream | None = None) -> None:
             device = sim.device()
             queue = stream._queue if stream else sim.stream(sim.current)
-            self.at, self.stream = None, queue
+            self.at, self.stream, self.polls = None, queue, 0
             if device.capture is not None:
                 return
             chip = device.chip
@@ -118,7 +119,9 @@ def replace_cuda(sim: Simulation) -> None:
         def query(self) -> bool:
             device = sim.device()
             device.require_alive()
-            sim.clock.advance(sim.clock.now_s + 1e-6)
+            # A host that polls lets time pass; the steps grow so that a test does not poll for ever.
+            sim.clock.advance(sim.clock.now_s + 1e-6 * 2.0 ** min(self.polls, 20))
+            self.polls += 1
             if self.stream is not None and self.stream.waiting:
                 device.settle(self.stream)
             return self.at is not None and self.at <= sim.clock.now_s
