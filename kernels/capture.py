@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
 
 
-def capture(record: Callable[[], object], pool: "_POOL_HANDLE | None" = None) -> torch.cuda.CUDAGraph:
+def capture(
+    record: Callable[[], object], pool: "_POOL_HANDLE | None" = None
+) -> torch.cuda.CUDAGraph:
     """Capture the launches of a callable into a graph.
 
     Parameters

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 import torch
 
 STRETCH_ITEMS = 4_194_301
-"""Number of random numbers that are drawn; the pool repeats them. It is a prime: no operand has this
-size or a simple fraction of it, so its parts differ, and a kernel that reads one part twice instead
+"""Number of random numbers that are drawn; the pool repeats them. It is a prime: no operand has
+this size or a fraction of it, so its parts differ, and a kernel that reads one part twice instead
 of the other gives another result."""
 
 ALIGN_BYTES = 256

@@ -265,7 +265,11 @@ class LinkRun:
     def _offered(self, group: Group | None) -> list[str]:
         """Symmetric-memory methods that all ranks of a group support; every rank must call this."""
         self.rendezvous.heartbeat("the test of all-reduce over symmetric memory")
-        mine = list(METHODS) if group is None else list(offered(group, self.dtype, self.device))
+        mine = (
+            list(METHODS)
+            if group is None
+            else list(offered(group, self.dtype, self.device, self.wait))
+        )
         everybody: list[list[str]] = [[] for _ in range(self.world)]
         dist.all_gather_object(everybody, mine, group=self.control)
         return [m for m in METHODS if all(m in methods for methods in everybody)]
@@ -320,11 +324,13 @@ class LinkRun:
         items = items_for(case.op, case.bytes, group.size, self.dtype.itemsize)
         if case.mode in METHODS:
             buffers = make_symmetric(items, group, self.dtype, self.device)
-            right = pass_index > 0 or symmetric_is_right(case.mode, items, group, buffers)
+            right = pass_index > 0 or symmetric_is_right(
+                case.mode, items, group, buffers, self.wait
+            )
             call = symmetric_call(case.mode, buffers, group)
         else:
             buffers = make_buffers(case.op, items, group, self.dtype, self.device)
-            right = pass_index > 0 or is_right(case.op, items, group, buffers)
+            right = pass_index > 0 or is_right(case.op, items, group, buffers, self.wait)
             call = collective_call(case.op, buffers, group)
         self._sample(call, 1, group, 2)
         once = self._agree_on_largest(statistics.median(self._sample(call, 1, group, 3)), case)
@@ -386,7 +392,7 @@ class LinkRun:
         wait_for_device(self.device, self.rendezvous.timeout_s)
 
     def _agree_on_largest(self, value: float, case: LinkCase) -> float:
-        """Return the largest value of all ranks of a case, which agree on it through their hosts."""
+        """Return the largest value of a case's ranks, which agree on it through their hosts."""
         largest = torch.tensor([value], dtype=torch.float64)
         dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=case.host_group)
         return float(largest.item())

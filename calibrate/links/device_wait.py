@@ -22,8 +22,11 @@ WATCHDOG_MARGIN_S = 120.0
 """[s] Time by which the watchdog of the communication library waits longer than this module."""
 
 
-class HungDeviceError(RuntimeError):
-    """Raised if the device has not finished its work within the time limit."""
+class HungDeviceError(Exception):
+    """Raised if the device has not finished its work within the time limit.
+
+    It is no ``RuntimeError``, which would be taken for an operation that a device does not support.
+    """
 
 
 def wait_for_device(device: torch.device, timeout_s: float) -> None:

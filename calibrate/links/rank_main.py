@@ -27,7 +27,7 @@ from groundspeed.calibrate.links.collective_timing import (
     LinkRun,
     Settings,
 )
-from groundspeed.calibrate.links.device_wait import WATCHDOG_MARGIN_S
+from groundspeed.calibrate.links.device_wait import WATCHDOG_MARGIN_S, HungDeviceError
 from groundspeed.calibrate.links.launcher_environment import RankInfo
 from groundspeed.calibrate.links.nccl_log import NcclLog, capture_nccl_log, read_nccl_log
 from groundspeed.calibrate.links.p2p import measure_p2p
@@ -139,7 +139,7 @@ def measure_links(rank_info: RankInfo, request: LinkRequest, progress: Progress)
             dist.barrier(group=run.control)
             dist.destroy_process_group()
             nccl_log = read_nccl_log(log)
-    except (dist.DistError, RuntimeError, OSError) as error:
+    except (dist.DistError, HungDeviceError, RuntimeError, OSError) as error:
         reason = rendezvous.diagnose(error, hosts)
         if rendezvous.speaker != rank_info.rank:
             raise ReportedElsewhereError(reason.what) from error

@@ -236,6 +236,8 @@ class _Queued:
             end.record()
         self._host_s = (time.perf_counter() - begin_s) / size
         covered = not events[0][0].query()
+        while not events[size // 2][0].query():  # until half of the round has run
+            pass
         self.timer.while_busy()
         torch.cuda.synchronize(self.timer.device)
         scale = 1e-3 / self.runs
@@ -254,7 +256,8 @@ class GpuTimer:
     ----------
     device : torch.device
     while_busy : callable, optional
-        Called once per round of samples while the device works, e.g. to read its sensors.
+        Called once per round of samples, when half of them have run, e.g. to read the sensors of
+        a device that is at work.
     """
 
     def __init__(

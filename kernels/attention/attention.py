@@ -30,8 +30,8 @@ from groundspeed.kernels.kernel import (
 from groundspeed.kernels.operands import OperandPool
 
 CHECK_ROWS = 256
-"""Approximate number of rows of a head that are compared with float64: up to prompts of 32768 tokens,
-one of every tile of 128 rows."""
+"""Approximate number of rows of a head that are compared with float64: one of every tile of 128
+rows for prompts of up to 32768 tokens."""
 
 
 def attend_prefill(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,10 @@ SMALL_PRIME = 7
 """Period of the values; a prime, so that shifts by a power of two change them."""
 
 
+def nothing() -> None:
+    """Do nothing: a CPU needs no wait."""
+
+
 @dataclass(frozen=True)
 class Group:
     """A group of ranks that communicate, as seen by one of them."""
@@ -161,8 +165,13 @@ def collective_call(op: str, buffers: Buffers, group: Group) -> Call:
     return calls[op]
 
 
-def is_right(op: str, items: int, group: Group, buffers: Buffers) -> bool:
+def is_right(
+    op: str, items: int, group: Group, buffers: Buffers, wait: Callable[[], object] = nothing
+) -> bool:
     """Run a collective once and return whether every element has the expected value.
+
+    ``wait`` waits for the device with a time limit; reading a result back would wait for ever for a
+    rank that never comes.
 
     All ranks of the group must call this function. Afterwards the send buffer holds this rank's
     values again.
@@ -171,6 +180,7 @@ def is_right(op: str, items: int, group: Group, buffers: Buffers) -> bool:
     received.fill_(-1)
     write_values(op, group.rank, group.size, sent)
     collective_call(op, buffers, group)()
+    wait()
     got = sent if op in ("all_reduce", "broadcast") else received
     right = all(
         torch.equal(got[part], expected_in(op, items, group, got, part))

@@ -70,17 +70,20 @@ def symmetric_call(method: str, buffers: Buffers, group: Group) -> Call:
     return calls[method]
 
 
-def symmetric_is_right(method: str, items: int, group: Group, buffers: Buffers) -> bool:
+def symmetric_is_right(
+    method: str, items: int, group: Group, buffers: Buffers, wait: Callable[[], object]
+) -> bool:
     """Run an all-reduce once and return whether every element is the sum over the ranks.
 
     All ranks of the group must call this function. Afterwards the buffer holds this rank's values
-    again.
+    again. ``wait`` waits for the device with a time limit.
     """
     shared = buffers.sent
 
     write_values("all_reduce", group.rank, group.size, shared)
-    torch.cuda.synchronize(shared.device)
+    wait()
     result = symmetric_call(method, buffers, group)()
+    wait()
     got = result if isinstance(result, torch.Tensor) else shared
     right = all(
         torch.equal(got[part], sum_of_all(part.stop - part.start, got, start=part.start))
@@ -90,7 +93,9 @@ def symmetric_is_right(method: str, items: int, group: Group, buffers: Buffers) 
     return right
 
 
-def offered(group: Group, dtype: torch.dtype, device: torch.device) -> tuple[str, ...]:
+def offered(
+    group: Group, dtype: torch.dtype, device: torch.device, wait: Callable[[], object]
+) -> tuple[str, ...]:
     """Return the methods that give the correct result on this rank, tested on a small buffer.
 
     All ranks of the group must call this function. Ranks may get different results: the caller
@@ -102,7 +107,7 @@ def offered(group: Group, dtype: torch.dtype, device: torch.device) -> tuple[str
     for method in METHODS:
         try:
             buffers = make_symmetric(TRIAL_ITEMS, group, dtype, device)
-            if symmetric_is_right(method, TRIAL_ITEMS, group, buffers):
+            if symmetric_is_right(method, TRIAL_ITEMS, group, buffers, wait):
                 methods.append(method)
         except (UnsupportedCaseError, RuntimeError, AttributeError):
             continue  # the driver, switch or torch does not support this method: try the others

@@ -1,7 +1,7 @@
 """Run programs on a simulated machine: every process of them finds the GPUs that a test describes.
 
-    machine = Machine(gpus=8, faults=({"kind": "slow", "device": 3, "memory_bytes_per_s": 1e12},))
-    ran = simulate(machine, "calibrate", "--quick", "--json", folder=tmp_path)
+machine = Machine(gpus=8, faults=({"kind": "slow", "device": 3, "memory_bytes_per_s": 1e12},))
+ran = simulate(machine, "calibrate", "--quick", "--json", folder=tmp_path)
 """
 
 import os

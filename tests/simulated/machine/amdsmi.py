@@ -1,7 +1,7 @@
 """amdsmi of a simulated machine; its functions have the names and results of amdsmi 7.0.2.
 
-``Machine.driver`` may hold ``silent`` (names of sensors that say ``N/A``), ``others`` (pids of other
-processes), ``ecc`` (uncorrected errors after the start), ``partition`` (compute and memory mode).
+``Machine.driver`` may hold ``silent`` (names of sensors that say ``N/A``), ``others`` (pids of
+other processes), ``ecc`` (uncorrected errors after the start), ``partition`` (both modes).
 """
 
 import os

@@ -16,7 +16,7 @@ NVML_TEMPERATURE_GPU = 0
 NVML_FI_DEV_POWER_INSTANT = 186
 NVML_MEMORY_ERROR_TYPE_UNCORRECTED = 1
 NVML_VOLATILE_ECC = 0
-nvmlEventTypeXidCriticalError = 8  # noqa: N816
+nvmlEventTypeXidCriticalError = 8
 ERROR_AFTER = 2
 """Queries of a counter that see the state before the errors of ``Machine.driver``."""
 
@@ -25,7 +25,7 @@ class NVMLError(Exception):
     """As in nvidia-ml-py."""
 
 
-class NVMLError_NotSupported(NVMLError):  # noqa: N801
+class NVMLError_NotSupported(NVMLError):
     """As in nvidia-ml-py."""
 
 
@@ -44,12 +44,12 @@ def _supported(name: str) -> None:
         raise NVMLError_NotSupported("Not Supported")
 
 
-def nvmlInit() -> None:  # noqa: N802
+def nvmlInit() -> None:
     if _driver().get("no_nvml"):
         raise NVMLError("NVML Shared Library Not Found")
 
 
-def nvmlDeviceGetHandleByUUID(uuid: str) -> Any:  # noqa: N802
+def nvmlDeviceGetHandleByUUID(uuid: str) -> Any:
     wanted = "MIG-" if _driver().get("mig") else "GPU-"
     for device in _sim().devices:
         from simulated_gpu.cuda import uuid_of
@@ -59,11 +59,11 @@ def nvmlDeviceGetHandleByUUID(uuid: str) -> Any:  # noqa: N802
     raise NVMLError("Not Found")
 
 
-def nvmlDeviceIsMigDeviceHandle(handle: Any) -> bool:  # noqa: N802
+def nvmlDeviceIsMigDeviceHandle(handle: Any) -> bool:
     return bool(handle.mig)
 
 
-def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle: Any) -> Any:  # noqa: N802
+def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle: Any) -> Any:
     return SimpleNamespace(device=handle.device, mig=False)
 
 
@@ -72,57 +72,57 @@ def _whole(handle: Any) -> None:
         raise NVMLError_NotSupported("Not Supported")
 
 
-def nvmlDeviceGetEnforcedPowerLimit(handle: Any) -> int:  # noqa: N802
+def nvmlDeviceGetEnforcedPowerLimit(handle: Any) -> int:
     _whole(handle)
     return round(handle.device.chip.power_cap_w * 1e3)
 
 
-def nvmlDeviceGetEccMode(handle: Any) -> list[int]:  # noqa: N802
+def nvmlDeviceGetEccMode(handle: Any) -> list[int]:
     return [1, 1]
 
 
-def nvmlDeviceGetMigMode(handle: Any) -> list[int]:  # noqa: N802
+def nvmlDeviceGetMigMode(handle: Any) -> list[int]:
     on = int(bool(_driver().get("mig")))
     return [on, on]
 
 
-def nvmlDeviceGetPersistenceMode(handle: Any) -> int:  # noqa: N802
+def nvmlDeviceGetPersistenceMode(handle: Any) -> int:
     return 1
 
 
-def nvmlDeviceGetCurrPcieLinkGeneration(handle: Any) -> int:  # noqa: N802
+def nvmlDeviceGetCurrPcieLinkGeneration(handle: Any) -> int:
     return 5
 
 
-def nvmlDeviceGetCurrPcieLinkWidth(handle: Any) -> int:  # noqa: N802
+def nvmlDeviceGetCurrPcieLinkWidth(handle: Any) -> int:
     return int(_driver().get("pcie_width", 16))
 
 
-def nvmlDeviceGetComputeRunningProcesses(handle: Any) -> list[Any]:  # noqa: N802
+def nvmlDeviceGetComputeRunningProcesses(handle: Any) -> list[Any]:
     own = 4_000_000 + os.getpid() if _driver().get("host_pids") else os.getpid()
     return [SimpleNamespace(pid=p) for p in [own, *_driver().get("others", ())]]
 
 
-def nvmlDeviceGetCurrentClocksThrottleReasons(handle: Any) -> int:  # noqa: N802
+def nvmlDeviceGetCurrentClocksThrottleReasons(handle: Any) -> int:
     _supported("throttle")
     _, _, capped = handle.device.window(5e-3)
     return 0x4 if capped else 0x0
 
 
-def nvmlDeviceGetClockInfo(handle: Any, kind: int) -> int:  # noqa: N802
+def nvmlDeviceGetClockInfo(handle: Any, kind: int) -> int:
     _supported("clock")
     if kind == NVML_CLOCK_MEM:
         return 2619
     return round(handle.device.window(5e-3)[1] / 1e6)
 
 
-def nvmlDeviceGetPowerUsage(handle: Any) -> int:  # noqa: N802
+def nvmlDeviceGetPowerUsage(handle: Any) -> int:
     """Mean over the last second, as on Hopper."""
     _supported("power")
     return round(handle.device.window(1.0)[0] * 1e3)
 
 
-def nvmlDeviceGetFieldValues(handle: Any, fields: list[int]) -> list[Any]:  # noqa: N802
+def nvmlDeviceGetFieldValues(handle: Any, fields: list[int]) -> list[Any]:
     if _driver().get("no_instant_power"):
         return [SimpleNamespace(nvmlReturn=3, value=SimpleNamespace(uiVal=0)) for _ in fields]
     _supported("power")
@@ -131,7 +131,7 @@ def nvmlDeviceGetFieldValues(handle: Any, fields: list[int]) -> list[Any]:  # no
     return [SimpleNamespace(nvmlReturn=NVML_SUCCESS, value=value) for _ in fields]
 
 
-def nvmlDeviceGetTemperature(handle: Any, kind: int) -> int:  # noqa: N802
+def nvmlDeviceGetTemperature(handle: Any, kind: int) -> int:
     _supported("temperature")
     return round(35 + 0.05 * handle.device.window(1.0)[0])
 
@@ -142,24 +142,24 @@ def _counted(handle: Any, name: str) -> int:
     return int(_driver().get(name, 0)) if begun else 0
 
 
-def nvmlDeviceGetTotalEccErrors(handle: Any, kind: int, counter: int) -> int:  # noqa: N802
+def nvmlDeviceGetTotalEccErrors(handle: Any, kind: int, counter: int) -> int:
     return _counted(handle, "ecc")
 
 
-def nvmlDeviceGetRemappedRows(handle: Any) -> tuple[int, int, int, int]:  # noqa: N802
+def nvmlDeviceGetRemappedRows(handle: Any) -> tuple[int, int, int, int]:
     rows = _counted(handle, "remapped")
     return 0, rows, int(rows > 0), 0
 
 
-def nvmlEventSetCreate() -> list[int]:  # noqa: N802
+def nvmlEventSetCreate() -> list[int]:
     return []
 
 
-def nvmlDeviceRegisterEvents(handle: Any, kinds: int, events: list[int]) -> None:  # noqa: N802
+def nvmlDeviceRegisterEvents(handle: Any, kinds: int, events: list[int]) -> None:
     events += _driver().get("xids", ())
 
 
-def nvmlEventSetWait(events: list[int], timeout_ms: int) -> Any:  # noqa: N802
+def nvmlEventSetWait(events: list[int], timeout_ms: int) -> Any:
     if not events:
         raise NVMLError("Timeout")
     return SimpleNamespace(eventData=events.pop(0))

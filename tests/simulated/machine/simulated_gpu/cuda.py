@@ -119,8 +119,8 @@ def replace_cuda(sim: Simulation) -> None:
         def query(self) -> bool:
             device = sim.device()
             device.require_alive()
-            # A host that polls lets time pass; the steps grow so that a test does not poll for ever.
-            sim.clock.advance(sim.clock.now_s + 1e-6 * 2.0 ** min(self.polls, 20))
+            # A host that polls lets time pass, in steps that grow to keep the test short.
+            sim.clock.advance(sim.clock.now_s + 1e-6 * 2.0 ** min(self.polls, 8))
             self.polls += 1
             if self.stream is not None and self.stream.waiting:
                 device.settle(self.stream)

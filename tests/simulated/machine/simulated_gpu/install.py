@@ -82,9 +82,8 @@ def _use_virtual_time(sim: Any) -> None:
         if name not in ("time", "triton"):  # most imports: nothing to replace
             return real_import(name, globals, locals, fromlist, level)
         asking = str((globals or {}).get("__name__", ""))
-        if name == "time":
-            if asking.startswith(VIRTUAL) and asking not in REAL:
-                return virtual
+        if name == "time" and asking.startswith(VIRTUAL) and asking not in REAL:
+            return virtual
         module = real_import(name, globals, locals, fromlist, level)
         if name == "triton" and asking.startswith("groundspeed") and not sim.triton_replaced:
             sim.triton_replaced = True

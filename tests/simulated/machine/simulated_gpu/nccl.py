@@ -97,7 +97,7 @@ class Communicator:
 
 @dataclass(frozen=True)
 class Part:
-    """A transfer among some ranks, and the key under which they tell each other of their arrival."""
+    """A transfer among some ranks, and the key under which they tell of their arrival."""
 
     key: str
     ranks: list[int]

@@ -12,7 +12,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from simulated_gpu.chip import Chip, Machine
 
@@ -111,7 +110,7 @@ class Device:
         self.allocated = 0
         self.peak_allocated = 0
         self.bins: dict[int, list[float]] = {}
-        """Energy above idle [J], busy time [s], clock times time and throttled time, by millisecond."""
+        """By millisecond: energy above idle [J], time busy [s], clock * time, time capped [s]."""
         self.log: list[tuple[str, float, float, float, float]] = []
         """Name, begin, time, bytes from memory and bytes from the cache of every operation."""
         self.generation = 0
@@ -322,12 +321,8 @@ class Device:
 
     def window(self, seconds: float) -> tuple[float, float, bool]:
         """Power [W], clock [Hz] and whether the cap slowed the device, over the last seconds."""
-        now = self.clock.now_s
-        slots = [
-            self.bins[i]
-            for i in range(math.floor((now - seconds) / BIN_S), math.floor(now / BIN_S) + 1)
-            if i in self.bins
-        ]
+        end = math.floor(self.clock.now_s / BIN_S)  # whole milliseconds that are over
+        slots = [self.bins[i] for i in range(end - round(seconds / BIN_S), end) if i in self.bins]
         busy = sum(s[1] for s in slots)
         energy = sum(s[0] for s in slots)
         hz = sum(s[2] for s in slots) / busy if busy else self.chip.idle_clock_hz
