@@ -55,7 +55,7 @@ def build_profile(inputs: ProfileInputs) -> Profile:
     device = running.device
     source = f"{device.name}, {environment.date_utc}"
     warnings = [f"hardware error during the run: {e}" for e in inputs.errors]
-    warnings += [f"not measured: {s}" for s in inputs.skipped]
+    warnings += [f"not measured: {s}" for s in dict.fromkeys(inputs.skipped)]
     curves: list[Curve] = []
     laws: list[Law] = []
     for curve in _curves(inputs.measured, source):

@@ -184,6 +184,10 @@ def _summed_up(
         values = [v for e in work if (v := getattr(e.point, name)) is not None]
         if values:
             rows.append(CheckRow(metric=metric, value=float(np.median(values)), unit=unit))
+    if running.device.kind != "cpu":
+        errors = telemetry.errors()
+        note = "; ".join(errors)
+        rows.append(CheckRow(metric=ERRORS, value=float(len(errors)), unit="", note=note))
     from groundspeed.calibrate.run.device import read_environment
 
     around = read_environment(running, telemetry=telemetry, command="check")
@@ -198,6 +202,9 @@ def _summed_up(
         rows=tuple(rows),
     )
 
+
+ERRORS = "ecc_xid_errors"
+"""Metric of hardware errors: memory errors, remapped rows and XIDs during the check."""
 
 TELEMETRY = (
     ("clock_mhz", "MHz", "clock_mhz"),

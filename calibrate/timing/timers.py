@@ -236,8 +236,9 @@ class _Queued:
             end.record()
         self._host_s = (time.perf_counter() - begin_s) / size
         covered = not events[0][0].query()
-        while not events[size // 2][0].query():  # until half of the round has run
+        while not events[0][0].query():
             pass
+        time.sleep(0.5 * self.sample_s * size)  # until about half of the round has run
         self.timer.while_busy()
         torch.cuda.synchronize(self.timer.device)
         scale = 1e-3 / self.runs
@@ -321,7 +322,10 @@ class GpuTimer:
         plain.runs, plain.launches = runs_per_sample, runs_per_sample + 2
         if not graph or plain.estimate_s >= GRAPH_BELOW_S:
             return plain
-        runs = max(len(calls), round(GRAPH_SPAN_S / max(plain.estimate_s, 1e-6)))
+        # Whole rotations: otherwise the calls at the end of a replay are those at the start of the
+        # next one, which would find their operands in the cache.
+        once_s = max(plain.estimate_s, 1e-6) * len(calls)
+        runs = len(calls) * max(1, round(GRAPH_SPAN_S / once_s))
 
         def record() -> None:
             for i in range(runs):

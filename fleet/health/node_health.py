@@ -22,6 +22,9 @@ from groundspeed.profiles.record import Record, RenamedRecord
 
 State = Literal["OK", "WARN", "FAIL", "UNKNOWN"]
 
+HARDWARE_ERRORS = "ecc_xid_errors"
+"""Metric of a check that counts hardware errors during it; one is enough for a failure."""
+
 EXIT_CODES: dict[State, int] = {"OK": 0, "WARN": 1, "FAIL": 2, "UNKNOWN": 3}
 """Exit codes of Nagios plugins, which most monitoring systems accept."""
 
@@ -131,7 +134,9 @@ def judge_node(
             note=note,
         )
         facts = facts_of(judged.metric, unit=judged.unit)
-        if facts.kind == "telemetry":
+        if judged.metric == HARDWARE_ERRORS and judged.value:
+            judged = judged.model_copy(update={"state": "FAIL"})
+        elif facts.kind == "telemetry":
             judged = judged.model_copy(update={"state": None})
         elif judged.value is not None:
             judged = _judged(judged, facts, str(cohort), baseline, reference)
@@ -140,7 +145,7 @@ def judge_node(
         rows_judged.append(missing)
     states = [r.state for r in rows_judged if r.state is not None]
     known = [s for s in states if s != "UNKNOWN"]
-    failed = any(r.value is None for r in rows_judged)
+    failed = any(r.value is None and r.state is not None for r in rows_judged)
     state: State
     if "FAIL" in states:
         state = "FAIL"

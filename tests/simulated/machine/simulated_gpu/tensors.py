@@ -25,6 +25,7 @@ FREE = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"
         "lift_fresh", "set_", "resize_", "record_stream", "_unsafe_view"}  # fmt: skip
 """Operations that launch no kernel."""
 PRODUCTS = {"mm", "addmm", "bmm", "_scaled_mm", "_int_mm", "baddbmm", "linear", "matmul"}
+GATHERS = {"embedding", "index_select", "index"}
 ALIGNMENT = 512
 """[bytes] Granularity of torch's caching allocator."""
 
@@ -227,6 +228,8 @@ class Operations(TorchDispatchMode):
             if on_gpu(t) and (t.untyped_storage()._cdata not in written or name in ("add_",))
         )
         writes = tuple(self.memory.range_of(t) for t in outputs)
+        if name in GATHERS:  # only the rows that the index names are read
+            reads = ((reads[0][0], writes[0][1]), *reads[1:])
         if name in ("zero_", "fill_", "uniform_") and outputs:
             self._remember_values(name, outputs[0], args)
         flops, dtype = product_of(name, inputs, outputs, args)
