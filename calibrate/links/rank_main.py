@@ -144,6 +144,8 @@ def measure_links(rank_info: RankInfo, request: LinkRequest, progress: Progress)
         if rendezvous.speaker != rank_info.rank:
             raise ReportedElsewhereError(reason.what) from error
         raise reason from error
+    finally:
+        rendezvous.close()
     if not first:
         return None
     with open_telemetry(running.device.kind, running.torch_device.index or 0) as telemetry:

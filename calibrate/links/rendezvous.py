@@ -121,7 +121,14 @@ class Rendezvous:
             ) from error
         self.store = PrefixStore("groundspeed", store)
         self.heartbeat(self.doing)
-        threading.Thread(target=self._count_up, name="pulse", daemon=True).start()
+        self._ended = threading.Event()
+        self._pulse = threading.Thread(target=self._count_up, name="pulse", daemon=True)
+        self._pulse.start()
+
+    def close(self) -> None:
+        """End the thread that counts: it must not use the store while the interpreter ends."""
+        self._ended.set()
+        self._pulse.join(timeout=10.0 * PULSE_S)
 
     def _count_up(self) -> None:
         """Count up in the store while this process runs, over a connection of its own."""
@@ -136,9 +143,8 @@ class Rendezvous:
                     wait_for_workers=False,
                 ),
             )
-            while True:
+            while not self._ended.wait(PULSE_S):
                 own.add(f"pulse/{self.rank_info.rank}", 1)
-                time.sleep(PULSE_S)
         except (dist.DistError, RuntimeError, ValueError):
             return  # the process that holds the store has ended
 

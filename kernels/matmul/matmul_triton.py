@@ -145,7 +145,12 @@ def persistent_kernel(
 
 
 def can_run(tile: Tile, n: int, k: int, dtype: torch.dtype) -> bool:
-    """Return whether a tile can compute a shape: tensor descriptors need aligned rows."""
+    """Return whether a tile can compute a shape.
+
+    Tensor descriptors need aligned rows, and Triton 3.3 or newer.
+    """
+    if tile.persistent and not hasattr(tl, "make_tensor_descriptor"):
+        return False
     aligned = all(size * dtype.itemsize % DESCRIPTOR_ALIGN_BYTES == 0 for size in (n, k))
     return aligned or not tile.persistent
 

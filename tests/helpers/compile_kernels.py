@@ -1,10 +1,12 @@
-"""Compile every Triton kernel in every configuration for one GPU target and print JSON.
+"""Compile what the measurement plan will launch, for one GPU target, and print JSON.
 
-The target GPU need not be in this machine. For each kernel, the output gives its shared memory, its
-register spills and whether it uses matrix instructions and wide loads. Run the script without
-TRITON_INTERPRET, because an interpreted kernel cannot be compiled:
+The target GPU need not be in this machine: the script runs on a simulated one, on which every Triton
+kernel of the plan is launched with its own arguments. What Triton would compile for them is then
+compiled for the target: the data types and alignments of the pointers, and for each integer whether
+it is one, a multiple of 16, or neither. A test that declares every integer a multiple of 16 compiles
+wide loads that the real launch would not have.
 
-    python compile_kernels.py sm_90
+    python compile_kernels.py sm_90      # in the environment of simulation.variables
 """
 
 import json
@@ -13,18 +15,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
-from groundspeed.kernels.attention import decode_triton
-from groundspeed.kernels.experts import experts_triton
-from groundspeed.kernels.matmul import matmul_triton
-from groundspeed.kernels.memory import latency_triton, stream_triton, working_set_triton
+from groundspeed.calibrate.design.measurement_plan import MODES, Limits, PlannedCase, make_plan
+from groundspeed.calibrate.design.tile_search import trials, tuned_shapes
+from groundspeed.calibrate.run.device import open_device
+from groundspeed.kernels.operands import OperandPool
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -33,94 +37,122 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
     "gfx950": GPUTarget("hip", "gfx950", 64),
 }
-CDNA_STAGES = 2
+
+TYPES = {
+    torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32",
+    torch.int64: "*i64", torch.float8_e4m3fn: "*fp8e4nv", torch.float8_e4m3fnuz: "*fp8e4b8",
+}  # fmt: skip
+
+FREE_CONSTANTS = {"H", "G", "SPLITS"}
+"""Constants of which one value is compiled: they change the number of heads and splits only."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """One kernel in one configuration to compile."""
+class Launch:
+    """One compilation that a launch needs."""
 
     name: str
     kernel: Any
-    signature: dict[str, str]
-    constants: dict[str, int] = field(default_factory=dict)
-    warps: int = 4
-    stages: int = 3
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    aligned: tuple[str, ...]
+    warps: int
+    stages: int
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What distinguishes this compilation from others."""
+        fixed = tuple(c for c in self.constants if c[0] not in FREE_CONSTANTS)
+        return self.name, self.signature, fixed, self.aligned, self.warps, self.stages
+
+    @property
+    def title(self) -> str:
+        """Name for messages: kernel, data types and constants."""
+        types = " ".join(sorted({t[1:] for _, t in self.signature if t.startswith("*")}))
+        constants = " ".join(f"{k}={v}" for k, v in self.constants)
+        return f"{self.name} {types} {constants}"
 
 
-def jobs(target: str) -> Iterator[Job]:
-    """Yield every kernel in every configuration that is compiled for a target."""
-    fp8 = "fp8e4b8" if target == "gfx942" else "fp8e4nv"
-    shape = {"M": "i32", "N": "i32", "K": "i32"}
-    pointers = {"x_ptr": "*bf16", "w_ptr": "*bf16", "y_ptr": "*bf16"}
-    for tile in matmul_triton.TILES:
-        constants = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k, "GROUP": tile.group}
-        kind = "persistent" if tile.persistent else "plain"
-        kernel = matmul_triton.persistent_kernel if tile.persistent else matmul_triton.matmul_kernel
-        signature = pointers | shape | ({"PROGRAMS": "i32"} if tile.persistent else {})
-        name = f"matmul {kind} {tile.m}x{tile.n}x{tile.k}"
-        yield Job(name, kernel, signature, constants, tile.warps, tile.stages)
-    block = {"BLOCK": stream_triton.BLOCK}
-    items = {"items": "i32"}
-    a, b, out = {"a_ptr": "*fp32"}, {"b_ptr": "*fp32"}, {"out_ptr": "*fp32"}
-    yield Job("stream read", stream_triton.read_kernel, a | {"sums_ptr": "*fp32"} | items, block)
-    write = out | items | {"value": "fp32"}
-    yield Job("stream write", stream_triton.write_kernel, write, block)
-    yield Job("stream copy", stream_triton.copy_kernel, a | out | items, block)
-    triad = a | b | out | items | {"factor": "fp32"}
-    yield Job("stream triad", stream_triton.triad_kernel, triad, block)
-    caches = ("bf16",) if target == "sm_80" else ("bf16", fp8)  # sm_80 has no fp8
-    for cache in caches:
-        for group, dim, splits in ((4, 128, 1), (8, 128, 16), (7, 64, 4)):
-            signature = {
-                "q_ptr": "*bf16", "k_ptr": f"*{cache}", "v_ptr": f"*{cache}", "table_ptr": "*i32",
-                "length_ptr": "*i32", "part_ptr": "*fp32", "lse_ptr": "*fp32", "scale": "fp32",
-                "pages": "i32",
-            }  # fmt: skip
-            constants = {
-                "H": 8, "G": group, "D": dim, "PAGE": decode_triton.PAGE, "SPLITS": splits,
-                "BLOCK_G": 16, "BLOCK_N": decode_triton.BLOCK_N,
-            }  # fmt: skip
-            name = f"decode {cache} group {group} dim {dim} splits {splits}"
-            yield Job(name, decode_triton.split_kernel, signature, constants, stages=2)
-    join = {"part_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": "*bf16"}
-    yield Job("decode join", decode_triton.join_kernel, join, {"D": 128, "SPLITS": 16})
-    signature = pointers | {"row_ptr": "*i32", "expert_ptr": "*i32", "N": "i32", "K": "i32"}
-    constants = {
-        "BLOCK_M": experts_triton.BLOCK_M,
-        "BLOCK_N": experts_triton.BLOCK_N,
-        "BLOCK_K": experts_triton.BLOCK_K,
-    }  # fmt: skip
-    yield Job("experts", experts_triton.grouped_kernel, signature, constants, stages=4)
-    chase = {"chain_ptr": "*i64", "end_ptr": "*i64", "steps": "i32"}
-    reading = {"x_ptr": "*fp32", "sums_ptr": "*fp32", "items": "i32", "repeats": "i32"}
-    kernel = working_set_triton.working_set_kernel
-    block = {"BLOCK": working_set_triton.BLOCK}
-    yield Job("working set", kernel, reading, block, working_set_triton.WARPS)
-    yield Job("chase", latency_triton.chase_kernel, chase, warps=1)
+LAUNCHES: list[Launch] = []
 
 
-def compiled(job: Job, target: GPUTarget) -> dict[str, Any]:
-    """Compile one job; return its shared memory, spills and the kinds of instructions used."""
-    constants = {name: "constexpr" for name in job.constants}
-    # Torch's allocator aligns pointers to 16 bytes, and sizes in models are multiples of 16.
-    attributes = {
-        (i,): [["tt.divisibility", 16]]
-        for i, kind in enumerate(job.signature.values())
-        if kind.startswith("*") or kind == "i32"
-    }
+def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+    """Stand in for the launch of a kernel: note what it would compile."""
+    options = {k: kwargs.pop(k) for k in ("num_warps", "num_stages") if k in kwargs}
+    values = dict(zip(self.arg_names, args, strict=False)) | kwargs
+    constexprs = {p.name for p in self.params if p.is_constexpr}
+    signature, constants, aligned = [], [], []
+    for name in self.arg_names:
+        value = values[name]
+        if name in constexprs or (isinstance(value, int) and value == 1):
+            constants.append((name, value))
+            signature.append((name, "constexpr"))
+        elif isinstance(value, torch.Tensor):
+            signature.append((name, TYPES[value.dtype]))
+            if value.data_ptr() % 16 == 0:
+                aligned.append(name)
+        elif isinstance(value, int):
+            signature.append((name, "i32" if abs(value) < 2**31 else "i64"))
+            if value % 16 == 0:
+                aligned.append(name)
+        else:
+            signature.append((name, "fp32"))
+    LAUNCHES.append(
+        Launch(
+            self.fn.__name__,
+            self,
+            tuple(signature),
+            tuple(constants),
+            tuple(aligned),
+            options.get("num_warps", 4),
+            options.get("num_stages", 3),
+        )  # fmt: skip
+    )
+
+
+def planned_cases(kind: str) -> Iterator[PlannedCase]:
+    """Yield every case of a full calibration that a Triton kernel runs, and the tiles to tune."""
+    running = open_device("cuda:0")
+    rates = dict.fromkeys(("bfloat16", "float16", "float32", "fp8"), 7e14)
+    limits = Limits(0.2, rates, 4e14, 2.0**32)
+    plan = make_plan(running.device, MODES["full"], limits, seed=0)
+    no_fp8 = kind == "sm_80"
+    for case in plan:
+        fp8 = "fp8" in case.kernel.config_key.values()
+        if case.kernel.backend == "triton" and not (fp8 and no_fp8):
+            yield case
+    for shape in tuned_shapes(MODES["full"]):
+        yield from trials(shape)
+
+
+def launches(kind: str) -> list[Launch]:
+    """Return the distinct compilations of all cases."""
+    JITFunction.run = record  # type: ignore[method-assign]
+    pool = OperandPool(torch.device("cuda", 0), pool_bytes=2**32, cold_bytes=1)
+    with torch.inference_mode():
+        for case in planned_cases(kind):
+            case.kernel.prepare(case.case, pool)[0]()
+    distinct: dict[tuple[Any, ...], Launch] = {}
+    for launch in LAUNCHES:
+        distinct.setdefault(launch.key, launch)
+    return list(distinct.values())
+
+
+def compiled(launch: Launch, target: GPUTarget) -> dict[str, Any]:
+    """Compile one launch; return its shared memory, spills and the kinds of instructions used."""
+    names = [name for name, _ in launch.signature]
     source = ASTSource(
-        job.kernel,
-        signature=job.signature | constants,
-        constexprs=job.constants,
-        attrs=attributes,
+        launch.kernel,
+        signature=dict(launch.signature),
+        constexprs=dict(launch.constants),
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in launch.aligned},
     )
-    stages = job.stages if target.backend == "cuda" else min(job.stages, CDNA_STAGES)
-    binary = triton.compile(
-        source, target=target, options={"num_warps": job.warps, "num_stages": stages}
-    )
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    binary = triton.compile(source, target=target, options=options)
     assembly = binary.asm.get("ptx") or binary.asm["amdgcn"]
     return {
+        "kernel": launch.name,
+        "block_m": dict(launch.constants).get("BLOCK_M", 0),
         "shared_bytes": binary.metadata.shared,
         "spills": spills(binary, target),
         "wgmma": "wgmma" in assembly,
@@ -129,10 +161,15 @@ def compiled(job: Job, target: GPUTarget) -> dict[str, Any]:
         "mma": "mma.sync" in assembly,
         "descriptor": "cp.async.bulk.tensor" in assembly,
         "wide_load": bool(
-            re.search(r"ld\.global[.\w:]*\.v4\.b32|(global|buffer)_load_dwordx4", assembly)
+            re.search(r"ld\.global[.\w:]*\.v(4\.b32|2\.b64)|(global|buffer)_load_dwordx4", assembly)
         ),
         "wide_store": bool(
-            re.search(r"st\.global[.\w:]*\.v4\.b32|(global|buffer)_store_dwordx4", assembly)
+            re.search(
+                r"st\.global[.\w:]*\.v(4\.b32|2\.b64)|(global|buffer)_store_dwordx4", assembly
+            )
+        ),
+        "narrow_load": bool(
+            re.search(r"ld\.global[.\w:]*\s*\{?\s*%r|(global|buffer)_load_dword\s", assembly)
         ),
     }
 
@@ -158,9 +195,15 @@ def spills(binary: Any, target: GPUTarget) -> int:
 
 
 def main() -> None:
-    """Compile all jobs for the target named on the command line and print the results as JSON."""
+    """Compile all launches for the target named on the command line and print the results."""
     name = sys.argv[1]
-    print(json.dumps({job.name: compiled(job, TARGETS[name]) for job in jobs(name)}))
+    results = {}
+    for launch in launches(name):
+        title, number = launch.title, 2
+        while title in results:
+            title, number = f"{launch.title} #{number}", number + 1
+        results[title] = compiled(launch, TARGETS[name])
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,23 @@
-"""Compile every Triton kernel in every configuration for GPUs that are not in this machine.
+"""Compile what the measurement plan will launch, for GPUs that are not in this machine.
 
 Without the GPUs, this is the closest test: the machine code must use the matrix units and wide
-loads of the target, fit its shared memory and spill no register.
+loads of the target, fit its shared memory and spill no register. The arguments are those of the
+plan, so the code is what a calibration would run.
 """
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from program import environment
-
+pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
 
 from repository import HELPERS
+from simulation import MI300X, Chip, Machine, variables
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +32,11 @@ SHARED_BYTES = {
     "gfx950": 160 * 1024,
 }
 MATRIX = {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05", "gfx942": "mfma", "gfx950": "mfma"}
+KERNELS = {
+    "read_kernel", "write_kernel", "copy_kernel", "triad_kernel", "working_set_kernel",
+    "chase_kernel", "split_kernel", "join_kernel", "grouped_kernel", "matmul_kernel",
+    "persistent_kernel",
+}  # fmt: skip
 
 Compiled = dict[str, dict[str, Any]]
 
@@ -38,14 +45,29 @@ Compiled = dict[str, dict[str, Any]]
 def chip(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Compiled]:
-    variables = environment(TRITON_CACHE_DIR=str(tmp_path_factory.mktemp("cache")))
-    variables.pop("TRITON_INTERPRET", None)
+    name = request.param
+    chip = replace(Chip() if name.startswith("sm") else MI300X, architecture=name)
+    folder = tmp_path_factory.mktemp("compile")
+    environment = variables(Machine(chip=chip), folder, TRITON_CACHE_DIR=str(folder / "cache"))
+    environment.pop("TRITON_INTERPRET")
     run = subprocess.run(
-        [sys.executable, "-P", str(SCRIPT), request.param],
-        env=variables, capture_output=True, text=True, check=False,
+        [sys.executable, "-P", str(SCRIPT), name],
+        env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
-    return request.param, json.loads(run.stdout)
+    return name, json.loads(run.stdout)
+
+
+def of(compiled: Compiled, *kernels: str) -> Compiled:
+    found = {k: v for k, v in compiled.items() if v["kernel"] in kernels}
+    assert found
+    return found
+
+
+def test_every_triton_kernel_of_the_plan_is_compiled(chip: tuple[str, Compiled]) -> None:
+    assert {v["kernel"] for v in chip[1].values()} == KERNELS
+    tiles = {v["block_m"] for v in of(chip[1], "grouped_kernel").values()}
+    assert tiles == {16, 32, 64, 128}
 
 
 def test_shared_memory_of_every_kernel_fits_the_gpu(chip: tuple[str, Compiled]) -> None:
@@ -60,35 +82,29 @@ def test_no_kernel_spills_registers(chip: tuple[str, Compiled]) -> None:
     assert {k: v["spills"] for k, v in chip[1].items() if v["spills"]} == {}
 
 
-def test_matmuls_with_large_tiles_use_the_matrix_units_of_the_gpu(
-    chip: tuple[str, Compiled],
-) -> None:
+def test_large_tiles_use_the_matrix_units_of_the_gpu(chip: tuple[str, Compiled]) -> None:
     name, kernels = chip
-    large = {k: v for k, v in kernels.items() if k.startswith("matmul") and "16x" not in k[:16]}
+    products = of(kernels, "matmul_kernel", "persistent_kernel", "grouped_kernel")
+    large = {k: v for k, v in products.items() if v["block_m"] >= 64}
     assert len(large) >= 6
     assert [k for k, v in large.items() if not v[MATRIX[name]]] == []
 
 
-def test_attention_and_experts_use_matrix_units(chip: tuple[str, Compiled]) -> None:
+def test_attention_and_small_tiles_use_matrix_units(chip: tuple[str, Compiled]) -> None:
     units = ("mma", "wgmma", "tcgen05", "mfma")
-    kernels = {
-        k: v for k, v in chip[1].items() if k.startswith(("decode b", "decode f", "experts"))
-    }
-    assert len(kernels) == (4 if chip[0] == "sm_80" else 7)
+    kernels = of(chip[1], "split_kernel", "grouped_kernel", "matmul_kernel")
     assert [k for k, v in kernels.items() if not any(v[u] for u in units)] == []
 
 
-def test_streams_move_16_bytes_at_a_time(chip: tuple[str, Compiled]) -> None:
-    kernels = chip[1]
-    for name in ("stream read", "stream copy", "stream triad", "working set"):
-        assert kernels[name]["wide_load"], name
-    for mode in ("write", "copy", "triad"):
-        assert kernels[f"stream {mode}"]["wide_store"], mode
+def test_every_planned_stream_moves_16_bytes_at_a_time(chip: tuple[str, Compiled]) -> None:
+    reading = of(chip[1], "read_kernel", "copy_kernel", "triad_kernel", "working_set_kernel")
+    assert [k for k, v in reading.items() if not v["wide_load"]] == []
+    writing = of(chip[1], "write_kernel", "copy_kernel", "triad_kernel")
+    assert [k for k, v in writing.items() if not v["wide_store"]] == []
 
 
 def test_persistent_matmuls_use_the_tensor_memory_accelerator(chip: tuple[str, Compiled]) -> None:
     name, kernels = chip
     if name not in ("sm_90", "sm_100"):
         pytest.skip("this GPU has no tensor memory accelerator")
-    persistent = [v for k, v in kernels.items() if "persistent" in k]
-    assert persistent and all(v["descriptor"] for v in persistent)
+    assert all(v["descriptor"] for v in of(kernels, "persistent_kernel").values())

@@ -56,7 +56,7 @@ class Diagnosis(Record):
 def diagnose() -> Diagnosis:
     """Check this machine: Python, load, libraries, GPU, schedulers, profile folder."""
     libraries = list(_libraries())
-    checks = [*_machine(), *libraries, *_gpu(), *_schedulers(), _folder()]
+    checks = [*_machine(), *libraries, *_gaps(), *_gpu(), *_schedulers(), _folder()]
     missing = {c.what for c in checks if c.state == "missing"}
 
     def have(*names: str) -> bool:
@@ -130,6 +130,22 @@ def _libraries() -> Iterator[Check]:
             found=version if there else "not installed",
             for_what=purpose[extra],
             remedy="" if there else f"pip install 'groundspeed[{extra}]'",
+        )
+
+
+def _gaps() -> Iterator[Check]:
+    """Yield what the installed versions of torch and triton lack."""
+    if importlib.util.find_spec("torch") is None:
+        return
+    from groundspeed.calibrate.library_gaps import gaps_here
+
+    for gap in gaps_here():
+        yield Check(
+            what=gap.since.split()[0],
+            state="warning",
+            found=f"older than {gap.since.split()[1]}",
+            for_what=gap.consequence,
+            remedy=f"{gap.since} or newer has it",
         )
 
 

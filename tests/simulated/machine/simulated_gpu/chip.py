@@ -32,6 +32,8 @@ class Chip:
 
     name: str = "NVIDIA H100 80GB HBM3"
     vendor: str = "nvidia"
+    architecture: str = "sm_90"
+    """``sm_90`` or, for AMD, such as ``gfx942``."""
     compute_units: int = 132
     memory_bytes: int = 85_017_493_504
     l2_bytes: int = 50 * 2**20
@@ -81,7 +83,7 @@ class Chip:
 
 
 MI300X = Chip(
-    name="AMD Instinct MI300X", vendor="amd", compute_units=304, memory_bytes=205_822_885_888,
+    name="AMD Instinct MI300X", vendor="amd", architecture="gfx942", compute_units=304, memory_bytes=205_822_885_888,
     l2_bytes=256 * 2**20, memory_bytes_per_s=4.2e12, l2_bytes_per_s=14e12, max_clock_hz=2100e6,
     power_cap_w=750.0,
 )  # fmt: skip

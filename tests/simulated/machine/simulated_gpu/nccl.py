@@ -84,7 +84,7 @@ class Communicator:
         if isinstance(last, Chain) and last.about == about and last.begin_s is None:
             last.count += 1
         else:
-            stream.waiting.append(Chain(self, about, parts, stream))
+            stream.waiting.append(Chain(self, about, parts, stream, self.sim.clock.now_s))
 
     def next_key(self) -> str:
         self.sequence += 1
@@ -128,6 +128,7 @@ class Chain:
     about: tuple[str, float, list[list[int]], bool]
     parts: list[Part]
     stream: Any
+    launched_s: float
     count: int = 1
     begin_s: float | None = None
     hangs: bool = False
@@ -140,8 +141,8 @@ class Chain:
         if self.begin_s is None:
             self.watch = Watchdog(self.communicator.timeout_s) if watched else None
             _fault(sim, "dies", op, moved, me, act=True)
-            self.hangs = _fault(sim, "hang", op, moved, me)
-            self.begin_s = max(self.stream.end_s, sim.clock.now_s)
+            self.hangs = _fault(sim, "hang", op, moved, me, watched=watched)
+            self.begin_s = max(self.stream.end_s, self.launched_s)
             for part in self.parts if not self.hangs else ():
                 store.set(f"{part.key}/{me}", pickle.dumps(self.begin_s))
         keys = [f"{part.key}/{r}" for part in self.parts for r in part.ranks]
@@ -172,11 +173,14 @@ class Watchdog:
         self._timer.cancel()
 
 
-def _fault(sim: Any, kind: str, op: str, moved: float, rank: int, *, act: bool = False) -> bool:
+def _fault(
+    sim: Any, kind: str, op: str, moved: float, rank: int, *, act: bool = False,
+    watched: bool = True,
+) -> bool:  # fmt: skip
     for fault in sim.machine.faults:
         if (
             fault["kind"] == kind and fault["rank"] == rank and fault["op"] == op
-            and fault.get("bytes", moved) == moved
+            and fault.get("bytes", moved) == moved and fault.get("watched", watched) == watched
         ):  # fmt: skip
             if act:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -171,7 +171,8 @@ class Device:
             return
         self._enter_queue(stream, cost)
         if stream.waiting:
-            stream.waiting.append(lambda: (self._plain(work, stream), True)[1])
+            launched = self.clock.now_s
+            stream.waiting.append(lambda: (self._plain(work, stream, launched), True)[1])
         else:
             self._plain(work, stream)
 
@@ -226,14 +227,18 @@ class Device:
             self.clock.advance(queued.popleft())
         self.clock.advance(self.clock.now_s + cost_s)
 
-    def _plain(self, work: Work, stream: Stream) -> None:
+    def _plain(self, work: Work, stream: Stream, launched_s: float | None = None) -> None:
         """Run one operation outside graphs."""
         if not work.fixed_s and not work.cycles:
             self.generation += 1
-        self._run(work, stream)
+        self._run(work, stream, launched_s=launched_s)
 
-    def _run(self, work: Work, stream: Stream, *, gap_s: float = 0.0, count: bool = True) -> None:
-        begin = max(stream.end_s, self.clock.now_s) + gap_s
+    def _run(
+        self, work: Work, stream: Stream, *, gap_s: float = 0.0, count: bool = True,
+        launched_s: float | None = None,
+    ) -> None:  # fmt: skip
+        launched_s = self.clock.now_s if launched_s is None else launched_s
+        begin = max(stream.end_s, launched_s) + gap_s
         took = self._time_s(work, begin)
         stream.end_s = begin + took
         if count:
