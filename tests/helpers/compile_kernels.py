@@ -1,10 +1,10 @@
 """Compile what the measurement plan will launch, for one GPU target, and print JSON.
 
-The target GPU need not be in this machine: the script runs on a simulated one, on which every Triton
-kernel of the plan is launched with its own arguments. What Triton would compile for them is then
-compiled for the target: the data types and alignments of the pointers, and for each integer whether
-it is one, a multiple of 16, or neither. A test that declares every integer a multiple of 16 compiles
-wide loads that the real launch would not have.
+The target GPU need not be in this machine: the script runs on a simulated one, on which every
+Triton kernel of the plan is launched with its own arguments. What Triton would compile for them is
+then compiled for the target: the data types and alignments of the pointers, and for each integer
+whether it is one, a multiple of 16, or neither. A test that declares every integer a multiple of 16
+compiles wide loads that the real launch would not have.
 
     python compile_kernels.py sm_90      # in the environment of simulation.variables
 """
@@ -106,7 +106,7 @@ def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Non
             tuple(aligned),
             options.get("num_warps", 4),
             options.get("num_stages", 3),
-        )  # fmt: skip
+        )
     )
 
 

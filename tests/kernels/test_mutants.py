@@ -1,8 +1,8 @@
 """Every kernel's check must notice a wrong result: zeros, missing halves, moved rows and tiles.
 
 The operation that a kernel calls is replaced by one whose result is wrong in one way, from small to
-the largest sizes that a CPU can compute in a test. A check that accepts such a mutant would accept a
-GPU kernel that does half of the work, and report twice its speed.
+the largest sizes that a CPU can compute in a test. A check that accepts such a mutant would accept
+a GPU kernel that does half of the work, and report twice its speed.
 """
 
 from collections.abc import Callable

@@ -204,7 +204,8 @@ def replace_cuda(sim: Simulation) -> None:
             name=chip.name, major=9 if amd else int(chip.architecture[3:-1]),
             minor=4 if amd else int(chip.architecture[-1]), total_memory=chip.memory_bytes,
             multi_processor_count=chip.compute_units, L2_cache_size=chip.l2_bytes,
-            uuid=uuid_of(device.index), gcnArchName=f"{chip.architecture}:sramecc+:xnack-" if amd else "",
+            uuid=uuid_of(device.index),
+            gcnArchName=f"{chip.architecture}:sramecc+:xnack-" if amd else "",
             pci_domain_id=0, pci_bus_id=16 + device.index, pci_device_id=0,
             warp_size=64 if amd else 32, is_integrated=0,
         )  # fmt: skip
