@@ -5,6 +5,7 @@ export PYTHONSAFEPATH := 1
 
 OUT ?= gpu-results
 WORKERS ?= auto
+BUDGET_S ?= 540
 
 .PHONY: run test test-slow lint format docs benchmarks gpu rehearse clean help
 
@@ -16,7 +17,7 @@ help:
 	@echo "make docs        regenerate the output shown in README.md and docs/"
 	@echo "make benchmarks  measure the start-up time of the program"
 	@echo "make rehearse    run the steps of make gpu on the CPU in the smallest size"
-	@echo "make gpu         run all steps that need a GPU; resumes if interrupted (OUT=folder)"
+	@echo "make gpu         run the steps that need a GPU for BUDGET_S seconds; call it three times"
 
 run: .python
 	@$(PYTHON) scripts/make_venv.py measure
@@ -54,7 +55,7 @@ benchmarks: .python
 
 # Runs from a bare checkout without installation, with the libraries that are installed.
 gpu: .python
-	PYTHONPATH=src $(PYTHON) -P scripts/gpu.py $(OUT)
+	PYTHONPATH=src $(PYTHON) -P scripts/gpu.py $(OUT) --budget-s $(BUDGET_S)
 
 # The steps of `make gpu` on the CPU in the smallest size, to test the script.
 rehearse: .python

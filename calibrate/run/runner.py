@@ -277,17 +277,19 @@ class Run:
                 continue
             best, rate = max(((c, _flops_rate(e)) for c, e in cases), key=lambda x: x[1])
             kernel = best.kernel
-            shape, _ = walk_to_peak(
-                best.case, rate, partial(self._rate_at, kernel), steps=mode.peak_steps
-            )
+            rate_at = partial(self._rate_at, kernel, longest_flops=mode.longest_call_s * rate)
+            shape, _ = walk_to_peak(best.case, rate, rate_at, steps=mode.peak_steps)
             if shape != best.case:
                 best = planned(kernel, shape, prefix="peak: ")
             peaks[config_key[0]] = best
         return peaks
 
-    def _rate_at(self, kernel: Kernel, shape: Mapping[str, float]) -> float:
-        """[FLOP/s] Measure a shape during the search; 0 if it cannot be measured."""
-        if kernel.cost(shape).read_bytes > self.bench.pool.pool_bytes:
+    def _rate_at(
+        self, kernel: Kernel, shape: Mapping[str, float], *, longest_flops: float
+    ) -> float:
+        """[FLOP/s] Measure a shape during the search; 0 if it takes too long or cannot run."""
+        cost = kernel.cost(shape)
+        if cost.read_bytes > self.bench.pool.pool_bytes or cost.flops > longest_flops:
             return 0.0
         entry = self.entry(planned(kernel, shape, prefix="peak: "), tags=(PEAK,))
         return _flops_rate(entry) if entry is not None else 0.0

@@ -84,7 +84,8 @@ class Chip:
 
 MI300X = Chip(
     name="AMD Instinct MI300X", vendor="amd", architecture="gfx942", compute_units=304,
-    memory_bytes=205_822_885_888, l2_bytes=256 * 2**20, memory_bytes_per_s=4.2e12, l2_bytes_per_s=14e12, max_clock_hz=2100e6,
+    memory_bytes=205_822_885_888, l2_bytes=256 * 2**20, memory_bytes_per_s=4.2e12,
+    l2_bytes_per_s=14e12, max_clock_hz=2100e6,
     power_cap_w=750.0,
 )  # fmt: skip
 
