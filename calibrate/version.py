@@ -2,7 +2,7 @@
 
 from importlib import metadata
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 """Version of the measurement method. Increase it whenever the method changes. History: 1 (2026-11)
 is the first version."""
 

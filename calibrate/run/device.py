@@ -45,7 +45,9 @@ class RunningDevice:
     def identity(self) -> str:
         """What distinguishes this device from an equal one: host, and UUID of a GPU."""
         uuid = _uuid(self.torch_device) if self.device.kind != "cpu" else None
-        return f"{socket.gethostname()}/{uuid or self.torch_device}"
+        # The partitions of an AMD GPU share its UUID.
+        part = f"/{self.torch_device.index}" if self.datasheet is None and uuid else ""
+        return f"{socket.gethostname()}/{uuid or self.torch_device}{part}"
 
 
 def open_device(name: str | None = None) -> RunningDevice:
@@ -93,20 +95,25 @@ def open_device(name: str | None = None) -> RunningDevice:
     except RuntimeError as error:
         raise InputError(f"GPU {index} cannot be opened ({error})") from error
     rocm = torch.version.hip is not None
-    spec, note = None, f"no datasheet is known for '{properties.name}'"
+    name, units = properties.name, properties.multi_processor_count
+    spec, note = None, f"no datasheet is known for '{name}'"
+    if " MIG " in name:
+        note = f"'{name}' is a slice of a GPU: the datasheet of the whole GPU does not apply"
     try:
         match_in_datasheets = find_device(properties.name)
         spec, note = (
             match_in_datasheets.spec,
             match_in_datasheets.note or f"datasheet {match_in_datasheets.spec.id}",
         )
-        if properties.multi_processor_count < WHOLE_DEVICE * _units(spec):
+        if units < WHOLE_DEVICE * _units(spec):
+            # A partition of an AMD GPU has the name of the whole GPU.
+            name = f"{name}, {units} of {_units(spec):.0f} compute units"
             spec, note = None, f"only a part of {properties.name}: its datasheet does not apply"
     except InputError:
         pass  # an unknown GPU or a MIG slice is measured too, but without utilization
     cache = spec.last_level_cache_bytes if spec else None
     device = Device(
-        name=properties.name,
+        name=name,
         kind="rocm" if rocm else "cuda",
         vendor="amd" if rocm else "nvidia",
         architecture=(
@@ -114,7 +121,7 @@ def open_device(name: str | None = None) -> RunningDevice:
             if rocm
             else f"sm_{properties.major}{properties.minor}"
         ),
-        compute_units=properties.multi_processor_count,
+        compute_units=units,
         memory_bytes=float(properties.total_memory),
         # The driver reports the L2 cache only; the Infinity Cache is known from the datasheet.
         last_level_cache_bytes=max(cache.value if cache else 0.0, float(properties.L2_cache_size))

@@ -7,11 +7,13 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from groundspeed.calibrate.design.measurement_plan import QUICK
+from groundspeed.calibrate.run.campaign import journal_path
 from groundspeed.calibrate.run.device import open_device
 from groundspeed.calibrate.timing.measure_case import Harness, measure
 from groundspeed.calibrate.timing.stopping import StopRule
@@ -114,9 +116,17 @@ def sensors() -> dict[str, Any]:
             "errors": bench.telemetry.errors(), "state": vars(state)}  # fmt: skip
 
 
+def device() -> dict[str, Any]:
+    """Open the first device, and tell what it is taken for and where its journal would be."""
+    running = open_device("cuda:0")
+    return {"name": running.device.name, "note": running.datasheet_note,
+            "datasheet": running.datasheet.id if running.datasheet else None,
+            "journal": journal_path(Path("profiles"), running, QUICK).name}  # fmt: skip
+
+
 SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
     f.__name__: f
-    for f in (timing, fp8, launches, spin, failed_capture, power, sensors)
+    for f in (timing, fp8, launches, spin, failed_capture, power, sensors, device)
 }  # fmt: skip
 
 if __name__ == "__main__":

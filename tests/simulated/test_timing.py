@@ -17,9 +17,9 @@ SCENARIOS = Path(__file__).parent / "scenarios.py"
 CHIP = Chip()
 
 
-def scenario(name: str, machine: Machine, folder: Path) -> dict[str, Any]:
+def scenario(name: str, machine: Machine, folder: Path, **more: str) -> dict[str, Any]:
     """Run one scenario in a process of its own, and return what it prints."""
-    ran = simulate_program(machine, [sys.executable, "-P", str(SCENARIOS), name], folder)
+    ran = simulate_program(machine, [sys.executable, "-P", str(SCENARIOS), name], folder, **more)
     assert ran.code == 0, ran.err[-3000:]
     found: dict[str, Any] = json.loads(ran.out)
     return found
@@ -181,3 +181,26 @@ def test_amd_gpu_without_a_current_power_sensor_reports_no_power_for_short_cases
     found = scenario("power", machine, tmp_path)
     assert found["cool"]["power_w"] is None
     assert found["hot"]["power_w"] is not None
+
+
+def test_whole_gpu_has_its_datasheet_and_a_part_of_it_has_none(tmp_path: Path) -> None:
+    whole = scenario("device", Machine(chip=MI300X), tmp_path)
+    assert (whole["name"], whole["datasheet"]) == ("AMD Instinct MI300X", "mi300x")
+    partition = Machine(
+        chip=replace(MI300X, compute_units=38), driver={"partition": ("CPX", "NPS4")}
+    )
+    part = scenario("device", partition, tmp_path)
+    assert part["name"] == "AMD Instinct MI300X, 38 of 304 compute units"
+    assert part["datasheet"] is None and "only a part" in part["note"]
+    mig = Machine(chip=replace(CHIP, name="NVIDIA H100 80GB HBM3 MIG 1g.10gb", compute_units=16))
+    part = scenario("device", mig, tmp_path)
+    assert part["datasheet"] is None and "slice of a GPU" in part["note"]
+
+
+def test_journals_of_two_gpus_that_processes_see_as_number_zero_differ(tmp_path: Path) -> None:
+    machine = Machine(gpus=2)
+    names = {
+        scenario("device", machine, tmp_path, CUDA_VISIBLE_DEVICES=visible)["journal"]
+        for visible in ("0", "1", "0,1")
+    }
+    assert len(names) == 2  # the first and the last show the same GPU as number 0
