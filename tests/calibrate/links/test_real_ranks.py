@@ -239,7 +239,7 @@ def both(folder: Path, checkout: Path) -> tuple[int, str]:
 def test_ranks_with_different_method_versions_are_refused(
     tmp_path: Path, other_checkout: Path
 ) -> None:
-    change(other_checkout / "calibrate" / "version.py", "METHOD_VERSION = 1", "METHOD_VERSION = 0")
+    change(other_checkout / "calibrate" / "version.py", "METHOD_VERSION = 2", "METHOD_VERSION = 0")
     code, stderr = both(tmp_path, other_checkout)
     assert code == 2
     assert f"rank 1 (host {HOST}) runs method 0, rank 0 (host {HOST}) runs 1" in stderr
