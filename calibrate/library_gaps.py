@@ -65,18 +65,20 @@ def _is_missing(name: str) -> bool:
     if name.startswith("torch.cuda._CudaDeviceProperties."):
         return _lacks_property(name.rsplit(".", 1)[1])
     parts = name.split(".")
-    at: object = None
-    for used in range(len(parts), 0, -1):
-        try:
-            at = importlib.import_module(".".join(parts[:used]))
-        except ImportError:
-            continue
-        break
+    at: object = importlib.import_module(parts[0])
+    used = 1
+    while used < len(parts) and hasattr(at, "__path__") and _is_module(parts[: used + 1]):
+        used += 1
+        at = importlib.import_module(".".join(parts[:used]))
     for part in parts[used:]:
         if not hasattr(at, part) and part not in getattr(at, "__dataclass_fields__", {}):
             return True
         at = getattr(at, part, None)
     return False
+
+
+def _is_module(parts: list[str]) -> bool:
+    return importlib.util.find_spec(".".join(parts)) is not None
 
 
 def _lacks_property(name: str) -> bool:

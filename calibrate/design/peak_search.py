@@ -26,12 +26,12 @@ LARGEST = 32768.0
 
 Shape = dict[str, float]
 
-AXES = ("m", "n", "k")
+AXES: tuple[str, ...] = ("m", "n", "k")
 
 
 def moves() -> list[Shape]:
     """Factors of each dimension that the search tries: all at once, one, and a trade of two."""
-    every = [dict.fromkeys(AXES, factor) for factor in (2.0, 0.5)]
+    every: list[Shape] = [dict.fromkeys(AXES, factor) for factor in (2.0, 0.5)]
     single = [{axis: factor} for axis, factor in itertools.product(AXES, (2.0, 0.5))]
     trades = [{up: 2.0, down: 0.5} for up, down in itertools.permutations(AXES, 2)]
     return every + single + trades

@@ -95,7 +95,7 @@ def open_device(name: str | None = None) -> RunningDevice:
     except RuntimeError as error:
         raise InputError(f"GPU {index} cannot be opened ({error})") from error
     rocm = torch.version.hip is not None
-    name, units = properties.name, properties.multi_processor_count
+    name, units = str(properties.name), int(properties.multi_processor_count)
     spec, note = None, f"no datasheet is known for '{name}'"
     if " MIG " in name:
         note = f"'{name}' is a slice of a GPU: the datasheet of the whole GPU does not apply"

@@ -34,6 +34,7 @@ VIOLATIONS = {
 
 def amdsmi_source(index: int) -> Source:
     """Open the sensors of a GPU; without amdsmi, the description says why there are none."""
+    address = ""
     try:
         import amdsmi  # pyright: ignore[reportMissingImports]
 

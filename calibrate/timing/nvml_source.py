@@ -46,19 +46,16 @@ def nvml_source(index: int) -> Source:
 def _handle_of(nvml: ModuleType, uuid: str) -> tuple[object, bool]:
     """Return the handle of the GPU whose sensors apply, and whether the device is a slice of it."""
     bare = uuid.removeprefix("GPU-").removeprefix("MIG-")
-    for prefix in ("GPU-", "MIG-", ""):
-        try:
-            handle = nvml.nvmlDeviceGetHandleByUUID(f"{prefix}{bare}")
-        except nvml.NVMLError as error:
-            last = error
-            continue
-        try:
-            if nvml.nvmlDeviceIsMigDeviceHandle(handle):
-                return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), True
-        except nvml.NVMLError:  # a driver without MIG
-            pass
-        return handle, False
-    raise last
+    try:
+        handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{bare}")
+    except nvml.NVMLError:
+        handle = nvml.nvmlDeviceGetHandleByUUID(f"MIG-{bare}")
+    try:
+        if nvml.nvmlDeviceIsMigDeviceHandle(handle):
+            return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), True
+    except nvml.NVMLError:  # a driver without MIG
+        pass
+    return handle, False
 
 
 class _Nvml:

@@ -1,9 +1,10 @@
-"""Split a forward pass of a plain decoder into operators, with their counts, FLOPs and bytes.
+"""Split a forward pass of a decoder into operators, with their counts, FLOPs and bytes.
 
 The same list is used everywhere: its FLOPs and bytes are the cost of the model, a datasheet or the
 laws of a profile give each operator a time, and ``verify`` compares that time with the measured
 time of the same group in a real decoder. The structure is plain (fused QKV and gate-up GEMMs,
-static KV cache, fused attention), with one kernel launch per operator.
+static KV cache, fused attention), with one kernel launch per operator. The experts of a mixture run
+one after another, each on the rows that are routed to it.
 
 "Rows" is the number of rows of a GEMM: batch x prompt length in prefill, batch in decode.
 """
@@ -14,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from groundspeed.estimator.model.spec import Model
+from groundspeed.estimator.model.spec import Experts, Model
 from groundspeed.profiles.operations import OPERATIONS, Array, item_bytes
 
 PhaseName = Literal["prefill", "decode"]
@@ -91,20 +92,60 @@ def forward_pass(
         _attention(model, phase, batch, length, dtype),
         _matmul("out", rows, model.hidden, model.attention_width, layers, dtype),
         _elementwise("residual", "residual_add", rows, model.hidden, 2 * layers, dtype),
-        _matmul("mlp", rows, model.mlp_width, model.hidden, layers, dtype),
-        _elementwise(
-            "activation",
-            "silu_mul" if model.gated_mlp else "gelu",
-            rows,
-            model.mlp_width,
-            layers,
-            dtype,
-        ),
-        _matmul("mlp", rows, model.hidden, model.intermediate, layers, dtype),
+        *_mlp(model, rows, dtype),
+        *(_mixture(model, model.experts, rows, dtype) if model.experts is not None else ()),
         _elementwise("norm", norm, last_rows, model.hidden, 1, dtype),
         _matmul("head", last_rows, model.vocabulary, model.hidden, 1, dtype),
         _elementwise("sampling", "argmax", last_rows, model.vocabulary, 1, dtype),
     ]
+    return parts
+
+
+def _mlp(model: Model, rows: float, dtype: str) -> list[Operator]:
+    """Return the dense MLPs of all layers that have one."""
+    count = model.mlp_layers
+    if not count:
+        return []
+    op = "silu_mul" if model.gated_mlp else "gelu"
+    return [
+        _matmul("mlp", rows, model.mlp_width, model.hidden, count, dtype),
+        _elementwise("activation", op, rows, model.mlp_width, count, dtype),
+        _matmul("mlp", rows, model.hidden, model.intermediate, count, dtype),
+    ]
+
+
+def experts_hit(experts: Experts, tokens: float) -> float:
+    """Return the expected number of activated experts of a layer, for uniform routing.
+
+    >>> e = Experts(count=8, top_k=2, intermediate=64, layers=1)
+    >>> experts_hit(e, 1.0), round(experts_hit(e, 4.0), 2)
+    (2.0, 5.47)
+    """
+    return float(experts.count * (1.0 - (1.0 - experts.top_k / experts.count) ** tokens))
+
+
+def _mixture(model: Model, e: Experts, rows: float, dtype: str) -> list[Operator]:
+    """Return the mixtures of all layers that have experts."""
+    layers, hidden = e.layers, model.hidden
+    hit = max(1, round(experts_hit(e, rows)))
+    each = rows * e.top_k / hit  # mean number of rows of an activated expert
+    up = 2 * e.intermediate
+    parts = [
+        _matmul("router", rows, e.count, hidden, layers, dtype),
+        _elementwise("router", "argmax", rows, e.count, layers, dtype),
+        _elementwise("combine", "embed", each, hidden, layers * hit, dtype),
+        _matmul("experts", each, up, hidden, layers * hit, dtype),
+        _elementwise("activation", "silu_mul", each, up, layers * hit, dtype),
+        _matmul("experts", each, hidden, e.intermediate, layers * hit, dtype),
+        _elementwise("combine", "residual_add", each, hidden, layers * hit, dtype),
+    ]
+    if e.shared_intermediate:
+        parts += [
+            _matmul("shared", rows, 2 * e.shared_intermediate, hidden, layers, dtype),
+            _elementwise("activation", "silu_mul", rows, 2 * e.shared_intermediate, layers, dtype),
+            _matmul("shared", rows, hidden, e.shared_intermediate, layers, dtype),
+            _elementwise("combine", "residual_add", rows, hidden, layers, dtype),
+        ]
     return parts
 
 

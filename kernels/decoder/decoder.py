@@ -30,6 +30,19 @@ def no_probe(group: str) -> None:
 
 
 @dataclass(frozen=True)
+class MixtureShape:
+    """Sizes of the mixture of experts of some layers."""
+
+    layers: int
+    """Number of layers with experts: the last ones."""
+    experts: int
+    top_k: int
+    intermediate: int
+    shared_intermediate: int = 0
+    """Intermediate size of the shared expert; 0: none."""
+
+
+@dataclass(frozen=True)
 class DecoderShape:
     """Sizes and variants of a dense decoder that determine its speed."""
 
@@ -54,12 +67,24 @@ class DecoderShape:
     """Whether norms are LayerNorm; otherwise they are RMSNorm."""
     parallel_block: bool = False
     """Whether attention and MLP have the same input, as in GPT-J."""
+    mixture: "MixtureShape | None" = None
+    """Mixture of experts in the last layers; None: every layer has a dense MLP."""
     dtype: str = "bfloat16"
 
     @property
     def qkv_width(self) -> int:
         """Output width of the fused QKV GEMM."""
         return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+
+@dataclass
+class _Mixture:
+    router: torch.Tensor  # (E, H)
+    up: torch.Tensor  # (E, 2 I, H)
+    down: torch.Tensor  # (E, H, I)
+    shared_up: torch.Tensor | None
+    shared_down: torch.Tensor | None
+    routes: "_Routes"
 
 
 @dataclass
@@ -70,14 +95,35 @@ class _Layer:
     out: torch.Tensor  # (H, heads * D)
     out_bias: torch.Tensor | None
     mlp_norm: torch.Tensor | None  # (H,), None in a parallel block
-    up: torch.Tensor  # (2 I or I, H)
+    mixture: _Mixture | None
+    up: torch.Tensor | None  # (2 I or I, H), None in a layer with experts
     up_bias: torch.Tensor | None
-    down: torch.Tensor  # (H, I)
+    down: torch.Tensor | None  # (H, I)
     down_bias: torch.Tensor | None
     q_norm: torch.Tensor | None  # (D,)
     k_norm: torch.Tensor | None
     k_cache: torch.Tensor  # (B, kv_heads, T, D)
     v_cache: torch.Tensor
+
+
+class _Routes(dict[int, list[tuple[int, torch.Tensor]]]):
+    """The rows of each activated expert, for any number of tokens: uniform, drawn once."""
+
+    def __init__(self, shape: MixtureShape, device: torch.device, *, seed: int) -> None:
+        super().__init__()
+        self._shape, self._device, self._seed = shape, device, seed
+
+    def __missing__(self, tokens: int) -> list[tuple[int, torch.Tensor]]:
+        """Draw the experts of some tokens: ``top_k`` different ones for each token."""
+        m = self._shape
+        generator = torch.Generator().manual_seed(self._seed)
+        chosen = torch.rand(tokens, m.experts, generator=generator).topk(m.top_k).indices
+        routes = []
+        for expert in chosen.unique().tolist():
+            rows = torch.nonzero((chosen == expert).any(dim=1)).flatten()
+            routes.append((int(expert), rows.to(self._device)))
+        self[tokens] = routes
+        return routes
 
 
 class Decoder:
@@ -118,7 +164,7 @@ class Decoder:
         self.table = self._weight(s.vocabulary, s.hidden)
         self.head = self.table if s.tied_head else self._weight(s.vocabulary, s.hidden)
         self.final_norm = self._weight(s.hidden)
-        self.layers = [self._layer() for _ in range(s.layers)]
+        self.layers = [self._layer(i) for i in range(s.layers)]
         angles = torch.arange(capacity, device=device)[:, None] / 1e4 ** (
             torch.arange(0, s.head_dim, 2, device=device) / s.head_dim
         )
@@ -174,13 +220,7 @@ class Decoder:
             if layer.mlp_norm is not None:  # else attention and MLP have the same input (GPT-J)
                 normed = self._norm(x, layer.mlp_norm)
                 probe("norm")
-            up = F.linear(normed, layer.up, layer.up_bias)
-            probe("mlp")
-            up = elementwise.silu_mul(up) if s.gated_mlp else elementwise.gelu(up)
-            probe("activation")
-            down = F.linear(up, layer.down, layer.down_bias)
-            probe("mlp")
-            x = x + down
+            x = x + self._mlp(layer, normed, probe)
             probe("residual")
         last = x.view(batch, length, s.hidden)[:, -1]
         last = self._norm(last, self.final_norm)
@@ -190,6 +230,52 @@ class Decoder:
         chosen = elementwise.argmax(logits)
         probe("sampling")
         return chosen
+
+    def _mlp(self, layer: _Layer, x: torch.Tensor, probe: Probe) -> torch.Tensor:
+        """Run the dense MLP or the mixture of a layer on (rows, H) inputs."""
+        if layer.mixture is not None:
+            return self._experts(layer.mixture, x, probe)
+        if layer.up is None or layer.down is None:
+            raise AssertionError("a layer has a dense MLP or a mixture")
+        up = F.linear(x, layer.up, layer.up_bias)
+        probe("mlp")
+        up = elementwise.silu_mul(up) if self.shape.gated_mlp else elementwise.gelu(up)
+        probe("activation")
+        down = F.linear(up, layer.down, layer.down_bias)
+        probe("mlp")
+        return down
+
+    def _experts(self, mixture: _Mixture, x: torch.Tensor, probe: Probe) -> torch.Tensor:
+        """Run the activated experts one after another, each on the rows routed to it.
+
+        The router's GEMM and softmax run, and its weights scale the results, but the choice is a
+        fixed random one: that of an untrained router would depend on the random weights, and the
+        host would have to wait for it.
+        """
+        weights = torch.softmax(F.linear(x, mixture.router), dim=-1)  # (rows, E)
+        probe("router")
+        out = torch.zeros_like(x)
+        for expert, rows in mixture.routes[x.shape[0]]:
+            part = x[rows]
+            probe("combine")
+            up = F.linear(part, mixture.up[expert])
+            probe("experts")
+            up = elementwise.silu_mul(up)
+            probe("activation")
+            down = F.linear(up, mixture.down[expert])
+            probe("experts")
+            out.index_add_(0, rows, down * weights[rows, expert, None])
+            probe("combine")
+        if mixture.shared_up is not None and mixture.shared_down is not None:
+            up = F.linear(x, mixture.shared_up)
+            probe("shared")
+            up = elementwise.silu_mul(up)
+            probe("activation")
+            shared = F.linear(up, mixture.shared_down)
+            probe("shared")
+            out = out + shared
+            probe("combine")
+        return out
 
     def _attention(
         self,
@@ -240,7 +326,19 @@ class Decoder:
             return weight.fill_(1.0)
         return weight.normal_(0.0, size[-1] ** -0.5, generator=self._generator)
 
-    def _layer(self) -> _Layer:
+    def _mixture(self, m: MixtureShape, index: int) -> _Mixture:
+        hidden, shared = self.shape.hidden, m.shared_intermediate
+        routes = _Routes(m, self.device, seed=index)
+        return _Mixture(
+            router=self._weight(m.experts, hidden),
+            up=self._weight(m.experts, 2 * m.intermediate, hidden),
+            down=self._weight(m.experts, hidden, m.intermediate),
+            shared_up=self._weight(2 * shared, hidden) if shared else None,
+            shared_down=self._weight(hidden, shared) if shared else None,
+            routes=routes,
+        )
+
+    def _layer(self, index: int) -> _Layer:
         s = self.shape
         cache = (self.batch, s.kv_heads, self.capacity, s.head_dim)
 
@@ -248,6 +346,8 @@ class Decoder:
             return torch.zeros(size, dtype=DTYPES[s.dtype], device=self.device)
 
         up_width = 2 * s.intermediate if s.gated_mlp else s.intermediate
+        m = s.mixture
+        dense = m is None or index < s.layers - m.layers
 
         def bias(wanted: bool, width: int) -> torch.Tensor | None:
             return zeros(width) if wanted else None
@@ -259,10 +359,11 @@ class Decoder:
             out=self._weight(s.hidden, s.heads * s.head_dim),
             out_bias=bias(s.output_bias, s.hidden),
             mlp_norm=None if s.parallel_block else self._weight(s.hidden),
-            up=self._weight(up_width, s.hidden),
-            up_bias=bias(s.mlp_bias, up_width),
-            down=self._weight(s.hidden, s.intermediate),
-            down_bias=bias(s.mlp_bias, s.hidden),
+            mixture=None if m is None or dense else self._mixture(m, index),
+            up=self._weight(up_width, s.hidden) if dense else None,
+            up_bias=bias(s.mlp_bias and dense, up_width),
+            down=self._weight(s.hidden, s.intermediate) if dense else None,
+            down_bias=bias(s.mlp_bias and dense, s.hidden),
             q_norm=self._weight(s.head_dim) if s.qk_norm else None,
             k_norm=self._weight(s.head_dim) if s.qk_norm else None,
             k_cache=zeros(*cache),

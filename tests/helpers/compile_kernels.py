@@ -113,7 +113,7 @@ def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Non
 def planned_cases(kind: str) -> Iterator[PlannedCase]:
     """Yield every case of a full calibration that a Triton kernel runs, and the tiles to tune."""
     running = open_device("cuda:0")
-    rates = dict.fromkeys(("bfloat16", "float16", "float32", "fp8"), 7e14)
+    rates: dict[str, float] = dict.fromkeys(("bfloat16", "float16", "float32", "fp8"), 7e14)
     limits = Limits(0.2, rates, 4e14, 2.0**32)
     plan = make_plan(running.device, MODES["full"], limits, seed=0)
     no_fp8 = kind == "sm_80"

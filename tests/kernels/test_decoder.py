@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from groundspeed.kernels.decoder.decoder import Decoder, DecoderShape
+from groundspeed.kernels.decoder.decoder import Decoder, DecoderShape, MixtureShape
+from groundspeed.kernels.decoder.elementwise import silu_mul
 
 SMALL = DecoderShape(
     hidden=64,
@@ -40,6 +41,27 @@ def test_decode_with_the_kv_cache_gives_the_same_result_as_prefill(
         stepwise.append(decoder.decode(tokens[:, position], position))
     whole = [decoder.prefill(tokens[:, : position + 1]) for position in range(12, 20)]
     assert torch.equal(torch.stack(stepwise), torch.stack(whole))
+
+
+def test_mixture_computes_the_experts_that_it_routes_to(device: torch.device) -> None:
+    shape = dataclasses.replace(
+        SMALL, layers=2, tied_head=False, mixture=MixtureShape(1, 6, 2, 48, shared_intermediate=32)
+    )
+    decoder = Decoder(shape, device, batch=1, capacity=16)
+    dense, mixture = decoder.layers[0], decoder.layers[1].mixture
+    assert dense.mixture is None and mixture is not None
+    assert mixture.shared_up is not None and mixture.shared_down is not None
+    x = torch.randn(5, shape.hidden, device=device)
+    got = decoder._experts(mixture, x, lambda group: None)
+    weights = torch.softmax(x @ mixture.router.T, dim=-1)
+    expected = silu_mul(x @ mixture.shared_up.T) @ mixture.shared_down.T
+    chosen = torch.zeros(5, 6, dtype=torch.bool)
+    for expert, rows in mixture.routes[5]:
+        chosen[rows.cpu(), expert] = True
+        y = silu_mul(x[rows] @ mixture.up[expert].T) @ mixture.down[expert].T
+        expected[rows] += y * weights[rows, expert, None]
+    assert (chosen.sum(1) == 2).all()
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_probe_is_called_for_every_part_and_keeps_the_result(device: torch.device) -> None:

@@ -157,7 +157,8 @@ def test_int8_check_rejects(
 ) -> None:
     case = {"m": 256.0, "n": 1024.0, "k": 512.0}
     assert accepted(Int8Matmul(), case, big_pool)
-    monkeypatch.setattr(torch, "_int_mm", wrapped(torch._int_mm, mutant))
+    real = torch._int_mm  # pyright: ignore[reportPrivateImportUsage]
+    monkeypatch.setattr(torch, "_int_mm", wrapped(real, mutant))
     assert rejected(Int8Matmul(), case, big_pool)
 
 

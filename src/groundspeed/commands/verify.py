@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from groundspeed.calibrate.run.device import RunningDevice
+    from groundspeed.estimator import Model
     from groundspeed.profiles.schema import Profile
 
 
@@ -89,7 +90,7 @@ def verify_command(
                 where="--layers",
                 remedy=f"give a number from 1 to {shape.layers}",
             )
-        shape = shape.model_copy(update={"layers": layers})
+        shape = first_layers(shape, layers)
     cases = [(b, p) for b in numbers(batches, "--batches") for p in numbers(prompts, "--prompts")]
     require_writable(output, force=force)
     running = open_running_device(device)
@@ -106,6 +107,18 @@ def verify_command(
     else:
         show_verification(make_console(), result)
     raise typer.Exit(0 if result.passed else 1)
+
+
+def first_layers(model: "Model", layers: int) -> "Model":
+    """Return a model with fewer layers; those with experts are the last ones."""
+    changes: dict[str, object] = {"layers": layers}
+    if model.experts is not None:
+        mixtures = max(0, layers - model.mlp_layers)
+        experts = model.experts.model_copy(update={"layers": mixtures})
+        changes["experts"] = experts if mixtures else None
+    if model.windowed_layers:
+        changes["windowed_layers"] = min(model.windowed_layers, layers)
+    return model.model_copy(update=changes)
 
 
 def _profile(name: str | None, running: "RunningDevice", profile_dir: "Path | None") -> "Profile":

@@ -19,7 +19,7 @@ from groundspeed.calibrate.timing.statistics import Summary, summarize
 from groundspeed.calibrate.timing.timers import GpuTimer
 from groundspeed.estimator import Model
 from groundspeed.kernels.capture import capture
-from groundspeed.kernels.decoder.decoder import Decoder, DecoderShape
+from groundspeed.kernels.decoder.decoder import Decoder, DecoderShape, MixtureShape
 
 MIN_RUNS = 3
 MAX_RUNS = 20
@@ -68,8 +68,16 @@ def decoder_shape(model: Model, dtype: str) -> DecoderShape:
         qk_norm=model.qk_norm,
         layer_norm=model.norm == "layer",
         parallel_block=model.parallel_block,
+        mixture=_mixture_shape(model),
         dtype=dtype,
     )
+
+
+def _mixture_shape(model: Model) -> MixtureShape | None:
+    e = model.experts
+    if e is None:
+        return None
+    return MixtureShape(e.layers, e.count, e.top_k, e.intermediate, e.shared_intermediate)
 
 
 def unsupported_features(model: Model, longest: int) -> str | None:
@@ -79,7 +87,9 @@ def unsupported_features(model: Model, longest: int) -> str | None:
     """
     window = model.sliding_window
     parts = {
-        "experts": model.experts is not None,
+        "experts without a gate": model.experts is not None and not model.experts.gated,
+        "experts with biases": model.experts is not None and model.experts.bias,
+        "experts of another width": model.experts is not None and model.experts.latent_hidden > 0,
         "latent attention": model.latent is not None,
         "recurrent layers": model.recurrent is not None,
         "gated attention outputs": model.output_gate,

@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from groundspeed.extras import EXTRA_OF
-from groundspeed.measuring.machine_check import Diagnosis
+from groundspeed.measuring.machine_check import Diagnosis, diagnose
 from program import environment, groundspeed
 
 WITHOUT = """
@@ -63,3 +65,20 @@ def test_command_without_its_package_gives_one_line_with_the_extra() -> None:
         assert f"groundspeed[{wanted}]" in error
     code, out, _ = without(("fsspec",), "fleet", "healthcheck", "--device", "cpu")
     assert (code, out.startswith("GROUNDSPEED UNKNOWN")) == (3, True)
+
+
+def test_doctor_names_what_the_installed_version_of_a_library_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    from groundspeed.calibrate import library_gaps
+    from groundspeed.calibrate.library_gaps import Gap
+
+    here = "torch.distributed.launcher.api.LaunchConfig"
+    gaps = (Gap(f"{here}.shutdown_timeout", "torch 2.12", "has it"),
+            Gap(f"{here}.no_such_field", "torch 9.9", "ranks end later"),
+            Gap("torch.no_such_function", "torch 9.9", "nothing works"))  # fmt: skip
+    monkeypatch.setattr(library_gaps, "GAPS", gaps)
+    told = [c for c in diagnose().checks if c.found == "older than 9.9"]
+    assert [c.for_what for c in told] == ["ranks end later", "nothing works"]
+    assert all(c.state == "warning" for c in told)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.cuda import nccl
 
 from simulated_gpu.chip import Machine
 from simulated_gpu.tensors import Memory, simulated
@@ -249,7 +250,7 @@ def replace_cuda(sim: Simulation) -> None:
     }
     for name, value in replaced.items():
         setattr(cuda, name, value)
-    cuda.nccl.version = lambda: (2, 28, 3)
+    nccl.version = lambda: (2, 28, 3)
     torch.version.cuda = None if sim.machine.chip.vendor == "amd" else "13.0"
     torch.version.hip = "7.0" if sim.machine.chip.vendor == "amd" else None
 

@@ -64,7 +64,7 @@ class Memory:
 
     def range_of(self, tensor: torch.Tensor) -> Range:
         """Return address and bytes that a view covers, each element counted once."""
-        start = self.adopt(tensor) + tensor.storage_offset() * tensor.itemsize
+        start = self.adopt(tensor) + int(tensor.storage_offset()) * tensor.itemsize
         items = math.prod(
             n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride
         )
@@ -163,7 +163,7 @@ class Operations(TorchDispatchMode):
             return func(*args, **kwargs)
         if name in ("_local_scalar_dense", "equal", "nonzero", "is_nonzero"):
             return self._read_back(name, args)
-        if here:
+        if here and device is not None:
             index = torch.device(device).index
             kwargs["device"] = torch.device(
                 "cuda", self.machine.current if index is None else index

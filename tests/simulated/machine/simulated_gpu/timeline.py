@@ -188,8 +188,9 @@ class Device:
 
         if any(hasattr(work, "enqueue") for work in works):  # collectives, see nccl
             for work in works:
-                if hasattr(work, "enqueue"):
-                    work.enqueue(stream)
+                enqueue = getattr(work, "enqueue", None)
+                if enqueue is not None:
+                    enqueue(stream)
                 else:
                     stream.waiting.append(lambda work=work: (self._run(work, stream), True)[1])
         elif stream.waiting:
