@@ -33,6 +33,10 @@ DEVICE_TIMEOUT_S = {"check": 300.0, "quick": 1800.0, "standard": 7200.0, "full":
 """[s] Time limit for one device, by check level: many times what a healthy device needs."""
 
 
+KILLED_S = 10.0
+"""[s] Time in which a killed process must end."""
+
+
 @dataclass(frozen=True)
 class Work:
     """Work that one node does in a run."""
@@ -249,7 +253,15 @@ def _answer(process: subprocess.Popen[str], deadline: float) -> Answer:
         out, err = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         process.kill()
-        process.communicate()
+        try:
+            process.communicate(timeout=KILLED_S)
+        except subprocess.TimeoutExpired:
+            # A process that waits for a driver (state D) does not even die when it is killed.
+            return Answer(
+                None,
+                "no result within the time limit, and it cannot be killed: the device or its "
+                "driver hangs, reset the GPU or the node",
+            )
         return Answer(None, "no result within the time limit: stopped")
     said = err.strip().splitlines()
     reason = (
