@@ -71,6 +71,10 @@ def steps(out: Path) -> list[Step]:
                                     "512,16384", "--batches", "1,4"], 120),
         Step("standard 1", standard, 330, resumes=True),
         Step("gpu tests", tests(), 120),
+        Step("verify mixtral-8x7b", [*verify, "mixtral-8x7b", "--layers", "8", "--prompts",
+                                     "512,2048", "--batches", "1,8"], 60),
+        Step("verify qwen2.5-7b fp8", [*verify, "qwen2.5-7b", "--weights", "fp8_row", "--prompts",
+                                       "512,2048", "--batches", "1,8"], 60),
         Step("held out", [sys.executable, "-P", HELD_OUT, "cuda:0", str(out / "held_out")], 120),
         Step("standard 2", [*standard, "--fresh"], 330),
         # Half of the layers of a 70B model fit on one GPU in bf16. All layers do the same work.
@@ -90,6 +94,25 @@ def rehearsal(out: Path) -> list[Step]:
         Step("verify qwen2.5-0.5b", [*verify, *small], 1),
         Step("health", [*TOOL, "fleet", "healthcheck", "--json", *profiles], 1),
         Step("gpu tests", tests(), 1),
+        Step(
+            "verify mixtral-8x7b",
+            [*verify, "mixtral-8x7b", "--layers", "8", "--prompts", "512,2048", "--batches", "1,8"],
+            60,
+        ),
+        Step(
+            "verify qwen2.5-7b fp8",
+            [
+                *verify,
+                "qwen2.5-7b",
+                "--weights",
+                "fp8_row",
+                "--prompts",
+                "512,2048",
+                "--batches",
+                "1,8",
+            ],
+            60,
+        ),
         Step("held out", [sys.executable, "-P", HELD_OUT, "cpu", str(out / "held_out"), "10"], 1),
     ]
 

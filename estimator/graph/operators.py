@@ -45,7 +45,13 @@ class Operator:
 
 
 def forward_pass(
-    model: Model, phase: PhaseName, *, batch: int, length: Array, dtype: str
+    model: Model,
+    phase: PhaseName,
+    *,
+    batch: int,
+    length: Array,
+    dtype: str,
+    weights_dtype: str | None = None,
 ) -> list[Operator]:
     """Return the operators of one forward pass.
 
@@ -62,6 +68,9 @@ def forward_pass(
         number of tokens that attention reads (KV cache and new token), one value per step.
     dtype : str
         Data type of weights, activations and KV cache.
+    weights_dtype : str, optional
+        Data type of the weights of the layers if it is another, such as ``fp8_row``. The inputs of
+        their GEMMs are then quantized; embedding, head and experts keep ``dtype``.
 
     Returns
     -------
@@ -72,11 +81,13 @@ def forward_pass(
     rows = float(batch) * (float(length[0]) if phase == "prefill" else 1.0)
     last_rows = float(batch)  # the LM head processes only the last token of each sequence
     norm = "rms_norm" if model.norm == "rms" else "layer_norm"
+    linear = weights_dtype or dtype
     parts = [
+        *(_quantizing(model, rows, dtype) if linear != dtype else ()),
         _elementwise("embed", "embed", rows, model.hidden, 1, dtype),
         _elementwise("norm", norm, rows, model.hidden, layers * _norms_run(model), dtype),
         _matmul(
-            "qkv", rows, model.attention_width + 2 * model.kv_width, model.hidden, layers, dtype
+            "qkv", rows, model.attention_width + 2 * model.kv_width, model.hidden, layers, linear
         ),
     ]
     if model.qk_norm:
@@ -90,9 +101,9 @@ def forward_pass(
         ),
         _elementwise("kv_write", "kv_write", rows, model.kv_width, 2 * layers, dtype),
         _attention(model, phase, batch, length, dtype),
-        _matmul("out", rows, model.hidden, model.attention_width, layers, dtype),
+        _matmul("out", rows, model.hidden, model.attention_width, layers, linear),
         _elementwise("residual", "residual_add", rows, model.hidden, 2 * layers, dtype),
-        *_mlp(model, rows, dtype),
+        *_mlp(model, rows, dtype, linear),
         *(_mixture(model, model.experts, rows, dtype) if model.experts is not None else ()),
         _elementwise("norm", norm, last_rows, model.hidden, 1, dtype),
         _matmul("head", last_rows, model.vocabulary, model.hidden, 1, dtype),
@@ -101,16 +112,30 @@ def forward_pass(
     return parts
 
 
-def _mlp(model: Model, rows: float, dtype: str) -> list[Operator]:
+def _quantizing(model: Model, rows: float, dtype: str) -> list[Operator]:
+    """Return the quantization of the inputs of all GEMMs of the layers."""
+    layers, dense = model.layers, model.mlp_layers
+    inputs = [
+        (model.hidden, layers), (model.attention_width, layers), (model.hidden, dense),
+        (model.intermediate, dense),
+    ]  # fmt: skip
+    return [
+        _elementwise("quantize", "fp8_quantize", rows, width, count, dtype)
+        for width, count in inputs
+        if count
+    ]
+
+
+def _mlp(model: Model, rows: float, dtype: str, linear: str) -> list[Operator]:
     """Return the dense MLPs of all layers that have one."""
     count = model.mlp_layers
     if not count:
         return []
     op = "silu_mul" if model.gated_mlp else "gelu"
     return [
-        _matmul("mlp", rows, model.mlp_width, model.hidden, count, dtype),
+        _matmul("mlp", rows, model.mlp_width, model.hidden, count, linear),
         _elementwise("activation", op, rows, model.mlp_width, count, dtype),
-        _matmul("mlp", rows, model.hidden, model.intermediate, count, dtype),
+        _matmul("mlp", rows, model.hidden, model.intermediate, count, linear),
     ]
 
 
@@ -132,7 +157,7 @@ def _mixture(model: Model, e: Experts, rows: float, dtype: str) -> list[Operator
     up = 2 * e.intermediate
     parts = [
         _matmul("router", rows, e.count, hidden, layers, dtype),
-        _elementwise("router", "argmax", rows, e.count, layers, dtype),
+        _elementwise("router", "rms_norm", rows, e.count, layers, dtype),  # stands for softmax
         _elementwise("combine", "embed", each, hidden, layers * hit, dtype),
         _matmul("experts", each, up, hidden, layers * hit, dtype),
         _elementwise("activation", "silu_mul", each, up, layers * hit, dtype),

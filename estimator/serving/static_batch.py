@@ -72,6 +72,8 @@ class Workload(Record):
     prompt_tokens: int = 1024
     output_tokens: int = 1024
     dtype: str = "bfloat16"
+    weights_dtype: str | None = None
+    """Data type of the layers' weights, if it is not ``dtype``."""
 
 
 class Prediction(Record):
@@ -118,20 +120,25 @@ def predict(model: Model, hardware: Hardware, workload: Workload) -> Prediction:
     require_possible(model, workload)
     prompt, output, batch = workload.prompt_tokens, workload.output_tokens, workload.batch
     dtype = workload.dtype
-    prefill = _phase(
-        hardware,
-        forward_pass(model, "prefill", batch=batch, length=np.array([float(prompt)]), dtype=dtype),
-    )
+
+    def operators(phase: PhaseName, length: Array) -> list[Operator]:
+        return forward_pass(
+            model, phase, batch=batch, length=length, dtype=dtype,
+            weights_dtype=workload.weights_dtype,
+        )  # fmt: skip
+
+    prefill = _phase(hardware, operators("prefill", np.array([float(prompt)])))
     decode = None
     steps = output - 1
     if steps:
         contexts = np.unique(np.linspace(prompt + 1, prompt + steps, min(steps, 64)).round())
-        passes = forward_pass(model, "decode", batch=batch, length=contexts, dtype=dtype)
-        decode = _phase(hardware, passes)
+        decode = _phase(hardware, operators("decode", contexts))
     ttft = prefill.time_s
     tpot = decode.time_s if decode else None
     e2e = _total(ttft, tpot, steps)
-    weights = model.parameters * item_bytes(dtype)
+    outside = model.embedding_parameters * (1 if model.tied_head else 2)
+    inside = item_bytes(workload.weights_dtype or dtype)
+    weights = outside * item_bytes(dtype) + (model.parameters - outside) * inside
     kv = kv_bytes_per_token(model, dtype=dtype) * batch * (prompt + output - 1)
     return Prediction(
         model=model.id,

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from groundspeed.kernels.attention.attention import attend_decode, attend_prefill
 from groundspeed.kernels.decoder import elementwise
 from groundspeed.kernels.kernel import DTYPES
+from groundspeed.kernels.matmul.low_precision import scaled_product
+from groundspeed.kernels.vendor import vendor_of
 
 Probe = Callable[[str], None]
 """Callback that receives the group of each operation after it was called, e.g. to time it."""
@@ -69,6 +71,9 @@ class DecoderShape:
     """Whether attention and MLP have the same input, as in GPT-J."""
     mixture: "MixtureShape | None" = None
     """Mixture of experts in the last layers; None: every layer has a dense MLP."""
+    fp8_weights: bool = False
+    """Whether the weights of attention and dense MLPs are fp8, with a scale for each row. Their
+    inputs are then quantized, as in serving engines."""
     dtype: str = "bfloat16"
 
     @property
@@ -160,7 +165,10 @@ class Decoder:
         self.batch = batch
         self.capacity = capacity
         self._generator = torch.Generator(device=device).manual_seed(seed)
+        self._fp8 = vendor_of(device).fp8
         s = shape
+        widest = max(s.qkv_width, s.hidden, 2 * s.intermediate)
+        self._ones = torch.ones((1, widest), device=device)  # the scales of the weights
         self.table = self._weight(s.vocabulary, s.hidden)
         self.head = self.table if s.tied_head else self._weight(s.vocabulary, s.hidden)
         self.final_norm = self._weight(s.hidden)
@@ -237,13 +245,26 @@ class Decoder:
             return self._experts(layer.mixture, x, probe)
         if layer.up is None or layer.down is None:
             raise AssertionError("a layer has a dense MLP or a mixture")
-        up = F.linear(x, layer.up, layer.up_bias)
-        probe("mlp")
+        up = self._linear(x, layer.up, layer.up_bias, "mlp", probe)
         up = elementwise.silu_mul(up) if self.shape.gated_mlp else elementwise.gelu(up)
         probe("activation")
-        down = F.linear(up, layer.down, layer.down_bias)
-        probe("mlp")
-        return down
+        return self._linear(up, layer.down, layer.down_bias, "mlp", probe)
+
+    def _linear(
+        self, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, group: str, probe: Probe
+    ) -> torch.Tensor:
+        """Multiply (rows, K) inputs by a weight of a layer, which may be fp8."""
+        if w.dtype != self._fp8:
+            result = F.linear(x, w, bias)
+            probe(group)
+            return result
+        quantized, scale = elementwise.quantize_rows(x, self._fp8)
+        probe("quantize")
+        result = scaled_product(quantized, w, scale, self._ones[:, : w.shape[0]])
+        if bias is not None:
+            result = result + bias
+        probe(group)
+        return result
 
     def _experts(self, mixture: _Mixture, x: torch.Tensor, probe: Probe) -> torch.Tensor:
         """Run the activated experts one after another, each on the rows routed to it.
@@ -290,8 +311,7 @@ class Decoder:
         s = self.shape
         rows = normed.shape[0]
         length = rows // batch
-        qkv = F.linear(normed, layer.qkv, layer.qkv_bias)
-        probe("qkv")
+        qkv = self._linear(normed, layer.qkv, layer.qkv_bias, "qkv", probe)
         heads = qkv.view(rows, s.heads + 2 * s.kv_heads, s.head_dim)
         turning, v = heads[:, : s.heads + s.kv_heads], heads[:, s.heads + s.kv_heads :]
         if layer.q_norm is not None and layer.k_norm is not None:
@@ -310,9 +330,7 @@ class Decoder:
         attended = attend_decode(q, k, v) if length == 1 else attend_prefill(q, k, v)
         probe("attention")
         flat = attended.transpose(1, 2).reshape(rows, s.heads * s.head_dim)
-        result = F.linear(flat, layer.out, layer.out_bias)
-        probe("out")
-        return result
+        return self._linear(flat, layer.out, layer.out_bias, "out", probe)
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if self.shape.layer_norm:
@@ -325,6 +343,11 @@ class Decoder:
         if len(size) == 1:
             return weight.fill_(1.0)
         return weight.normal_(0.0, size[-1] ** -0.5, generator=self._generator)
+
+    def _layer_weight(self, *size: int) -> torch.Tensor:
+        """Return a weight of attention or a dense MLP, in fp8 if the shape says so."""
+        weight = self._weight(*size)
+        return weight.to(self._fp8) if self.shape.fp8_weights else weight
 
     def _mixture(self, m: MixtureShape, index: int) -> _Mixture:
         hidden, shared = self.shape.hidden, m.shared_intermediate
@@ -354,15 +377,15 @@ class Decoder:
 
         return _Layer(
             norm=self._weight(s.hidden),
-            qkv=self._weight(s.qkv_width, s.hidden),
+            qkv=self._layer_weight(s.qkv_width, s.hidden),
             qkv_bias=bias(s.qkv_bias, s.qkv_width),
-            out=self._weight(s.hidden, s.heads * s.head_dim),
+            out=self._layer_weight(s.hidden, s.heads * s.head_dim),
             out_bias=bias(s.output_bias, s.hidden),
             mlp_norm=None if s.parallel_block else self._weight(s.hidden),
             mixture=None if m is None or dense else self._mixture(m, index),
-            up=self._weight(up_width, s.hidden) if dense else None,
+            up=self._layer_weight(up_width, s.hidden) if dense else None,
             up_bias=bias(s.mlp_bias and dense, up_width),
-            down=self._weight(s.hidden, s.intermediate) if dense else None,
+            down=self._layer_weight(s.hidden, s.intermediate) if dense else None,
             down_bias=bias(s.mlp_bias and dense, s.hidden),
             q_norm=self._weight(s.head_dim) if s.qk_norm else None,
             k_norm=self._weight(s.head_dim) if s.qk_norm else None,

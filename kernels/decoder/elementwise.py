@@ -85,10 +85,21 @@ def argmax(logits: torch.Tensor) -> torch.Tensor:
     return torch.argmax(logits, dim=-1)
 
 
+def quantize_rows(x: torch.Tensor, fp8: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale each row by its largest value and round it to fp8; return it with its scales.
+
+    Returns
+    -------
+    ((rows, width) fp8 Tensor, (rows, 1) float32 Tensor)
+        The input is the product of both.
+    """
+    scale = x.abs().amax(dim=-1, keepdim=True).float().clamp(min=1e-12) / torch.finfo(fp8).max
+    return (x.float() / scale).to(fp8), scale
+
+
 def fp8_quantize(x: torch.Tensor, fp8: torch.dtype) -> torch.Tensor:
     """Scale each row by its largest value and round it to fp8, as engines do for activations."""
-    largest = x.abs().amax(dim=-1, keepdim=True).float().clamp(min=1e-12)
-    return (x.float() * (torch.finfo(fp8).max / largest)).to(fp8)
+    return quantize_rows(x, fp8)[0]
 
 
 def sample(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -64,6 +64,21 @@ def test_mixture_computes_the_experts_that_it_routes_to(device: torch.device) ->
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_fp8_weights_give_nearly_the_result_of_the_same_weights_in_bfloat16(
+    device: torch.device,
+) -> None:
+    shape = dataclasses.replace(SMALL, dtype="bfloat16", fp8_weights=True, qkv_bias=True)
+    decoder = Decoder(shape, device, batch=1, capacity=16)
+    layer = decoder.layers[0]
+    x = torch.randn(5, shape.hidden, device=device).bfloat16()
+    seen: list[str] = []
+    got = decoder._linear(x, layer.qkv, layer.qkv_bias, "qkv", seen.append)
+    assert seen == ["quantize", "qkv"] and layer.qkv_bias is not None
+    expected = x.float() @ layer.qkv.float().T + layer.qkv_bias.float()
+    error = (got.float() - expected).norm() / expected.norm()
+    assert error < 0.05  # three mantissa bits of the inputs
+
+
 def test_probe_is_called_for_every_part_and_keeps_the_result(device: torch.device) -> None:
     decoder = Decoder(SMALL, device, batch=1, capacity=16)
     tokens = torch.randint(300, (1, 8), device=device)

@@ -93,18 +93,24 @@ def test_throttled_points_are_tagged_and_no_other(quick: Profile) -> None:
     assert not [p for p in streams if "throttled:power-cap" in p.tags]
 
 
-def test_verify_predicts_a_decoder_on_the_simulated_gpu_within_five_percent(
-    folder: Path, quick: Profile
+@pytest.mark.parametrize(
+    "model",
+    [("qwen2.5-7b", "--layers", "4"), ("qwen2.5-7b", "--layers", "4", "--weights", "fp8_row"),
+     ("mixtral-8x7b", "--layers", "2")],
+    ids=["dense", "fp8", "mixture"],
+)  # fmt: skip
+def test_verify_predicts_a_decoder_on_the_simulated_gpu_within_a_tenth(
+    folder: Path, quick: Profile, model: tuple[str, ...]
 ) -> None:
     ran = simulate(
-        Machine(), "verify", "qwen2.5-7b", "--layers", "4", "--json", "--device", "cuda:0",
+        Machine(), "verify", *model, "--json", "--device", "cuda:0",
         "--prompts", "512", "--batches", "1", "--osl", "8", "--seconds", "0.2",
         "--profile-dir", str(folder / "profiles"), folder=folder,
     )  # fmt: skip
     assert ran.code in (0, 1), ran.err[-3000:]
     found = json.loads(ran.out)
-    assert abs(found["ttft_median_error_fraction"]) < 0.05
-    assert abs(found["tpot_median_error_fraction"]) < 0.05
+    assert abs(found["ttft_median_error_fraction"]) < 0.1
+    assert abs(found["tpot_median_error_fraction"]) < 0.1
 
 
 def test_case_that_kills_the_context_is_named_and_left_out_of_the_next_run(tmp_path: Path) -> None:

@@ -66,6 +66,13 @@ def verify_command(
     dtype: Annotated[
         str, typer.Option(help="Data type of weights, activations and KV cache.")
     ] = "bfloat16",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Data type of the weights of attention and dense MLPs: fp8_row (a scale for each "
+            "row, inputs quantized for each token). Default: that of --dtype."
+        ),
+    ] = None,
     device: Device = None,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
@@ -99,7 +106,7 @@ def verify_command(
     from groundspeed.display.terminal import make_console, progress_bar
     from groundspeed.verify.verification import VerifyRequest, verify
 
-    request = VerifyRequest(shape, known, running, cases, output_tokens, seconds, dtype)
+    request = VerifyRequest(shape, known, running, cases, output_tokens, seconds, dtype, weights)
     with progress_bar(f"verifying {shape.id}", quiet=quiet or as_json) as progress:
         result = verify(request, progress)
     if as_json or output is not None:

@@ -50,7 +50,7 @@ class CaseTiming:
     decode: PhaseTiming
 
 
-def decoder_shape(model: Model, dtype: str) -> DecoderShape:
+def decoder_shape(model: Model, dtype: str, *, fp8_weights: bool = False) -> DecoderShape:
     """Return the shape of the decoder that has the layers of a model."""
     return DecoderShape(
         hidden=model.hidden,
@@ -70,6 +70,7 @@ def decoder_shape(model: Model, dtype: str) -> DecoderShape:
         parallel_block=model.parallel_block,
         mixture=_mixture_shape(model),
         dtype=dtype,
+        fp8_weights=fp8_weights,
     )
 
 

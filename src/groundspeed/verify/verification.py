@@ -46,6 +46,9 @@ INSIDE_SHARE = 0.8
 HEADROOM = 0.9
 """Largest share of the device's memory that weights and KV cache of the decoder may take."""
 
+FP8_WEIGHTS = "fp8_row"
+"""fp8 weights with a scale for each row, and inputs quantized for each token."""
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -136,6 +139,8 @@ class VerifyRequest:
     budget_s: float = 1.0
     """[s] Approximate measuring time for each phase of a case."""
     dtype: str = "bfloat16"
+    weights_dtype: str | None = None
+    """Data type of the layers' weights: ``fp8_row``, or None for ``dtype``."""
 
 
 def verify(request: VerifyRequest, progress: Progress) -> Verification:
@@ -155,7 +160,7 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
     ).hexdigest()
     seen = _shapes_seen(request)
     measured: list[VerifiedCase] = []
-    shape = decoder_shape(model, request.dtype)
+    shape = decoder_shape(model, request.dtype, fp8_weights=request.weights_dtype is not None)
     longest = max(prompt for _, prompt in request.cases) + request.output_tokens
     probe = ReferenceProbe(request.running, profile)
     before = probe.changes()
@@ -204,7 +209,13 @@ def _require_runnable(request: VerifyRequest) -> None:
     if (what := unsupported_features(request.model, longest)) is not None:
         raise InputError(
             f"{request.model.id} has {what}, which the decoder of verify does not support",
-            remedy="verify a dense model with full attention, such as qwen2.5-7b",
+            remedy="verify a model with full attention, such as qwen2.5-7b or mixtral-8x7b",
+        )
+    if request.weights_dtype not in (None, FP8_WEIGHTS):
+        raise InputError(
+            f"verify has no weights of {request.weights_dtype}",
+            where="--weights",
+            remedy=f"give {FP8_WEIGHTS}, or leave it out",
         )
     if request.output_tokens < 2:
         raise InputError(
@@ -269,6 +280,7 @@ def _predict(
         prompt_tokens=prompt,
         output_tokens=request.output_tokens,
         dtype=request.dtype,
+        weights_dtype=request.weights_dtype,
     )
     datasheet = request.profile.datasheet
     return (
@@ -297,6 +309,7 @@ def _shapes_seen(request: VerifyRequest) -> tuple[str, ...]:
                 batch=batch,
                 length=lengths,
                 dtype=request.dtype,
+                weights_dtype=request.weights_dtype,
             ):
                 columns = {
                     k: np.broadcast_to(v, lengths.shape) for k, v in operator.columns.items()

@@ -137,6 +137,29 @@ def test_mixture_of_experts_is_predicted_and_run_part_by_part(profile: Profile) 
         assert experts[0].predicted_s > 0.2 * experts[0].measured_s
 
 
+def test_fp8_weights_need_laws_of_fp8(profile: Profile) -> None:
+    with pytest.raises(InputError, match="no law for matmul fp8_row"):
+        verify(request(profile, weights_dtype="fp8_row"), lambda *_: None)
+    with pytest.raises(InputError, match="no weights of int4"):
+        verify(request(profile, weights_dtype="int4"), lambda *_: None)
+
+
+def test_fp8_weights_are_run_and_predicted_with_the_quantization_of_their_inputs(
+    profile: Profile,
+) -> None:
+    """The law of bfloat16 products stands in for one of fp8, which a CPU does not measure."""
+    law = next(
+        law for law in profile.laws
+        if law.operation == "matmul" and law.config_key["dtype"] == "bfloat16"
+    )  # fmt: skip
+    fp8 = law.model_copy(update={"config_key": {"dtype": "fp8_row"}})
+    with_fp8 = profile.model_copy(update={"laws": (*profile.laws, fp8)})
+    result = verify(request(with_fp8, weights_dtype="fp8_row"), lambda *_: None)
+    for case in result.cases:
+        assert "quantize" in {p.group for p in case.parts}
+    assert result.predictions[0].weight_bytes < MODEL.parameters * 2
+
+
 def test_decoder_of_a_mixture_has_as_many_parameters_as_the_model() -> None:
     from groundspeed.kernels.decoder.decoder import Decoder
 
