@@ -72,6 +72,13 @@ def naive_estimate(
     if not 0.0 < utilization <= 1.0:
         raise InputError(f"utilization must be above 0 and at most 1, not {utilization}")
     require_possible(model, workload)
+    length = workload.prompt_tokens + workload.output_tokens
+    if model.sliding_window is not None and length > model.sliding_window:
+        raise InputError(
+            f"{model.id} has a sliding window of {model.sliding_window} tokens, which the naive "
+            f"method does not know; prompt and output have {length}",
+            remedy="use the default method",
+        )
     if not model.gated_mlp:
         raise InputError(
             f"the article's formulas need a gated MLP, but the MLP of {model.id} is not gated",

@@ -100,7 +100,7 @@ def forward_pass(
             "rotary", "rotary", rows, model.attention_width + model.kv_width, layers, dtype
         ),
         _elementwise("kv_write", "kv_write", rows, model.kv_width, 2 * layers, dtype),
-        _attention(model, phase, batch, length, dtype),
+        *_attention(model, phase, batch, length, dtype),
         _matmul("out", rows, model.hidden, model.attention_width, layers, linear),
         _elementwise("residual", "residual_add", rows, model.hidden, 2 * layers, dtype),
         *_mlp(model, rows, dtype, linear),
@@ -199,7 +199,32 @@ def _elementwise(group: str, op: str, rows: float, width: int, count: int, dtype
     return Operator(group, "elementwise", {"op": op, "dtype": dtype}, columns, count)
 
 
-def _attention(model: Model, phase: PhaseName, batch: int, length: Array, dtype: str) -> Operator:
+def _attention(
+    model: Model, phase: PhaseName, batch: int, length: Array, dtype: str
+) -> list[Operator]:
+    """Return the attention of all layers, of which some may see a window only."""
+    window, windowed = model.sliding_window, model.windowed_layers
+    if window is None or not windowed or float(length.max()) <= window:
+        return [_heads(model, phase, float(batch), length, dtype, model.layers)]
+    whole = model.layers - windowed
+    parts = [_heads(model, phase, float(batch), length, dtype, whole)] if whole else []
+    if phase == "decode":
+        seen = np.minimum(length, float(window))
+        return [*parts, _heads(model, phase, float(batch), seen, dtype, windowed)]
+    # A prompt is processed in blocks of a window. The first sees itself; each other sees itself and
+    # its predecessor, which makes as many pairs as causal attention over two windows.
+    blocks = float(length[0]) / window - 1.0
+    one, two = np.full_like(length, float(window)), np.full_like(length, 2.0 * window)
+    return [
+        *parts,
+        _heads(model, phase, float(batch), one, dtype, windowed),
+        _heads(model, phase, batch * blocks, two, dtype, windowed),
+    ]
+
+
+def _heads(
+    model: Model, phase: PhaseName, batch: float, length: Array, dtype: str, count: int
+) -> Operator:
     name = "seq_len" if phase == "prefill" else "kv_len"
     same = np.ones_like(length)
     columns = {
@@ -209,4 +234,4 @@ def _attention(model: Model, phase: PhaseName, batch: int, length: Array, dtype:
         "kv_heads": model.kv_heads * same,
         "head_dim": model.head_dim * same,
     }
-    return Operator("attention", f"attention_{phase}", {"dtype": dtype}, columns, model.layers)
+    return Operator("attention", f"attention_{phase}", {"dtype": dtype}, columns, count)

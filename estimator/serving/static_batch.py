@@ -165,8 +165,7 @@ def require_possible(model: Model, workload: Workload) -> None:
     Raises
     ------
     InputError
-        If a count is not positive, the length exceeds the model's maximum context, or it exceeds
-        the sliding window (not modelled yet).
+        If a count is not positive, or the length exceeds the model's maximum context.
     """
     for name, value in (
         ("batch", workload.batch),
@@ -181,12 +180,6 @@ def require_possible(model: Model, workload: Workload) -> None:
             f"prompt and output have {length} tokens, more than the maximum context of "
             f"{model.id} ({model.max_context})",
             remedy="shorten the prompt or the output",
-        )
-    if model.sliding_window is not None and length > model.sliding_window:
-        raise InputError(
-            f"{model.id} has a sliding window of {model.sliding_window} tokens; {length} tokens "
-            "exceed it: that is not modelled yet",
-            remedy=f"use at most {model.sliding_window} tokens of prompt and output together",
         )
     item_bytes(workload.dtype)
 

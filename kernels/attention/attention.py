@@ -50,6 +50,46 @@ def attend_prefill(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.T
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
 
 
+def attend_window(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int, masks: dict[int, torch.Tensor]
+) -> torch.Tensor:
+    """Compute causal attention in which each token sees the last ``window`` tokens only.
+
+    The prompt is cut into blocks of a window. A block sees itself and the block before, which makes
+    as many pairs of tokens as causal attention over two windows.
+
+    Parameters
+    ----------
+    q : (batch, heads, seq_len, head_dim) Tensor
+    k, v : (batch, kv_heads, seq_len, head_dim) Tensor
+    window : int
+        [tokens] Number of tokens that a token sees, with itself.
+    masks : dict
+        Masks by the length of a block, kept from call to call; filled by this function.
+
+    Returns
+    -------
+    (batch, heads, seq_len, head_dim) Tensor
+    """
+    length = q.shape[2]
+    parts = [attend_prefill(q[:, :, :window], k[:, :, :window], v[:, :, :window])]
+    for start in range(window, length, window):
+        rows = min(window, length - start)
+        if rows not in masks:
+            here = torch.arange(window, window + rows, device=q.device)[:, None]
+            there = torch.arange(window + rows, device=q.device)
+            masks[rows] = (there <= here) & (there > here - window)
+        seen = slice(start - window, start + rows)
+        grouped = q.shape[1] != k.shape[1]
+        parts.append(
+            F.scaled_dot_product_attention(
+                q[:, :, start : start + rows], k[:, :, seen], v[:, :, seen],
+                attn_mask=masks[rows], enable_gqa=grouped,
+            )
+        )  # fmt: skip
+    return torch.cat(parts, dim=2)
+
+
 def attend_decode(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Compute the attention of one new token per sequence over its KV cache.
 

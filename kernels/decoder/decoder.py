@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from groundspeed.kernels.attention.attention import attend_decode, attend_prefill
+from groundspeed.kernels.attention.attention import attend_decode, attend_prefill, attend_window
 from groundspeed.kernels.decoder import elementwise
 from groundspeed.kernels.kernel import DTYPES
 from groundspeed.kernels.matmul.low_precision import scaled_product
@@ -71,6 +71,9 @@ class DecoderShape:
     """Whether attention and MLP have the same input, as in GPT-J."""
     mixture: "MixtureShape | None" = None
     """Mixture of experts in the last layers; None: every layer has a dense MLP."""
+    window: int | None = None
+    """[tokens] Number of tokens that attention sees in the first ``windowed_layers``."""
+    windowed_layers: int = 0
     fp8_weights: bool = False
     """Whether the weights of attention and dense MLPs are fp8, with a scale for each row. Their
     inputs are then quantized, as in serving engines."""
@@ -107,6 +110,7 @@ class _Layer:
     down_bias: torch.Tensor | None
     q_norm: torch.Tensor | None  # (D,)
     k_norm: torch.Tensor | None
+    window: int | None
     k_cache: torch.Tensor  # (B, kv_heads, T, D)
     v_cache: torch.Tensor
 
@@ -166,6 +170,7 @@ class Decoder:
         self.capacity = capacity
         self._generator = torch.Generator(device=device).manual_seed(seed)
         self._fp8 = vendor_of(device).fp8
+        self._masks: dict[int, torch.Tensor] = {}  # of attention in windows
         s = shape
         widest = max(s.qkv_width, s.hidden, 2 * s.intermediate)
         self._ones = torch.ones((1, widest), device=device)  # the scales of the weights
@@ -326,8 +331,15 @@ class Decoder:
         layer.v_cache[:, :, start:end] = v.view(batch, length, -1, s.head_dim).transpose(1, 2)
         probe("kv_write")
         q = q.view(batch, length, s.heads, s.head_dim).transpose(1, 2)
-        k, v = layer.k_cache[:, :, :end], layer.v_cache[:, :, :end]
-        attended = attend_decode(q, k, v) if length == 1 else attend_prefill(q, k, v)
+        window = layer.window if layer.window is not None and end > layer.window else None
+        first = end - window if window is not None and length == 1 else 0
+        k, v = layer.k_cache[:, :, first:end], layer.v_cache[:, :, first:end]
+        if length == 1:
+            attended = attend_decode(q, k, v)
+        elif window is not None:
+            attended = attend_window(q, k, v, window, self._masks)
+        else:
+            attended = attend_prefill(q, k, v)
         probe("attention")
         flat = attended.transpose(1, 2).reshape(rows, s.heads * s.head_dim)
         return self._linear(flat, layer.out, layer.out_bias, "out", probe)
@@ -389,6 +401,7 @@ class Decoder:
             down_bias=bias(s.mlp_bias and dense, s.hidden),
             q_norm=self._weight(s.head_dim) if s.qk_norm else None,
             k_norm=self._weight(s.head_dim) if s.qk_norm else None,
+            window=s.window if index < s.windowed_layers else None,
             k_cache=zeros(*cache),
             v_cache=zeros(*cache),
         )

@@ -25,6 +25,10 @@ VARIANTS = {
     "multi-query, plain MLP, parallel": dataclasses.replace(
         SMALL, kv_heads=1, gated_mlp=False, parallel_block=True, layer_norm=True
     ),
+    "window": dataclasses.replace(SMALL, window=5, windowed_layers=2),
+    "window of multi-head attention": dataclasses.replace(
+        SMALL, kv_heads=4, window=7, windowed_layers=3
+    ),
     "query and key norms": dataclasses.replace(SMALL, qk_norm=True, kv_heads=4),
 }
 

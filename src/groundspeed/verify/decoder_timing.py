@@ -69,6 +69,8 @@ def decoder_shape(model: Model, dtype: str, *, fp8_weights: bool = False) -> Dec
         layer_norm=model.norm == "layer",
         parallel_block=model.parallel_block,
         mixture=_mixture_shape(model),
+        window=model.sliding_window,
+        windowed_layers=model.windowed_layers,
         dtype=dtype,
         fp8_weights=fp8_weights,
     )
@@ -81,12 +83,8 @@ def _mixture_shape(model: Model) -> MixtureShape | None:
     return MixtureShape(e.layers, e.count, e.top_k, e.intermediate, e.shared_intermediate)
 
 
-def unsupported_features(model: Model, longest: int) -> str | None:
-    """Name a feature of the model that the decoder of ``verify`` lacks; None if it can be run.
-
-    ``longest`` is the longest sequence of the run [tokens].
-    """
-    window = model.sliding_window
+def unsupported_features(model: Model) -> str | None:
+    """Name a feature of the model that the decoder of ``verify`` lacks; None if it can be run."""
     parts = {
         "experts without a gate": model.experts is not None and not model.experts.gated,
         "experts with biases": model.experts is not None and model.experts.bias,
@@ -97,8 +95,6 @@ def unsupported_features(model: Model, longest: int) -> str | None:
         "attention sinks": model.sinks,
         f"{model.norms_per_layer} norms a layer": model.norms_per_layer > 2,
         "norms over all heads at once": model.qk_norm_whole,
-        f"a window of {window} tokens, shorter than these prompts": window is not None
-        and window < longest,
     }
     return next((name for name, has in parts.items() if has), None)
 

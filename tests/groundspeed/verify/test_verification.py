@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 import tiny_campaign  # noqa: E402
 from groundspeed.calibrate.run.device import open_device  # noqa: E402
 from groundspeed.display.plots import save_roofline  # noqa: E402
-from groundspeed.estimator import ProfileHardware, Workload, predict  # noqa: E402
+from groundspeed.estimator import Model, ProfileHardware, Workload, predict  # noqa: E402
 from groundspeed.estimator.model.architectures import parse_config  # noqa: E402
 from groundspeed.estimator.model.catalog import find_model  # noqa: E402
 from groundspeed.profiles import InputError, Profile, load_profile  # noqa: E402
@@ -137,6 +137,26 @@ def test_mixture_of_experts_is_predicted_and_run_part_by_part(profile: Profile) 
         assert experts[0].predicted_s > 0.2 * experts[0].measured_s
 
 
+WINDOWED = MODEL.model_copy(update={"sliding_window": 16, "windowed_layers": 1})
+
+
+def test_window_shorter_than_the_prompt_is_predicted_and_run(profile: Profile) -> None:
+    """A window limits what decode reads, and the number of pairs in prefill."""
+    result = verify(request(profile, model=WINDOWED), lambda *_: None)
+    hardware = ProfileHardware(profile)
+
+    def attention_bytes(model: Model, prompt: int) -> float:
+        workload = Workload(batch=1, prompt_tokens=prompt, output_tokens=5)
+        prediction = predict(model, hardware, workload)
+        assert prediction.decode is not None
+        return next(g.bytes for g in prediction.decode.groups if g.group == "attention")
+
+    assert len(result.cases) == len(CASES)
+    growth = attention_bytes(WINDOWED, 4000) - attention_bytes(WINDOWED, 2000)
+    whole = attention_bytes(MODEL, 4000) - attention_bytes(MODEL, 2000)
+    assert growth == pytest.approx(whole / 2.0)  # one of two layers sees a window
+
+
 def test_fp8_weights_need_laws_of_fp8(profile: Profile) -> None:
     with pytest.raises(InputError, match="no law for matmul fp8_row"):
         verify(request(profile, weights_dtype="fp8_row"), lambda *_: None)
@@ -196,7 +216,6 @@ def test_model_that_does_not_fit_is_refused_before_it_is_built(profile: Profile)
     [
         ("deepseek-v2-lite", "latent attention"),
         ("gpt-oss-20b", "experts with biases"),
-        ("mistral-7b-v0.1", "a window of 4096 tokens"),
     ],
 )
 def test_model_that_the_test_decoder_cannot_represent_is_refused(
