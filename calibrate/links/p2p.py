@@ -15,7 +15,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from groundspeed.calibrate.links.collective_timing import LinkRun, link_point
+from groundspeed.calibrate.links.collective_timing import LinkRun
+from groundspeed.calibrate.links.link_cases import link_point
 from groundspeed.kernels.kernel import Call
 from groundspeed.profiles.schema import Point
 

@@ -21,14 +21,10 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 from torch.cuda import nccl
 
-from groundspeed.calibrate.links.collective_timing import (
-    CPU_SETTINGS,
-    GPU_SETTINGS,
-    LinkRun,
-    Settings,
-)
+from groundspeed.calibrate.links.collective_timing import LinkRun
 from groundspeed.calibrate.links.device_wait import WATCHDOG_MARGIN_S, HungDeviceError
 from groundspeed.calibrate.links.launcher_environment import RankInfo
+from groundspeed.calibrate.links.link_cases import CPU_SETTINGS, GPU_SETTINGS, Settings
 from groundspeed.calibrate.links.nccl_log import NcclLog, capture_nccl_log, read_nccl_log
 from groundspeed.calibrate.links.p2p import measure_p2p
 from groundspeed.calibrate.links.rendezvous import Rendezvous, own_versions

@@ -13,7 +13,7 @@ import torch
 
 from groundspeed.calibrate.design.measurement_plan import Limit, PlannedCase
 from groundspeed.calibrate.fit.dispatch import fit_curve_law
-from groundspeed.calibrate.links.collective_timing import LinkResult
+from groundspeed.calibrate.links.link_cases import LinkResult
 from groundspeed.calibrate.run.device import RunningDevice, read_environment
 from groundspeed.calibrate.run.journal import Entry
 from groundspeed.calibrate.run.quality import quality_warnings

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from groundspeed.calibrate.links.collective_timing import Settings
+from groundspeed.calibrate.links.link_cases import Settings
 from groundspeed.calibrate.links.local_ranks import run_ranks
 from groundspeed.calibrate.links.rank_main import LinkRequest
 from groundspeed.calibrate.run.runner import Progress
