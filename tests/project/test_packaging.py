@@ -1,13 +1,17 @@
 """Release files: the wheel, the source archive and the Dockerfiles."""
 
+import json
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 MOST_WHEEL_BYTES = 5_000_000
 
@@ -78,3 +82,31 @@ def test_dockerfile_passes_hadolint(root: Path, kind: str) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_hosts_with_both_kinds_of_processors_get_triton(root: Path, machine: str) -> None:
+    """GH200, GB200 and GB10 have Arm processors; PyPI has triton for them."""
+    requirements = _measuring(root)
+    (triton,) = [r for r in requirements if r.name == "triton"]
+    assert triton.marker is not None
+    assert triton.marker.evaluate({"platform_system": "Linux", "platform_machine": machine})
+    assert not triton.marker.evaluate({"platform_system": "Darwin", "platform_machine": "arm64"})
+
+
+@pytest.mark.parametrize("name", ["torch", "triton"])
+def test_bounds_of_torch_and_triton_are_the_versions_that_were_compared(
+    root: Path, name: str
+) -> None:
+    """The newest compared version is allowed, and its successor is not."""
+    text = (root / "tests" / "data" / "signatures.json").read_text(encoding="utf-8")
+    compared = [Version(v) for v in json.loads(text)[name]]
+    (requirement,) = [r for r in _measuring(root) if r.name == name]
+    assert all(v in requirement.specifier for v in compared)
+    newest = max(compared)
+    assert f"{newest.major}.{newest.minor + 1}" not in requirement.specifier
+
+
+def _measuring(root: Path) -> list[Requirement]:
+    config = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    return [Requirement(r) for r in config["project"]["optional-dependencies"]["measure"]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from groundspeed.calibrate.library_gaps import GAPS, Gap
+from groundspeed.calibrate.version_gaps import GAPS, Gap
 from used_names import PROPERTIES, used_names
 
 MODULES = {"torch.cuda.nccl", "torch.distributed._symmetric_memory"}

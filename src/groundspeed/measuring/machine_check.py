@@ -137,7 +137,7 @@ def _gaps() -> Iterator[Check]:
     """Yield what the installed versions of torch and triton lack."""
     if importlib.util.find_spec("torch") is None:
         return
-    from groundspeed.calibrate.library_gaps import gaps_here
+    from groundspeed.calibrate.version_gaps import gaps_here
 
     for gap in gaps_here():
         yield Check(

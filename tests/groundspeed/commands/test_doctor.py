@@ -71,14 +71,14 @@ def test_doctor_names_what_the_installed_version_of_a_library_lacks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    from groundspeed.calibrate import library_gaps
-    from groundspeed.calibrate.library_gaps import Gap
+    from groundspeed.calibrate import version_gaps
+    from groundspeed.calibrate.version_gaps import Gap
 
     here = "torch.distributed.launcher.api.LaunchConfig"
     gaps = (Gap(f"{here}.shutdown_timeout", "torch 2.12", "has it"),
             Gap(f"{here}.no_such_field", "torch 9.9", "ranks end later"),
             Gap("torch.no_such_function", "torch 9.9", "nothing works"))  # fmt: skip
-    monkeypatch.setattr(library_gaps, "GAPS", gaps)
+    monkeypatch.setattr(version_gaps, "GAPS", gaps)
     told = [c for c in diagnose().checks if c.found == "older than 9.9"]
     assert [c.for_what for c in told] == ["ranks end later", "nothing works"]
     assert all(c.state == "warning" for c in told)
