@@ -44,6 +44,8 @@ class Quantity(Record):
 
 PEAK_OF = {
     "fp8_row": "fp8",
+    "fp8_exact": "fp8",
+    "fp8_row_exact": "fp8",
     "fp8_block": "fp8",
     "int4_wo": "bfloat16",
     "w4a16_mxfp4": "bfloat16",

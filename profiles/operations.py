@@ -33,6 +33,8 @@ ITEM_BYTES: dict[str, float] = {
     "float16": 2.0,
     "fp8": 1.0,
     "fp8_row": 1.0,
+    "fp8_exact": 1.0,
+    "fp8_row_exact": 1.0,
     "fp8_block": 1.0,
     "int8": 1.0,
     "fp4": 0.5,

@@ -52,7 +52,7 @@ UNKNOWN_LOG_SD = 1.0
 BEST_SEEN = 0.85
 """Typical ratio of the best rate among a few points to the datasheet peak."""
 
-EIGHT_BIT = ("fp8", "fp8_row", "fp8_block", "int8")
+EIGHT_BIT = ("fp8", "fp8_row", "fp8_block", "fp8_exact", "fp8_row_exact", "int8")
 
 
 def roofs(datasheet: DeviceSpec | None, config_key: ConfigKey, work: Work, time_s: Array) -> Roofs:

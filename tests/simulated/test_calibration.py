@@ -177,3 +177,21 @@ def test_health_check_fails_on_hardware_errors_alone(folder: Path, quick: Profil
     assert (code, found["state"]) == (2, "FAIL")
     (row,) = [r for r in found["rows"] if r["state"] == "FAIL"]
     assert "2 uncorrected ECC errors" in row["note"] and "XID error 94" in row["note"]
+
+
+def test_standard_calibration_measures_experts_sustained_rates_and_both_accumulations(
+    tmp_path: Path,
+) -> None:
+    chip = replace(SMALL, power_cap_w=H100.power_cap_w)
+    profile = calibrated(Machine(chip=chip), tmp_path, "--dtypes", "bfloat16,fp8,fp8_exact")
+    assert not [w for w in profile.warnings if w.startswith("not measured: m")]
+    experts = [law for law in profile.laws if law.operation == "moe"]
+    assert {law.config_key["distribution"] for law in experts} == {"balanced", "zipf"}
+    (sustained,) = points(profile, "matmul_sustained", dtype="bfloat16")
+    assert sustained.power_w == pytest.approx(chip.power_cap_w, rel=0.03)
+    rates = {r.quantity: r.value for r in profile.rates}
+    assert rates["matmul fp8"] == pytest.approx(1.2e15, rel=0.05)
+    assert rates["matmul fp8_exact"] == pytest.approx(0.9e15, rel=0.05)
+    data = {c.config_key["data"]: c.points[0] for c in profile.curves
+            if c.operation == "matmul_data"}  # fmt: skip
+    assert (data["zeros"].power_w or 0) < 0.8 * (data["normal"].power_w or 0)

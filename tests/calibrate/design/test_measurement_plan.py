@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
+from groundspeed.calibrate.design.candidates import matmul_candidates
 from groundspeed.calibrate.design.measurement_plan import (
     MODES,
     Limits,
@@ -17,11 +18,14 @@ from groundspeed.calibrate.design.measurement_plan import (
     reference_cases,
 )
 from groundspeed.calibrate.design.peak_search import LARGEST, SMALLEST, walk_to_peak
+from groundspeed.calibrate.fit.dispatch import fit_curve_law
 from groundspeed.calibrate.run.build_profile import WARM
 from groundspeed.kernels.memory.gather import PAGE_BYTES
 from groundspeed.kernels.memory.stream import ARRAYS, array_items
 from groundspeed.profiles import InputError
-from groundspeed.profiles.schema import Device
+from groundspeed.profiles.datasheet import find_device
+from groundspeed.profiles.operations import item_bytes
+from groundspeed.profiles.schema import Curve, Device, Point
 
 H200 = Device(
     name="NVIDIA H200",
@@ -178,3 +182,27 @@ def test_every_planned_stream_has_arrays_that_are_multiples_of_sixteen_elements(
         items = array_items(case.case, mode, case.kernel.config_key["dtype"])
         assert items % 16 == 0
         assert items * sum(ARRAYS[mode]) * 4 == case.case["bytes"]
+
+
+@pytest.mark.parametrize("dtype", sorted({d for m in MODES.values() for d in m.matmul_points}))
+def test_every_planned_data_type_has_a_size_and_a_law(dtype: str) -> None:
+    """A data type without them would fail after all measurements, when the laws are fitted."""
+    assert item_bytes(dtype) > 0
+    kernel = matmul_kernel(dtype)
+    assert kernel.config_key["dtype"] == dtype
+    points = tuple(
+        Point(
+            case=case, time_s=t, q10_s=t, q90_s=t, low_s=t, high_s=t, samples=10, flops=cost.flops,
+            bytes=cost.bytes, stop="precise",
+        )
+        for case in matmul_candidates(0)[:40]
+        for cost in [kernel.cost(case)]
+        for t in [2e-6 + max(cost.flops / 7e14, cost.bytes / 3e12)]
+    )  # fmt: skip
+    curve = Curve(
+        operation="matmul", config_key=dict(kernel.config_key), backend="torch", cache="cold",
+        origin="measured", source="test", points=points,
+    )  # fmt: skip
+    sheet = find_device("h100-sxm").spec
+    law = fit_curve_law(curve, "test", datasheet=sheet, on_cpu=False)
+    assert law is not None and law.config_key["dtype"] == dtype

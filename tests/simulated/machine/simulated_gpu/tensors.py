@@ -322,6 +322,13 @@ class Functions(TorchFunctionMode):
             return READ_BACK[func](aten._local_scalar_dense(args[0]))
         if func is torch.Tensor.copy_:
             return aten.copy_(args[0], args[1], kwargs.get("non_blocking", False))
+        if func is torch.nonzero:  # every element counts as one that is not zero
+            with torch._C.DisableTorchFunctionSubclass():
+                return args[0].new_empty((args[0].numel(), args[0].dim()), dtype=torch.int64)
+        if func is torch.Tensor.uniform_:
+            filled = args[0].fill_(0.5)
+            self.machine.memory.zeros.discard(filled.untyped_storage()._cdata)
+            return filled
         if func is torch.Tensor.new_tensor:
             return onto_gpu(torch.tensor(args[1]), args[0].device, args[0].dtype)
         if func is torch.Tensor.__getitem__:
@@ -371,6 +378,8 @@ def get_item(tensor: torch.Tensor, key: Any) -> torch.Tensor:
         elif isinstance(k, slice):
             if k != slice(None):
                 tensor = aten.slice(tensor, axis, k.start, k.stop, k.step or 1)
+        elif k.dtype == torch.bool:
+            pass  # a mask without contents selects everything
         else:
             picked[axis] = k
         axis += 1
