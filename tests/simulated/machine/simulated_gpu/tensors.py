@@ -41,8 +41,8 @@ class Memory:
         self.devices = devices
         self._known: dict[int, tuple[int, int]] = {}
         self._next = [(i + 1) << 44 for i in range(len(devices))]
-        self.zeros: set[int] = set()
-        """Storages that hold the same value everywhere, whose products need less power."""
+        self.constant: set[Range] = set()
+        """Operands that hold the same value everywhere, whose products need less power."""
 
     def adopt(self, tensor: torch.Tensor) -> int:
         """Return the address of a tensor's storage, and allocate it if it is new."""
@@ -59,7 +59,6 @@ class Memory:
 
     def _release(self, key: int, index: int, size: int) -> None:
         self._known.pop(key, None)
-        self.zeros.discard(key)
         self.devices[index].allocated -= size
 
     def range_of(self, tensor: torch.Tensor) -> Range:
@@ -231,25 +230,21 @@ class Operations(TorchDispatchMode):
         if name in GATHERS:  # only the rows that the index names are read
             reads = ((reads[0][0], writes[0][1]), *reads[1:])
         if name in ("zero_", "fill_", "uniform_") and outputs:
-            self._remember_values(name, outputs[0], args)
+            self._remember_values(name, outputs[0])
         flops, dtype = product_of(name, inputs, outputs, args)
         work = Work(name, flops, dtype, reads, writes, active=self._active(name, inputs))
         device.launch(work, stream)
         return work
 
     def _active(self, name: str, inputs: list[torch.Tensor]) -> float:
-        constant = [
-            on_gpu(t) and t.untyped_storage()._cdata in self.memory.zeros for t in inputs
-        ]  # fmt: skip
-        return 0.5 if name in PRODUCTS and any(constant) else 1.0
+        constant = self.memory.constant
+        same = [on_gpu(t) and self.memory.range_of(t) in constant for t in inputs]
+        return 0.5 if name in PRODUCTS and any(same) else 1.0
 
-    def _remember_values(self, name: str, tensor: torch.Tensor, args: Any) -> None:
-        key = tensor.untyped_storage()._cdata
-        whole = tensor.numel() * tensor.itemsize >= tensor.untyped_storage().nbytes()
-        if name == "uniform_":
-            self.memory.zeros.discard(key)
-        elif whole:
-            self.memory.zeros.add(key)
+    def _remember_values(self, name: str, tensor: torch.Tensor) -> None:
+        """Note which operands hold the same value everywhere."""
+        change = self.memory.constant.discard if name == "uniform_" else self.memory.constant.add
+        change(self.memory.range_of(tensor))
 
     @staticmethod
     def _is_view(output: torch.Tensor, inputs: Iterable[torch.Tensor]) -> bool:
@@ -327,7 +322,7 @@ class Functions(TorchFunctionMode):
                 return args[0].new_empty((args[0].numel(), args[0].dim()), dtype=torch.int64)
         if func is torch.Tensor.uniform_:
             filled = args[0].fill_(0.5)
-            self.machine.memory.zeros.discard(filled.untyped_storage()._cdata)
+            self.machine.memory.constant.discard(self.machine.memory.range_of(filled))
             return filled
         if func is torch.Tensor.new_tensor:
             return onto_gpu(torch.tensor(args[1]), args[0].device, args[0].dtype)
@@ -378,7 +373,7 @@ def get_item(tensor: torch.Tensor, key: Any) -> torch.Tensor:
         elif isinstance(k, slice):
             if k != slice(None):
                 tensor = aten.slice(tensor, axis, k.start, k.stop, k.step or 1)
-        elif k.dtype == torch.bool:
+        elif isinstance(k, torch.Tensor) and k.dtype == torch.bool:
             pass  # a mask without contents selects everything
         else:
             picked[axis] = k
