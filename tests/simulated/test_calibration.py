@@ -133,7 +133,7 @@ def test_device_that_is_lost_does_not_cost_the_others_and_is_resumed(tmp_path: P
     fault = {"kind": "lost", "device": 1, "after_s": 1.0}
     machine = Machine(gpus=2, chip=SMALL, faults=(fault,))
     command = ("calibrate", "--quick", "--device", "cuda:0,cuda:1", "--json", "--profile-dir",
-               str(tmp_path / "profiles"))  # fmt: skip
+               str(tmp_path / "profiles"), "--dtypes", "bfloat16")  # fmt: skip
     first = simulate(machine, *command, folder=tmp_path)
     assert first.code == 2
     assert "1 of 2 devices could not be measured (cuda:1: the GPU was lost during" in first.err

@@ -242,7 +242,7 @@ def test_ranks_with_different_method_versions_are_refused(
     change(other_checkout / "calibrate" / "version.py", "METHOD_VERSION = 2", "METHOD_VERSION = 0")
     code, stderr = both(tmp_path, other_checkout)
     assert code == 2
-    assert f"rank 1 (host {HOST}) runs method 0, rank 0 (host {HOST}) runs 1" in stderr
+    assert f"rank 1 (host {HOST}) runs method 0, rank 0 (host {HOST}) runs 2" in stderr
 
 
 @pytest.mark.slow
