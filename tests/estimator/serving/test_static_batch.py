@@ -107,9 +107,28 @@ def test_unknown_dtype() -> None:
         predict(MODEL, H200, Workload(dtype="bf16"))
 
 
-def test_context_beyond_the_attention_window_is_refused() -> None:
-    with pytest.raises(InputError, match="window of 4096"):
-        predict(find_model("mistral-7b-v0.1"), H200, Workload(prompt_tokens=4000))
+def test_decode_beyond_the_attention_window_reads_the_window_only() -> None:
+    """Every layer of Mistral 7B v0.1 sees 4096 tokens: a longer prompt does not slow a step."""
+    model = find_model("mistral-7b-v0.1")
+    steps = {
+        prompt: predict(model, H200, Workload(prompt_tokens=prompt, output_tokens=32)).tpot_s
+        for prompt in (2048, 4096, 8192, 16384)
+    }
+    times = {prompt: t.value for prompt, t in steps.items() if t is not None}
+    assert times[2048] < times[4096]
+    assert times[8192] == pytest.approx(times[4096], rel=1e-6)
+    assert times[16384] == pytest.approx(times[8192], rel=1e-6)
+
+
+def test_prefill_beyond_the_attention_window_grows_linearly() -> None:
+    model = find_model("mistral-7b-v0.1")
+
+    def attention_flops(prompt: int) -> float:
+        prediction = predict(model, H200, Workload(prompt_tokens=prompt, output_tokens=1))
+        return next(g.flops for g in prediction.prefill.groups if g.group == "attention")
+
+    step = attention_flops(16384) - attention_flops(12288)
+    assert attention_flops(20480) - attention_flops(16384) == pytest.approx(step, rel=1e-3)
 
 
 def test_model_larger_than_the_device_gives_a_note() -> None:
