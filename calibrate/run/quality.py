@@ -29,6 +29,7 @@ TAGGED: dict[str, str] = {
     "outliers": "have over 10 % outliers: something often interrupts this machine",
     "few-samples": "have fewer than ten samples: use a longer calibration mode",
     "near-clock-resolution": "last less than fifty clock ticks: their times are not precise",
+    "host-bound": "needed a host that launches faster: their times include the host's",
     "not-in-graph": "could not be captured in a CUDA graph, so their times include the launch",
     "throttled:power-cap": "were slowed by the power cap: sustained rates are lower than bursts",
     "throttled:power": "were slowed by the power brake: check the power supply",

@@ -19,7 +19,7 @@ from groundspeed.kernels.kernel import Kernel
 from groundspeed.kernels.matmul import low_precision, matmul
 from groundspeed.kernels.matmul.low_precision import Fp8Matmul, Int8Matmul
 from groundspeed.kernels.matmul.matmul import TorchMatmul
-from groundspeed.kernels.memory import gather, stream, working_set
+from groundspeed.kernels.memory import gather, stream
 from groundspeed.kernels.memory.gather import PageGather
 from groundspeed.kernels.memory.stream import TorchStream
 from groundspeed.kernels.memory.working_set import TorchWorkingSet
@@ -377,7 +377,7 @@ def test_working_set_check_rejects_half_of_the_reads(
 ) -> None:
     case = {"bytes": 2.0**20}
     assert accepted(kernel, case, big_pool)
-    real_torch, real_triton = working_set.working_set, working_set_triton.working_set_kernel
+    real_triton = working_set_triton.working_set_kernel
 
     class Half:
         def __getitem__(self, grid: Any) -> Callable[..., None]:
@@ -397,7 +397,6 @@ def test_working_set_check_rejects_half_of_the_reads(
 
         monkeypatch.setattr(torch.Tensor, "sum", half)
     assert rejected(kernel, case, big_pool)
-    del real_torch
 
 
 @pytest.mark.parametrize("mutant", [zeros, second_half_left_out, rolled, swapped_tiles, stale])
