@@ -81,14 +81,14 @@ class OperandPool:
         """
         return self._next(self._scratch, shape, dtype, fill=False)
 
-    def rotations(self, touched_bytes: float, *, most: int = 512) -> int:
+    def rotations(self, touched_bytes: float, *, most: int = 2048) -> int:
         """Return how many operand sets are needed so that each run finds its operands uncached.
 
         Parameters
         ----------
         touched_bytes : float
             [bytes] Memory that one run touches.
-        most : int, default 512
+        most : int, default 2048
             Upper limit of the result, which is at least 2.
         """
         return max(2, min(most, math.ceil(self.cold_bytes / max(touched_bytes, 1.0)) + 1))

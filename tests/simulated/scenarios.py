@@ -59,7 +59,7 @@ def timing() -> dict[str, Any]:
     bench = harness()
     long, short = (of(TorchMatmul("bfloat16"), case, bench) for case in (GEMM, SMALL_GEMM))
     at = len(THE_MACHINE[0].devices[0].log)
-    tiny = of(TorchMatmul("bfloat16"), {"m": 1.0, "n": 256.0, "k": 256.0}, bench)
+    tiny = of(TorchMatmul("bfloat16"), {"m": 1.0, "n": 64.0, "k": 64.0}, bench)
     log = [entry for entry in THE_MACHINE[0].devices[0].log[:at] if entry[0] == "linear"]
     miss, hit = (sum(entry[i] for entry in log[-300:]) for i in (3, 4))
     return {"long": long, "short": short, "tiny": tiny, "cached_share": hit / (hit + miss)}

@@ -8,7 +8,9 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +27,16 @@ if TYPE_CHECKING:
 PROGRAM = (sys.executable, "-P", "-m", "groundspeed")
 """Command line of this program, for child processes."""
 
+SILENCE_S = 600.0
+"""[s] Longest time without a report of progress before a process is stopped. The longest step, the
+fit of the laws at the end of a full calibration, takes about a minute."""
+
+LOOK_S = 0.5
+"""[s] Time between two looks at the processes."""
+
+KILL_S = 10.0
+"""[s] Time to wait for a killed process. One that waits inside a broken driver outlives a kill."""
+
 
 @dataclass
 class Worker:
@@ -34,6 +46,10 @@ class Worker:
     process: subprocess.Popen[str]
     profile: Path | None = None
     """File of its profile; None while it runs, and if it failed."""
+    case: str = "start-up"
+    """The case that it works on."""
+    heard_s: float = field(default_factory=time.monotonic)
+    """[s] Time of its last report."""
     last_error_line: list[str] = field(default_factory=list)
     """The last lines of its stderr, at most five."""
 
@@ -70,7 +86,12 @@ def devices_of(name: str) -> list[str]:
 
 
 def calibrate_together(
-    devices: Sequence[str], arguments: Sequence[str], folder: Path, *, quiet: bool
+    devices: Sequence[str],
+    arguments: Sequence[str],
+    folder: Path,
+    *,
+    quiet: bool,
+    silence_s: float = SILENCE_S,
 ) -> "list[Profile]":
     """Calibrate several devices at the same time, then one of them alone.
 
@@ -84,6 +105,8 @@ def calibrate_together(
         Folder in which the profiles are saved.
     quiet : bool
         True hides the progress bars.
+    silence_s : float
+        [s] Longest time without progress before a device is taken to hang.
 
     Returns
     -------
@@ -112,7 +135,7 @@ def calibrate_together(
         for device in devices
     ]
     with progress_bars([w.device for w in workers], quiet=quiet) as bars:
-        _listen(workers, bars)
+        _listen(workers, bars, silence_s)
     failed = [w for w in workers if w.profile is None]
     finished = [(w.device, w.profile) for w in workers if w.profile is not None]
     if len(finished) > 1:
@@ -128,7 +151,7 @@ def calibrate_together(
     return [load_profile(path) for _, path in finished]
 
 
-def _listen(workers: list[Worker], bars: "ReportProgress") -> None:
+def _listen(workers: list[Worker], bars: "ReportProgress", silence_s: float) -> None:
     """Read the output of all processes until they have ended, and update the progress bars."""
 
     def follow(worker: Worker) -> None:
@@ -139,6 +162,7 @@ def _listen(workers: list[Worker], bars: "ReportProgress") -> None:
             if "profile" in event:
                 worker.profile = Path(event["profile"])
             else:
+                worker.case, worker.heard_s = event["case"], time.monotonic()
                 bars(worker.device, event["done"], event["total"], event["case"])
 
     def remember(worker: Worker) -> None:
@@ -147,18 +171,40 @@ def _listen(workers: list[Worker], bars: "ReportProgress") -> None:
         for line in worker.process.stderr:
             worker.last_error_line = [*worker.last_error_line, line.strip()][-5:]
 
-    threads = [threading.Thread(target=f, args=(w,)) for w in workers for f in (follow, remember)]
+    threads = [
+        threading.Thread(target=f, args=(w,), daemon=True)
+        for w in workers
+        for f in (follow, remember)
+    ]
     for thread in threads:
         thread.start()
+    at_work = list(workers)
     try:
-        for worker in workers:
-            worker.process.wait()
+        while at_work := [w for w in at_work if w.process.poll() is None]:
+            for worker in [w for w in at_work if time.monotonic() - w.heard_s > silence_s]:
+                at_work.remove(worker)
+                _stop_silent(worker, silence_s)
+            time.sleep(LOOK_S)
     finally:
-        for worker in workers:  # needed for errors only: Ctrl-C reaches the workers too
-            if worker.process.poll() is None:
-                worker.process.terminate()
+        for worker in at_work:  # needed for errors only: Ctrl-C reaches the workers too
+            worker.process.terminate()
+            worker.process.wait(KILL_S)
         for thread in threads:
-            thread.join()
+            thread.join(timeout=KILL_S)
+        for pipe in [p for w in workers for p in (w.process.stdout, w.process.stderr)]:
+            if pipe is not None:
+                pipe.close()
+
+
+def _stop_silent(worker: Worker, silence_s: float) -> None:
+    """Kill a process that has reported nothing for too long: its device hangs without an error."""
+    worker.process.kill()
+    with suppress(subprocess.TimeoutExpired):
+        worker.process.wait(KILL_S)
+    worker.last_error_line = [
+        f"no progress for {silence_s:.0f} s at {worker.case}: the device hangs without an error; "
+        "see the driver's log"
+    ]
 
 
 def _note_contention(device: str, first: Path, paths: list[Path]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import typer
 
+from groundspeed.calibrate.links.device_wait import HungDeviceError
 from groundspeed.calibrate.links.launcher_environment import RankInfo, find_rank_info
 from groundspeed.calibrate.links.rank_main import (
     LinkRequest,
@@ -23,9 +24,12 @@ from groundspeed.calibrate.links.rank_main import (
 from groundspeed.calibrate.run.runner import ProgressBar
 from groundspeed.commands.options import deliver
 from groundspeed.display.terminal import progress_bar
-from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.errors import InputError, one_line
 from groundspeed.profiles.record import WITH_OLD_NAMES
 from groundspeed.profiles.schema import Profile
+
+FAILED = 2
+"""Exit code of a rank that failed."""
 
 
 @dataclass(frozen=True)
@@ -165,5 +169,12 @@ def _take_part(rank_info: RankInfo, request: LinkRequest, bar: ProgressBar) -> P
             return measure_links(rank_info, request, silent)
         with bar(f"links of {rank_info.world_size} ranks") as progress:
             return measure_links(rank_info, request, progress)
-    except ReportedElsewhereError as error:
-        raise typer.Exit(2) from error
+    except (ReportedElsewhereError, InputError) as error:
+        if not isinstance(error.__cause__, HungDeviceError):
+            if isinstance(error, InputError):
+                raise
+            raise typer.Exit(FAILED) from error
+        # Python's own exit would close the connections, and that waits for the device that hangs.
+        if isinstance(error, InputError):
+            print(f"groundspeed: {one_line(str(error))}", file=sys.stderr, flush=True)
+        os._exit(FAILED)

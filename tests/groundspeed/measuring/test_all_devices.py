@@ -1,6 +1,7 @@
 """Calibrating several devices of a node at once in real processes, one of which has no device."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 import torch
 
-from groundspeed.measuring.all_devices import devices_of
+from groundspeed.measuring import all_devices
+from groundspeed.measuring.all_devices import calibrate_together, devices_of
 from groundspeed.profiles import InputError, load_profile
 from program import groundspeed
 
@@ -24,6 +26,27 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_invalid_device_list_is_refused(name: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         devices_of(name)
+
+
+HANGING = """
+import json, sys, time
+print(json.dumps({"done": 3, "total": 9, "case": "copy of 1 GiB"}), flush=True)
+if sys.argv[3] == "cuda:1":
+    sys.exit("groundspeed: this one fails by itself")
+time.sleep(1000)
+"""
+
+
+def test_device_that_hangs_without_an_error_is_named_with_its_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "hanging.py"
+    script.write_text(HANGING)
+    monkeypatch.setattr(all_devices, "PROGRAM", (sys.executable, str(script)))
+    with pytest.raises(InputError) as refused:
+        calibrate_together(["cuda:0", "cuda:1"], [], tmp_path, quiet=True, silence_s=2.0)
+    assert "cuda:0: no progress for 2 s at copy of 1 GiB" in str(refused.value)
+    assert "cuda:1: this one fails by itself" in str(refused.value)
 
 
 @no_gpu
