@@ -19,13 +19,12 @@ import numpy as np
 
 from groundspeed.estimator import find_model
 from groundspeed.estimator.engines.engine import find_engine
-from groundspeed.estimator.graph.engine_step import Layers
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving.closed_form import Loads, closed_form
 from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.server import Server
-from groundspeed.estimator.serving.step_time import StepTimes
-from groundspeed.estimator.serving.workload import ServingWorkload
+from groundspeed.estimator.serving.step_time import StepTimes, step_graph
+from groundspeed.estimator.serving.workload import Workload
 
 CHUNK = 20_000
 TURNS = 5
@@ -40,8 +39,7 @@ def main() -> None:
     hardware, engine = find_hardware("h200").best, find_engine("vllm")
     model, deployment = find_model("llama-3.1-70b"), Deployment(tp=4, dtype="fp8")
     begin = time.perf_counter()
-    layers = Layers(model, deployment, custom_all_reduce=True, fused_quantize=True)
-    steps = StepTimes(layers, hardware, engine, 1024, 16_384.0)
+    steps = StepTimes(step_graph(model, deployment, engine), hardware, engine, 1024, 16_384.0)
     tables_s = time.perf_counter() - begin
     rng = np.random.default_rng(0)
     points, begin = 0, time.perf_counter()
@@ -61,7 +59,7 @@ def main() -> None:
     times = []
     for n in (1, 8, 64, 256):
         begin = time.perf_counter()
-        server.predict(ServingWorkload(1024, 512, n))
+        server.predict(Workload(1024, 512, n))
         times.append(time.perf_counter() - begin)
     print(f"step-time tables of one deployment     {tables_s * 1e3:8.1f} ms")
     print(f"closed form, {points:,} loads        {points / closed_s:8,.0f} per second, "

@@ -21,9 +21,9 @@ from groundspeed.estimator.engines.engine import Costs, Engine
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.hardware.law_lookup import DatasheetHardware, Hardware
 from groundspeed.estimator.serving.server import Server
-from groundspeed.estimator.serving.workload import ServingWorkload
+from groundspeed.estimator.serving.workload import Workload
 
-Change = Callable[[Server, ServingWorkload], tuple[Server, ServingWorkload]]
+Change = Callable[[Server, Workload], tuple[Server, Workload]]
 
 NO_COSTS = Costs(step_s=0.0, layer_s=0.0, sequence_s=0.0, collective_s=0.0, request_s=0.0)
 POOLED = Costs(step_s=0.5e-3, layer_s=6e-6, sequence_s=15e-6, collective_s=2e-6, request_s=16e-3)
@@ -91,7 +91,7 @@ def backtest_with_change(rows: list[dict[str, str]], change: Change) -> list[Row
     """Run the backtest with a change applied to each server and workload."""
     server_and_workload = module.server_and_workload
 
-    def other(row: module.Row, resolver: Resolver) -> tuple[Server, ServingWorkload]:
+    def other(row: module.Row, resolver: Resolver) -> tuple[Server, Workload]:
         return change(*server_and_workload(row, resolver))
 
     with patch.object(module, "server_and_workload", other):
@@ -110,7 +110,7 @@ def with_engine(server: Server, **update: object) -> Server:
     return replace(server, engine=engine)
 
 
-def datasheet(server: Server, w: ServingWorkload) -> tuple[Server, ServingWorkload]:
+def datasheet(server: Server, w: Workload) -> tuple[Server, Workload]:
     """Use datasheet peaks instead of laws, and no host costs."""
     spec = find_hardware(server.hardware.id.rsplit("-", 1)[0]).spec
     assert spec is not None

@@ -11,7 +11,8 @@ numbers.
 from groundspeed.estimator.hardware.law_lookup import DatasheetHardware, Hardware, ProfileHardware
 from groundspeed.estimator.model.catalog import find_model
 from groundspeed.estimator.model.spec import Model
-from groundspeed.estimator.serving.static_batch import Prediction, Workload, predict
+from groundspeed.estimator.serving.server import Server
+from groundspeed.estimator.serving.workload import Prediction, Workload
 
 __all__ = [
     "DatasheetHardware",
@@ -19,7 +20,7 @@ __all__ = [
     "Model",
     "Prediction",
     "ProfileHardware",
+    "Server",
     "Workload",
     "find_model",
-    "predict",
 ]

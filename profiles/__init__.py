@@ -11,7 +11,7 @@ and does not need torch; laws map numpy arrays to numpy arrays.
 """
 
 from groundspeed.profiles.datasheet import DeviceSpec, find_device, load_datasheets
-from groundspeed.profiles.errors import InputError, did_you_mean
+from groundspeed.profiles.errors import InputError, PhysicsError, did_you_mean
 from groundspeed.profiles.laws import Law, LawPrediction, law_time
 from groundspeed.profiles.operations import OPERATIONS, Operation
 from groundspeed.profiles.schema import Curve, Environment, Point, Profile
@@ -27,6 +27,7 @@ __all__ = [
     "Law",
     "LawPrediction",
     "Operation",
+    "PhysicsError",
     "Point",
     "Profile",
     "Violation",

@@ -77,6 +77,8 @@ class DeviceSpec(Record):
     peak_flops_per_s: dict[str, Quantity] = Field(default_factory=dict)
     memory_bytes: Quantity | None = None
     memory_bandwidth_bytes_per_s: Quantity | None = None
+    usable_memory_bytes: Quantity | None = None
+    """[bytes] Memory that the driver reports: vendors count memory chips, which are binary."""
     l2_bytes: Quantity | None = None
     last_level_cache_bytes: Quantity | None = None
     scaleup_bandwidth_bytes_per_s: Quantity | None = None

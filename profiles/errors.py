@@ -35,6 +35,16 @@ class InputError(ValueError):
         super().__init__(one_line(f"{prefix}{what}{suffix}"))
 
 
+class PhysicsError(Exception):
+    """Raised if a prediction would break physics: an error of this program, not of its user.
+
+    The message holds the inputs, so it is a bug report by itself. The command line exits with 70.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(one_line(what))
+
+
 def one_line(text: str, *, limit: int = 600) -> str:
     """Make a text safe to print on one line: replace control characters and limit its length."""
     flat = "".join(c if c.isprintable() else " " for c in text)

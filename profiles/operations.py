@@ -102,6 +102,9 @@ class Operation:
     """Columns in which time must not decrease, because a larger value is never less work."""
     countable: bool = True
     """Whether FLOPs and bytes follow from the columns; those of experts depend on the routing."""
+    streamed: Callable[[Columns, ConfigKey], Array] | None = None
+    """[bytes] Function that returns the weights or cache that one execution reads from memory: in a
+    model no other execution has just read them. None: the operation reads activations only."""
 
 
 def _matmul_flops(c: Columns, r: ConfigKey) -> Array:
@@ -113,6 +116,10 @@ def _matmul_bytes(c: Columns, r: ConfigKey) -> Array:
     a = ACTIVATION_BYTES.get(r["dtype"], w)
     out = max(a, 2.0)  # results of fp8 and fp4 GEMMs are written in 16 bit
     return a * c["m"] * c["k"] + w * c["n"] * c["k"] + out * c["m"] * c["n"]
+
+
+def _matmul_weights(c: Columns, r: ConfigKey) -> Array:
+    return weight_bytes(r["dtype"]) * c["n"] * c["k"]
 
 
 def _prefill_flops(c: Columns, r: ConfigKey) -> Array:
@@ -140,6 +147,11 @@ def _decode_bytes(c: Columns, r: ConfigKey) -> Array:
     return c["batch"] * c["head_dim"] * (cache + 2.0 * item_bytes(r["dtype"]) * c["heads"])
 
 
+def _decode_cache(c: Columns, r: ConfigKey) -> Array:
+    cache = 2.0 * item_bytes(r.get("kv_dtype", r["dtype"])) * c["kv_heads"] * _seen(c, r)
+    return c["batch"] * c["head_dim"] * cache
+
+
 LATENT = 512.0
 ROTARY = 64.0
 VALUE = 128.0
@@ -155,6 +167,11 @@ def _mla_decode_bytes(c: Columns, r: ConfigKey) -> Array:
     cache = item_bytes(r.get("kv_dtype", r["dtype"])) * (LATENT + ROTARY) * c["kv_len"]
     ends = item_bytes(r["dtype"]) * c["heads"] * (2.0 * LATENT + ROTARY)
     return c["batch"] * (cache + ends)
+
+
+def _mla_decode_cache(c: Columns, r: ConfigKey) -> Array:
+    item = item_bytes(r.get("kv_dtype", r["dtype"]))
+    return c["batch"] * item * (LATENT + ROTARY) * c["kv_len"]
 
 
 def _mla_prefill_flops(c: Columns, r: ConfigKey) -> Array:
@@ -197,6 +214,10 @@ def _experts_flops(c: Columns, r: ConfigKey) -> Array:
 def _experts_bytes(c: Columns, r: ConfigKey) -> Array:
     weights = 3.0 * c["hidden"] * c["width"] * _experts_hit(c)
     return weight_bytes(r["dtype"]) * weights + 2.0 * 2.0 * c["tokens"] * c["hidden"]
+
+
+def _experts_weights(c: Columns, r: ConfigKey) -> Array:
+    return weight_bytes(r["dtype"]) * 3.0 * c["hidden"] * c["width"] * _experts_hit(c)
 
 
 def _zero(c: Columns, r: ConfigKey) -> Array:
@@ -248,6 +269,7 @@ OPERATIONS: dict[str, Operation] = {
             _matmul_bytes,
             True,
             ("m", "n", "k"),
+            streamed=_matmul_weights,
         ),
         Operation(
             "attention_prefill",
@@ -266,6 +288,7 @@ OPERATIONS: dict[str, Operation] = {
             _decode_bytes,
             True,
             ("batch", "kv_len", "heads"),
+            streamed=_decode_cache,
         ),
         Operation(
             "collective",
@@ -295,6 +318,7 @@ OPERATIONS: dict[str, Operation] = {
             True,
             ("tokens", "hidden", "width", "top_k"),
             countable=False,
+            streamed=_experts_weights,
         ),
         Operation(
             "mla_decode",
@@ -304,6 +328,7 @@ OPERATIONS: dict[str, Operation] = {
             _mla_decode_bytes,
             True,
             ("batch", "kv_len", "heads"),
+            streamed=_mla_decode_cache,
         ),
         Operation(
             "mla_prefill",

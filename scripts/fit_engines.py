@@ -23,7 +23,7 @@ from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving import server as serving
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.step_time import StepTimes
-from groundspeed.estimator.serving.workload import ServingWorkload
+from groundspeed.estimator.serving.workload import Workload
 
 PRIOR = {
     "step_s": (0.5e-3, 0.5),
@@ -77,7 +77,7 @@ GROUPS = (
     Group("trtllm 0.17", "dstack-dsr1-online", "TensorRT", "H200", EARLY_ENGINE_PRIOR),
 )
 
-Case = tuple[Server, ServingWorkload, dict[str, float]]
+Case = tuple[Server, Workload, dict[str, float]]
 
 
 def main() -> None:

@@ -82,8 +82,7 @@ def schemas() -> Iterator[tuple[str, str]]:
     from groundspeed.estimator.decisions.naive_method import NaiveEstimate
     from groundspeed.estimator.decisions.plan import Plan
     from groundspeed.estimator.serving.pools import Disaggregated
-    from groundspeed.estimator.serving.static_batch import Prediction
-    from groundspeed.estimator.serving.workload import ServingPrediction
+    from groundspeed.estimator.serving.workload import Prediction
     from groundspeed.fleet.health.baseline import Baseline
     from groundspeed.fleet.health.node_health import Health
     from groundspeed.fleet.history.changes import History
@@ -95,7 +94,7 @@ def schemas() -> Iterator[tuple[str, str]]:
 
     for model in (
         Profile, DeviceSpec, Prediction, NaiveEstimate, Verification, ProfileComparison,
-        ServingPrediction, Disaggregated, Summary, RowResult, Plan, Audit, ServingComparison,
+        Disaggregated, Summary, RowResult, Plan, Audit, ServingComparison,
         Screening, Baseline, Health, History,
     ):  # fmt: skip
         text = json.dumps(model.model_json_schema(), indent=1, sort_keys=True) + "\n"

@@ -104,7 +104,7 @@ def adjust(
 
 
 def _counts(result: RowResult, metric: str) -> bool:
-    measured = result.measured.get(metric, 0.0) > 0
+    measured = result.measured.get(metric, 0.0) > 0 and metric in result.predicted
     return measured and not (result.saturated and metric == "ttft_ms")
 
 
@@ -113,6 +113,8 @@ def _log(result: RowResult, metric: str) -> float:
 
 
 def _scaled(result: RowResult, metric: str, factor: float, weight: float) -> RowResult:
+    if metric not in result.predicted:
+        return result
     value = result.predicted[metric]
     shift = value * factor
     spread = math.log(result.high[metric] / value)

@@ -14,7 +14,6 @@ import numpy as np
 from groundspeed.estimator.decisions.backtest import Resolver, Row, RowResult, server_and_workload
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.serving.server import Server
-from groundspeed.profiles.errors import InputError
 
 CANDIDATES: dict[str, tuple[str, float]] = {
     "a cost of each step": ("step_s", 0.2e-3),
@@ -59,7 +58,7 @@ def attribute_errors(
     errors, places = [], []
     for i, (_, result) in enumerate(usable):
         for metric in ("ttft_ms", "tpot_ms"):
-            if result.measured.get(metric, 0.0) > 0:
+            if result.measured.get(metric, 0.0) > 0 and metric in result.predicted:
                 errors.append(np.log(result.measured[metric] / result.predicted[metric]))
                 places.append((i, metric))
     residual = np.array(errors)
@@ -88,10 +87,8 @@ def _predict_with_increase(
     costs = server.engine.costs
     turned = costs.model_copy(update={field: getattr(costs, field) + more})
     engine = server.engine.model_copy(update={"costs": turned})
-    try:
-        prediction = Server(server.model, server.deployment, engine, server.hardware).predict(
-            workload
-        )
-    except InputError:
-        return {"ttft_ms": 1.0, "tpot_ms": 1.0}
-    return {"ttft_ms": prediction.ttft_s * 1e3, "tpot_ms": prediction.tpot_s * 1e3}
+    prediction = Server(server.model, server.deployment, engine, server.hardware).predict(workload)
+    times = {"ttft_ms": prediction.ttft_s * 1e3}
+    if prediction.tpot_s is not None:
+        times["tpot_ms"] = prediction.tpot_s * 1e3
+    return times

@@ -19,7 +19,7 @@ from groundspeed.estimator.hardware.law_lookup import DatasheetHardware, Hardwar
 from groundspeed.estimator.model.spec import Model
 from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.server import Server
-from groundspeed.estimator.serving.workload import ServingWorkload
+from groundspeed.estimator.serving.workload import Workload
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
@@ -159,8 +159,8 @@ def _server(claim: Claim, hardware: Hardware, engine: Engine) -> Server:
     return Server(claim.model, Deployment(tp=devices, dtype=claim.dtype), engine, hardware)
 
 
-def _workload(claim: Claim) -> ServingWorkload:
-    return ServingWorkload(claim.isl or 1024, claim.osl or 1024, claim.concurrency or 1)
+def _workload(claim: Claim) -> Workload:
+    return Workload(claim.isl or 1024, claim.osl or 1024, claim.concurrency or 1)
 
 
 def _figures(claim: Claim, counts: Counts, hardware: Hardware, engine: Engine) -> list[Figure]:
@@ -231,10 +231,7 @@ def _against_prediction(claim: Claim, hardware: Hardware, engine: Engine) -> Che
         else prediction.output_tokens_per_s
     )
     ratio = claim.tokens_per_s / rate
-    low, high = (
-        prediction.tpot_s / prediction.tpot_high_s,
-        prediction.tpot_s / prediction.tpot_low_s,
-    )
+    low, high = prediction.rate_factors
     text = (
         f"{ratio:.2f} times the prediction of {rate:,.0f} tokens/s "
         f"[{rate * low:,.0f}, {rate * high:,.0f}] ({hardware.id}, {engine.title} "
@@ -263,7 +260,7 @@ def _range_of_rates(claim: Claim, hardware: Hardware, engine: Engine) -> Check:
         for osl in osls:
             for n in clients:
                 try:
-                    prediction = server.predict(ServingWorkload(isl, osl, n))
+                    prediction = server.predict(Workload(isl, osl, n))
                 except InputError:
                     continue
                 for counts, rate in (

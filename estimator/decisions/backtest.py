@@ -15,8 +15,8 @@ from groundspeed.estimator.model.catalog import find_model
 from groundspeed.estimator.model.quantization import NAMES
 from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.server import Server, override_limits
-from groundspeed.estimator.serving.workload import Kind, ServingPrediction, ServingWorkload
-from groundspeed.profiles.errors import InputError
+from groundspeed.estimator.serving.workload import Kind, Prediction, Workload
+from groundspeed.profiles.errors import InputError, PhysicsError
 from groundspeed.profiles.record import Record
 
 Row = Mapping[str, str]
@@ -81,7 +81,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def predict_row(row: Row, resolver: Resolver) -> ServingPrediction:
+def predict_row(row: Row, resolver: Resolver) -> Prediction:
     """Predict one row.
 
     Raises
@@ -93,7 +93,7 @@ def predict_row(row: Row, resolver: Resolver) -> ServingPrediction:
     return server.predict(workload)
 
 
-def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, ServingWorkload]:
+def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, Workload]:
     """Build the server and the workload that a row describes.
 
     Raises
@@ -119,7 +119,7 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, ServingWo
         dtype=_format(_text(row, "weight_dtype")),
         kv_dtype="fp8" if _text(row, "kv_dtype").lower().startswith("fp8") else None,
     )
-    platform = "rocm" if hardware.id.lower().startswith("mi") else "cuda"
+    platform = "rocm" if hardware.architecture.lower().startswith("cdna") else "cuda"
     engine = find_engine(
         _text(row, "engine") or "vllm", version=_text(row, "engine_version"), platform=platform
     )
@@ -131,7 +131,7 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, ServingWo
     if kind == "static" and engine.name == "trtllm":
         engine = engine.model_copy(update={"policy": "whole_batch"})
     delay = _number(row, "client_delay_ms")
-    workload = ServingWorkload(
+    workload = Workload(
         prompt_tokens=_integer(row, "isl", 0),
         output_tokens=_integer(row, "osl", 0),
         concurrency=_integer(row, "batch_or_concurrency", 1),
@@ -183,24 +183,23 @@ def _result(index: int, row: Row, resolver: Resolver) -> RowResult:
     try:
         measured = {m: v for m in METRICS if (v := _number(row, m)) is not None}
         prediction = predict_row(row, resolver)
-    except InputError as error:
+    except (InputError, PhysicsError) as error:
         return RowResult(
             row=name, labels=labels, predicted={}, low={}, high={}, measured={},
             saturated=False, skipped_reason=str(error),
         )  # fmt: skip
     predicted = {
         "ttft_ms": prediction.ttft_s * 1e3,
-        "tpot_ms": prediction.tpot_s * 1e3,
         "e2e_latency_ms": prediction.e2e_s * 1e3,
         "output_tok_s": prediction.output_tokens_per_s,
         "total_tok_s": prediction.total_tokens_per_s,
     }
-    factors = {
-        "ttft_ms": prediction.ttft_high_s / prediction.ttft_s,
-        "tpot_ms": prediction.tpot_high_s / prediction.tpot_s,
-    }
+    factors = {"ttft_ms": prediction.ttft_high_s / prediction.ttft_s}
+    factors["output_tok_s"] = factors["total_tok_s"] = 1.0 / prediction.rate_factors[0]
+    if prediction.tpot_s is not None:
+        predicted["tpot_ms"] = prediction.tpot_s * 1e3
+        factors["tpot_ms"] = factors["output_tok_s"]
     factors["e2e_latency_ms"] = max(factors.values())
-    factors["output_tok_s"] = factors["total_tok_s"] = factors["tpot_ms"]
     return RowResult(
         row=name,
         labels=labels,
@@ -224,6 +223,8 @@ def summarize(results: Iterable[RowResult], by: str | None = None) -> list[Summa
         group = result.labels.get(by, "") if by else "all"
         for metric, measured in result.measured.items():
             if measured <= 0 or (result.saturated and metric == "ttft_ms"):
+                continue
+            if metric not in result.predicted:
                 continue
             ratio = result.predicted[metric] / measured
             inside = result.low[metric] <= measured <= result.high[metric]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from groundspeed.estimator.serving.server import Server
-from groundspeed.estimator.serving.workload import ServingPrediction, ServingWorkload
+from groundspeed.estimator.serving.workload import Prediction, Workload
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 
@@ -53,7 +53,7 @@ METRICS = ("ttft_s", "tpot_s", "tokens_per_s_per_gpu")
 
 
 def compare_servers(
-    options: Sequence[Option], workload: ServingWorkload, concurrency: Sequence[int]
+    options: Sequence[Option], workload: Workload, concurrency: Sequence[int]
 ) -> ServingComparison:
     """Predict every option at every concurrency, and find the best one for each metric.
 
@@ -69,7 +69,7 @@ def compare_servers(
     metrics = (*METRICS, "tokens_per_price") if _priced(options) else METRICS
     rows: list[Winner] = []
     for n in concurrency:
-        predictions: list[ServingPrediction | None] = []
+        predictions: list[Prediction | None] = []
         for option in options:
             prediction = option.server.predict(replace(workload, concurrency=n))
             predictions.append(None if prediction.saturated else prediction)
@@ -84,17 +84,20 @@ def _priced(options: Sequence[Option]) -> bool:
     return all(o.price_per_hour is not None for o in options)
 
 
-def _value(metric: str, option: Option, p: ServingPrediction) -> float:
+def _value(metric: str, option: Option, p: Prediction) -> float | None:
     if metric == "tokens_per_s_per_gpu":
         return p.output_tokens_per_s / p.devices
     if metric == "tokens_per_price":
         return p.output_tokens_per_s * 3600.0 / (p.devices * (option.price_per_hour or 1.0))
-    return float(getattr(p, metric))
+    value: float | None = getattr(p, metric)
+    return value
 
 
-def _spread(metric: str, option: Option, p: ServingPrediction, *, shared: bool) -> float:
+def _spread(metric: str, option: Option, p: Prediction, *, shared: bool) -> float:
     """Return the log of the 90 % factor, without the engine's part if the options share it."""
     which = "ttft" if metric == "ttft_s" else "tpot"
+    if which == "tpot" and p.tpot_s is None:
+        which = "ttft"
     whole = math.log(getattr(p, f"{which}_high_s") / getattr(p, f"{which}_s"))
     if not shared:
         return whole
@@ -104,7 +107,7 @@ def _spread(metric: str, option: Option, p: ServingPrediction, *, shared: bool) 
 
 
 def _winner(
-    metric: str, n: int, options: Sequence[Option], predictions: Sequence[ServingPrediction | None]
+    metric: str, n: int, options: Sequence[Option], predictions: Sequence[Prediction | None]
 ) -> Winner:
     up = metric in HIGHER_IS_BETTER
     values = tuple(

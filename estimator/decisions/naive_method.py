@@ -11,12 +11,21 @@ become 0.06) and truncates tokens per second; ``printed`` does the same, ``exact
 
 import math
 
-from groundspeed.estimator.graph.operators import decode_stream_bytes, kv_bytes_per_token
 from groundspeed.estimator.model.spec import Model
-from groundspeed.estimator.serving.static_batch import Workload, require_possible
+from groundspeed.estimator.serving.workload import Workload, require_workload
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.operations import item_bytes
 from groundspeed.profiles.record import Record
+
+
+class NaiveWorkload(Record):
+    """A static batch, as the article's formulas know it."""
+
+    batch: int = 1
+    prompt_tokens: int = 1024
+    output_tokens: int = 1024
+    dtype: str = "bfloat16"
 
 
 class NaiveRow(Record):
@@ -40,7 +49,7 @@ class NaiveEstimate(Record):
 
     model: str
     hardware: str
-    workload: Workload
+    workload: NaiveWorkload
     peak_flops_per_s: float
     utilization: float
     rows: tuple[NaiveRow, ...]
@@ -48,7 +57,7 @@ class NaiveEstimate(Record):
 
 
 def naive_estimate(
-    model: Model, spec: DeviceSpec, workload: Workload, *, utilization: float = 0.6
+    model: Model, spec: DeviceSpec, workload: NaiveWorkload, *, utilization: float = 0.6
 ) -> NaiveEstimate:
     """Estimate a static batch with the article's formulas.
 
@@ -58,7 +67,7 @@ def naive_estimate(
         A model with a gated MLP.
     spec : DeviceSpec
         Datasheet of the GPU.
-    workload : Workload
+    workload : NaiveWorkload
         Batch size, lengths and data type.
     utilization : float, default 0.6
         Fraction of the peak that is reached (above 0, at most 1); the article's "about 60 %".
@@ -71,7 +80,15 @@ def naive_estimate(
     """
     if not 0.0 < utilization <= 1.0:
         raise InputError(f"utilization must be above 0 and at most 1, not {utilization}")
-    require_possible(model, workload)
+    require_workload(
+        model, Workload(workload.prompt_tokens, workload.output_tokens, workload.batch)
+    )
+    if model.experts is not None or model.latent is not None or model.recurrent is not None:
+        raise InputError(
+            f"the article's formulas are those of dense decoders, which {model.id} is not",
+            where="--method naive",
+            remedy="use the default method",
+        )
     length = workload.prompt_tokens + workload.output_tokens
     if model.sliding_window is not None and length > model.sliding_window:
         raise InputError(
@@ -139,26 +156,26 @@ def naive_estimate(
 
 
 def memory_roof_tokens_per_s(
-    model: Model, spec: DeviceSpec, workload: Workload, *, with_cache: bool
+    model: Model, spec: DeviceSpec, workload: NaiveWorkload, *, with_cache: bool
 ) -> float:
     """Return the decode rate at which the memory bandwidth is saturated [tokens/s].
 
     Each step reads every weight except the input embedding, once for the whole batch. With
     ``with_cache`` it also reads the keys and values of each sequence at the mean context.
     """
-    streamed = decode_stream_bytes(model, dtype=workload.dtype)
+    streamed = model.streamed_parameters * item_bytes(workload.dtype)
     if with_cache:
         context = workload.prompt_tokens + workload.output_tokens / 2
-        streamed += workload.batch * context * kv_bytes_per_token(model, dtype=workload.dtype)
+        streamed += workload.batch * context * model.kv_items_per_token * item_bytes(workload.dtype)
     return workload.batch * spec.memory_bandwidth() / streamed
 
 
 def _left_out(
-    model: Model, spec: DeviceSpec, workload: Workload, counted: float, claimed: float
+    model: Model, spec: DeviceSpec, workload: NaiveWorkload, counted: float, claimed: float
 ) -> tuple[str, ...]:
     roof = memory_roof_tokens_per_s(model, spec, workload, with_cache=False)
     with_cache = memory_roof_tokens_per_s(model, spec, workload, with_cache=True)
-    gigabytes = decode_stream_bytes(model, dtype=workload.dtype) / 1e9
+    gigabytes = model.streamed_parameters * item_bytes(workload.dtype) / 1e9
     lines = []
     if claimed > roof:
         lines.append(

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from groundspeed.estimator.engines.engine import Engine
-from groundspeed.estimator.graph.engine_step import Layers
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.catalog import hub_name
 from groundspeed.estimator.model.spec import Model
@@ -21,8 +20,8 @@ from groundspeed.estimator.serving.closed_form import Loads, closed_form
 from groundspeed.estimator.serving.deployment import Deployment, require_valid
 from groundspeed.estimator.serving.memory import most_sequences, plan_memory
 from groundspeed.estimator.serving.server import Server
-from groundspeed.estimator.serving.step_time import StepTimes
-from groundspeed.estimator.serving.workload import ServingPrediction, ServingWorkload
+from groundspeed.estimator.serving.step_time import StepTimes, step_graph
+from groundspeed.estimator.serving.workload import Prediction, Workload
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 
@@ -89,7 +88,7 @@ class Candidate:
 def make_plan(
     model: Model,
     candidates: Sequence[Candidate],
-    workload: ServingWorkload,
+    workload: Workload,
     *,
     ttft_limit_s: float | None = None,
     tpot_limit_s: float | None = None,
@@ -104,7 +103,7 @@ def make_plan(
         The model to deploy.
     candidates : sequence of Candidate
         Devices to consider.
-    workload : ServingWorkload
+    workload : Workload
         Prompt and output lengths; its concurrency is ignored, because it is searched.
     ttft_limit_s, tpot_limit_s : float, optional
         Limits of mean TTFT and TPOT [s], above 0. Not given: no limit.
@@ -119,7 +118,7 @@ def make_plan(
     for name, value in (("TTFT", ttft_limit_s), ("TPOT", tpot_limit_s)):
         if value is not None and not value > 0:
             raise InputError(f"the {name} limit must be above 0 s, not {value} s")
-    candidates_tried: list[tuple[PlanPoint, Server, ServingWorkload]] = []
+    candidates_tried: list[tuple[PlanPoint, Server, Workload]] = []
     first_error = ""
     for candidate in candidates:
         if candidate.price_per_hour is not None and not 0 < candidate.price_per_hour < 10_000:
@@ -188,10 +187,10 @@ def _points(
     model: Model,
     candidate: Candidate,
     deployment: Deployment,
-    workload: ServingWorkload,
+    workload: Workload,
     ttft_limit_s: float | None,
     tpot_limit_s: float | None,
-) -> list[tuple[PlanPoint, Server, ServingWorkload]]:
+) -> list[tuple[PlanPoint, Server, Workload]]:
     """Evaluate the closed form of one deployment at every concurrency that fits its KV cache."""
     engine, hardware = candidate.engine, candidate.hardware
     memory_bytes = hardware.memory_bytes
@@ -207,10 +206,8 @@ def _points(
     replicas = candidate.gpus // deployment.devices
     top = min(fit, MOST_CONCURRENCY)
     clients = np.unique(np.append(2.0 ** np.arange(0.0, math.log2(top) + 1e-9), float(top)))
-    layers = Layers(
-        model, deployment, engine.custom_all_reduce, engine.fused_quantize, engine.kernels
-    )
-    steps = StepTimes(layers, hardware, engine, top, tokens)
+    graph = step_graph(model, deployment, engine)
+    steps = StepTimes(graph, hardware, engine, top, tokens)
     mean = (workload.length_low + workload.length_high) / 2.0
     loads = Loads(
         np.full(clients.shape, mean * workload.prompt_tokens),
@@ -279,31 +276,31 @@ def _meets(times: tuple[float, float], limits: tuple[float | None, float | None]
 
 
 def _simulated(
-    entry: tuple[PlanPoint, Server, ServingWorkload],
+    entry: tuple[PlanPoint, Server, Workload],
     ttft_limit_s: float | None,
     tpot_limit_s: float | None,
 ) -> PlanPoint:
     """Replace the closed-form values of a point by simulated ones."""
     point, server, workload = entry
-    prediction: ServingPrediction = server.predict(workload)
+    prediction: Prediction = server.predict(workload)
+    tpot_s, tpot_high_s = prediction.tpot_s or 0.0, prediction.tpot_high_s or 0.0
     output = prediction.output_tokens_per_s * point.replicas
     limits = (ttft_limit_s, tpot_limit_s)
     cost = point.cost_per_million_output_tokens
     return point.model_copy(
         update={
             "ttft_s": prediction.ttft_s,
-            "tpot_s": prediction.tpot_s,
+            "tpot_s": tpot_s,
             "ttft_high_s": prediction.ttft_high_s,
-            "tpot_high_s": prediction.tpot_high_s,
+            "tpot_high_s": tpot_high_s,
             "output_tokens_per_s": output,
             "tokens_per_s_per_gpu": output / point.gpus,
-            "tokens_per_s_per_user": 1.0 / prediction.tpot_s,
+            "tokens_per_s_per_user": 1.0 / tpot_s if tpot_s else 0.0,
             "cost_per_million_output_tokens": cost * point.output_tokens_per_s / output
             if cost is not None
             else None,
-            "meets": _meets((prediction.ttft_s, prediction.tpot_s), limits)
-            and not prediction.saturated,
-            "surely": _meets((prediction.ttft_high_s, prediction.tpot_high_s), limits)
+            "meets": _meets((prediction.ttft_s, tpot_s), limits) and not prediction.saturated,
+            "surely": _meets((prediction.ttft_high_s, tpot_high_s), limits)
             and not prediction.saturated,
             "simulated": True,
         }
@@ -367,7 +364,7 @@ def _advice(
     )
 
 
-def launch_command(model: Model, p: PlanPoint, dtype: str | None, workload: ServingWorkload) -> str:
+def launch_command(model: Model, p: PlanPoint, dtype: str | None, workload: Workload) -> str:
     """Return the shell command that starts one replica of a point."""
     name = hub_name(model)
     length = workload.prompt_tokens + workload.output_tokens

@@ -21,6 +21,9 @@ from groundspeed.profiles.record import NonNegative, Positive, Record, describe
 
 Policy = Literal["mixed", "prefill_first", "whole_batch"]
 
+NO_ENGINE = "bare"
+"""Name of the entry without any engine around the kernels."""
+
 
 class Costs(Record):
     """Time that the host and the gaps between kernels add [s], and factors on kernel times."""
@@ -80,6 +83,8 @@ class Engine(Record):
     """Library of its attention kernels, or the most similar library in the tables."""
     fused_quantize: bool = False
     """True if per-tensor 8-bit quantization of activations is fused into the previous operation."""
+    fused: bool = True
+    """True if small operations are fused, as in serving engines; False: one kernel for each."""
     costs: Costs
     fitted_architecture: str = ""
     """GPU architecture of the measurements that its constants were fitted to; empty if none."""

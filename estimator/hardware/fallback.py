@@ -7,9 +7,13 @@ bytes. Such a law has the origin ``transferred`` and a wider interval. No law is
 a difference that would change the compute rate.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 
 from groundspeed.profiles.laws import Law
+from groundspeed.profiles.profile_set import ProfileSet
 from groundspeed.profiles.schema import Profile
 
 COMPUTED_AS: dict[str, tuple[str, ...]] = {
@@ -35,23 +39,47 @@ HALF_OF_90 = 1.645
 ATTENTION = ("attention_prefill", "attention_decode", "mla_prefill", "mla_decode")
 
 
-def find_law(profile: Profile, operation: str, config_key: dict[str, str]) -> Law | None:
-    """Return the law for an operation, or None if the profile has no suitable law.
+@dataclass(frozen=True)
+class Found:
+    """A law and the profile that it comes from."""
+
+    law: Law
+    profile: Profile
+
+
+def find_law(known: ProfileSet, operation: str, config_key: dict[str, str]) -> Found | None:
+    """Return the law for an operation, or None if no profile has a suitable law.
+
+    A law of a less believed profile comes before a substitute of a similar data type.
 
     Parameters
     ----------
-    profile : Profile
-        The profile to search.
+    known : ProfileSet
+        The profiles to search.
     operation : str
         Name of the operation, e.g. ``matmul``.
     config_key : dict of str to str
         ``dtype``; attention: also ``kv_dtype``; collectives: ``op``, ``world_size``, ``mode``.
     """
+    for substitute in (False, True):
+        for profile in known.profiles:
+            law = _law_of(profile, operation, config_key, substitute=substitute)
+            if law is not None:
+                return Found(law, profile)
+    return None
+
+
+def _law_of(
+    profile: Profile, operation: str, config_key: dict[str, str], *, substitute: bool
+) -> Law | None:
     own = [law for law in profile.laws if law.operation == operation]
+    if not own:
+        return None
     if operation in ATTENTION:
-        return _attention(own, config_key)
+        return _attention(own, config_key, substitute=substitute)
     if config_key.get("quantize") == "fused":
-        return _fused(profile, {k: v for k, v in config_key.items() if k != "quantize"})
+        key = {k: v for k, v in config_key.items() if k != "quantize"}
+        return _fused(profile, key, substitute=substitute)
     exact = [law for law in own if config_key.items() <= law.config_key.items()]
     if exact:
         return exact[0]
@@ -62,18 +90,31 @@ def find_law(profile: Profile, operation: str, config_key: dict[str, str]) -> La
             if wanted.items() <= law.config_key.items():
                 # Elementwise operations move 16-bit activations in either format.
                 same = operation == "elementwise" or {dtype, other} == {"float16", "bfloat16"}
-                return law if same else substitute_law(law, law.config_key | {"dtype": dtype})
+                if same:
+                    return law
+                if substitute:
+                    return substitute_law(law, law.config_key | {"dtype": dtype})
     return None
 
 
-def _fused(profile: Profile, config_key: dict[str, str]) -> Law | None:
+def whole_dtypes(laws: Iterable[Law]) -> str:
+    """List the data types that have GEMM, attention and elementwise laws."""
+    have: dict[str, set[str]] = {}
+    for law in laws:
+        if "dtype" in law.config_key:
+            have.setdefault(law.config_key["dtype"], set()).add(law.operation)
+    needed = {"matmul", "attention_prefill", "attention_decode", "elementwise"}
+    return ", ".join(sorted(d for d, o in have.items() if needed <= o)) or "none"
+
+
+def _fused(profile: Profile, config_key: dict[str, str], *, substitute: bool) -> Law | None:
     """Return the law of GEMMs whose activations were quantized by the preceding operation.
 
     Tables of 8-bit GEMMs include a separate quantization kernel: its launch and its memory traffic.
     Without that kernel the launch latency is that of a 16-bit GEMM.
     """
-    law = find_law(profile, "matmul", config_key)
-    plain = find_law(profile, "matmul", {"dtype": "bfloat16"})
+    law = _law_of(profile, "matmul", config_key, substitute=substitute)
+    plain = _law_of(profile, "matmul", {"dtype": "bfloat16"}, substitute=False)
     if law is None or "quantize_bytes_per_s" not in law.coefficients:
         return law
     kept = dict(law.coefficients)
@@ -84,7 +125,7 @@ def _fused(profile: Profile, config_key: dict[str, str]) -> Law | None:
     return law.model_copy(update={"coefficients": kept})
 
 
-def _attention(laws: list[Law], config_key: dict[str, str]) -> Law | None:
+def _attention(laws: list[Law], config_key: dict[str, str], *, substitute: bool) -> Law | None:
     """Select an attention law by KV cache format first; all 16-bit query types are equivalent."""
     library = config_key.get("library")
     if any(law.config_key.get("library") == library for law in laws):
@@ -105,7 +146,7 @@ def _attention(laws: list[Law], config_key: dict[str, str]) -> Law | None:
             for law in fitting:
                 if law.config_key["dtype"] == name:
                     return law
-    for law in laws:
+    for law in laws if substitute else ():
         if law.config_key["dtype"] in names and of_cache(law) in names:
             return substitute_law(law, law.config_key | {"kv_dtype": cache})
     return None

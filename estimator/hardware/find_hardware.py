@@ -1,42 +1,58 @@
-"""Find a device, a profile or a server by name."""
+"""Find everything that is known of a device by its name."""
 
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from groundspeed.estimator import DatasheetHardware, ProfileHardware, find_model
+from groundspeed.estimator.hardware.law_lookup import DatasheetHardware, ProfileHardware
 from groundspeed.profiles.datasheet import DeviceSpec, find_device, load_datasheets
 from groundspeed.profiles.errors import InputError, did_you_mean
+from groundspeed.profiles.profile_set import ProfileSet
 from groundspeed.profiles.schema import Profile
 from groundspeed.profiles.store import list_profiles, load_profile, profile_folder
-
-if TYPE_CHECKING:
-    from groundspeed.estimator.serving.server import Server
 
 
 @dataclass(frozen=True)
 class HardwareChoice:
-    """The profile, the datasheet, or both that were found for a name."""
+    """The profiles, the datasheet, or both that were found for a name."""
 
     name: str
-    profile: Profile | None
+    known: ProfileSet | None
     spec: DeviceSpec | None
     reason: str
     """A phrase that says which of them was chosen, and why."""
 
     @property
+    def profile(self) -> Profile | None:
+        """The most believed profile of the device; None if only a datasheet is known."""
+        return self.known.main if self.known is not None else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Differences between the files that were joined."""
+        return self.known.notes if self.known is not None else ()
+
+    @property
     def best(self) -> ProfileHardware | DatasheetHardware:
-        """Hardware from the profile if there is one, else from the datasheet."""
-        if self.profile is not None:
-            return ProfileHardware(self.profile)
+        """Hardware from the profiles if there are any, else from the datasheet."""
+        if self.known is not None:
+            return ProfileHardware(self.known)
         if self.spec is None:
             raise InputError(f"there is neither a profile nor a datasheet of '{self.name}'")
         return DatasheetHardware(self.spec)
 
+    @property
+    def platform(self) -> Literal["cuda", "rocm"]:
+        """Software platform of the device, which selects the constants of an engine."""
+        amd = self.spec is not None and self.spec.vendor == "amd"
+        if self.profile is not None and self.profile.device.kind != "cpu":
+            amd = amd or self.profile.device.kind == "rocm"
+        return "rocm" if amd else "cuda"
+
 
 def find_hardware(name: str, *, profile_dir: Path | None = None) -> HardwareChoice:
-    """Find the profile and the datasheet of a device.
+    """Find all profiles and the datasheet of a device.
 
     Parameters
     ----------
@@ -52,8 +68,7 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> HardwareChoi
         If no profile or datasheet has this name.
     """
     if name.endswith(".json") or "/" in name:
-        profile = load_profile(Path(name).expanduser())
-        return HardwareChoice(name, profile, profile.datasheet, f"profile {profile.id}")
+        return _of_profile(name, load_profile(Path(name).expanduser()), profile_dir)
     try:
         match = find_device(name)
     except InputError as error:
@@ -62,22 +77,56 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> HardwareChoi
         if not named:
             known = [*load_datasheets(), *(p.id for p in own)]
             raise InputError(f"unknown GPU '{name}'", remedy=did_you_mean(name, known)) from error
-        profile = named[-1]
-        return HardwareChoice(name, profile, profile.datasheet, f"profile {profile.id}")
-    own = measured_profiles(profile_dir, naming=(match.spec.id,))
+        return _of_profile(name, named[-1], profile_dir)
     note = f"{match.note}; " if match.note else ""
-    same = [p for p in own if p.datasheet is not None and p.datasheet.id == match.spec.id]
-    if same:
-        reason = f"{note}measured profile {same[-1].id}, the newest for this device"
-        return HardwareChoice(name, same[-1], match.spec, reason)
+    same = _own_of(match.spec.id, profile_dir)
     shipped = shipped_profile(match.spec.id)
+    if same:
+        joined = ProfileSet.of(same, [shipped] if shipped else [])
+        files = ", ".join(p.id for p in joined.profiles if p is not shipped)
+        reason = f"{note}measured: {files}"
+        if shipped is not None:
+            reason += f"; what they lack: {_shipped_phrase(shipped)}"
+        return HardwareChoice(name, joined, match.spec, reason)
     if shipped is not None:
-        imported = shipped.mode == "imported"
-        how = "published timings" if imported else "laws scaled from a similar GPU"
-        reason = f"{note}profile {shipped.id} ({how}); you have no profile of this device"
-        return HardwareChoice(name, shipped, match.spec, reason)
+        reason = f"{note}{_shipped_phrase(shipped)}; you have no profile of this device"
+        return HardwareChoice(name, ProfileSet((shipped,)), match.spec, reason)
     reason = f"{note}datasheet {match.spec.id}; there is no profile of this device"
     return HardwareChoice(name, None, match.spec, reason)
+
+
+def _of_profile(name: str, profile: Profile, profile_dir: Path | None) -> HardwareChoice:
+    """Join a profile that the user named with what else is known of its device."""
+    spec = profile.datasheet
+    if spec is None:
+        others = [
+            p
+            for p in measured_profiles(profile_dir)
+            if p.id != profile.id and _same_device(p, profile)
+        ]
+        joined = ProfileSet.of(others)
+    else:
+        own = [p for p in _own_of(spec.id, profile_dir) if p.id != profile.id]
+        shipped = shipped_profile(spec.id)
+        joined = ProfileSet.of(own, [shipped] if shipped and shipped.id != profile.id else [])
+    known = ProfileSet((profile, *joined.profiles), joined.notes)
+    return HardwareChoice(name, known, spec, f"profile {profile.id}")
+
+
+def _own_of(spec_id: str, profile_dir: Path | None) -> list[Profile]:
+    """Return the user's profiles of a device with a datasheet."""
+    own = measured_profiles(profile_dir, naming=(spec_id,))
+    return [p for p in own if p.datasheet is not None and p.datasheet.id == spec_id]
+
+
+def _same_device(a: Profile, b: Profile) -> bool:
+    return (a.device.name, a.device.compute_units) == (b.device.name, b.device.compute_units)
+
+
+def _shipped_phrase(shipped: Profile) -> str:
+    imported = shipped.mode == "imported"
+    how = "published timings" if imported else "laws scaled from a similar GPU"
+    return f"profile {shipped.id} ({how})"
 
 
 def shipped_profile(spec_id: str) -> Profile | None:
@@ -99,46 +148,3 @@ def measured_profiles(folder: Path | None = None, *, naming: tuple[str, ...] = (
     return [
         p for f in folders for _, p in list_profiles(f, naming=naming) if isinstance(p, Profile)
     ]
-
-
-def find_server(
-    model: str,
-    gpu: str,
-    *,
-    tp: int = 1,
-    dtype: str | None = None,
-    engine: str = "vllm",
-    profile_dir: Path | None = None,
-) -> "Server":
-    """Create a server from the names of a model, a GPU and an engine.
-
-    Parameters
-    ----------
-    model, gpu : str
-        A model's shipped name, hub name or ``config.json``; a device as in :func:`find_hardware`.
-    tp : int, default 1
-        Tensor-parallel degree.
-    dtype : str, optional
-        Format of the weights. Not given: the checkpoint's.
-    engine : str, default "vllm"
-        Name of the engine; the constants of the GPU's platform (CUDA or ROCm) are used.
-    profile_dir : Path, optional
-        Folder with measured profiles. Not given: the user's data folder.
-
-    Raises
-    ------
-    InputError
-        If a name is unknown.
-    """
-    from groundspeed.estimator.engines.engine import find_engine
-    from groundspeed.estimator.serving.deployment import Deployment
-    from groundspeed.estimator.serving.server import Server
-
-    hardware = find_hardware(gpu, profile_dir=profile_dir)
-    rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
-    return Server(
-        find_model(model),
-        Deployment(tp=tp, dtype=dtype),
-        find_engine(engine, platform="rocm" if rocm else "cuda"),
-        hardware.best,
-    )

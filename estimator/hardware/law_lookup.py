@@ -1,21 +1,24 @@
-"""Predict the time of an operator from datasheet peaks or from the laws of a profile.
+"""Predict the time of an operator from datasheet peaks or from the laws of a set of profiles.
 
 A datasheet gives the classic roofline at peak rates: no real kernel is faster, so the result is a
-lower bound on time. The laws of a profile include launch latency, achieved rates and their errors.
+lower bound on time. The laws of profiles include launch latency, achieved rates and their errors.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
 
-from groundspeed.estimator.graph.operators import Operator
-from groundspeed.estimator.hardware.fallback import find_law
+from groundspeed.estimator.graph.operator import Operator
+from groundspeed.estimator.hardware.composed import experts_one_by_one
+from groundspeed.estimator.hardware.fallback import Found, find_law, whole_dtypes
+from groundspeed.estimator.hardware.roofs import WIDER, roof_s
 from groundspeed.profiles.busbw import bus_factor
-from groundspeed.profiles.datasheet import DeviceSpec
+from groundspeed.profiles.datasheet import DeviceSpec, load_datasheets
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.laws import Law, law_time
-from groundspeed.profiles.operations import OPERATIONS, Array
+from groundspeed.profiles.operations import Array
+from groundspeed.profiles.profile_set import ProfileSet
 from groundspeed.profiles.schema import Profile
 
 Bound = Literal["compute", "memory", "start-up", "link"]
@@ -23,7 +26,7 @@ Bound = Literal["compute", "memory", "start-up", "link"]
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """Total time of all executions of an operator in one forward pass, with 90 % interval."""
+    """Total time of all executions of an operator in one step, with 90 % interval."""
 
     time_s: Array
     low_s: Array
@@ -34,7 +37,7 @@ class OperatorTime:
 
 
 class Hardware(Protocol):
-    """Interface of everything that predicts operator times: datasheets and profiles."""
+    """Interface of everything that predicts operator times: datasheets and sets of profiles."""
 
     @property
     def id(self) -> str:
@@ -47,8 +50,18 @@ class Hardware(Protocol):
         ...
 
     @property
+    def datasheet(self) -> DeviceSpec | None:
+        """Datasheet of the device, if there is one."""
+        ...
+
+    @property
     def memory_bytes(self) -> float | None:
         """Memory of the device."""
+        ...
+
+    @property
+    def last_level_cache_bytes(self) -> float | None:
+        """Size of the last-level cache; None if not known."""
         ...
 
     @property
@@ -56,13 +69,21 @@ class Hardware(Protocol):
         """GPU architecture, e.g. ``hopper`` or ``cdna3``; empty if not known."""
         ...
 
-    def spread_fraction(self, bound: Bound) -> float:
+    def spread_fraction(self, bound: str) -> float:
         """Relative variation of the machine during calibration, for operators with this bound."""
         ...
 
     @property
     def power(self) -> tuple[float, str] | None:
         """Power under load [W] and its origin: ``measured`` or ``cap`` (the power limit)."""
+        ...
+
+    def for_devices(self, count: int) -> "Hardware":
+        """Return the hardware of a group of ``count`` devices: as fast as its slowest."""
+        ...
+
+    def source(self, operator: Operator) -> str:
+        """Return what answers for an operator: the profile's id and the origin of its law."""
         ...
 
     def has(self, operation: str, **config_key: str) -> bool:
@@ -87,16 +108,27 @@ class DatasheetHardware:
         return self.spec.id
 
     @property
+    def datasheet(self) -> DeviceSpec | None:
+        """The datasheet."""
+        return self.spec
+
+    @property
     def memory_bytes(self) -> float | None:
         """Memory of the device."""
         return self.spec.memory_bytes.value if self.spec.memory_bytes else None
+
+    @property
+    def last_level_cache_bytes(self) -> float | None:
+        """Of the device."""
+        size = self.spec.last_level_cache_bytes or self.spec.l2_bytes
+        return size.value if size else None
 
     @property
     def architecture(self) -> str:
         """Of the device."""
         return self.spec.architecture
 
-    def spread_fraction(self, bound: Bound) -> float:
+    def spread_fraction(self, bound: str) -> float:
         """Return 0: datasheet values do not vary."""
         return 0.0
 
@@ -104,6 +136,14 @@ class DatasheetHardware:
     def power(self) -> tuple[float, str] | None:
         """Power limit of the datasheet [W], with the origin ``cap``; None if not given."""
         return (self.spec.power_cap_w.value, "cap") if self.spec.power_cap_w else None
+
+    def for_devices(self, count: int) -> "DatasheetHardware":
+        """Return itself: all devices of a datasheet are equal."""
+        return self
+
+    def source(self, operator: Operator) -> str:
+        """Return the name of the datasheet."""
+        return f"{self.spec.id} (datasheet)"
 
     def has(self, operation: str, **config_key: str) -> bool:
         """Return True, except for collectives in modes other than ``nccl``."""
@@ -118,30 +158,53 @@ class DatasheetHardware:
             If the datasheet lacks a required peak.
         """
         if operator.operation == "collective":
-            return self._collective(operator)
+            return wire_time(self.spec, operator)
+        if "gemm" in operator.config_key:  # an engine can fuse the quantization: no bound
+            none = np.zeros_like(operator.bytes)
+            return OperatorTime(none, none, none, "memory", extrapolated=False)
         traffic_s = operator.bytes / self.spec.memory_bandwidth()
         compute_s = np.zeros_like(traffic_s)
-        if OPERATIONS[operator.operation].flops(operator.columns, operator.config_key).any():
+        if operator.flops.any():
             compute_s = operator.flops / self.spec.peak_flops(operator.config_key["dtype"])
         time = np.maximum(traffic_s, compute_s)
         bound: Bound = "compute" if compute_s.sum() > traffic_s.sum() else "memory"
         return OperatorTime(time, time, time, bound, extrapolated=False)
 
-    def _collective(self, operator: Operator) -> OperatorTime:
-        wire = self.spec.scaleup_bandwidth_bytes_per_s or self.spec.p2p_bandwidth_bytes_per_s
-        if wire is None:
-            raise InputError(f"the datasheet of {self.spec.id} has no bandwidth between GPUs")
-        factor = bus_factor(operator.config_key["op"], int(operator.config_key["world_size"]))
-        time = operator.bytes * factor / wire.value
-        return OperatorTime(time, time, time, "link", extrapolated=False)
+
+def wire_time(spec: DeviceSpec, operator: Operator) -> OperatorTime:
+    """Return the time of a collective at the bandwidth of the datasheet's links.
+
+    Raises
+    ------
+    InputError
+        If the datasheet gives no bandwidth between devices.
+    """
+    wire = spec.scaleup_bandwidth_bytes_per_s or spec.p2p_bandwidth_bytes_per_s
+    if wire is None:
+        raise InputError(f"the datasheet of {spec.id} has no bandwidth between GPUs")
+    factor = bus_factor(operator.config_key["op"], int(operator.config_key["world_size"]))
+    time = operator.bytes * factor / wire.value
+    return OperatorTime(time, time, time, "link", extrapolated=False)
 
 
 @dataclass(frozen=True)
 class ProfileHardware:
-    """Hardware described by the fitted laws of a profile."""
+    """Hardware described by the fitted laws of the profiles of a device."""
 
-    profile: Profile
-    _laws: dict[tuple[str, ...], Law] = field(default_factory=dict, compare=False, repr=False)
+    known: ProfileSet
+    units: tuple[Profile, ...] = ()
+    """Individual devices of a group, of which the slowest determines the time; empty: no group."""
+    _laws: dict[tuple[str, ...], Found] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, *profiles: Profile) -> "ProfileHardware":
+        """Return the hardware of some profiles, the most believed first."""
+        return cls(ProfileSet(profiles))
+
+    @property
+    def profile(self) -> Profile:
+        """The most believed profile of the device itself."""
+        return self.known.main
 
     @property
     def id(self) -> str:
@@ -155,17 +218,31 @@ class ProfileHardware:
         return "+".join(origins)
 
     @property
+    def datasheet(self) -> DeviceSpec | None:
+        """Datasheet of the device, if there is one: the shipped one, which may be newer."""
+        own = self.known.datasheet
+        return load_datasheets().get(own.id, own) if own is not None else None
+
+    @property
     def memory_bytes(self) -> float | None:
         """Memory of the device."""
         return self.profile.device.memory_bytes
 
     @property
+    def last_level_cache_bytes(self) -> float | None:
+        """Of the device."""
+        own = self.profile.device.last_level_cache_bytes
+        if own is not None or self.datasheet is None:
+            return own
+        return DatasheetHardware(self.datasheet).last_level_cache_bytes
+
+    @property
     def architecture(self) -> str:
         """Of the device."""
-        datasheet = self.profile.datasheet
+        datasheet = self.datasheet
         return datasheet.architecture if datasheet else self.profile.device.architecture
 
-    def spread_fraction(self, bound: Bound) -> float:
+    def spread_fraction(self, bound: str) -> float:
         """Relative variation of the reference case during the calibration."""
         return self.profile.spread_fraction("memory" if bound == "memory" else "compute")
 
@@ -182,62 +259,129 @@ class ProfileHardware:
         if watts:
             return float(np.median(watts)), "measured"
         cap = self.profile.environment.power_cap_w
-        datasheet = self.profile.datasheet
+        datasheet = self.datasheet
         if cap is None and datasheet is not None and datasheet.power_cap_w is not None:
             cap = datasheet.power_cap_w.value
         return (cap, "cap") if cap is not None else None
 
-    def has(self, operation: str, **config_key: str) -> bool:
-        """Return True if the profile has a law or a substitute law for an operation."""
-        return find_law(self.profile, operation, config_key) is not None
+    def for_devices(self, count: int) -> "ProfileHardware":
+        """Return the hardware of a group: its slowest measured device determines the time."""
+        units = self.known.units() if count > 1 else ()
+        return replace(self, units=units if len(units) > 1 else (), _laws={})
 
-    def _law(self, operation: str, config_key: dict[str, str]) -> Law:
-        key = (operation, *(f"{k}={v}" for k, v in sorted(config_key.items())))
+    def source(self, operator: Operator) -> str:
+        """Return the id of the profile that answers, and the origin of its law."""
+        found = self._find(operator)
+        if found is not None:
+            return f"{found.profile.id} ({found.law.origin})"
+        if operator.operation == "experts":
+            return f"{self.id} (experts as single GEMMs)"
+        return f"{self.datasheet.id} (datasheet)" if self.datasheet else self.id
+
+    def has(self, operation: str, **config_key: str) -> bool:
+        """Return True if there is a law or a substitute law for an operation."""
+        return find_law(self.known, operation, config_key) is not None
+
+    def _find(self, operator: Operator) -> Found | None:
+        config_key = {k: v for k, v in operator.config_key.items() if k != "gemm"}
+        key = (operator.operation, *(f"{k}={v}" for k, v in sorted(config_key.items())))
         if key not in self._laws:
-            law = find_law(self.profile, operation, config_key)
-            if law is None:
-                wanted = f"{operation} {' '.join(config_key.values())}"
-                raise InputError(
-                    f"profile {self.profile.id} has no law for {wanted}",
-                    remedy=self._remedy(config_key),
-                )
-            self._laws[key] = law
+            found = find_law(self.known, operator.operation, config_key)
+            if found is None:
+                return None
+            self._laws[key] = found
         return self._laws[key]
 
-    def _remedy(self, config_key: dict[str, str]) -> str:
-        if "world_size" in config_key:
-            ranks = {law.config_key.get("world_size", "") for law in self.profile.laws} - {""}
-            known = ", ".join(sorted(ranks, key=int)) or "none"
-            return f"it has collectives for {known} devices; measure others with calibrate"
-        return f"choose a data type with all laws ({self._whole_dtypes()}), or calibrate again"
-
-    def _whole_dtypes(self) -> str:
-        """List the data types that have GEMM, attention and elementwise laws."""
-        have: dict[str, set[str]] = {}
-        for law in self.profile.laws:
-            if "dtype" not in law.config_key:
-                continue
-            have.setdefault(law.config_key["dtype"], set()).add(law.operation)
-        needed = {"matmul", "attention_prefill", "attention_decode", "elementwise"}
-        return ", ".join(sorted(d for d, o in have.items() if needed <= o)) or "none"
-
     def time(self, operator: Operator) -> OperatorTime:
-        """Predict the time of an operator with its law.
+        """Predict the time of an operator with its law, within what physics allows.
 
         Raises
         ------
         InputError
-            If the profile has no law for this operation and data type.
+            If no profile has a law for this operation and data type.
         """
-        law = self._law(operator.operation, dict(operator.config_key))
+        if "gemm" in operator.config_key and self._includes_quantization(operator):
+            none = np.zeros_like(operator.bytes)
+            return OperatorTime(none, none, none, "memory", extrapolated=False)
+        found = self._find(operator)
+        if found is None:
+            return self._without_law(operator)
+        result = self._law_time(found.law, operator)
+        for unit in self.units:
+            other = find_law(ProfileSet((unit,)), operator.operation, dict(operator.config_key))
+            if other is not None and other.profile is not found.profile:
+                result = _slower(result, self._law_time(other.law, operator))
+        for dtype in WIDER.get(operator.config_key.get("dtype", ""), ()):
+            if operator.operation not in ("matmul", "experts"):
+                break
+            wider = self._find(operator.with_key(dtype=dtype))
+            if wider is not None and wider.law.config_key.get("dtype") == dtype:
+                wide = replace(operator, config_key={**operator.config_key, "dtype": dtype})
+                result = _faster(result, self._law_time(wider.law, wide))
+        return self._within_roofs(result, operator)
+
+    def _includes_quantization(self, operator: Operator) -> bool:
+        """Return whether the GEMM after a quantization has it in its own law."""
+        gemm = replace(
+            operator, operation="matmul", config_key={"dtype": operator.config_key["gemm"]}
+        )
+        found = self._find(gemm)
+        return found is not None and "quantize_bytes_per_s" in found.law.coefficients
+
+    def _without_law(self, operator: Operator) -> OperatorTime:
+        """Compose an operation of others, or use the wire of the datasheet; else refuse."""
+        if operator.operation == "experts":
+            parts = experts_one_by_one(operator)
+            times = [(self.time(o), hit) for o, hit in parts]
+            summed = [
+                np.sum([getattr(t, name) * hit for t, hit in times], axis=0)
+                for name in ("time_s", "low_s", "high_s")
+            ]
+            bound = max(times, key=lambda t: float((t[0].time_s * t[1]).sum()))[0].bound
+            return OperatorTime(
+                summed[0], summed[1], summed[2], bound, any(t.extrapolated for t, _ in times)
+            )
+        plain = operator.config_key.get("mode", "nccl") == "nccl"
+        if operator.operation == "collective" and self.datasheet is not None and plain:
+            return replace(wire_time(self.datasheet, operator), extrapolated=True)
+        wanted = f"{operator.operation} {' '.join(operator.config_key.values())}"
+        raise InputError(
+            f"profile {self.id} has no law for {wanted}", remedy=self._remedy(operator)
+        )
+
+    def _remedy(self, operator: Operator) -> str:
+        laws = [law for p in self.known.profiles for law in p.laws]
+        if operator.operation == "collective":
+            ranks = {law.config_key.get("world_size", "") for law in laws} - {""}
+            known = ", ".join(sorted(ranks, key=int)) or "none"
+            return (
+                f"it has collectives for {known} devices; measure others with "
+                "groundspeed calibrate --ranks N"
+            )
+        return f"choose a data type with all laws ({whole_dtypes(laws)}), or calibrate again"
+
+    def _within_roofs(self, result: OperatorTime, operator: Operator) -> OperatorTime:
+        """Keep a law from promising more than the datasheet: a fit can overshoot a little."""
+        if self.datasheet is None:
+            return result
+        least = roof_s(operator, self.datasheet, self.last_level_cache_bytes or 0.0)
+        if least is None:
+            return result
+        return replace(
+            result,
+            time_s=np.maximum(result.time_s, least),
+            low_s=np.maximum(result.low_s, least),
+            high_s=np.maximum(result.high_s, least),
+        )
+
+    def _law_time(self, law: Law, operator: Operator) -> OperatorTime:
         prediction = law_time(law, operator.columns)
         count = operator.count
+        extrapolated = bool(prediction.extrapolated.any())
+        times = [count * t for t in (prediction.time_s, prediction.low_s, prediction.high_s)]
         if law.piecewise_linear is not None:
-            times = [count * t for t in (prediction.time_s, prediction.low_s, prediction.high_s)]
             bound: Bound = "link" if law.operation == "collective" else "memory"
-            return OperatorTime(
-                times[0], times[1], times[2], bound, bool(prediction.extrapolated.any())
-            )
+            return OperatorTime(times[0], times[1], times[2], bound, extrapolated)
         values = law.values()
         parts: dict[Bound, float] = {
             "start-up": count * values["startup_s"] * prediction.time_s.size,
@@ -245,10 +389,28 @@ class ProfileHardware:
         }
         if "compute_flops_per_s" in values:
             parts["compute"] = float(operator.flops.sum()) / values["compute_flops_per_s"]
-        return OperatorTime(
-            count * prediction.time_s,
-            count * prediction.low_s,
-            count * prediction.high_s,
-            max(parts, key=lambda p: parts[p]),
-            bool(prediction.extrapolated.any()),
-        )
+        bound = max(parts, key=lambda p: parts[p])
+        return OperatorTime(times[0], times[1], times[2], bound, extrapolated)
+
+
+def _slower(a: OperatorTime, b: OperatorTime) -> OperatorTime:
+    """Return the later end of two devices that wait for each other."""
+    return replace(
+        a,
+        time_s=np.maximum(a.time_s, b.time_s),
+        low_s=np.maximum(a.low_s, b.low_s),
+        high_s=np.maximum(a.high_s, b.high_s),
+    )
+
+
+def _faster(a: OperatorTime, b: OperatorTime) -> OperatorTime:
+    """Return the faster of two ways to do the same."""
+    return replace(
+        a,
+        time_s=np.minimum(a.time_s, b.time_s),
+        low_s=np.minimum(a.low_s, b.low_s),
+        high_s=np.minimum(a.high_s, b.high_s),
+    )
+
+
+__all__ = ["DatasheetHardware", "Hardware", "OperatorTime", "ProfileHardware"]

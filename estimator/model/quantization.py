@@ -7,10 +7,31 @@ scale per 128 x 128 block), ``int8``, ``int4_wo`` (weight-only, in groups), ``w4
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from groundspeed.estimator.model.hf_config import Facts
 from groundspeed.profiles.errors import InputError, did_you_mean
+
+SIXTEEN_BIT = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Formats:
+    """Number format of each part of the model."""
+
+    linear: str
+    """Format of the weights of attention projections and dense MLPs."""
+    experts: str
+    rest: str
+    """Format of router, LM head, embedding and elementwise operations."""
+    cache: str
+
+    @property
+    def activations(self) -> str:
+        """Format in which attention computes."""
+        return self.rest
+
 
 STORED_BYTES: dict[str, float] = {
     "float32": 4.0,

@@ -15,6 +15,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from groundspeed.estimator.mixers.grouped import Grouped
+from groundspeed.estimator.mixers.latent import LatentAttention
+from groundspeed.estimator.mixers.mixer import Mixer
+from groundspeed.estimator.mixers.recurrent import Recurrence
 from groundspeed.profiles.record import Record
 
 Size = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
@@ -35,16 +39,6 @@ class Latent(Record):
     index_dim: NonNegativeSize = 0
     index_top_k: NonNegativeSize = 0
     """Sparse attention: number of past tokens that a new token attends to; 0: all of them."""
-
-    @property
-    def cached(self) -> int:
-        """Number of elements per token in a layer's cache, without the keys of the index."""
-        return self.kv_rank + self.rope_dim
-
-    @property
-    def query_dim(self) -> int:
-        """Number of elements of a query head."""
-        return self.nope_dim + self.rope_dim
 
 
 class Experts(Record):
@@ -176,48 +170,50 @@ class Model(Record):
         return self.layers - (self.experts.layers if self.experts else 0)
 
     @property
-    def attention_width(self) -> int:
-        """Number of elements of all query heads of a token."""
-        return self.heads * self.head_dim
+    def mixers(self) -> tuple[Mixer, ...]:
+        """The kinds of attention and recurrence, each with the number of its layers."""
+        found: list[Mixer] = []
+        whole = self.attention_layers - self.windowed_layers
+        if self.latent is not None:
+            sizes = self.latent.model_dump()
+            found.append(
+                LatentAttention(
+                    layers=self.attention_layers, hidden=self.hidden, heads=self.heads, **sizes
+                )
+            )
+        else:
+            found += [
+                self._grouped(count, window)
+                for count, window in ((whole, None), (self.windowed_layers, self.sliding_window))
+                if count
+            ]
+        if self.recurrent is not None:
+            sizes = self.recurrent.model_dump(exclude={"kind", "heads"})
+            found.append(Recurrence(hidden=self.hidden, **sizes))
+        return tuple(found)
 
-    @property
-    def kv_width(self) -> int:
-        """Number of elements of all key heads of a token; the values have the same number."""
-        return self.kv_heads * self.head_dim
+    def _grouped(self, layers: int, window: int | None) -> Grouped:
+        return Grouped(
+            layers=layers,
+            hidden=self.hidden,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            window=window,
+            output_gate=self.output_gate,
+            qkv_bias=self.qkv_bias,
+            output_bias=self.output_bias,
+            sinks=self.sinks,
+            qk_norm=self.qk_norm,
+            qk_norm_whole=self.qk_norm_whole,
+            layer_norm=self.norm == "layer",
+            parallel_block=self.parallel_block,
+        )
 
     @property
     def mlp_width(self) -> int:
         """Number of output columns of the first MLP GEMM: gate and up together."""
         return (2 if self.gated_mlp else 1) * self.intermediate
-
-    @property
-    def attention_parameters(self) -> int:
-        """Parameters of the attention of one layer."""
-        h = self.hidden
-        if self.latent is not None:
-            t = self.latent
-            queries = self.heads * t.query_dim
-            compressed = t.query_rank * (h + 1 + queries) if t.query_rank else h * queries
-            cache = h * t.cached + t.kv_rank
-            up = t.kv_rank * self.heads * (t.nope_dim + t.value_dim)
-            index = 0
-            if t.index_heads:
-                # Index: queries from the compressed queries, one key, head weights, a norm.
-                index = t.index_heads * t.index_dim * t.query_rank + h * t.index_dim
-                index += h * t.index_heads + 2 * t.index_dim
-            return compressed + cache + up + self.heads * t.value_dim * h + index
-        queries = self.attention_width * (2 if self.output_gate else 1)
-        qkv_width = queries + 2 * self.kv_width
-        normed = 2 * self.head_dim if self.qk_norm else 0
-        normed += self.attention_width + self.kv_width if self.qk_norm_whole else 0
-        return (
-            h * qkv_width
-            + (qkv_width if self.qkv_bias else 0)
-            + self.attention_width * h
-            + (h if self.output_bias else 0)
-            + normed
-            + (self.heads if self.sinks else 0)
-        )
 
     @property
     def mlp_parameters(self) -> int:
@@ -249,24 +245,14 @@ class Model(Record):
         return e.count * self.expert_parameters + router + shared + gate + latent
 
     @property
-    def recurrent_parameters(self) -> int:
-        """Parameters of one recurrent mixer."""
-        if self.recurrent is None:
-            return 0
-        r = self.recurrent
-        conv = r.conv_width * (r.conv_kernel + (1 if r.conv_bias else 0))
-        return self.hidden * r.in_width + r.inner_width * self.hidden + conv + r.scalars
+    def mixer_parameters(self) -> int:
+        """Parameters of attention and recurrences of all layers."""
+        return sum(mixer.layers * mixer.parameters() for mixer in self.mixers)
 
     @property
     def norm_width(self) -> int:
         """Parameters of one norm over the hidden size."""
         return self.hidden if self.norm == "rms" else 2 * self.hidden
-
-    @property
-    def layer_parameters(self) -> int:
-        """Parameters of one dense layer."""
-        norms = self.norms_per_layer * self.norm_width
-        return self.attention_parameters + self.mlp_parameters + norms
 
     @property
     def embedding_parameters(self) -> int:
@@ -280,10 +266,9 @@ class Model(Record):
         bias = self.vocabulary if self.head_bias else 0
         return (
             self.embedding_parameters
-            + self.attention_layers * self.attention_parameters
+            + self.mixer_parameters
             + self.mlp_layers * self.mlp_parameters
             + (self.experts.layers if self.experts else 0) * self.mixture_parameters
-            + (self.recurrent.layers if self.recurrent else 0) * self.recurrent_parameters
             + self.layers * self.norms_per_layer * self.norm_width
             + self.norm_width
             + head
@@ -306,6 +291,4 @@ class Model(Record):
     @property
     def kv_items_per_token(self) -> int:
         """Number of elements that one token adds to the KV cache while no window is full."""
-        if self.latent is not None:
-            return self.attention_layers * (self.latent.cached + self.latent.index_dim)
-        return 2 * self.attention_layers * self.kv_width
+        return round(sum(mixer.cached_items(1.0) for mixer in self.mixers))

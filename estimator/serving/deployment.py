@@ -10,11 +10,9 @@ its intermediate size. Pipeline stages (``pp``) split the layers.
 
 from dataclasses import dataclass
 
-from groundspeed.estimator.model.quantization import weight_format
+from groundspeed.estimator.model.quantization import SIXTEEN_BIT, Formats, weight_format
 from groundspeed.estimator.model.spec import Model
 from groundspeed.profiles.errors import InputError
-
-SIXTEEN_BIT = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,12 @@ class Deployment:
     dp: int = 1
     dtype: str | None = None
     """Format of the weights; None: the checkpoint's format."""
+    replicas: int = 1
+    """Independent copies, which share the clients equally."""
     kv_dtype: str | None = None
     """Format of the KV cache; None: the checkpoint's format, else 16 bit."""
+    experts_dtype: str | None = None
+    """Format of the experts' weights; None: as the other weights, or as in the checkpoint."""
 
     @property
     def world(self) -> int:
@@ -41,26 +43,23 @@ class Deployment:
         return self.world * self.pp
 
     @property
+    def all_devices(self) -> int:
+        """Number of devices in all replicas."""
+        return self.devices * self.replicas
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of sequences that are decoded independently of each other.
+
+        Each attention group of each replica has its own sequences; with pipeline stages, as many
+        batches as stages are on their way at the same time.
+        """
+        return self.dp * self.pp * self.replicas
+
+    @property
     def expert_tp(self) -> int:
         """Number of devices over which one expert is split."""
         return max(1, self.world // self.ep)
-
-
-@dataclass(frozen=True)
-class Formats:
-    """Number format of each part of the model."""
-
-    linear: str
-    """Format of the weights of attention projections and dense MLPs."""
-    experts: str
-    rest: str
-    """Format of router, LM head, embedding and elementwise operations."""
-    cache: str
-
-    @property
-    def activations(self) -> str:
-        """Format in which attention computes."""
-        return self.rest
 
 
 def formats(model: Model, deployment: Deployment) -> Formats:
@@ -85,7 +84,7 @@ def formats(model: Model, deployment: Deployment) -> Formats:
     cache = deployment.kv_dtype or model.kv_dtype
     return Formats(
         linear=rest if only_experts else weights,
-        experts=weights,
+        experts=weight_format(deployment.experts_dtype) if deployment.experts_dtype else weights,
         rest=rest,
         cache=weight_format(cache) if cache else rest,
     )
@@ -101,7 +100,13 @@ def require_valid(model: Model, deployment: Deployment) -> None:
         degrees that would divide.
     """
     d = deployment
-    for name, value in (("tp", d.tp), ("pp", d.pp), ("ep", d.ep), ("dp", d.dp)):
+    for name, value in (
+        ("tp", d.tp),
+        ("pp", d.pp),
+        ("ep", d.ep),
+        ("dp", d.dp),
+        ("replicas", d.replicas),
+    ):
         if not 1 <= value <= 4096:
             raise InputError(f"--{name} must lie between 1 and 4096, not {value}")
     if model.heads % d.tp:

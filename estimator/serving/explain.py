@@ -1,19 +1,21 @@
-"""Explain a server prediction in words: the cause of TTFT, the assumptions and the warnings."""
+"""Explain a prediction in words: the cause of TTFT, the assumptions and the warnings."""
 
 from groundspeed.estimator.engines.engine import Engine
 from groundspeed.estimator.hardware.law_lookup import Hardware
+from groundspeed.estimator.model.quantization import Formats
+from groundspeed.estimator.model.spec import Model
 from groundspeed.estimator.serving.step_time import StepTimes
-from groundspeed.estimator.serving.workload import PROMPTS_A_CLIENT, PartTime, ServingWorkload
+from groundspeed.estimator.serving.workload import PROMPTS_A_CLIENT, PartTime, Workload
 
 
-def explain_ttft(
-    steps: StepTimes, w: ServingWorkload, each: int, ttft_s: float, engine: Engine
-) -> str:
+def explain_ttft(steps: StepTimes, w: Workload, ttft_s: float, engine: Engine) -> str:
     """Describe which of queueing, the request's own prefill and the host dominates TTFT."""
-    prompt = w.prompt_tokens * (w.length_low + w.length_high) / 2.0 * (1.0 - w.cached_share)
+    prompt = w.prompt_tokens * w.mean_length * (1.0 - w.cached_share)
     own = steps.step_s(0, 0.0, max(prompt, 1.0), 1.0, 0.0)
     if w.kind == "static":
-        return f"the whole batch is prefilled first; one prompt alone takes {own * 1e3:.0f} ms"
+        if w.concurrency == 1:
+            return "TTFT is the prefill of the prompt"
+        return f"TTFT is the prefill of all prompts; one alone takes {own * 1e3:.0f} ms"
     queue = max(ttft_s - own - engine.costs.request_s, 0.0)
     parts = {
         "waiting for other prompts": queue,
@@ -22,10 +24,10 @@ def explain_ttft(
     }
     most = max(parts, key=lambda k: parts[k])
     shown = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in parts.items())
-    return f"mostly {most} ({shown})"
+    return f"TTFT is mostly {most} ({shown})"
 
 
-def assumptions(w: ServingWorkload, engine: Engine) -> tuple[str, ...]:
+def assumptions(w: Workload, engine: Engine, simulated: int) -> tuple[str, ...]:
     """List the assumptions of a prediction: engine, scheduling policy, lengths and statistic."""
     if w.kind == "static":
         return (f"static batch, {engine.title}",)
@@ -34,8 +36,12 @@ def assumptions(w: ServingWorkload, engine: Engine) -> tuple[str, ...]:
         if w.length_low == w.length_high
         else f"uniform between {w.length_low:g} and {w.length_high:g} times the nominal length"
     )
-    prompts = w.num_prompts or PROMPTS_A_CLIENT * w.concurrency
-    given = "" if w.num_prompts else " (default: ten per client)"
+    if w.kind in ("poisson", "trace"):
+        prompts = f"{w.num_prompts or simulated} requests simulated"
+    elif w.num_prompts:
+        prompts = f"{w.num_prompts} prompts"
+    else:
+        prompts = f"{PROMPTS_A_CLIENT * w.concurrency} prompts (default: ten per client)"
     policy = {
         "mixed": "chunked prefill mixed with decode",
         "prefill_first": "prefill before decode",
@@ -43,29 +49,54 @@ def assumptions(w: ServingWorkload, engine: Engine) -> tuple[str, ...]:
     return (
         f"{policy.get(engine.policy, 'whole batches')}, {engine.token_budget} tokens per step",
         f"lengths {lengths}",
-        f"{prompts} prompts{given}",
+        prompts,
         f"{w.statistic} of requests",
     )
 
 
 def serving_notes(
     hardware: Hardware,
+    model: Model,
+    formats: Formats,
     decode: tuple[PartTime, ...],
     prefill: tuple[PartTime, ...],
-    saturated: bool,
+    w: Workload,
+    *,
     fit: int,
-    w: ServingWorkload,
+    saturated: bool,
+    served: float | None,
 ) -> tuple[str, ...]:
-    """Return warnings: saturation, datasheet bounds and extrapolation."""
+    """Return warnings: saturation, datasheet bounds, extrapolation and other formats.
+
+    ``served`` is the rate [1/s] of a server that cannot keep up with its arrivals, else None.
+    """
     notes = []
-    if saturated:
+    if served is not None:
+        notes.append(
+            f"saturated: {served:.3g} requests/s are served, the rest queues; TTFT and E2E grow "
+            "for as long as the load lasts"
+        )
+    elif saturated:
         notes.append(
             f"saturated: the KV cache holds {fit} sequences of this length, but the concurrency is "
             f"{w.concurrency}; throughput is an upper bound, and TTFT is mostly queueing time"
+            if w.concurrency > fit
+            else "saturated: requests wait for KV cache or a sequence slot; TTFT is mostly queueing"
         )
     if hardware.origin == "datasheet":
         notes.append("from datasheet peaks: an upper bound on speed that no real kernel reaches")
-    outside = sorted({p.group for p in (*decode, *prefill) if p.extrapolated and p.share > 0.02})
-    if outside:
-        notes.append(f"extrapolated beyond the measured range: {', '.join(outside)}")
+    phases = (("prefill", prefill), ("decode", decode))
+    outside = {
+        name: [p for p in parts if p.extrapolated and p.share > 0.02] for name, parts in phases
+    }
+    named = sorted(f"{name} {p.group}" for name, parts in outside.items() for p in parts)
+    if named:
+        share = max(sum(p.share for p in parts) for parts in outside.values())
+        notes.append(
+            f"extrapolated beyond the measured range: {', '.join(named)} "
+            f"(up to {share:.0%} of a phase's time)"
+        )
+    stored = model.weights or model.dtype
+    if formats.experts != stored and formats.linear != stored:
+        notes.append(f"computed with weights in {formats.linear}; the checkpoint is in {stored}")
     return tuple(notes)

@@ -15,6 +15,7 @@ from groundspeed.estimator.model.quantization import STORED_BYTES
 from groundspeed.estimator.model.spec import Model
 from groundspeed.estimator.serving.deployment import Deployment, formats
 from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.operations import weight_bytes as weight_item_bytes
 
 GIB = 2.0**30
 
@@ -39,10 +40,8 @@ def weight_bytes(model: Model, deployment: Deployment) -> float:
     """Return the bytes of weights on one device, in the pipeline stage that holds most."""
     f, d = formats(model, deployment), deployment
     linear, expert, rest = STORED_BYTES[f.linear], STORED_BYTES[f.experts], STORED_BYTES[f.rest]
-    attention = model.attention_layers * model.attention_parameters
-    recurrent = model.recurrent.layers * model.recurrent_parameters if model.recurrent else 0
     dense = model.mlp_layers * model.mlp_parameters
-    sharded = linear * (attention + recurrent + dense) / d.tp
+    sharded = linear * (model.mixer_parameters + dense) / d.tp
     if model.experts is not None:
         e = model.experts
         routed = e.layers * e.count * model.expert_parameters
@@ -52,27 +51,33 @@ def weight_bytes(model: Model, deployment: Deployment) -> float:
     return sharded / d.pp + ends
 
 
-def cache_bytes_per_token(model: Model, deployment: Deployment) -> float:
-    """Return the bytes of KV cache per token on one device while no sliding window is full."""
-    per_item = STORED_BYTES[formats(model, deployment).cache]
-    items = float(model.kv_items_per_token)
-    if model.latent is None:  # KV heads are sharded; MLA's latent vector is on every device
-        items = items / min(deployment.tp, model.kv_heads)
-    return items * per_item / deployment.pp
+def step_weight_bytes(model: Model, deployment: Deployment, tokens: float) -> float:
+    """Return the bytes of weights that a step of ``tokens`` tokens must read on one device.
+
+    All weights of the layers and the head are read once, whatever the batch. Of a mixture's
+    experts a step reads those that at least one token is routed to: with uniform routing
+    ``E (1 - (1 - k/E)^tokens)`` of ``E``. An input embedding is a lookup of a few rows. The scales
+    of quantized weights are not counted.
+    """
+    f, d = formats(model, deployment), deployment
+    linear, expert, rest = (weight_item_bytes(name) for name in (f.linear, f.experts, f.rest))
+    each = linear * (model.mixer_parameters + model.mlp_layers * model.mlp_parameters) / d.tp
+    if model.experts is not None:
+        e = model.experts
+        hit = e.count * (1.0 - (1.0 - e.top_k / e.count) ** (tokens * d.dp))
+        others = model.mixture_parameters - e.count * model.expert_parameters
+        each += expert * e.layers * hit * model.expert_parameters / d.world
+        each += linear * e.layers * others / d.tp
+    return each + rest * model.embedding_parameters / d.tp
 
 
 def cache_bytes(model: Model, deployment: Deployment, tokens: float) -> float:
     """Return the bytes that the cache of one sequence of ``tokens`` tokens takes on one device."""
-    whole = cache_bytes_per_token(model, deployment)
-    if model.windowed_layers and model.sliding_window:
-        share = model.windowed_layers / model.attention_layers
-        kept = min(tokens, float(model.sliding_window))
-        total = whole * ((1.0 - share) * tokens + share * kept)
-    else:
-        total = whole * tokens
-    if model.recurrent is not None:
-        total += 4.0 * model.recurrent.layers * model.recurrent.state_items / deployment.tp
-    return total
+    per_item = STORED_BYTES[formats(model, deployment).cache]
+    tp = deployment.tp
+    kept = sum(m.cached_items(tokens) / m.cache_ways(tp) for m in model.mixers)
+    states = sum(m.state_bytes() / m.cache_ways(tp) for m in model.mixers)
+    return (per_item * kept + states) / deployment.pp
 
 
 def plan_memory(

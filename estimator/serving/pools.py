@@ -12,11 +12,10 @@ bisection, because the right side grows with X.
 import math
 from dataclasses import dataclass
 
-from groundspeed.estimator.graph.engine_step import Layers
 from groundspeed.estimator.serving.memory import cache_bytes
 from groundspeed.estimator.serving.server import Server
-from groundspeed.estimator.serving.step_time import StepTimes
-from groundspeed.estimator.serving.workload import ServingWorkload
+from groundspeed.estimator.serving.step_time import StepTimes, step_graph
+from groundspeed.estimator.serving.workload import Workload
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 
@@ -53,7 +52,7 @@ class Pools:
     """[bytes/s] Bandwidth between one prefill replica and one decode replica."""
 
 
-def predict_disaggregated(pools: Pools, w: ServingWorkload) -> Disaggregated:
+def predict_disaggregated(pools: Pools, w: Workload) -> Disaggregated:
     """Predict a closed loop on separate prefill and decode pools.
 
     Raises
@@ -110,10 +109,7 @@ def predict_disaggregated(pools: Pools, w: ServingWorkload) -> Disaggregated:
     )
 
 
-def _steps(server: Server, w: ServingWorkload, most: int) -> StepTimes:
-    layers = Layers(
-        server.model, server.deployment, server.engine.custom_all_reduce,
-        server.engine.fused_quantize, server.engine.kernels,
-    )  # fmt: skip
+def _steps(server: Server, w: Workload, most: int) -> StepTimes:
+    graph = step_graph(server.model, server.deployment, server.engine)
     longest = float(w.prompt_tokens + w.output_tokens)
-    return StepTimes(layers, server.hardware, server.engine, most, longest)
+    return StepTimes(graph, server.hardware, server.engine, most, longest)

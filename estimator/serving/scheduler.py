@@ -14,6 +14,7 @@ closed loop each client sends its next request after its previous one has ended.
 """
 
 import heapq
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -50,8 +51,38 @@ class Load:
     arrival_s: Array | None = None
     delay_s: float = 0.004
     cached_share: float = 0.0
-    tokens_per_step: float = 1.0
-    """Mean number of tokens that a sequence gains per step; above 1 with speculative decoding."""
+    drafted_tokens: int = 0
+    """Number of tokens that speculative decoding drafts per sequence and step."""
+    acceptance: float = 0.0
+    """[1] Probability that a draft token is accepted, given that those before it were."""
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Mean number of tokens that a sequence gains per step; above 1 with speculation."""
+        return 1.0 + sum(self.acceptance**i for i in range(1, self.drafted_tokens + 1))
+
+    def steps_needed(self) -> Array:
+        """Return the number of decode steps of each request, (N,).
+
+        With speculation the accepted tokens of each step are drawn: sequences that are lucky end
+        earlier, and the batch does not advance in lockstep.
+        """
+        left = np.maximum(self.output_tokens - 1.0, 0.0)
+        if not (self.drafted_tokens and self.acceptance):
+            return left
+        rng = np.random.default_rng(1)
+        needed = np.zeros_like(left)
+        for i, tokens in enumerate(left):
+            gained = 0.0
+            while gained < tokens:
+                block = max(1, math.ceil((tokens - gained) / self.tokens_per_step))
+                lucky = rng.random((block, self.drafted_tokens)) < self.acceptance
+                gains = 1.0 + np.cumprod(lucky, axis=1).sum(axis=1)
+                reached = gained + np.cumsum(gains)
+                used = min(int(np.searchsorted(reached, tokens)) + 1, block)
+                needed[i] += used
+                gained = float(reached[used - 1])
+        return needed
 
 
 @dataclass(frozen=True)
@@ -65,7 +96,7 @@ class Outcome:
     """(K, 2) Column 0: [s] inter-token latency; column 1: number of tokens that had it."""
     output_tokens: Array
     queued: int
-    """Counts how often a request waited for KV cache or a free sequence slot."""
+    """Number of requests that waited for KV cache or a free sequence slot."""
     busy_s: float
 
 
@@ -97,6 +128,7 @@ class _Simulation:
         self.prompt: list[float] = (load.prompt_tokens * (1.0 - load.cached_share)).tolist()
         self.past: list[float] = (load.prompt_tokens * load.cached_share).tolist()
         self.output: list[float] = load.output_tokens.tolist()
+        self.steps_left: list[float] = load.steps_needed().tolist()
         count = len(self.prompt)
         self.arrival = [0.0] * count
         self.first = [0.0] * count
@@ -115,13 +147,15 @@ class _Simulation:
         self.prefilling: deque[list[float]] = deque()  # request, tokens left, tokens done
         self.running: list[tuple[float, int]] = []  # heap of (step at which it ends, request)
         self.done_steps = 0.0
+        self.gain = load.tokens_per_step
         self.context_sum = 0.0
-        """[tokens] Sum of the contexts of the running sequences, each minus ``done_steps``."""
+        """[tokens] Sum of the contexts of the running sequences, each minus what all have gained
+        since the start of the simulation."""
         self.free = cache_tokens
         self.now = 0.0
         self.stall = 0.0
         self.gaps: list[tuple[float, float]] = []
-        self.queued = 0
+        self.queued: set[int] = set()
         self.busy = 0.0
 
     def run(self) -> Outcome:
@@ -139,7 +173,7 @@ class _Simulation:
         gaps = np.array(self.gaps) if self.gaps else np.zeros((0, 2))
         return Outcome(
             np.array(self.arrival), np.array(self.first), np.array(self.end), gaps,
-            np.array(self.output), self.queued, self.busy,
+            np.array(self.output), len(self.queued), self.busy,
         )  # fmt: skip
 
     def arrive(self) -> None:
@@ -157,7 +191,7 @@ class _Simulation:
             request = self.waiting[0]
             places = self.engine.max_sequences - len(self.running) - len(self.prefilling)
             if places <= 0 or self.need(request) > self.free:
-                self.queued += 1 if self.now > self.arrival[request] + 1.0 else 0
+                self.queued.add(request)
                 return
             self.take(self.waiting.popleft())
 
@@ -166,7 +200,7 @@ class _Simulation:
         self.prefilling.append([request, self.prompt[request], self.past[request]])
 
     def mean_context(self) -> float:
-        return self.context_sum / len(self.running) + self.done_steps
+        return self.context_sum / len(self.running) + self.gain * self.done_steps
 
     def prefill_step(self) -> None:
         mixed = self.engine.policy == "mixed"
@@ -197,7 +231,7 @@ class _Simulation:
         if decoding:
             self.gaps.append((took + self.stall, float(decoding)))
             self.stall = 0.0
-            self.done_steps += self.load.tokens_per_step
+            self.done_steps += 1.0
             self.retire()
         elif self.running:
             self.stall += took
@@ -208,38 +242,41 @@ class _Simulation:
 
     def start(self, request: int) -> None:
         self.first[request] = self.now
-        left = self.output[request] - 1.0
+        left = self.steps_left[request]
         if left <= 0:
             self.finish(request)
             return
         heapq.heappush(self.running, (self.done_steps + left, request))
-        self.context_sum += self.prompt[request] + self.past[request] + 1.0 - self.done_steps
+        self.context_sum += self.joined(request) - self.gain * self.done_steps
+
+    def joined(self, request: int) -> float:
+        """Return the context of a request when it begins to decode."""
+        return self.prompt[request] + self.past[request] + 1.0
 
     def decode_stretch(self) -> None:
         count = len(self.running)
-        gain = self.load.tokens_per_step
-        tokens = max(self.running[0][0] - self.done_steps, EPSILON)
+        left = max(self.running[0][0] - self.done_steps, EPSILON)
         context = self.mean_context()
         begin = self.steps.decode_s(count, context)
-        many = max(1.0, -(-tokens // gain))
+        many = max(1.0, float(math.ceil(left - EPSILON)))
         if self.coming:
             until = max(self.coming[0][0] - self.now, 0.0)
             many = max(1.0, min(many, float(-(-until // begin))))
-        took = 0.5 * many * (begin + self.steps.decode_s(count, context + many * gain))
+        took = 0.5 * many * (begin + self.steps.decode_s(count, context + many * self.gain))
         if self.stall:
             self.gaps.append((self.stall + begin, float(count)))
             self.stall = 0.0
         self.gaps.append((took / many, many * count))
         self.advance_time(took)
-        self.done_steps += many * gain
+        self.done_steps += many
         self.retire()
 
     def retire(self) -> None:
         while self.running and self.running[0][0] <= self.done_steps + 1e-6:
             ends, request = heapq.heappop(self.running)
             # Subtract exactly what start() added: the context then minus the steps until then.
-            joined = ends - (self.output[request] - 1.0)
-            self.context_sum -= self.prompt[request] + self.past[request] + 1.0 - joined
+            began = ends - self.steps_left[request]
+            self.context_sum -= self.joined(request) - self.gain * began
             self.finish(request)
 
     def finish(self, request: int) -> None:

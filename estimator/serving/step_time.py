@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from groundspeed.estimator.engines.engine import Engine
-from groundspeed.estimator.graph.engine_step import Layers
-from groundspeed.estimator.graph.operators import Operator
+from groundspeed.estimator.graph.operator import Operator
+from groundspeed.estimator.graph.step import StepGraph
 from groundspeed.estimator.hardware.law_lookup import Hardware
+from groundspeed.estimator.model.spec import Model
+from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.interpolation import Axis, Curve1, Curve2
 from groundspeed.profiles.operations import Array
 
@@ -23,6 +25,16 @@ OWN_KERNELS = ("custom", "one_shot", "two_shot", "multimem")
 """All-reduce kernels of the engines themselves, in addition to those of NCCL or RCCL."""
 
 LARGEST_TOKENS = 262_144.0
+
+
+def step_graph(
+    model: Model, deployment: Deployment, engine: Engine, *, busy_groups: float | None = None
+) -> StepGraph:
+    """Return the operators of a model as an engine runs them on a deployment."""
+    return StepGraph(
+        model, deployment, engine.custom_all_reduce, engine.fused_quantize, engine.kernels,
+        engine.fused, busy_groups,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,8 +57,8 @@ class StepTimes:
 
     Parameters
     ----------
-    layers : Layers
-        Operators of the model's layers on this deployment.
+    graph : StepGraph
+        Operators of the model on this deployment.
     hardware : Hardware
         A datasheet or a profile.
     engine : Engine
@@ -57,7 +69,7 @@ class StepTimes:
         Longest context [tokens]; sets the extent of the grid.
     """
 
-    layers: Layers
+    graph: StepGraph
     hardware: Hardware
     engine: Engine
     most_sequences: int
@@ -69,31 +81,29 @@ class StepTimes:
     _head: Curve1 = field(init=False, repr=False)
     _prefill: Curve2 = field(init=False, repr=False)
     _decode: Curve2 = field(init=False, repr=False)
-    _collectives: int = field(init=False, repr=False)
+    _collectives: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         top = max(2.0 * self.engine.token_budget, 2.0 * self.most_sequences, 64.0)
         tokens = Axis(1.0, min(top, LARGEST_TOKENS), 48)
-        operators = self.layers.rows(tokens.values)
+        operators = self.graph.rows(tokens.values)
         experts = [o for o in operators if o.group == "experts"]
         self._rows = Curve1(
             tokens.low, tokens.high, self.total([o for o in operators if o.group != "experts"])
         )
         self._experts = Curve1(tokens.low, tokens.high, self.total(experts)) if experts else None
         sequences = Axis(1.0, max(2.0 * self.most_sequences, 4.0), 14)
-        heads = self.total(self.layers.head(sequences.values))
+        heads = self.total(self.graph.head(sequences.values))
         self._head = Curve1(sequences.low, sequences.high, heads)
         contexts = Axis(16.0, max(self.longest, 64.0), 20)
         b, c = _pairs(sequences, contexts)
-        times_s = self.total(self.layers.decode_attention(b, c))
-        times_s = times_s + self.total(self.layers.state(b))
+        times_s = self.total(self.graph.decode(b, c))
         self._decode = Curve2(sequences, contexts, times_s.reshape(sequences.count, contexts.count))
         prompts, lengths = Axis(1.0, 1024.0, 11), Axis(8.0, max(self.longest, 64.0), 20)
         n, length = _pairs(prompts, lengths)
-        times_s = self.total(self.layers.prefill_attention(n, length))
-        times_s = times_s + self.total(self.layers.latent_prefill_rows(n * length))
+        times_s = self.total(self.graph.prefill(n, length))
         self._prefill = Curve2(prompts, lengths, times_s.reshape(prompts.count, lengths.count))
-        self._collectives = self.layers.collectives
+        self._collectives = self.graph.collectives
 
     def total(self, operators: list[Operator]) -> Array:
         """Return the summed time of the operators at each grid point [s]."""
@@ -113,7 +123,7 @@ class StepTimes:
         """Return a collective once per kernel that the engine can use and the hardware has."""
         alternatives = []
         for mode in (*OWN_KERNELS, "nccl", "graph", "eager"):
-            if mode in OWN_KERNELS and not self.layers.custom_all_reduce:
+            if mode in OWN_KERNELS and not self.graph.custom_all_reduce:
                 continue
             config_key = dict(operator.config_key) | {"mode": mode}
             if self.hardware.has("collective", **config_key):
@@ -124,6 +134,12 @@ class StepTimes:
                 )
         return alternatives or [operator]
 
+    def fastest(self, operator: Operator) -> Operator:
+        """Return the operator itself, or a collective with the kernel that the engine would use."""
+        if operator.operation != "collective":
+            return operator
+        return min(self.ways(operator), key=lambda o: float(self.hardware.time(o).time_s.mean()))
+
     def rows_s(self, tokens: float) -> float:
         """Return the time of GEMMs, elementwise operations and collectives of a step [s]."""
         if self._experts is None:
@@ -133,13 +149,13 @@ class StepTimes:
     def decode_attention_s(self, sequences: float, context: float) -> float:
         """Return the time of decode attention and recurrent state updates in all layers [s]."""
         costs = self.engine.costs
-        latent = self.layers.model.latent is not None
+        latent = self.graph.model.latent is not None
         factor = costs.latent_decode_factor if latent else costs.attention_factor
         return factor * self._decode(sequences, context)
 
     def prefill_attention_s(self, prompts: float, length: float, past: float = 0.0) -> float:
         """Return the time of prefill attention of ``length`` tokens after ``past`` cached ones."""
-        latent = self.layers.model.latent is not None
+        latent = self.graph.model.latent is not None
         factor = self.engine.costs.latent_prefill_factor if latent else 1.0
         whole = self._prefill(prompts, past + length)
         if past >= 1.0:
@@ -173,7 +189,7 @@ class StepTimes:
         float
             Time of the step [s].
         """
-        costs, model = self.engine.costs, self.layers.model
+        costs, model = self.engine.costs, self.graph.model
         tokens = sequences * self.rows_a_sequence
         kernels = self.rows_s(max(tokens + chunk, 1.0))
         kernels += self._head(max(tokens + prompts, 1.0))
@@ -190,13 +206,28 @@ class StepTimes:
             added = self.rows_s(tokens + chunk) - base
             kernels += attention + (costs.prefill_factor - 1.0) * (added + attention)
             floor = max(floor, model.layers * costs.eager_prefill_layer_s)
-        host = costs.step_s + model.layers * costs.layer_s
-        host += self._collectives * costs.collective_s + sequences * costs.sequence_s
-        return max(kernels, floor) + host
+        return max(kernels, floor) + self.host_s(sequences)
+
+    def engine_step_s(self, parts: list[Part], sequences: int, *, prefilling: bool) -> float:
+        """Return the time of a step whose kernels take the time of ``parts`` [s]."""
+        costs, model = self.engine.costs, self.graph.model
+        launch = costs.eager_decode_layer_s
+        if model.latent is not None:
+            launch = max(launch, costs.eager_latent_layer_s)
+        if prefilling:
+            launch = max(launch, costs.eager_prefill_layer_s)
+        kernels = sum(part.time_s for part in parts)
+        return max(kernels, model.layers * launch) + self.host_s(sequences)
+
+    def host_s(self, sequences: float) -> float:
+        """Return the time that host and gaps between kernels add to a step [s]."""
+        costs = self.engine.costs
+        host = costs.step_s + self.graph.model.layers * costs.layer_s
+        return host + self._collectives * costs.collective_s + sequences * costs.sequence_s
 
     def step_many(self, sequences: Array, context: Array, chunk: Array, prompts: Array) -> Array:
         """Vectorized :meth:`step_s` of whole prompts for arrays (N,); 0 where a kind is absent."""
-        costs, model = self.engine.costs, self.layers.model
+        costs, model = self.engine.costs, self.graph.model
         tokens = sequences * self.rows_a_sequence
         kernels = self._rows_many(np.maximum(tokens + chunk, 1.0))
         kernels += self._head.many(np.maximum(tokens + prompts, 1.0))
@@ -229,22 +260,20 @@ class StepTimes:
         )
 
     def parts(self, operators: list[Operator]) -> list[Part]:
-        """Return the time of each group at the first grid point, with its interval."""
+        """Return the mean time of each group over the grid points, with its interval."""
         groups: dict[str, list[Part]] = {}
         for operator in operators:
-            choices = self.ways(operator) if operator.operation == "collective" else [operator]
-            fastest = min(
-                (self.hardware.time(o) for o in choices), key=lambda t: float(t.time_s[0])
-            )
+            fastest = self.hardware.time(self.fastest(operator))
+            counted = operator.operation != "collective"
             groups.setdefault(operator.group, []).append(
                 Part(
                     operator.group,
-                    float(fastest.time_s[0]),
-                    float(fastest.low_s[0]),
-                    float(fastest.high_s[0]),
+                    float(fastest.time_s.mean()),
+                    float(fastest.low_s.mean()),
+                    float(fastest.high_s.mean()),
                     fastest.bound,
-                    float(operator.flops[0]) if operator.operation != "collective" else 0.0,
-                    float(operator.bytes[0]),
+                    float(operator.flops.mean()) if counted else 0.0,
+                    float(operator.bytes.mean()) if counted else 0.0,
                     fastest.extrapolated,
                 )
             )

@@ -1,9 +1,11 @@
-"""The input and output of a server prediction: the load, and the predicted latencies and rates.
+"""The input and output of a prediction: the load, and the predicted latencies and rates.
 
-TPOT = (E2E - TTFT) / (output tokens - 1), averaged over requests unless ``statistic`` is "median".
-TTFT is the time from sending the request to receiving its first token.
+TPOT = (E2E - TTFT) / (output tokens - 1), averaged over requests unless ``statistic`` is "median";
+requests of one output token have none. TTFT is the time from sending the request to receiving its
+first token.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,23 +19,24 @@ Statistic = Literal["mean", "median"]
 PROMPTS_A_CLIENT = 10
 """Default number of requests per client, as benchmarks send them."""
 
-SIMULATED_ROUNDS = 5
-"""Number of simulated rounds of a closed loop; later rounds behave like the last of these."""
-
 
 @dataclass(frozen=True)
-class ServingWorkload:
-    """The load on a server: lengths, concurrency or arrivals, and speculation."""
+class Workload:
+    """A load: lengths, concurrency or arrivals, and speculation."""
 
-    prompt_tokens: int
-    output_tokens: int
+    prompt_tokens: int = 1024
+    output_tokens: int = 1024
     concurrency: int = 1
+    """Number of clients of a closed loop; number of sequences of a static or offline batch."""
     kind: Kind = "closed"
+    """``static``: all sequences start together and the batch ends as a whole, with equal lengths.
+    ``closed``: each client sends its next request after the answer. ``offline``: all requests are
+    there at the start. ``poisson``: random arrivals. ``trace``: arrivals as recorded."""
     length_low: float = 1.0
     length_high: float = 1.0
     """Lengths are uniform between ``length_low`` and ``length_high`` times the nominal length."""
     num_prompts: int | None = None
-    """Number of requests; None: ten per client."""
+    """Number of requests; None: ten per client, or as many as an open loop needs to settle."""
     request_rate_per_s: float | None = None
     """[1/s] Mean arrival rate of an open loop. Required if ``kind`` is "poisson"."""
     client_delay_s: float = 0.004
@@ -53,6 +56,18 @@ class ServingWorkload:
         """Mean number of accepted draft tokens per step: a + a^2 + ... + a^drafted_tokens."""
         return sum(self.acceptance**i for i in range(1, self.drafted_tokens + 1))
 
+    @property
+    def mean_length(self) -> float:
+        """[1] Mean length of requests relative to the nominal one."""
+        return (self.length_low + self.length_high) / 2.0
+
+    @property
+    def longest_tokens(self) -> float:
+        """[tokens] Prompt and output of the longest request."""
+        if self.arrivals is not None:
+            return float(max(isl + osl for _, isl, osl in self.arrivals))
+        return self.length_high * (self.prompt_tokens + self.output_tokens)
+
 
 class Latency(Record):
     """Mean and percentiles of a latency over the requests [s]."""
@@ -64,20 +79,24 @@ class Latency(Record):
 
 
 class PartTime(Record):
-    """Time of one group of operators in a step, with its 90 % interval."""
+    """Time and work of one group of operators in a step, with its 90 % interval."""
 
     group: str
     time_s: float
     low_s: float
     high_s: float
     share: float
+    """[1] Fraction of the step's time."""
     bound: str
+    flops: float = 0.0
+    bytes: float = 0.0
     extrapolated: bool = False
 
 
-class ServingPrediction(Record):
+class Prediction(Record):
     """Predicted latencies, rates, memory and energy of a deployment under a load."""
 
+    schema_version: Literal[2] = 2
     model: str
     hardware: str
     origin: str
@@ -85,23 +104,28 @@ class ServingPrediction(Record):
     engine_version: str
     formats: str
     devices: int
+    kind: Kind
     concurrency: int
+    """Number of clients or sequences; of an open loop, the mean number of requests in progress."""
     prompt_tokens: int
     output_tokens: int
     ttft_s: float
-    tpot_s: float
+    tpot_s: float | None
+    """[s] Time per output token; None if there is only one output token."""
     e2e_s: float
     ttft_low_s: float
     ttft_high_s: float
-    tpot_low_s: float
-    tpot_high_s: float
+    tpot_low_s: float | None
+    tpot_high_s: float | None
     ttft: Latency
-    tpot: Latency
-    itl: Latency
+    tpot: Latency | None
+    itl: Latency | None
     e2e: Latency
     output_tokens_per_s: float
     total_tokens_per_s: float
     requests_per_s: float
+    offered_requests_per_s: float | None = None
+    """[1/s] Arrival rate of an open loop; what is not served queues."""
     goodput_requests_per_s: float | None = None
     power_w: float | None = None
     """[W] Power of one device under load."""
@@ -111,21 +135,45 @@ class ServingPrediction(Record):
     cost_per_million_output_tokens: float | None = None
     """Cost in the currency of ``price_per_hour``."""
     saturated: bool
-    """True if requests wait for KV cache or a sequence slot: TTFT is then mostly queueing time."""
+    """True if requests wait for KV cache or a sequence slot, or arrive faster than they are
+    served: TTFT is then mostly queueing time."""
     most_sequences: int
-    """Number of sequences of this length that the KV caches of all attention groups hold."""
+    """Number of sequences of this length that the KV caches of all devices hold."""
     weight_bytes: float
     cache_bytes_per_sequence: float
     cache_bytes: float
     decode_parts: tuple[PartTime, ...]
+    """Time of a decode step by group; empty if there is only one output token."""
     prefill_parts: tuple[PartTime, ...]
+    """Time of the prefill of one request by group; of a static batch, of all of them."""
+    answered_by: tuple[str, ...] = ()
+    """Which profile answered for which operations, and the origin of its laws."""
+    limits: str
+    """A sentence that names the bottleneck of each phase."""
     ttft_explained: str
     assumed: tuple[str, ...]
     notes: tuple[str, ...]
     tpot_definition: str = "TPOT = (E2E - TTFT) / (output tokens - 1)"
 
+    @property
+    def e2e_low_s(self) -> float:
+        """[s] Lower end of the 90 % interval: errors of both phases are correlated."""
+        return self.ttft_low_s + max(self.output_tokens - 1, 0) * (self.tpot_low_s or 0.0)
 
-def require_workload(model: Model, w: ServingWorkload) -> None:
+    @property
+    def e2e_high_s(self) -> float:
+        """[s] Upper end of the 90 % interval."""
+        return self.ttft_high_s + max(self.output_tokens - 1, 0) * (self.tpot_high_s or 0.0)
+
+    @property
+    def rate_factors(self) -> tuple[float, float]:
+        """Factors on the rates at the lower and the upper end of their 90 % intervals."""
+        if self.tpot_s is None or self.tpot_low_s is None or self.tpot_high_s is None:
+            return self.ttft_s / self.ttft_high_s, self.ttft_s / self.ttft_low_s
+        return self.tpot_s / self.tpot_high_s, self.tpot_s / self.tpot_low_s
+
+
+def require_workload(model: Model, w: Workload) -> None:
     """Reject a workload that is out of range or longer than the model's context.
 
     Raises
@@ -146,6 +194,11 @@ def require_workload(model: Model, w: ServingWorkload) -> None:
             f"{w.length_high}",
             remedy="give fractions of the nominal length such as 0.8 and 1.0",
         )
+    if w.kind == "static" and (w.length_low, w.length_high) != (1.0, 1.0):
+        raise InputError(
+            "the sequences of a static batch have one length",
+            remedy="leave --length-low and --length-high out, or predict a server (--concurrency)",
+        )
     if not (0.0 <= w.acceptance <= 1.0 and 0 <= w.drafted_tokens <= 64):
         raise InputError(
             f"{w.drafted_tokens} draft tokens with acceptance {w.acceptance} are out of range",
@@ -155,11 +208,21 @@ def require_workload(model: Model, w: ServingWorkload) -> None:
         raise InputError(
             f"the cached fraction of a prompt must be at least 0 and below 1, not {w.cached_share}"
         )
-    length = w.prompt_tokens + w.output_tokens
-    if model.max_context is not None and length > model.max_context:
+    if w.kind == "poisson" and not (
+        w.request_rate_per_s is not None
+        and math.isfinite(w.request_rate_per_s)
+        and 0.0 < w.request_rate_per_s <= 1e6
+    ):
         raise InputError(
-            f"prompt and output have {length} tokens, more than the maximum context of "
-            f"{model.id} ({model.max_context})",
+            f"the arrival rate must be above 0 and at most a million requests/s, "
+            f"not {w.request_rate_per_s}",
+            where="--rate",
+            remedy="give the mean number of requests per second, such as 2.5",
+        )
+    if model.max_context is not None and w.longest_tokens > model.max_context:
+        raise InputError(
+            f"prompt and output have {w.longest_tokens:.0f} tokens, more than the maximum context "
+            f"of {model.id} ({model.max_context})",
             remedy="shorten the prompt or the output",
         )
     if w.num_prompts is not None and w.num_prompts < 1:

@@ -6,14 +6,14 @@ links, launches). The effect on TTFT, TPOT and tokens/s is the difference of two
 which the errors of both cancel. The host link is not on the critical path of a decoder; links
 between nodes are, once a group spans nodes.
 
-    cost = cost_of(finding, server, ServingWorkload(1024, 1024, 32))
+    cost = cost_of(finding, server, Workload(1024, 1024, 32))
 """
 
 from dataclasses import replace
 
 from groundspeed.estimator.hardware.law_lookup import ProfileHardware
 from groundspeed.estimator.serving.server import Server
-from groundspeed.estimator.serving.workload import ServingWorkload
+from groundspeed.estimator.serving.workload import Workload
 from groundspeed.fleet.metrics import Kind, facts_of
 from groundspeed.fleet.screen.findings import Cost, Finding
 from groundspeed.profiles.errors import InputError
@@ -25,7 +25,7 @@ MOST = 0.99
 """[1] Largest loss that is priced; a unit with a larger one is unavailable rather than slow."""
 
 
-def cost_of(finding: Finding, server: Server, workload: ServingWorkload) -> Cost:
+def cost_of(finding: Finding, server: Server, workload: Workload) -> Cost:
     """Return the effect of a finding on a server that contains the slow unit.
 
     Parameters
@@ -33,7 +33,7 @@ def cost_of(finding: Finding, server: Server, workload: ServingWorkload) -> Cost
     finding : Finding
     server : Server
         Server with healthy devices; its hardware must be a profile.
-    workload : ServingWorkload
+    workload : Workload
 
     Returns
     -------
@@ -52,14 +52,19 @@ def cost_of(finding: Finding, server: Server, workload: ServingWorkload) -> Cost
         )
     loss = min(finding.loss_fraction or 0.0, MOST)
     kinds: set[Kind] = {facts_of(metric).kind for metric in finding.metrics}
-    laws = tuple(_slowed(law, kinds, 1.0 - loss) for law in hardware.profile.laws)
-    if laws == hardware.profile.laws:
+    profiles = []
+    for profile in hardware.known.profiles:
+        laws = tuple(_slowed(law, kinds, 1.0 - loss) for law in profile.laws)
+        profiles.append(profile.model_copy(update={"laws": laws}))
+    if all(s.laws == p.laws for s, p in zip(profiles, hardware.known.profiles, strict=True)):
         return NOTHING
-    slow = ProfileHardware(hardware.profile.model_copy(update={"laws": laws}))
+    slow = ProfileHardware.of(*profiles)
     before, after = server.predict(workload), replace(server, hardware=slow).predict(workload)
     return Cost(
         ttft_fraction=after.ttft_s / before.ttft_s - 1.0,
-        tpot_fraction=after.tpot_s / before.tpot_s - 1.0,
+        tpot_fraction=(after.tpot_s or 0.0) / (before.tpot_s or 1.0) - 1.0
+        if before.tpot_s
+        else 0.0,
         tokens_per_s=before.output_tokens_per_s - after.output_tokens_per_s,
     )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groundspeed.estimator.hardware.find_hardware import find_hardware, find_server
+from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,14 +137,13 @@ def with_costs(
     screening: "Screening", served: Served, profile_dir: Path | None = None
 ) -> "Screening":
     """Return the screening with the predicted cost added to each conclusive finding."""
-    from groundspeed.estimator.serving.workload import ServingWorkload
+    from groundspeed.estimator.serving.build_server import ServerOptions, build_server
+    from groundspeed.estimator.serving.workload import Workload
     from groundspeed.fleet.screen.cost import cost_of
 
-    server = find_server(
-        served.model, served.gpu, tp=served.tp, dtype=served.dtype, engine=served.engine,
-        profile_dir=profile_dir,
-    )  # fmt: skip
-    workload = ServingWorkload(served.prompt_tokens, served.output_tokens, served.concurrency)
+    options = ServerOptions(tp=served.tp, dtype=served.dtype, engine=served.engine)
+    server = build_server(served.model, served.gpu, options, profile_dir=profile_dir)
+    workload = Workload(served.prompt_tokens, served.output_tokens, served.concurrency)
     findings = tuple(
         f
         if f.verdict == "INCONCLUSIVE"

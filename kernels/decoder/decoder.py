@@ -283,15 +283,15 @@ class Decoder:
         out = torch.zeros_like(x)
         for expert, rows in mixture.routes[x.shape[0]]:
             part = x[rows]
-            probe("combine")
+            probe("experts")
             up = F.linear(part, mixture.up[expert])
             probe("experts")
             up = elementwise.silu_mul(up)
-            probe("activation")
+            probe("experts")
             down = F.linear(up, mixture.down[expert])
             probe("experts")
             out.index_add_(0, rows, down * weights[rows, expert, None])
-            probe("combine")
+            probe("experts")
         if mixture.shared_up is not None and mixture.shared_down is not None:
             up = F.linear(x, mixture.shared_up)
             probe("shared")
@@ -300,7 +300,7 @@ class Decoder:
             shared = F.linear(up, mixture.shared_down)
             probe("shared")
             out = out + shared
-            probe("combine")
+            probe("residual")
         return out
 
     def _attention(

@@ -4,7 +4,7 @@ The names below are imported on first use, so ``import groundspeed`` needs neith
 
 >>> from groundspeed import estimate
 >>> p = estimate("qwen2.5-32b", gpu="h20", prompt_tokens=1024, output_tokens=1024)
->>> 40 < 1 / p.tpot_s.value < 62.1  # token/s; the datasheet bound is 62.1
+>>> 40 < 1 / p.tpot_s < 62.1  # token/s; the datasheet bound is 62.1
 True
 """
 
@@ -12,46 +12,60 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from groundspeed.api import (
+        audit,
+        backtest,
+        compare,
         estimate,
-        estimate_server,
         load_profile,
+        plan,
         run_calibration,
         screen,
+        sweep,
     )
     from groundspeed.estimator import Model, Prediction, Workload
     from groundspeed.estimator.hardware.find_hardware import find_hardware
     from groundspeed.fleet.screen.request import Served
-    from groundspeed.profiles import InputError, Profile
+    from groundspeed.profiles import InputError, PhysicsError, Profile
 
 __version__ = "0.1.0"
 
 __all__ = [
     "InputError",
     "Model",
+    "PhysicsError",
     "Prediction",
     "Profile",
     "Served",
     "Workload",
     "__version__",
+    "audit",
+    "backtest",
+    "compare",
     "estimate",
-    "estimate_server",
     "find_hardware",
     "load_profile",
+    "plan",
     "run_calibration",
     "screen",
+    "sweep",
 ]
 
 _HOME = {
+    "audit": "groundspeed.api",
+    "backtest": "groundspeed.api",
+    "compare": "groundspeed.api",
     "estimate": "groundspeed.api",
-    "estimate_server": "groundspeed.api",
+    "plan": "groundspeed.api",
     "run_calibration": "groundspeed.api",
     "screen": "groundspeed.api",
+    "sweep": "groundspeed.api",
     "Served": "groundspeed.fleet.screen.request",
     "find_hardware": "groundspeed.api",
     "Model": "groundspeed.estimator",
     "Prediction": "groundspeed.estimator",
     "Workload": "groundspeed.estimator",
     "InputError": "groundspeed.profiles",
+    "PhysicsError": "groundspeed.profiles",
     "Profile": "groundspeed.profiles",
     "load_profile": "groundspeed.api",
 }

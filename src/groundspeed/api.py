@@ -4,39 +4,44 @@
 
     profile = gs.load_profile("h200")            # a file, a profile id or a GPU name
     gs.estimate("qwen2.5-32b", gpu="h20").plot()
-    gs.estimate_server("llama-3.1-8b", gpu="h200", concurrency=[1, 8, 64]).plot()
+    gs.sweep("mixtral-8x7b", gpu="h200", tp=2, concurrency=[1, 8, 64]).plot()
     gs.screen("fleet.csv").to_pandas()
 
 Every result is a typed object that a notebook displays as a table
 (:mod:`groundspeed.display.notebook`). Errors are raised as :class:`groundspeed.InputError`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from groundspeed.display.notebook import (
-    FleetScreening,
-    MeasuredProfile,
-    ServerEstimate,
-    StaticEstimate,
-)
-from groundspeed.estimator import Workload, find_model, predict
-from groundspeed.estimator.hardware.find_hardware import find_hardware, find_server
-from groundspeed.profiles.errors import InputError
+from groundspeed.display.notebook import Estimate, Estimates, FleetScreening, MeasuredProfile
+from groundspeed.estimator import Workload, find_model
+from groundspeed.estimator.hardware.find_hardware import find_hardware
+from groundspeed.estimator.serving.build_server import ServerOptions, build_server
+from groundspeed.estimator.serving.workload import Kind
+from groundspeed.profiles.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from groundspeed.estimator.decisions.audit import Audit
+    from groundspeed.estimator.decisions.backtest import RowResult
+    from groundspeed.estimator.decisions.compare import ServingComparison
+    from groundspeed.estimator.decisions.plan import Plan
     from groundspeed.fleet.screen.request import Served
 
 __all__ = [
+    "audit",
+    "backtest",
+    "compare",
     "estimate",
-    "estimate_server",
     "find_hardware",
     "load_profile",
+    "plan",
     "run_calibration",
     "screen",
+    "sweep",
 ]
 
 
@@ -99,85 +104,338 @@ def estimate(
     gpu: str,
     prompt_tokens: int = 1024,
     output_tokens: int = 1024,
-    batch: int = 1,
-    dtype: str = "bfloat16",
+    batch: int | None = None,
+    concurrency: int | None = None,
+    rate: float | None = None,
+    engine: str | None = None,
+    engine_version: str = "",
+    tp: int = 1,
+    pp: int = 1,
+    ep: int = 1,
+    dp: int = 1,
+    replicas: int = 1,
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    length_low: float = 1.0,
+    length_high: float = 1.0,
+    num_prompts: int | None = None,
+    cached: float = 0.0,
+    draft_tokens: int = 0,
+    acceptance: float = 0.0,
+    token_budget: int | None = None,
+    max_sequences: int | None = None,
+    slo: tuple[float, float] | None = None,
+    price: float | None = None,
     profile_dir: Path | None = None,
-) -> StaticEstimate:
-    """Predict the latency and throughput of a static batch on one device.
+) -> Estimate:
+    """Predict latency and throughput of a static batch, or of a server under load.
 
     Parameters
     ----------
     model : str
         Shipped name (``qwen2.5-32b``), hub name or path of a ``config.json``.
     gpu : str
-        Name of a GPU (``h20``), or id or file of a profile. The newest profile of a GPU is used,
-        else its datasheet.
+        Name of a GPU (``h20``), or id or file of a profile. All profiles of a GPU are joined; what
+        was never measured comes from the shipped profile, else from the datasheet.
     prompt_tokens, output_tokens : int, default 1024
         Input and output length of each sequence.
-    batch : int, default 1
-        Number of sequences.
-    dtype : str, default 'bfloat16'
-        Data type of the weights.
+    batch : int, optional
+        Number of sequences of a static batch. Default: 1, if no load of a server is given.
+    concurrency : int, optional
+        Number of clients of a server in a closed loop.
+    rate : float, optional
+        Arrival rate of an open loop [requests/s].
+    engine : {'vllm', 'sglang', 'trtllm', 'bare'}, optional
+        Default: ``vllm`` for a server, ``bare`` (no engine) for a static batch.
+    engine_version : str, default ''
+        Version of the engine. Default: the newest whose constants are known.
+    tp, pp, ep, dp, replicas : int, default 1
+        Tensor, pipeline and expert parallelism, data parallelism of attention, and independent
+        copies of the deployment.
+    dtype, kv_dtype : str, optional
+        Data type of the weights and of the KV cache. Default: the checkpoint's.
+    length_low, length_high : float, default 1
+        Lengths are uniform between these fractions of the nominal ones.
+    num_prompts : int, optional
+        Number of requests of the whole benchmark. Default: ten per client.
+    cached : float, default 0
+        Fraction of each prompt that is already in the prefix cache.
+    draft_tokens : int, default 0
+        Number of tokens that speculative decoding drafts per sequence and step.
+    acceptance : float, default 0
+        Probability that a draft token is accepted, given that those before it were.
+    token_budget, max_sequences : int, optional
+        Limits of the engine. Default: its own.
+    slo : (float, float), optional
+        Limits of TTFT and TPOT [s], for the goodput.
+    price : float, optional
+        Price of one GPU-hour, for the cost of a million output tokens.
     profile_dir : Path, optional
         Folder of measured profiles. Default: ``$XDG_DATA_HOME/groundspeed/profiles``.
 
     Raises
     ------
     InputError
-        If a name is unknown or the workload is impossible.
+        If a name is unknown, the load is impossible or contradictory, or the model does not fit.
     """
-    hardware = find_hardware(gpu, profile_dir=profile_dir).best
+    if sum(x is not None for x in (batch, concurrency, rate)) > 1:
+        raise InputError(
+            "batch (static), concurrency (closed loop) and rate (open loop) exclude each other",
+            remedy="give one of them",
+        )
+    kind: Kind = "static"
+    if rate is not None:
+        kind = "poisson"
+    elif concurrency is not None or (engine is not None and batch is None):
+        kind = "closed"
+    options = ServerOptions(
+        tp=tp, pp=pp, ep=ep, dp=dp, replicas=replicas, dtype=dtype, kv_dtype=kv_dtype,
+        engine=engine or ("bare" if kind == "static" else "vllm"), engine_version=engine_version,
+        token_budget=token_budget, max_sequences=max_sequences,
+    )  # fmt: skip
+    server = build_server(model, gpu, options, profile_dir=profile_dir)
     workload = Workload(
-        batch=batch, prompt_tokens=prompt_tokens, output_tokens=output_tokens, dtype=dtype
-    )
-    return StaticEstimate.model_construct(**dict(predict(find_model(model), hardware, workload)))
+        prompt_tokens, output_tokens, concurrency or batch or 1, kind, length_low, length_high,
+        num_prompts, rate, cached_share=cached, drafted_tokens=draft_tokens, acceptance=acceptance,
+    )  # fmt: skip
+    prediction = server.predict(workload, slo=slo, price_per_hour=price)
+    return Estimate.model_construct(**dict(prediction))
 
 
-def estimate_server(
+def sweep(
     model: str,
     *,
-    gpu: str,
     concurrency: Sequence[int] = (1, 4, 16, 64),
-    prompt_tokens: int = 1024,
-    output_tokens: int = 1024,
-    tp: int = 1,
-    dtype: str | None = None,
-    engine: str = "vllm",
-    profile_dir: Path | None = None,
-) -> ServerEstimate:
-    """Predict a server under a closed loop: each client sends its next request after an answer.
+    **options: Any,  # noqa: ANN401  (those of estimate, which checks them)
+) -> Estimates:
+    """Predict a server at several concurrencies.
 
     Parameters
     ----------
-    model, gpu : str
+    model : str
         As in :func:`estimate`.
     concurrency : sequence of int, default (1, 4, 16, 64)
         Numbers of clients; one prediction is made for each.
-    prompt_tokens, output_tokens : int, default 1024
-        Input and output length of each request.
-    tp : int, default 1
-        Tensor parallel size.
-    dtype : str, optional
-        Data type of the weights. Default: that of the checkpoint.
-    engine : str, default 'vllm'
-        ``vllm``, ``sglang``, ``trtllm`` or ``bare`` (no engine).
-    profile_dir : Path, optional
-        Folder of measured profiles. Default: ``$XDG_DATA_HOME/groundspeed/profiles``.
+    **options
+        As in :func:`estimate`; ``gpu`` is required.
 
     Raises
     ------
     InputError
-        If a name is unknown or the model does not fit into the memory.
+        As :func:`estimate`.
     """
-    from groundspeed.estimator.serving.workload import ServingWorkload
-
-    server = find_server(model, gpu, tp=tp, dtype=dtype, engine=engine, profile_dir=profile_dir)
-    return ServerEstimate(
-        predictions=tuple(
-            server.predict(ServingWorkload(prompt_tokens, output_tokens, clients))
-            for clients in concurrency
-        )
+    return Estimates(
+        predictions=tuple(estimate(model, concurrency=n, **options) for n in concurrency)
     )
+
+
+def plan(
+    model: str,
+    *,
+    gpu: str | Sequence[str],
+    gpus: int = 8,
+    prompt_tokens: int = 1024,
+    output_tokens: int = 1024,
+    ttft_s: float | None = None,
+    tpot_s: float | None = None,
+    engine: str = "vllm",
+    engine_version: str = "",
+    price: float | Sequence[float] | None = None,
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    length_low: float = 1.0,
+    length_high: float = 1.0,
+    profile_dir: Path | None = None,
+) -> "Plan":
+    """Find the cheapest deployment of a model that meets latency limits.
+
+    Parameters
+    ----------
+    model : str
+        As in :func:`estimate`.
+    gpu : str or sequence of str
+        GPUs to choose among.
+    gpus : int, default 8
+        Number of available GPUs of each kind.
+    prompt_tokens, output_tokens : int, default 1024
+        Input and output length of each request.
+    ttft_s, tpot_s : float, optional
+        Limits of mean TTFT and TPOT [s]. Default: no limit.
+    engine, engine_version, dtype, kv_dtype, length_low, length_high, profile_dir
+        As in :func:`estimate`.
+    price : float or sequence of float, optional
+        Price of one GPU-hour, of each GPU. Default: the plan with the most tokens/s per GPU wins.
+
+    Raises
+    ------
+    InputError
+        If nothing fits, or a limit or price is not positive.
+    """
+    from groundspeed.estimator.decisions.plan import Candidate, make_plan
+
+    names = [gpu] if isinstance(gpu, str) else list(gpu)
+    prices = [price] * len(names) if price is None or isinstance(price, int | float) else price
+    if len(prices) != len(names):
+        raise InputError(f"{len(prices)} prices for {len(names)} GPUs", where="price")
+    options = ServerOptions(engine=engine, engine_version=engine_version)
+    candidates = []
+    for name, each in zip(names, prices, strict=True):
+        found = find_hardware(name, profile_dir=profile_dir)
+        candidates.append(Candidate(name, found.best, options.engine_on(found), gpus, each))
+    workload = Workload(
+        prompt_tokens, output_tokens, length_low=length_low, length_high=length_high
+    )
+    return make_plan(
+        find_model(model), candidates, workload, ttft_limit_s=ttft_s, tpot_limit_s=tpot_s,
+        dtype=dtype, kv_dtype=kv_dtype,
+    )  # fmt: skip
+
+
+def compare(
+    model: str,
+    options: Mapping[str, Mapping[str, Any]],
+    *,
+    prompt_tokens: int = 1024,
+    output_tokens: int = 1024,
+    concurrency: Sequence[int] = (1, 8, 64),
+    length_low: float = 1.0,
+    length_high: float = 1.0,
+    profile_dir: Path | None = None,
+) -> "ServingComparison":
+    """Compare deployments of a model: which one wins at each load.
+
+    Parameters
+    ----------
+    model : str
+        As in :func:`estimate`.
+    options : mapping of str to mapping
+        Each deployment by its name: ``gpu``, and optionally ``price`` and the fields of
+        :class:`groundspeed.estimator.serving.build_server.ServerOptions` (``tp``, ``engine``, ...).
+    prompt_tokens, output_tokens : int, default 1024
+        Input and output length of each request.
+    concurrency : sequence of int, default (1, 8, 64)
+        Numbers of clients.
+    length_low, length_high, profile_dir
+        As in :func:`estimate`.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two options, or one has an unknown field or cannot be served.
+
+    Examples
+    --------
+    >>> result = compare("llama-3.1-8b", {"a": {"gpu": "h100"}, "b": {"gpu": "h200"}},
+    ...                  concurrency=[64])
+    >>> result.options
+    ('a', 'b')
+    """
+    from dataclasses import fields
+
+    from groundspeed.estimator.decisions.compare import Option, compare_servers
+
+    known = {f.name for f in fields(ServerOptions)} | {"gpu", "price"}
+    servers = []
+    for name, values in options.items():
+        for key in values:
+            if key not in known:
+                raise InputError(
+                    f"unknown field '{key}' of option '{name}'", remedy=did_you_mean(key, known)
+                )
+        if "gpu" not in values:
+            raise InputError(f"option '{name}' has no gpu")
+        chosen = ServerOptions(**{k: v for k, v in values.items() if k not in ("gpu", "price")})
+        server = build_server(model, values["gpu"], chosen, profile_dir=profile_dir)
+        servers.append(Option(name, server, values.get("price")))
+    workload = Workload(
+        prompt_tokens, output_tokens, length_low=length_low, length_high=length_high
+    )
+    return compare_servers(servers, workload, list(concurrency))
+
+
+def audit(
+    model: str,
+    *,
+    gpu: str,
+    tokens_per_s: float,
+    counts: Literal["total", "output"] | None = None,
+    prompt_tokens: int | None = None,
+    output_tokens: int | None = None,
+    concurrency: int | None = None,
+    gpus: int | None = None,
+    dtype: str | None = None,
+    engine: str = "sglang",
+    engine_version: str = "",
+    profile_dir: Path | None = None,
+) -> "Audit":
+    """Check whether a published throughput is complete and possible, and what it means.
+
+    Parameters
+    ----------
+    model, gpu
+        As in :func:`estimate`.
+    tokens_per_s : float
+        The claimed rate, of all GPUs together.
+    counts : {'total', 'output'}, optional
+        Tokens that the rate counts. Default: not stated, both readings are shown.
+    prompt_tokens, output_tokens, concurrency, gpus, dtype : optional
+        Conditions of the claim. Default: not stated.
+    engine, engine_version, profile_dir
+        As in :func:`estimate`.
+
+    Raises
+    ------
+    InputError
+        If the rate is not positive, or the prediction cannot be made.
+    """
+    from groundspeed.estimator.decisions.audit import Claim, audit_claim
+
+    found = find_hardware(gpu, profile_dir=profile_dir)
+    claim = Claim(
+        tokens_per_s, find_model(model), gpu, counts, prompt_tokens, output_tokens, concurrency,
+        gpus, dtype,
+    )  # fmt: skip
+    chosen = ServerOptions(engine=engine, engine_version=engine_version).engine_on(found)
+    return audit_claim(claim, found.best, found.spec, chosen)
+
+
+def backtest(
+    source: "str | Path | pd.DataFrame", *, profile_dir: Path | None = None
+) -> "list[RowResult]":
+    """Predict every row of a table of measurements.
+
+    Parameters
+    ----------
+    source : str, Path or DataFrame
+        A CSV file or the result of a load tool, or a table with the same columns: ``model``,
+        ``gpu``, ``isl``, ``osl``, ``batch_or_concurrency`` and measured metrics such as
+        ``tpot_ms``.
+    profile_dir : Path, optional
+        Folder of measured profiles. Default: ``$XDG_DATA_HOME/groundspeed/profiles``.
+
+    Returns
+    -------
+    list of RowResult
+        Prediction, interval and measurement of each row, or why it was skipped;
+        :func:`groundspeed.estimator.decisions.backtest.summarize` turns them into errors.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    from groundspeed.estimator.decisions.backtest import backtest as run_backtest
+    from groundspeed.estimator.decisions.load_tools import read_load_tool
+    from groundspeed.profiles.files import read_rows
+
+    if isinstance(source, str | Path):
+        path = Path(source)
+        read = read_load_tool if path.suffix in (".json", ".jsonl") else read_rows
+        rows = list(read(path))
+    else:
+        texts = source.astype("string").fillna("").to_dict("records")
+        rows = [{str(k): str(v) for k, v in row.items()} for row in texts]
+    return run_backtest(rows, lambda name: find_hardware(name, profile_dir=profile_dir).best)
 
 
 def screen(

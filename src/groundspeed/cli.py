@@ -1,8 +1,9 @@
 """The command line: registers the commands, prints errors as one line, sets the exit code.
 
 Exit codes: 0 success · 1 the command ran, but a check did not pass · 2 bad input, or this machine
-cannot do what was asked · 130 Ctrl-C. ``fleet healthcheck`` and ``fleet screen`` use the codes of
-Nagios instead. Each command imports its libraries when it runs, so ``--help`` is fast.
+cannot do what was asked · 70 an internal error · 130 Ctrl-C. ``fleet healthcheck`` and ``fleet
+screen`` use the codes of Nagios instead. Each command imports its libraries when it runs, so
+``--help`` is fast.
 """
 
 import os
@@ -26,9 +27,12 @@ from groundspeed.commands.verify import verify_command
 from groundspeed.extras import missing_library
 from groundspeed.fleet_commands.app import fleet_app
 from groundspeed.measuring.all_devices import compare_isolated_command
-from groundspeed.profiles.errors import InputError, one_line
+from groundspeed.profiles.errors import InputError, PhysicsError, one_line
 
 INTERRUPTED = 130
+
+INTERNAL = 70
+"""Exit code of a prediction that would break physics (EX_SOFTWARE of sysexits.h)."""
 
 app = typer.Typer(
     name="groundspeed",
@@ -81,6 +85,13 @@ def main() -> None:
         code = app(standalone_mode=False)
     except InputError as error:
         _fail(str(error))
+    except PhysicsError as error:
+        print(
+            f"groundspeed: internal error, this prediction would break physics: {error}; please "
+            "report this line",
+            file=sys.stderr,
+        )
+        sys.exit(INTERNAL)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:  # e.g. "groundspeed ... | head": not an error

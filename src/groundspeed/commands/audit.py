@@ -128,8 +128,7 @@ def audit_command(
     audits = []
     for claim in claims:
         hardware = find_hardware(claim.gpu, profile_dir=profile_dir)
-        rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
-        chosen = find_engine(engine, version=engine_version, platform="rocm" if rocm else "cuda")
+        chosen = find_engine(engine, version=engine_version, platform=hardware.platform)
         audits.append(audit_claim(claim, hardware.best, hardware.spec, chosen))
     fair = compare_claims(claims[0], claims[1]) if len(claims) == 2 else None
     if as_json or output is not None:

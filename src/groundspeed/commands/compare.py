@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
     from groundspeed.estimator.decisions.compare import Option
 
-KEYS = ("gpu", "tp", "pp", "ep", "dp", "engine", "version", "dtype", "kv_dtype", "price", "name")
+KEYS = (
+    "gpu", "tp", "pp", "ep", "dp", "replicas", "engine", "version", "dtype", "kv_dtype", "price",
+    "name",
+)  # fmt: skip
 """Keys of one ``--option``."""
 
 
@@ -29,8 +32,8 @@ def compare_command(
             "--option",
             help=(
                 "One deployment, e.g. gpu=h200,tp=8,engine=sglang; give two or more. Keys: gpu "
-                "(required), tp, pp, ep, dp (default 1), engine (default vllm), version, dtype, "
-                "kv_dtype, price (of one GPU-hour), name."
+                "(required), tp, pp, ep, dp, replicas (default 1), engine (default vllm), version, "
+                "dtype, kv_dtype, price (of one GPU-hour), name."
             ),
         ),
     ],
@@ -70,16 +73,16 @@ def compare_command(
 
     Example: groundspeed compare llama-3.3-70b --option gpu=h200,tp=4 --option gpu=mi300x,tp=4
     """
-    from groundspeed.commands.estimate_server import parse_concurrency
+    from groundspeed.commands.estimate_parsing import parse_concurrency
     from groundspeed.estimator.decisions.compare import compare_servers
-    from groundspeed.estimator.serving.workload import ServingWorkload
+    from groundspeed.estimator.serving.workload import Workload
 
     options = [_option(text, model, profile_dir) for text in option]
     names = [o.name for o in options]
     if len(set(names)) < len(names):
         raise InputError("two options have the same name", where="--option",
                          remedy="give each its own, such as name=a")  # fmt: skip
-    workload = ServingWorkload(isl, osl, length_low=length_low, length_high=length_high)
+    workload = Workload(isl, osl, length_low=length_low, length_high=length_high)
     comparison = compare_servers(options, workload, parse_concurrency(concurrency))
     if as_json or output is not None:
         deliver(comparison.model_dump_json(indent=1), output, force=force)
@@ -91,12 +94,9 @@ def compare_command(
 
 
 def _option(text: str, model: str, profile_dir: "Path | None") -> "Option":
-    from groundspeed.estimator import find_model
     from groundspeed.estimator.decisions.compare import Option
-    from groundspeed.estimator.engines.engine import find_engine
     from groundspeed.estimator.hardware.find_hardware import find_hardware
-    from groundspeed.estimator.serving.deployment import Deployment
-    from groundspeed.estimator.serving.server import Server
+    from groundspeed.estimator.serving.build_server import ServerOptions, build_server
     from groundspeed.profiles.errors import did_you_mean
 
     values: dict[str, str] = {}
@@ -133,16 +133,11 @@ def _option(text: str, model: str, profile_dir: "Path | None") -> "Option":
                 where="--option",
             )
     hardware = find_hardware(values["gpu"], profile_dir=profile_dir)
-    rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
-    engine = find_engine(
-        values.get("engine", "vllm"),
-        version=values.get("version", ""),
-        platform="rocm" if rocm else "cuda",
-    )
-    deployment = Deployment(
+    options = ServerOptions(
         tp=whole("tp"), pp=whole("pp"), ep=whole("ep"), dp=whole("dp"),
-        dtype=values.get("dtype"), kv_dtype=values.get("kv_dtype"),
+        replicas=whole("replicas"), dtype=values.get("dtype"), kv_dtype=values.get("kv_dtype"),
+        engine=values.get("engine", "vllm"), engine_version=values.get("version", ""),
     )  # fmt: skip
-    shown = [f"{deployment.devices} x {values['gpu']}", engine.name]
-    name = values.get("name") or " ".join(shown)
-    return Option(name, Server(find_model(model), deployment, engine, hardware.best), price)
+    server = build_server(model, hardware, options)
+    shown = [f"{server.deployment.all_devices} x {values['gpu']}", server.engine.name]
+    return Option(values.get("name") or " ".join(shown), server, price)

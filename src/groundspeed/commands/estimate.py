@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from groundspeed.commands.estimate_load import load_of
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
-    from groundspeed.estimator import Model, Workload
+    from groundspeed.estimator import Model
     from groundspeed.estimator.hardware.find_hardware import HardwareChoice
+    from groundspeed.estimator.serving.workload import Kind
 
 
 def estimate_command(
@@ -43,7 +45,8 @@ def estimate_command(
         typer.Option(
             help=(
                 "Number of clients of a server, each with one request at a time: a number, a list "
-                "(1,8,64) or a range that doubles (1..128). Not given: --batch."
+                "(1,8,64) or a range that doubles (1..128). Not given: a static batch, or one "
+                "client if an option of a server is given."
             )
         ),
     ] = None,
@@ -51,8 +54,8 @@ def estimate_command(
         str | None,
         typer.Option(
             help=(
-                "Serving engine: vllm, sglang, trtllm, or bare (no engine). Default: vllm if a "
-                "server is predicted, none for a static batch."
+                "Serving engine: vllm, sglang, trtllm, or bare (no engine). Default: vllm for a "
+                "server, bare for a static batch."
             )
         ),
     ] = None,
@@ -76,7 +79,9 @@ def estimate_command(
         typer.Option(
             help=(
                 "Data parallel size of attention: number of groups of --tp GPUs, each with all "
-                "attention weights and its own sequences."
+                "attention weights and its own sequences; experts are spread over all GPUs "
+                "(tp x dp). vLLM: --tensor-parallel-size and --data-parallel-size; SGLang: "
+                "--tp-size is tp x dp, with --dp-size and --enable-dp-attention."
             )
         ),
     ] = 1,
@@ -97,32 +102,32 @@ def estimate_command(
         str | None,
         typer.Option(
             help="Data type of the KV cache, e.g. fp8. Default: that of the checkpoint, else "
-            "16 bit. Used only if a server is predicted."
+            "16 bit."
         ),
     ] = None,
     batch: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Number of sequences in a static batch. If a server is predicted without "
-            "--concurrency: number of clients."
+            help="Number of sequences in a static batch, which start and end together. Not with "
+            "--concurrency. Default: 1, if no server is predicted."
         ),
-    ] = 1,
+    ] = None,
     length_low: Annotated[
-        float,
+        float | None,
         typer.Option(
             help=(
                 "Shortest request, as a fraction of --isl and --osl (above 0); lengths are "
-                "uniformly distributed between --length-low and --length-high."
+                "uniformly distributed between --length-low and --length-high. Default: 1."
             )
         ),
-    ] = 1.0,
+    ] = None,
     length_high: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="Longest request, as a fraction of --isl and --osl (at most 2); lengths are "
-            "uniformly distributed between --length-low and --length-high."
+            "uniformly distributed between --length-low and --length-high. Default: 1."
         ),
-    ] = 1.0,
+    ] = None,
     num_prompts: Annotated[
         int | None,
         typer.Option(help="Number of requests in the whole benchmark. Default: 10 per client."),
@@ -150,18 +155,19 @@ def estimate_command(
         ),
     ] = 0.0,
     draft_tokens: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Draft tokens per sequence and step of speculative decoding, 0 to 64; 0: none."
+            help="Draft tokens per sequence and step of speculative decoding, 1 to 64; needs "
+            "--acceptance. Not given: no speculation."
         ),
-    ] = 0,
+    ] = None,
     acceptance: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="Probability (0 to 1) that a draft token is accepted, given that those before it "
-            "were. Used with --draft-tokens."
+            "were. Needs --draft-tokens."
         ),
-    ] = 0.0,
+    ] = None,
     token_budget: Annotated[
         int | None,
         typer.Option(
@@ -246,140 +252,139 @@ def estimate_command(
         ),
     ] = "operators",
     utilization: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Fraction of the datasheet peak, from 0 to 1, that --method naive assumes."
+            help="Fraction of the datasheet peak, from 0 to 1, that --method naive assumes. "
+            "Default: 0.6."
         ),
-    ] = 0.6,
+    ] = None,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Predict TTFT, TPOT and throughput of a static batch on one device, or of a server.
+    """Predict TTFT, TPOT and throughput of a static batch, or of a server under load.
 
-    A server is predicted if the weights are quantized in the checkpoint or if one of these is
-    given: --concurrency, --engine, --rate, --trace, --prefill-decode, --measured, --plot, --slo,
-    --price, --simulate, or a --tp, --pp, --ep, --dp or --replicas above 1.
+    A static batch is predicted with --batch or without options of a load: all sequences start and
+    end together. A server is predicted with --concurrency (closed loop), --rate or --trace (open
+    loop), or one of --engine, --slo, --simulate, --measured, --plot, --prefill-decode,
+    --num-prompts, --length-low, --length-high, --max-sequences.
 
     Example: groundspeed estimate deepseek-r1 --gpu h200 --tp 8 --isl 3200 --osl 800
     --concurrency 1..128
     """
+    from groundspeed.commands.estimate_output import EstimateRequest, estimate
+    from groundspeed.commands.estimate_parsing import (
+        parse_concurrency,
+        parse_pools,
+        parse_slo,
+        read_measured,
+        read_trace,
+    )
     from groundspeed.estimator import Workload, find_model
     from groundspeed.estimator.hardware.find_hardware import find_hardware
+    from groundspeed.estimator.serving.build_server import ServerOptions
 
+    given = {
+        "--batch": batch, "--concurrency": concurrency, "--rate": rate, "--trace": trace,
+        "--engine": engine, "--engine-version": engine_version or None, "--slo": slo,
+        "--simulate": simulate or None, "--measured": measured, "--plot": plot,
+        "--prefill-decode": prefill_decode, "--num-prompts": num_prompts,
+        "--length-low": length_low, "--length-high": length_high,
+        "--max-sequences": max_sequences, "--token-budget": token_budget, "--price": price,
+        "--draft-tokens": draft_tokens, "--acceptance": acceptance, "--kv-dtype": kv_dtype,
+        "--cached": cached or None, "--utilization": utilization,
+        **{f"--{n}": v if v != 1 else None
+           for n, v in (("tp", tp), ("pp", pp), ("ep", ep), ("dp", dp), ("replicas", replicas))},
+    }  # fmt: skip
+    named = [name for name, value in given.items() if value is not None]
+    naive = _is_naive(method)
+    load = load_of(named, naive=naive)
+    shape = find_model(model, assume=assume)
+    choices = [find_hardware(name, profile_dir=profile_dir) for name in gpu]
+    if naive:
+        lengths = (1 if batch is None else batch, isl, osl)
+        share = 0.6 if utilization is None else utilization
+        _naive_estimate(shape, choices, lengths, dtype, share, as_json, output, force)
+        return
+    arrivals = read_trace(trace) if trace else None
+    kind: Kind = "static" if load == "static" else "closed"
+    if load == "open":
+        kind = "trace" if arrivals else "poisson"
+    clients = parse_concurrency(concurrency or str(batch if batch is not None else 1), load)
+    request = EstimateRequest(
+        model=shape,
+        hardware=choices,
+        workload=Workload(
+            prompt_tokens=isl,
+            output_tokens=osl,
+            kind=kind,
+            length_low=1.0 if length_low is None else length_low,
+            length_high=1.0 if length_high is None else length_high,
+            num_prompts=num_prompts,
+            request_rate_per_s=rate,
+            cached_share=cached,
+            drafted_tokens=draft_tokens or 0,
+            acceptance=acceptance or 0.0,
+            arrivals=arrivals,
+        ),
+        options=ServerOptions(
+            tp=tp, pp=pp, ep=ep, dp=dp, replicas=replicas, dtype=dtype, kv_dtype=kv_dtype,
+            engine=engine or ("bare" if load == "static" else "vllm"),
+            engine_version=engine_version, token_budget=token_budget, max_sequences=max_sequences,
+        ),
+        concurrency=clients,
+        percentiles=simulate,
+        slo=parse_slo(slo),
+        pools=parse_pools(prefill_decode),
+        price=price,
+    )  # fmt: skip
+    estimate(
+        request,
+        measured=read_measured(measured) if measured else {},
+        plot=plot,
+        as_json=as_json,
+        output=output,
+        force=force,
+    )
+
+
+def _is_naive(method: str) -> bool:
+    """Return whether the back-of-the-envelope method was chosen.
+
+    Raises
+    ------
+    InputError
+        If there is no such method.
+    """
     method = {"article": "naive"}.get(method, method)
     if method not in ("operators", "naive"):
         raise InputError(
             f"unknown method '{method}'", where="--method", remedy="use operators or naive"
         )
-    shape = find_model(model, assume=assume)
-    choices = [find_hardware(name, profile_dir=profile_dir) for name in gpu]
-    served = (concurrency, engine, rate, trace, prefill_decode, measured, plot, slo, price)
-    many = max(tp, pp, ep, dp, replicas) > 1
-    if any(option is not None for option in served) or many or simulate or shape.weights:
-        from groundspeed.commands.estimate_server import (
-            ServingRequest,
-            estimate_serving,
-            parse_concurrency,
-            parse_pools,
-            parse_slo,
-            read_trace,
-        )
-        from groundspeed.estimator.serving.deployment import Deployment
-        from groundspeed.estimator.serving.workload import ServingWorkload
-
-        if replicas < 1:
-            raise InputError(f"--replicas must be at least 1, not {replicas}")
-        arrivals = read_trace(trace) if trace else None
-        request = ServingRequest(
-            workload=ServingWorkload(
-                prompt_tokens=isl,
-                output_tokens=osl,
-                kind="trace" if arrivals else "poisson" if rate is not None else "closed",
-                length_low=length_low,
-                length_high=length_high,
-                num_prompts=num_prompts,
-                request_rate_per_s=rate,
-                cached_share=cached,
-                drafted_tokens=draft_tokens,
-                acceptance=acceptance,
-                arrivals=arrivals,
-            ),
-            deployment=Deployment(tp=tp, pp=pp, ep=ep, dp=dp, dtype=dtype, kv_dtype=kv_dtype),
-            engine=engine or "vllm",
-            engine_version=engine_version,
-            token_budget=token_budget,
-            max_sequences=max_sequences,
-            concurrency=parse_concurrency(concurrency or str(batch)),
-            replicas=replicas,
-            simulate=simulate,
-            slo=parse_slo(slo),
-            pools=parse_pools(prefill_decode),
-            measured=measured,
-            plot=plot,
-            price=price,
-        )
-        estimate_serving(shape, choices, request, as_json=as_json, output=output, force=force)
-        return
-    workload = Workload(
-        batch=batch, prompt_tokens=isl, output_tokens=osl, dtype=dtype or shape.dtype
-    )
-    if method == "naive":
-        _naive_estimate(shape, choices, workload, utilization, as_json, output, force)
-        return
-    from groundspeed.estimator import DatasheetHardware, ProfileHardware, predict
-
-    columns = []
-    for hardware in choices:
-        if hardware.spec is not None and (len(choices) == 1 or hardware.profile is None):
-            name = hardware.spec.id if len(choices) > 1 else f"datasheet {hardware.spec.id}"
-            columns.append((name, predict(shape, DatasheetHardware(hardware.spec), workload)))
-        if hardware.profile is not None:
-            name = hardware.name if len(choices) > 1 else "calibrated"
-            columns.append((name, predict(shape, ProfileHardware(hardware.profile), workload)))
-    if as_json or output is not None:
-        document = {
-            "hardware": [{"name": h.name, "chosen": h.reason} for h in choices],
-            "predictions": [p.model_dump(mode="json") for _, p in columns],
-        }
-        deliver(json.dumps(document, indent=1), output, force=force)
-        return
-    from groundspeed.display.show_profile import show_breakdown, show_predictions
-    from groundspeed.display.terminal import make_console, plain, safe
-
-    console = make_console()
-    best = columns[-1][1]
-    console.print(
-        f"[bold]{safe(shape.id)}[/bold]  {shape.parameters / 1e9:.2f} B parameters, "
-        f"prompt {isl}, output {osl}, batch {batch}, {workload.dtype}"
-    )
-    for hardware in choices:
-        console.print(plain(f"{hardware.name}: {hardware.reason}"), style="dim")
-    console.print()
-    show_predictions(console, columns)
-    if len(columns) <= 2 and len(choices) == 1:
-        show_breakdown(console, best)
-    console.print()
-    for name, prediction in columns if len(choices) > 1 else columns[-1:]:
-        prefix = f"{name}: " if len(choices) > 1 else ""
-        console.print(plain(f"{prefix}{prediction.limits}"))
-    for note in sorted({note for _, p in columns for note in p.notes}):
-        console.print(plain(f"note: {note}"), style="yellow")
-    console.print(best.tpot_definition, style="dim")
+    return method == "naive"
 
 
 def _naive_estimate(
     shape: "Model",
     choices: "list[HardwareChoice]",
-    workload: "Workload",
+    lengths: tuple[int, int, int],
+    dtype: str | None,
     utilization: float,
     as_json: bool,
     output: Path | None,
     force: bool,
 ) -> None:
-    from groundspeed.estimator.decisions.naive_method import naive_estimate
+    from groundspeed.estimator.decisions.naive_method import NaiveWorkload, naive_estimate
+    from groundspeed.estimator.model.quantization import weight_format
 
+    batch, isl, osl = lengths
+    workload = NaiveWorkload(
+        batch=batch,
+        prompt_tokens=isl,
+        output_tokens=osl,
+        dtype=weight_format(dtype) if dtype else shape.dtype,
+    )
     estimates = []
     for hardware in choices:
         if hardware.spec is None:

@@ -92,12 +92,12 @@ def plan_command(
 
     Example: groundspeed plan llama-3.3-70b --gpu h200 --dtype fp8 --slo ttft=1000,tpot=30
     """
-    from groundspeed.commands.estimate_server import parse_slo
+    from groundspeed.commands.estimate_parsing import parse_slo
     from groundspeed.estimator import find_model
     from groundspeed.estimator.decisions.plan import Candidate, make_plan
     from groundspeed.estimator.engines.engine import find_engine
     from groundspeed.estimator.hardware.find_hardware import find_hardware
-    from groundspeed.estimator.serving.workload import ServingWorkload
+    from groundspeed.estimator.serving.workload import Workload
     from groundspeed.profiles.errors import InputError
 
     prices: list[float | None] = [*(price or [])] or [None] * len(gpu)
@@ -107,15 +107,14 @@ def plan_command(
     candidates = []
     for name, each in zip(gpu, prices, strict=True):
         hardware = find_hardware(name, profile_dir=profile_dir)
-        rocm = hardware.spec is not None and hardware.spec.vendor == "amd"
-        chosen = find_engine(engine, version=engine_version, platform="rocm" if rocm else "cuda")
+        chosen = find_engine(engine, version=engine_version, platform=hardware.platform)
         candidates.append(Candidate(name, hardware.best, chosen, gpus, each))
     limits = parse_slo(slo)
     finite = [x if x != float("inf") else None for x in limits] if limits else [None, None]
     plan = make_plan(
         find_model(model),
         candidates,
-        ServingWorkload(isl, osl, length_low=length_low, length_high=length_high),
+        Workload(isl, osl, length_low=length_low, length_high=length_high),
         ttft_limit_s=finite[0],
         tpot_limit_s=finite[1],
         dtype=dtype,

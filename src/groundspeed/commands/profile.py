@@ -132,7 +132,7 @@ def show_command(
 
         if hardware.spec is None:
             raise InputError(f"no datasheet of '{name}' is known")
-        hardware = replace(hardware, profile=None, reason=f"datasheet {hardware.spec.id}")
+        hardware = replace(hardware, known=None, reason=f"datasheet {hardware.spec.id}")
     record = hardware.profile or hardware.spec
     if record is None:
         raise AssertionError("find_hardware returns a profile, a datasheet or both")

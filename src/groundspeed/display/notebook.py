@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from groundspeed.estimator import Prediction
-from groundspeed.estimator.serving.workload import ServingPrediction
 from groundspeed.fleet.screen.findings import Finding, Screening
 from groundspeed.profiles.record import Record
 from groundspeed.profiles.schema import Profile
@@ -90,15 +89,17 @@ class MeasuredProfile(Profile):
         return drawn
 
 
-class StaticEstimate(Prediction):
-    """A prediction for a static batch, with tables, a DataFrame and a plot for a notebook."""
+class Estimate(Prediction):
+    """A prediction, with tables, a DataFrame and a plot for a notebook."""
 
     def _repr_html_(self) -> str:
-        from groundspeed.display.show_profile import show_breakdown, show_predictions
+        from groundspeed.display.show_serving import show_batch, show_memory, show_parts
 
         def show(console: "Console") -> None:
-            show_predictions(console, [(self.hardware, self)])
-            show_breakdown(console, self)
+            show_batch(console, [(self.hardware, self)])
+            console.print()
+            show_parts(console, self)
+            show_memory(console, self)
 
         return _html(show)
 
@@ -106,12 +107,17 @@ class StaticEstimate(Prediction):
         """Return one row per predicted quantity: its value and its 90 % interval."""
         import pandas as pd
 
-        names = ("ttft_s", "tpot_s", "e2e_s", "output_tokens_per_s", "total_tokens_per_s")
-        estimates = {n: getattr(self, n) for n in names}
+        slow, fast = self.rate_factors
         rows = {
-            n: {"value": e.value, "low": e.low, "high": e.high} for n, e in estimates.items() if e
+            "ttft_s": (self.ttft_s, self.ttft_low_s, self.ttft_high_s),
+            "tpot_s": (self.tpot_s, self.tpot_low_s, self.tpot_high_s),
+            "e2e_s": (self.e2e_s, self.e2e_low_s, self.e2e_high_s),
         }
-        return pd.DataFrame.from_dict(rows, orient="index")
+        for name in ("output_tokens_per_s", "total_tokens_per_s"):
+            value = float(getattr(self, name))
+            rows[name] = (value, value * slow, value * fast)
+        kept = {name: row for name, row in rows.items() if row[0] is not None}
+        return pd.DataFrame.from_dict(kept, orient="index", columns=["value", "low", "high"])
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
         """Draw the time of a decode step by operator; with one output token, of the prefill."""
@@ -122,17 +128,17 @@ class StaticEstimate(Prediction):
         return drawn
 
 
-class ServerEstimate(Record):
-    """Predictions for a server over concurrency, with tables and plots for a notebook."""
+class Estimates(Record):
+    """Predictions over concurrency, with tables and plots for a notebook."""
 
-    predictions: tuple[ServingPrediction, ...]
+    predictions: tuple[Prediction, ...]
 
     def _repr_html_(self) -> str:
         from groundspeed.display.show_serving import show_serving
 
         return _html(lambda console: show_serving(console, [self._column()], {}))
 
-    def _column(self) -> tuple[str, tuple[ServingPrediction, ...]]:
+    def _column(self) -> tuple[str, tuple[Prediction, ...]]:
         return self.predictions[0].hardware, self.predictions
 
     def to_pandas(self) -> "pd.DataFrame":

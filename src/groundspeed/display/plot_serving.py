@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundspeed.display.plots import INK, LINES, save_figure
-from groundspeed.estimator.serving.workload import ServingPrediction
+from groundspeed.estimator.serving.workload import Prediction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Columns = Sequence[tuple[str, Sequence[ServingPrediction]]]
+Columns = Sequence[tuple[str, Sequence[Prediction]]]
 
 
 def plot_serving(
@@ -49,8 +49,8 @@ def draw_serving(
         )  # fmt: skip
         if datasheet:
             continue
-        low = [p.total_tokens_per_s * p.tpot_s / p.tpot_high_s for p in predictions]
-        high = [p.total_tokens_per_s * p.tpot_s / p.tpot_low_s for p in predictions]
+        low = [p.total_tokens_per_s * p.rate_factors[0] for p in predictions]
+        high = [p.total_tokens_per_s * p.rate_factors[1] for p in predictions]
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
         for p in predictions:
             axes.annotate(

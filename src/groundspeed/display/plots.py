@@ -24,7 +24,7 @@ from groundspeed.profiles.summary import WINNER
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from groundspeed.estimator.serving.static_batch import Prediction
+    from groundspeed.estimator import Prediction
     from groundspeed.fleet.screen.findings import Screening
 
 COLOURS = {"bfloat16": "#1f77b4", "float16": "#d95f02", "float32": "#2a9d4a"}
@@ -60,11 +60,10 @@ def draw_profile(axes: "Axes", profile: Profile) -> None:
 
 def draw_parts(axes: "Axes", prediction: "Prediction") -> None:
     """Draw the time of a decode step, or else of the prefill, by operator; the longest on top."""
-    phase = prediction.decode or prediction.prefill
-    parts = sorted(phase.groups, key=lambda part: part.time_s)
+    parts = sorted(prediction.decode_parts or prediction.prefill_parts, key=lambda p: p.time_s)
     axes.barh([p.group for p in parts], [p.time_s for p in parts], color=LINES[0])
     axes.xaxis.set_major_formatter(lambda time, _: shown(time, "s"))
-    step = "decode step" if prediction.decode else "prefill"
+    step = "decode step" if prediction.decode_parts else "prefill"
     axes.set_title(f"{prediction.model} on {prediction.hardware}: time of one {step}", color=INK)
     axes.spines[["top", "right"]].set_visible(False)
 

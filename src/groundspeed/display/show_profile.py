@@ -1,4 +1,4 @@
-"""Print profiles, laws, static-batch predictions, datasheets and comparisons of profiles."""
+"""Print profiles, laws, naive estimates, datasheets and comparisons of profiles."""
 
 from rich.console import Console
 from rich.text import Text
@@ -12,10 +12,8 @@ from groundspeed.display.terminal import (
     safe,
     scale_for,
     shown,
-    shown_interval,
 )
 from groundspeed.estimator.decisions.naive_method import NaiveEstimate
-from groundspeed.estimator.serving.static_batch import Estimate, Phase, Prediction
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.difference import ProfileComparison
 from groundspeed.profiles.schema import Device, Profile
@@ -153,52 +151,6 @@ def show_violations(console: Console, violations: list[Violation]) -> None:
     for v in violations:
         style = "red" if v.severity == "error" else "yellow"
         console.print(plain(f"{v.severity}: {v.where}: {v.what}"), style=style)
-
-
-def show_predictions(console: Console, columns: list[tuple[str, Prediction]]) -> None:
-    """Print TTFT, TPOT and throughput, with one column for each hardware."""
-    table = make_table("", *(safe(name) for name, _ in columns))
-    for title, key, unit in (
-        ("TTFT", "ttft_s", "s"),
-        ("TPOT", "tpot_s", "s"),
-        ("E2E", "e2e_s", "s"),
-        ("output token/s", "output_tokens_per_s", ""),
-        ("total token/s", "total_tokens_per_s", ""),
-    ):
-        cells = [_cell(getattr(p, key), unit, exact=p.origin == "datasheet") for _, p in columns]
-        table.add_row(title, *cells)
-    console.print(table)
-
-
-def _cell(value: Estimate | None, unit: str, *, exact: bool) -> str:
-    if value is None:
-        return ""
-    if exact:
-        return shown(value.value, unit)
-    return shown_interval(value.value, value.low, value.high, unit)
-
-
-def show_breakdown(console: Console, prediction: Prediction) -> None:
-    """Print the time of each phase by operator, and the limit that binds each operator."""
-    phases: list[tuple[str, Phase]] = [("prefill", prediction.prefill)]
-    if prediction.decode is not None:
-        phases.append(("decode step", prediction.decode))
-    for name, phase in phases:
-        table = make_table(name, "time", "share", "", "FLOPs", "bytes", "bound by")
-        for g in phase.groups:
-            if g.share < 0.001:
-                continue
-            table.add_row(
-                g.group,
-                shown(g.time_s, "s"),
-                f"{g.share:.1%}",
-                bar(g.share, width=12),
-                shown(g.flops, "FLOP") if g.flops else "",
-                shown(g.bytes, "bytes"),
-                g.bound + (" (extrapolated)" if g.extrapolated else ""),
-            )
-        console.print()
-        console.print(table)
 
 
 def show_naive_estimate(console: Console, estimate: NaiveEstimate) -> None:

@@ -5,18 +5,43 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from groundspeed.display.terminal import bar, digits, make_table, plain, safe, shown
+from groundspeed.display.terminal import bar, digits, make_table, plain, safe, shown, shown_interval
 from groundspeed.estimator.decisions.adjust import Adjustment
 from groundspeed.estimator.decisions.backtest import RowResult, Summary
 from groundspeed.estimator.serving.pools import Disaggregated
-from groundspeed.estimator.serving.workload import PartTime, ServingPrediction
+from groundspeed.estimator.serving.workload import PartTime, Prediction
 
 GIB = 2.0**30
 
 
+def show_batch(console: Console, columns: Sequence[tuple[str, Prediction]]) -> None:
+    """Print TTFT, TPOT and throughput of a static batch, with one column for each hardware."""
+    table = make_table("", *(safe(name) for name, _ in columns))
+    rows: dict[str, list[str]] = {}
+    for _, p in columns:
+        exact = p.origin == "datasheet"
+        low, high = p.rate_factors
+        for title, unit, value, ends in (
+            ("TTFT", "s", p.ttft_s, (p.ttft_low_s, p.ttft_high_s)),
+            ("TPOT", "s", p.tpot_s, (p.tpot_low_s, p.tpot_high_s)),
+            ("E2E", "s", p.e2e_s, (p.e2e_low_s, p.e2e_high_s)),
+            ("output token/s", "", p.output_tokens_per_s, (low, high)),
+            ("total token/s", "", p.total_tokens_per_s, (low, high)),
+        ):
+            cell = ""
+            if value is not None and ends[0] is not None and ends[1] is not None:
+                scale = value if unit == "" else 1.0
+                interval = shown_interval(value, scale * ends[0], scale * ends[1], unit)
+                cell = shown(value, unit) if exact else interval
+            rows.setdefault(title, []).append(cell)
+    for title, cells in rows.items():
+        table.add_row(title, *cells)
+    console.print(table)
+
+
 def show_serving(
     console: Console,
-    columns: Sequence[tuple[str, Sequence[ServingPrediction]]],
+    columns: Sequence[tuple[str, Sequence[Prediction]]],
     measured: Mapping[int, Mapping[str, float]],
 ) -> None:
     """Print TTFT, TPOT and throughput over concurrency: datasheet, calibrated and measured."""
@@ -28,11 +53,16 @@ def show_serving(
         names = [name for name, _ in columns]
         table = make_table(title, *names, *(["measured", "error"] if measured else []))
         for i, first in enumerate(columns[0][1]):
-            row: list[Text | str] = [f"concurrency {first.concurrency}"]
+            offered = first.offered_requests_per_s
+            head = f"{offered:.3g} requests/s" if offered else f"concurrency {first.concurrency}"
+            row: list[Text | str] = [head]
             for _, predictions in columns:
                 p = predictions[i]
-                value = getattr(p, metric) * scale
-                text = digits(value)
+                found = getattr(p, metric)
+                if found is None:  # one output token has no TPOT
+                    row.append("")
+                    continue
+                text = digits(found * scale)
                 if metric != "output_tokens_per_s" and p.origin != "datasheet":
                     low = getattr(p, metric.replace("_s", "_low_s")) * scale
                     high = getattr(p, metric.replace("_s", "_high_s")) * scale
@@ -42,18 +72,23 @@ def show_serving(
                 seen = measured.get(first.concurrency, {}).get(metric)
                 predicted = getattr(columns[-1][1][i], metric)
                 row.append(digits(seen * scale) if seen else "")
-                row.append(f"{predicted / seen - 1.0:+.0%}" if seen else "")
+                row.append(f"{predicted / seen - 1.0:+.0%}" if seen and predicted else "")
             table.add_row(*row)
         console.print(table)
         console.print()
 
 
-def show_parts(console: Console, prediction: ServingPrediction) -> None:
+def show_parts(console: Console, prediction: Prediction) -> None:
     """Print the time of one decode step and of one prefill, by operator."""
+    p = prediction
+    prompts = f"{p.concurrency} x " if p.kind == "static" and p.concurrency > 1 else ""
+    requests = "request" if p.concurrency == 1 else "requests"
     for title, parts in (
-        (f"decode step of {prediction.concurrency} requests", prediction.decode_parts),
-        (f"prefill of {prediction.prompt_tokens} tokens", prediction.prefill_parts),
+        (f"decode step of {p.concurrency} {requests}", p.decode_parts),
+        (f"prefill of {prompts}{p.prompt_tokens} tokens", p.prefill_parts),
     ):
+        if not parts:
+            continue
         table = make_table(title, "time", "90 % interval", "share", "bound by", "")
         for part in parts:
             if part.share >= 0.005:
@@ -75,11 +110,11 @@ def _part_row(part: PartTime) -> list[Text | str]:
     ]
 
 
-def show_memory(console: Console, prediction: ServingPrediction) -> None:
+def show_memory(console: Console, prediction: Prediction, prefix: str = "") -> None:
     """Print what fills the memory of a device, and how many requests fit at once."""
     console.print(
         plain(
-            f"memory of each of the {prediction.devices} devices: weights "
+            f"{prefix}memory of {_each(prediction.devices)}: weights "
             f"{prediction.weight_bytes / GIB:.1f} GiB, KV cache "
             f"{prediction.cache_bytes / GIB:.1f} GiB "
             f"({shown(prediction.cache_bytes_per_sequence, 'bytes')} per request); at most "
@@ -88,7 +123,11 @@ def show_memory(console: Console, prediction: ServingPrediction) -> None:
     )
 
 
-def show_costs(console: Console, predictions: Sequence[ServingPrediction]) -> None:
+def _each(devices: int) -> str:
+    return "the device" if devices == 1 else f"each of the {devices} devices"
+
+
+def show_costs(console: Console, predictions: Sequence[Prediction], prefix: str = "") -> None:
     """Print energy efficiency and price, at the first and the last concurrency."""
     ends = [predictions[0], predictions[-1]] if len(predictions) > 1 else [predictions[0]]
     if ends[0].output_tokens_per_joule is not None:
@@ -97,33 +136,45 @@ def show_costs(console: Console, predictions: Sequence[ServingPrediction]) -> No
         reason = "the power cap" if ends[0].power_origin == "cap" else "measured"
         console.print(
             plain(
-                f"energy: {least}{shown_ends} output token/J at {ends[0].power_w:.0f} W per device "
-                f"({reason})"
+                f"{prefix}energy: {least}{shown_ends} output token/J at {ends[0].power_w:.0f} W "
+                f"per device ({reason})"
             )
         )
     if ends[0].cost_per_million_output_tokens is not None:
         costs = " to ".join(f"{p.cost_per_million_output_tokens or 0.0:.2f}" for p in ends)
-        console.print(plain(f"price of a million output tokens: {costs}"))
+        console.print(plain(f"{prefix}price of a million output tokens: {costs}"))
 
 
-def show_percentiles(console: Console, predictions: Sequence[ServingPrediction]) -> None:
+def show_percentiles(console: Console, predictions: Sequence[Prediction]) -> None:
     """Print mean, P50, P90 and P99 of each latency, and the goodput under the objective."""
     table = make_table("latency, ms", "metric", "mean", "P50", "P90", "P99")
     for p in predictions:
         for name in ("ttft", "tpot", "itl", "e2e"):
             latency = getattr(p, name)
+            if latency is None:  # one output token has no TPOT
+                continue
             values = [latency.mean, latency.p50, latency.p90, latency.p99]
             head = f"concurrency {p.concurrency}" if name == "ttft" else ""
             table.add_row(head, name.upper(), *(digits(v * 1e3) for v in values))
     console.print(table)
-    goodputs = [p for p in predictions if p.goodput_requests_per_s is not None]
-    for p in goodputs:
-        console.print(
-            plain(
-                f"concurrency {p.concurrency}: {p.goodput_requests_per_s:.3g} of "
-                f"{p.requests_per_s:.3g} requests/s meet the objective"
+    console.print()
+
+
+def show_goodput(console: Console, predictions: Sequence[Prediction]) -> None:
+    """Print how many requests meet the limits on TTFT and TPOT."""
+    for p in predictions:
+        if p.goodput_requests_per_s is not None:
+            head = (
+                f"{p.offered_requests_per_s:.3g} requests/s offered"
+                if (p.offered_requests_per_s)
+                else f"concurrency {p.concurrency}"
             )
-        )
+            console.print(
+                plain(
+                    f"{head}: {p.goodput_requests_per_s:.3g} of "
+                    f"{p.requests_per_s:.3g} requests/s meet the objective"
+                )
+            )
     console.print()
 
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from groundspeed.display.terminal import shown, shown_interval
-from groundspeed.estimator.serving.workload import ServingPrediction
+from groundspeed.estimator.serving.workload import Prediction
 from groundspeed.report.page import Axis, Figure, Page, Section, Table, Trace, numbers
 
-Columns = Mapping[str, Sequence[ServingPrediction]]
+Columns = Mapping[str, Sequence[Prediction]]
 """Predictions over concurrency, by the name of their column, e.g. hardware and origin."""
 
 DASHES = ("solid", "dot", "dash", "dashdot")
@@ -19,7 +19,7 @@ def serving_page(columns: Columns) -> Page:
 
     Parameters
     ----------
-    columns : mapping of str to sequence of ServingPrediction
+    columns : mapping of str to sequence of Prediction
         Predictions over concurrency, by the name of their column; at least one column.
     """
     first = next(iter(columns.values()))[0]
@@ -28,8 +28,7 @@ def serving_page(columns: Columns) -> Page:
     facts = [
         ("TTFT", shown_interval(shown_first.ttft_s, shown_first.ttft_low_s,
                                 shown_first.ttft_high_s, "s")),
-        ("TPOT", shown_interval(shown_first.tpot_s, shown_first.tpot_low_s,
-                                shown_first.tpot_high_s, "s")),
+        ("TPOT", _interval(shown_first, "tpot")),
         ("output", f"{shown_first.output_tokens_per_s:,.0f} token/s"),
         ("clients", str(shown_first.concurrency)),
     ]  # fmt: skip
@@ -55,15 +54,15 @@ def _curve(columns: Columns) -> Section:
     for dash, (name, predictions) in zip(DASHES * 4, columns.items(), strict=False):
         x = np.array([p.e2e_s for p in predictions])
         y = np.array([p.total_tokens_per_s for p in predictions])
-        share = np.array([(p.tpot_low_s / p.tpot_s, p.tpot_high_s / p.tpot_s) for p in predictions])
+        factors = np.array([p.rate_factors for p in predictions])
         traces.append(
             {
                 "type": "scatter", "mode": "lines+markers+text", "name": name,
                 "x": numbers(x), "y": numbers(y), "line": {"dash": dash},
                 "error_y": {
                     "type": "data", "symmetric": False, "thickness": 1,
-                    "array": numbers(y / share[:, 0] - y),
-                    "arrayminus": numbers(y - y / share[:, 1]),
+                    "array": numbers(y * factors[:, 1] - y),
+                    "arrayminus": numbers(y - y * factors[:, 0]),
                 },
                 "text": [str(p.concurrency) for p in predictions], "textposition": "bottom right",
                 "hovertemplate": "%{text} clients<br>%{y:,.0f} token/s at %{x:.2f} s",
@@ -84,7 +83,7 @@ def _over_concurrency(columns: Columns) -> Section:
         traces: list[Trace] = []
         for dash, (name, predictions) in zip(DASHES * 4, columns.items(), strict=False):
             value, low, high = (
-                np.array([getattr(p, f"{metric}{end}_s") for p in predictions])
+                np.array([getattr(p, f"{metric}{end}_s") or np.nan for p in predictions])
                 for end in ("", "_low", "_high")
             )
             traces.append(
@@ -108,7 +107,7 @@ def _over_concurrency(columns: Columns) -> Section:
         (
             f"{name}, {p.concurrency}",
             shown_interval(p.ttft_s, p.ttft_low_s, p.ttft_high_s, "s"),
-            shown_interval(p.tpot_s, p.tpot_low_s, p.tpot_high_s, "s"),
+            _interval(p, "tpot"),
             f"{p.output_tokens_per_s:,.0f}",
             f"{p.requests_per_s:.3g}",
             "saturated" if p.saturated else "",
@@ -121,12 +120,18 @@ def _over_concurrency(columns: Columns) -> Section:
     return Section("Over concurrency", figures=figures, tables=[table])
 
 
+def _interval(p: Prediction, metric: str) -> str:
+    """Return a latency with its interval; empty if there is none (one output token)."""
+    value, low, high = (getattr(p, f"{metric}{end}_s") for end in ("", "_low", "_high"))
+    return "" if value is None else shown_interval(value, low, high, "s")
+
+
 def first_definition(columns: Columns) -> str:
     """Return the definition of TPOT that the predictions use."""
     return next(iter(columns.values()))[0].tpot_definition
 
 
-def _parts(predictions: Sequence[ServingPrediction]) -> Section:
+def _parts(predictions: Sequence[Prediction]) -> Section:
     """Build stacked plots of decode and prefill time by operator, over concurrency."""
     figures = []
     for phase in ("decode", "prefill"):
@@ -157,7 +162,7 @@ def _parts(predictions: Sequence[ServingPrediction]) -> Section:
     return Section("Time by operator", figures=figures)
 
 
-def _memory(p: ServingPrediction) -> Section:
+def _memory(p: Prediction) -> Section:
     rows = [
         ("weights", shown(p.weight_bytes, "bytes")),
         ("KV cache, all that fits", shown(p.cache_bytes, "bytes")),

@@ -138,7 +138,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _document(document: dict[str, Any], where: str) -> Page:
     from groundspeed.estimator.decisions.backtest import Summary
-    from groundspeed.estimator.serving.workload import ServingPrediction
+    from groundspeed.estimator.serving.workload import Prediction
     from groundspeed.report.backtest import backtest_page, read_row
     from groundspeed.report.serving import serving_page
 
@@ -150,11 +150,11 @@ def _document(document: dict[str, Any], where: str) -> Page:
             )
         predictions = document.get("predictions")
         if predictions and "concurrency" in predictions[0]:
-            columns: dict[str, list[ServingPrediction]] = {}
+            columns: dict[str, list[Prediction]] = {}
             for one in predictions:
                 name = f"{one.get('hardware', '')}, {one.get('column', one.get('origin', ''))}"
-                known = {k: v for k, v in one.items() if k in ServingPrediction.model_fields}
-                columns.setdefault(name, []).append(ServingPrediction.model_validate(known))
+                known = {k: v for k, v in one.items() if k in Prediction.model_fields}
+                columns.setdefault(name, []).append(Prediction.model_validate(known))
             return serving_page(columns)
     except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]

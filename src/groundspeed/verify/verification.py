@@ -20,14 +20,18 @@ from groundspeed.calibrate.run.device import RunningDevice
 from groundspeed.calibrate.run.reference_cases import ReferenceProbe
 from groundspeed.estimator import (
     DatasheetHardware,
+    Hardware,
     Model,
     Prediction,
     ProfileHardware,
+    Server,
     Workload,
-    predict,
 )
-from groundspeed.estimator.graph.operators import forward_pass
-from groundspeed.estimator.serving.static_batch import Estimate, Phase
+from groundspeed.estimator.engines.engine import find_engine
+from groundspeed.estimator.serving.deployment import Deployment
+from groundspeed.estimator.serving.static_batch import decode_contexts
+from groundspeed.estimator.serving.step_time import step_graph
+from groundspeed.estimator.serving.workload import PartTime
 from groundspeed.kernels.decoder.decoder import DecoderShape
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
@@ -50,6 +54,14 @@ FP8_WEIGHTS = "fp8_row"
 """fp8 weights with a scale for each row, and inputs quantized for each token."""
 
 Progress = Callable[[int, int, str], None]
+
+
+class Estimate(Record):
+    """A value with its 90 % interval from ``low`` to ``high``."""
+
+    value: float
+    low: float
+    high: float
 
 
 class Comparison(Record):
@@ -154,6 +166,9 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
     """
     model, profile = request.model, request.profile
     _require_runnable(request)
+    longest = max(prompt for _, prompt in request.cases) + request.output_tokens
+    for batch in {batch for batch, _ in request.cases}:
+        _require_memory(request, batch, longest)
     predictions = {case: _predict(request, *case) for case in request.cases}
     sealed = hashlib.sha256(
         "\n".join(p.model_dump_json() for p, _ in predictions.values()).encode()
@@ -161,7 +176,6 @@ def verify(request: VerifyRequest, progress: Progress) -> Verification:
     seen = _shapes_seen(request)
     measured: list[VerifiedCase] = []
     shape = decoder_shape(model, request.dtype, fp8_weights=request.weights_dtype is not None)
-    longest = max(prompt for _, prompt in request.cases) + request.output_tokens
     probe = ReferenceProbe(request.running, profile)
     before = probe.changes()
     with torch.inference_mode():
@@ -232,9 +246,7 @@ def _require_runnable(request: VerifyRequest) -> None:
         )
 
 
-def _bench(
-    shape: DecoderShape, request: VerifyRequest, batch: int, capacity: int
-) -> DecoderHarness:
+def _require_memory(request: VerifyRequest, batch: int, capacity: int) -> None:
     model, device = request.model, request.running.device
     item = 4.0 if request.dtype == "float32" else 2.0
     needed = item * (model.parameters + model.kv_items_per_token * batch * capacity)
@@ -245,6 +257,11 @@ def _bench(
             f"{HEADROOM:.0%} can be used",
             remedy="verify fewer layers with --layers N; all layers do the same work",
         )
+
+
+def _bench(
+    shape: DecoderShape, request: VerifyRequest, batch: int, capacity: int
+) -> DecoderHarness:
     with memory_shortfall(request, batch):
         return DecoderHarness(shape, request.running.torch_device, batch=batch, capacity=capacity)
 
@@ -274,17 +291,25 @@ def memory_shortfall(request: VerifyRequest, batch: int) -> Iterator[None]:
 def _predict(
     request: VerifyRequest, batch: int, prompt: int
 ) -> tuple[Prediction, Prediction | None]:
-    workload = Workload(
-        batch=batch,
-        prompt_tokens=prompt,
-        output_tokens=request.output_tokens,
-        dtype=request.dtype,
-        weights_dtype=request.weights_dtype,
-    )
+    workload = Workload(prompt, request.output_tokens, batch, kind="static")
     datasheet = request.profile.datasheet
     return (
-        predict(request.model, ProfileHardware(request.profile), workload),
-        predict(request.model, DatasheetHardware(datasheet), workload) if datasheet else None,
+        _server(request, ProfileHardware.of(request.profile)).predict(workload),
+        _server(request, DatasheetHardware(datasheet)).predict(workload) if datasheet else None,
+    )
+
+
+def _server(request: VerifyRequest, hardware: Hardware) -> Server:
+    """Return the decoder as a server: no engine, one kernel for each operation."""
+    return Server(request.model, _deployment(request), find_engine("bare"), hardware)
+
+
+def _deployment(request: VerifyRequest) -> Deployment:
+    # The decoder keeps experts and cache in its own data type, also if other weights are fp8.
+    return Deployment(
+        dtype=request.weights_dtype or request.dtype,
+        kv_dtype=request.dtype,
+        experts_dtype=request.dtype,
     )
 
 
@@ -297,27 +322,18 @@ def _shapes_seen(request: VerifyRequest) -> tuple[str, ...]:
         for point in curve.points
     }
     seen = set()
+    graph = step_graph(request.model, _deployment(request), find_engine("bare"))
     for batch, prompt in request.cases:
-        for phase, lengths in (
-            ("prefill", np.array([float(prompt)])),
-            ("decode", np.arange(prompt + 1.0, prompt + request.output_tokens)),
-        ):
-            for operator in forward_pass(
-                request.model,
-                "prefill" if phase == "prefill" else "decode",
-                batch=batch,
-                length=lengths,
-                dtype=request.dtype,
-                weights_dtype=request.weights_dtype,
-            ):
-                columns = {
-                    k: np.broadcast_to(v, lengths.shape) for k, v in operator.columns.items()
-                }
-                for i in range(lengths.size):
-                    case = tuple(sorted((k, float(v[i])) for k, v in columns.items()))
-                    if (operator.operation, case) in known:
-                        shape = " ".join(f"{k}={v:g}" for k, v in case)
-                        seen.add(f"{operator.operation} {shape}")
+        contexts = decode_contexts(Workload(prompt, request.output_tokens, batch, kind="static"))
+        sequences = np.full_like(contexts, float(batch))
+        operators = graph.prefill_step(np.array([float(batch)]), np.array([float(prompt)]))
+        operators += graph.decode_step(sequences, contexts, 1.0)
+        for operator in operators:
+            for i in range(next(iter(operator.columns.values())).size):
+                case = tuple(sorted((k, float(v[i])) for k, v in operator.columns.items()))
+                if (operator.operation, case) in known:
+                    shape = " ".join(f"{k}={v:g}" for k, v in case)
+                    seen.add(f"{operator.operation} {shape}")
     return tuple(sorted(seen))
 
 
@@ -327,49 +343,51 @@ def _compare(
     timing: CaseTiming,
     machine: tuple[MachineChange, ...],
 ) -> VerifiedCase:
-    workload = predicted.workload
-    tpot, decode = predicted.tpot_s, predicted.decode
-    if tpot is None or decode is None:
+    if predicted.tpot_s is None or predicted.tpot_low_s is None or predicted.tpot_high_s is None:
         raise InputError("verify needs at least 2 output tokens, because one token has no TPOT")
     ttft_measured, tpot_measured = _estimate(timing.prefill), _estimate(timing.decode)
     changed = {m.limit: m.change_fraction for m in machine}
     compute, memory = changed.get("compute", 0.0), changed.get("memory", 0.0)
     # The rate falls as the time rises. Most of the time is decode, which is memory-bound.
     rate_change = 1.0 / (1.0 + memory) - 1.0
-    steps = workload.output_tokens - 1
-    produced = workload.batch * workload.output_tokens
+    steps = predicted.output_tokens - 1
+    produced = predicted.concurrency * predicted.output_tokens
     rate = Estimate(
         value=produced / (ttft_measured.value + steps * tpot_measured.value),
         low=produced / (ttft_measured.high + steps * tpot_measured.high),
         high=produced / (ttft_measured.low + steps * tpot_measured.low),
     )
     return VerifiedCase(
-        batch=workload.batch,
-        prompt_tokens=workload.prompt_tokens,
-        output_tokens=workload.output_tokens,
+        batch=predicted.concurrency,
+        prompt_tokens=predicted.prompt_tokens,
+        output_tokens=predicted.output_tokens,
         ttft_s=_comparison(
-            datasheet.ttft_s.value if datasheet else None,
-            predicted.ttft_s,
+            datasheet.ttft_s if datasheet else None,
+            Estimate(value=predicted.ttft_s, low=predicted.ttft_low_s, high=predicted.ttft_high_s),
             ttft_measured,
             compute,
         ),
         tpot_s=_comparison(
-            datasheet.tpot_s.value if datasheet and datasheet.tpot_s else None,
-            tpot,
+            datasheet.tpot_s if datasheet else None,
+            Estimate(value=predicted.tpot_s, low=predicted.tpot_low_s, high=predicted.tpot_high_s),
             tpot_measured,
             memory,
         ),
         output_tokens_per_s=_comparison(
-            datasheet.output_tokens_per_s.value if datasheet else None,
-            predicted.output_tokens_per_s,
+            datasheet.output_tokens_per_s if datasheet else None,
+            Estimate(
+                value=predicted.output_tokens_per_s,
+                low=produced / predicted.e2e_high_s,
+                high=produced / predicted.e2e_low_s,
+            ),
             rate,
             rate_change,
         ),
         machine=machine,
         limits=predicted.limits,
         parts=(
-            *_parts("prefill", predicted.prefill, timing.prefill),
-            *_parts("decode", decode, timing.decode),
+            *_parts("prefill", predicted.prefill_parts, timing.prefill),
+            *_parts("decode", predicted.decode_parts, timing.decode),
         ),
     )
 
@@ -392,7 +410,7 @@ def _comparison(
     )
 
 
-def _parts(name: str, phase: Phase, timing: PhaseTiming) -> list[PartComparison]:
+def _parts(name: str, groups: Sequence[PartTime], timing: PhaseTiming) -> list[PartComparison]:
     """Compare parts; measured times are scaled so that their sum is the time without probes."""
     scale = timing.total.median_s / sum(timing.groups_s.values())
     return [
@@ -403,7 +421,7 @@ def _parts(name: str, phase: Phase, timing: PhaseTiming) -> list[PartComparison]
             measured_s=timing.groups_s[group.group] * scale,
             error_fraction=group.time_s / (timing.groups_s[group.group] * scale) - 1.0,
         )
-        for group in phase.groups
+        for group in groups
         if timing.groups_s.get(group.group, 0.0) > 0.0
     ]
 

@@ -22,7 +22,7 @@ from groundspeed.estimator.engines.engine import find_engine
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.server import Server
-from groundspeed.estimator.serving.workload import ServingWorkload
+from groundspeed.estimator.serving.workload import Workload
 from groundspeed.profiles import InputError
 
 H200 = find_hardware("h200")
@@ -34,7 +34,7 @@ def candidate(gpus: int = 8, price: float | None = None) -> Candidate:
 
 def plan(tpot_limit_s: float, ttft_limit_s: float | None = None) -> Plan:
     return make_plan(
-        find_model("llama-3.1-70b"), [candidate(price=3.0)], ServingWorkload(1024, 512),
+        find_model("llama-3.1-70b"), [candidate(price=3.0)], Workload(1024, 512),
         dtype="fp8", ttft_limit_s=ttft_limit_s, tpot_limit_s=tpot_limit_s,
     )  # fmt: skip
 
@@ -74,12 +74,12 @@ def test_unreachable_slo_reports_the_fastest_possible_tpot() -> None:
 @pytest.mark.parametrize("price", [0.0, -1.0, 1e6])
 def test_price_outside_the_plausible_range_is_refused(price: float) -> None:
     with pytest.raises(InputError, match="the price of a GPU-hour must be"):
-        make_plan(find_model("llama-3.1-8b"), [candidate(price=price)], ServingWorkload(128, 128))
+        make_plan(find_model("llama-3.1-8b"), [candidate(price=price)], Workload(128, 128))
 
 
 def test_model_that_fits_no_deployment_is_refused() -> None:
     with pytest.raises(InputError, match="no deployment is possible"):
-        make_plan(find_model("deepseek-r1"), [candidate(gpus=2)], ServingWorkload(128, 128))
+        make_plan(find_model("deepseek-r1"), [candidate(gpus=2)], Workload(128, 128))
 
 
 # Audits. The claim is the article's: DeepSeek-R1 on 8 x H200, 170 total tokens/s, concurrency 1.
@@ -154,21 +154,19 @@ def option(name: str, tp: int = 1) -> Option:
 
 
 def test_comparison_of_two_equal_servers_is_a_tie() -> None:
-    comparison = compare_servers([option("a"), option("b")], ServingWorkload(512, 128), [1, 16])
+    comparison = compare_servers([option("a"), option("b")], Workload(512, 128), [1, 16])
     assert all(row.winner is None and row.ratio == pytest.approx(1.0) for row in comparison.rows)
     assert comparison.summary[0] == "TTFT: a tie from 1 to 16"
 
 
 def test_comparison_names_the_faster_and_the_cheaper_server() -> None:
-    comparison = compare_servers(
-        [option("one"), option("four", tp=4)], ServingWorkload(512, 128), [1]
-    )
+    comparison = compare_servers([option("one"), option("four", tp=4)], Workload(512, 128), [1])
     tpot = next(r for r in comparison.rows if r.metric == "tpot_s")
     assert tpot.winner == "four"
     cheap = next(r for r in comparison.rows if r.metric == "tokens_per_price")
     assert cheap.winner == "one"
     with pytest.raises(InputError, match="a comparison needs at least two options"):
-        compare_servers([option("a")], ServingWorkload(512, 128), [1])
+        compare_servers([option("a")], Workload(512, 128), [1])
 
 
 # Adjustment to own measurements, and intervals, on published rows.

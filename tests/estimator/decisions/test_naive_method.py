@@ -2,13 +2,19 @@
 
 import pytest
 
-from groundspeed.estimator import DatasheetHardware, Workload, find_model, predict
-from groundspeed.estimator.decisions.naive_method import memory_roof_tokens_per_s, naive_estimate
+from groundspeed.estimator import DatasheetHardware, Server, Workload, find_model
+from groundspeed.estimator.decisions.naive_method import (
+    NaiveWorkload,
+    memory_roof_tokens_per_s,
+    naive_estimate,
+)
+from groundspeed.estimator.engines.engine import find_engine
+from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.profiles import InputError, find_device
 
 MODEL = find_model("qwen2.5-32b")
 H20 = find_device("h20").spec
-WORKLOAD = Workload(batch=1, prompt_tokens=1024, output_tokens=1024)
+WORKLOAD = NaiveWorkload(batch=1, prompt_tokens=1024, output_tokens=1024)
 ROWS = {row.quantity: row for row in naive_estimate(MODEL, H20, WORKLOAD).rows}
 
 
@@ -65,11 +71,12 @@ def test_memory_bound_is_62_tokens_per_s_and_listed_as_left_out() -> None:
 def test_default_method_gives_memory_bound_decode_and_compute_bound_prefill(
     gpu: str, tokens_per_s: float
 ) -> None:
-    p = predict(MODEL, DatasheetHardware(find_device(gpu).spec), WORKLOAD)
-    assert p.tpot_s is not None and p.decode is not None
-    assert 1 / p.tpot_s.value == pytest.approx(tokens_per_s, abs=0.06)
-    assert p.decode.bound == "memory"
-    assert p.prefill.bound == "compute"
+    hardware = DatasheetHardware(find_device(gpu).spec)
+    p = Server(MODEL, Deployment(), find_engine("bare"), hardware).predict(Workload(kind="static"))
+    assert p.tpot_s is not None
+    assert 1 / p.tpot_s == pytest.approx(tokens_per_s, abs=0.06)
+    assert p.limits.startswith("Prefill is compute-bound")
+    assert "decode is memory-bound" in p.limits
 
 
 def test_gpu_without_a_bfloat16_peak_is_refused() -> None:

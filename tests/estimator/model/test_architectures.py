@@ -96,7 +96,10 @@ def test_parameter_count_grows_as_expected_with_layers_and_width(
     }
     model = parse(config)
     assert parse(config | {"num_hidden_layers": layers + 1}).parameters == (
-        model.parameters + model.layer_parameters
+        model.parameters
+        + model.mixers[0].parameters()
+        + model.mlp_parameters
+        + model.norms_per_layer * model.norm_width
     )
     assert parse(config | {"intermediate_size": width + 1}).parameters == (
         model.parameters + layers * 3 * model.hidden

@@ -3,7 +3,6 @@
 import pytest
 
 from groundspeed.estimator import find_model
-from groundspeed.estimator.graph.operators import decode_stream_bytes, kv_bytes_per_token
 from groundspeed.estimator.model.catalog import shipped_models
 from groundspeed.profiles import InputError
 
@@ -20,10 +19,10 @@ def test_parameter_count_equals_the_published_count(name: str) -> None:
 
 def test_decode_step_streams_all_weights_but_an_untied_input_embedding() -> None:
     # Qwen2.5-32B: 32.76 B parameters minus 0.78 B of the input embedding, 2 bytes each: 64.0 GB.
-    streamed = decode_stream_bytes(find_model("qwen2.5-32b"), dtype="bfloat16")
+    streamed = 2 * find_model("qwen2.5-32b").streamed_parameters
     assert streamed == 2 * (32763876352 - 152064 * 5120)
     tied = find_model("qwen2.5-0.5b")  # a tied embedding is read in full, as the head
-    assert decode_stream_bytes(tied, dtype="bfloat16") == 2 * 494032768
+    assert 2 * tied.streamed_parameters == 2 * 494032768
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,7 @@ def test_decode_step_streams_all_weights_but_an_untied_input_embedding() -> None
     [("llama-3.1-8b", 131.072), ("llama-3.1-70b", 327.68), ("qwen2.5-32b", 262.144)],
 )
 def test_kv_cache_bytes_per_token_follow_from_the_model_sizes(name: str, kilobytes: float) -> None:
-    assert kv_bytes_per_token(find_model(name), dtype="bfloat16") == kilobytes * 1e3
+    assert 2 * find_model(name).kv_items_per_token == kilobytes * 1e3
 
 
 @pytest.mark.parametrize(

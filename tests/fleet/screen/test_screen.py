@@ -13,7 +13,7 @@ from groundspeed.estimator.engines.engine import find_engine
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.server import Server
-from groundspeed.estimator.serving.workload import ServingWorkload
+from groundspeed.estimator.serving.workload import Workload
 from groundspeed.fleet.screen.baseline_detectors import DETECTORS
 from groundspeed.fleet.screen.cost import cost_of
 from groundspeed.fleet.screen.findings import CAUSES, Screening
@@ -190,7 +190,7 @@ def test_cost_of_a_slow_gpu_in_ttft_tpot_and_tokens_per_s() -> None:
     )  # fmt: skip
     fleet = simulate_fleet(8, seed=7, faults=(Fault(1, 1, 0.2), Fault(2, 2, 0.2, ("hbm_copy",))))
     findings = {f.node: f for f in judged(screen(clean_fleet(fleet.table, "x")))}
-    w = ServingWorkload(4096, 256, 16)
+    w = Workload(4096, 256, 16)
     tensor, memory = (cost_of(findings[n], server, w) for n in ("n00001", "n00002"))
     assert tensor.ttft_fraction > memory.ttft_fraction  # prefill is compute-bound
     assert memory.tpot_fraction > 0.05  # decode is memory-bound

@@ -57,7 +57,7 @@ def test_help_shows_an_example_of_the_command(command: list[str]) -> None:
         (["estimate", "qwen2.5-32b", "--gpu", "h20", "--osl", "-4"], "output tokens"),
         (["estimate", "qwen2.5-32b", "--gpu", "h20", "--batch", "0"], "batch"),
         (["estimate", "qwen2.5-32b", "--gpu", "h20", "--isl", "9999999"], "more than"),
-        (["estimate", "qwen2.5-32b", "--gpu", "h20", "--dtype", "bf16"], "did you mean 'bfloat16'"),
+        (["estimate", "qwen2.5-32b", "--gpu", "h20", "--dtype", "bf61"], "did you mean 'bf16'"),
         (["estimate", "qwen2.5-32b", "--gpu", "h20", "--method", "magic"], "unknown method"),
         (["estimate", "qwen2.5-32b", "--gpu", "h20", "--isl", "many"], "isl"),
         (["estimate", "qwen2.5-32b"], "--gpu"),
@@ -133,8 +133,8 @@ def test_measured_profile_is_used_beside_the_datasheet(own_data_folder: Path) ->
     ran = groundspeed("estimate", "llama-3.1-8b", "--gpu", "h200")
     assert ran.code == 0, ran.err
     shown = " ".join(ran.out.split())  # undo the wrapping of long lines
-    assert "measured profile h200-sxm-test, the newest" in shown
-    assert "datasheet h200-sxm" in ran.out
+    assert "measured: h200-sxm-test; what they lack: profile h200-sxm-imported" in shown
+    assert "datasheet" in ran.out
     assert "calibrated" in ran.out
     listed = json.loads(groundspeed("profile", "list", "--json").out)
     assert [p["id"] for p in listed["profiles"]] == ["h200-sxm-test"]

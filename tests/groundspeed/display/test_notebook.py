@@ -59,14 +59,14 @@ def test_static_batch_estimate_has_a_table_an_html_view_and_a_plot() -> None:
 
 
 def test_server_estimate_has_a_table_an_html_view_and_a_plot() -> None:
-    result = gs.estimate_server("llama-3.1-8b", gpu="h200", concurrency=[1, 8], output_tokens=64)
+    result = gs.sweep("llama-3.1-8b", gpu="h200", concurrency=[1, 8], output_tokens=64)
     frame = result.to_pandas()
     assert frame["concurrency"].tolist() == [1, 8]
     assert frame["output_tokens_per_s"].is_monotonic_increasing
     assert "TTFT" in result._repr_html_()
     assert result.plot(axes()).lines
     with pytest.raises(gs.InputError):
-        gs.estimate_server("llama-3.1-405b", gpu="h200", concurrency=[1])  # does not fit
+        gs.sweep("llama-3.1-405b", gpu="h200", concurrency=[1])  # does not fit
 
 
 def test_fleet_screening_has_a_table_an_escaped_html_view_and_a_plot(tmp_path: Path) -> None:

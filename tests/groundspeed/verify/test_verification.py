@@ -12,9 +12,11 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 import tiny_campaign  # noqa: E402
 from groundspeed.calibrate.run.device import open_device  # noqa: E402
 from groundspeed.display.plots import save_roofline  # noqa: E402
-from groundspeed.estimator import Model, ProfileHardware, Workload, predict  # noqa: E402
+from groundspeed.estimator import Model, ProfileHardware, Server, Workload  # noqa: E402
+from groundspeed.estimator.engines.engine import find_engine  # noqa: E402
 from groundspeed.estimator.model.architectures import parse_config  # noqa: E402
 from groundspeed.estimator.model.catalog import find_model  # noqa: E402
+from groundspeed.estimator.serving.deployment import Deployment  # noqa: E402
 from groundspeed.profiles import InputError, Profile, load_profile  # noqa: E402
 from groundspeed.verify.decoder_timing import decoder_shape  # noqa: E402
 from groundspeed.verify.verification import VerifyRequest, verify  # noqa: E402
@@ -49,22 +51,22 @@ def request(profile: Profile, **changes: object) -> VerifyRequest:
     return VerifyRequest(**(values | changes))  # type: ignore[arg-type]
 
 
+def decoder(model: Model, profile: Profile) -> Server:
+    deployment = Deployment(dtype="bfloat16", kv_dtype="bfloat16", experts_dtype="bfloat16")
+    return Server(model, deployment, find_engine("bare"), ProfileHardware.of(profile))
+
+
 def test_predictions_equal_those_of_the_profile_and_are_hashed(profile: Profile) -> None:
     """verify compares with predictions made without a decoder, and records their SHA-256 hash."""
     result = verify(request(profile), lambda *_: None)
     predictions = [
-        predict(
-            MODEL,
-            ProfileHardware(profile),
-            Workload(batch=b, prompt_tokens=p, output_tokens=5),
-        )
-        for b, p in CASES
+        decoder(MODEL, profile).predict(Workload(p, 5, b, kind="static")) for b, p in CASES
     ]
     sealed = hashlib.sha256(
         "\n".join(t.model_dump_json() for t in predictions).encode()
     ).hexdigest()
     assert result.predictions_sha256 == sealed
-    assert [c.ttft_s.predicted for c in result.cases] == [t.ttft_s for t in predictions]
+    assert [c.ttft_s.predicted.value for c in result.cases] == [t.ttft_s for t in predictions]
     assert result.shapes_seen == ()
     json.loads(result.model_dump_json())
 
@@ -131,7 +133,7 @@ def test_mixture_of_experts_is_predicted_and_run_part_by_part(profile: Profile) 
     result = verify(request(profile, model=MIXTURE), lambda *_: None)
     for case in result.cases:
         groups = {p.group for p in case.parts if p.phase == "decode"}
-        assert {"router", "experts", "combine"} <= groups and "mlp" not in groups
+        assert {"router", "experts", "residual"} <= groups and "mlp" not in groups
         experts = [p for p in case.parts if p.group == "experts" and p.phase == "decode"]
         # Weights that are read: no prediction may be below a fifth of what was measured.
         assert experts[0].predicted_s > 0.2 * experts[0].measured_s
@@ -143,13 +145,10 @@ WINDOWED = MODEL.model_copy(update={"sliding_window": 16, "windowed_layers": 1})
 def test_window_shorter_than_the_prompt_is_predicted_and_run(profile: Profile) -> None:
     """A window limits what decode reads, and the number of pairs in prefill."""
     result = verify(request(profile, model=WINDOWED), lambda *_: None)
-    hardware = ProfileHardware(profile)
 
     def attention_bytes(model: Model, prompt: int) -> float:
-        workload = Workload(batch=1, prompt_tokens=prompt, output_tokens=5)
-        prediction = predict(model, hardware, workload)
-        assert prediction.decode is not None
-        return next(g.bytes for g in prediction.decode.groups if g.group == "attention")
+        prediction = decoder(model, profile).predict(Workload(prompt, 5, kind="static"))
+        return next(p.bytes for p in prediction.decode_parts if p.group == "attention")
 
     assert len(result.cases) == len(CASES)
     growth = attention_bytes(WINDOWED, 4000) - attention_bytes(WINDOWED, 2000)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from groundspeed.commands.estimate_server import parse_concurrency, parse_slo
+from groundspeed.commands.estimate_parsing import parse_concurrency, parse_slo
 from groundspeed.estimator.decisions.load_tools import read_load_tool
 from groundspeed.profiles import InputError
 from program import groundspeed
@@ -83,7 +83,7 @@ def test_separate_pools() -> None:
         (("--cached", "2"), "the cached fraction of a prompt"),
         (("--prefill-decode", "3"), "'3' is not of the form PREFILL+DECODE"),
         (("--dtype", "int1"), "unknown data type 'int1'"),
-        (("--replicas", "0"), "--replicas must be at least 1"),
+        (("--replicas", "0"), "--replicas must lie between 1 and 4096"),
         (("--trace", "/nowhere.csv"), "cannot be read"),
         (("--ep", "16"), "does not divide the 8 devices"),
     ],
@@ -95,9 +95,8 @@ def test_bad_input_is_one_line(arguments: tuple[str, str], message: str) -> None
         base[base.index(name) + 1] = value
     else:
         base += [name, value]
-    ran = (
-        groundspeed(*base, "--concurrency", "1") if name != "--concurrency" else groundspeed(*base)
-    )
+    closed = () if name in ("--concurrency", "--trace") else ("--concurrency", "1")
+    ran = groundspeed(*base, *closed)
     assert ran.code == 2
     assert message in ran.err
     assert ran.err.count("\n") == 1

@@ -1,0 +1,157 @@
+"""Parse the options of ``groundspeed estimate`` that are more than a number."""
+
+from pathlib import Path
+
+from groundspeed.profiles.errors import InputError
+
+Measured = dict[int, dict[str, float]]
+"""Measured metrics by concurrency, in seconds and tokens/s."""
+
+
+def parse_concurrency(text: str, load: str = "closed") -> tuple[int, ...]:
+    """Parse a list of concurrencies such as ``1,2,4..128``; ``a..b`` doubles from a up to b.
+
+    >>> parse_concurrency("1,4..32")
+    (1, 4, 8, 16, 32)
+    """
+    where = "--batch" if load == "static" else "--concurrency"
+    values: list[int] = []
+    for part in text.split(","):
+        ends = part.strip().split("..")
+        try:
+            numbers = [int(end) for end in ends]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (1, 2) or any(not 1 <= n <= 1_000_000 for n in numbers):
+            raise InputError(
+                f"'{part}' is not a whole number from 1 to 1,000,000",
+                where=where,
+                remedy="give a number" if load == "static" else "give a list such as 1,2,4..128",
+            )
+        if numbers[0] > numbers[-1]:
+            raise InputError(
+                f"'{part}' ends below its start",
+                where="--concurrency",
+                remedy=f"give {numbers[-1]}..{numbers[0]}",
+            )
+        value = numbers[0]
+        while value < numbers[-1]:
+            values.append(value)
+            value *= 2
+        values.append(numbers[-1])
+    return tuple(dict.fromkeys(values))
+
+
+def parse_slo(text: str | None) -> tuple[float, float] | None:
+    """Parse limits in ms such as ``ttft=500,tpot=50`` to (TTFT, TPOT) in seconds.
+
+    A limit that is not given is infinite. None gives None.
+
+    Raises
+    ------
+    InputError
+        If a part is not ``ttft=NUMBER`` or ``tpot=NUMBER``.
+    """
+    if text is None:
+        return None
+    limits = {"ttft": float("inf"), "tpot": float("inf")}
+    for part in text.split(","):
+        name, _, value = part.strip().partition("=")
+        try:
+            limits[name.lower()] = float(value.lower().removesuffix("ms")) * 1e-3
+        except ValueError:
+            name = ""
+        if name.lower() not in ("ttft", "tpot"):
+            raise InputError(f"'{part}' is not a limit on ttft or tpot", where="--slo",
+                             remedy="give limits in ms, such as ttft=500,tpot=50")  # fmt: skip
+    return limits["ttft"], limits["tpot"]
+
+
+def parse_pools(text: str | None) -> tuple[int, int] | None:
+    """Parse ``2+6`` to the numbers of prefill and decode replicas (2, 6); None gives None.
+
+    Raises
+    ------
+    InputError
+        If the text is not two whole numbers joined by a plus sign.
+    """
+    if text is None:
+        return None
+    first, plus, second = text.partition("+")
+    if not (plus and first.strip().isdigit() and second.strip().isdigit()):
+        raise InputError(
+            f"'{text}' is not of the form PREFILL+DECODE",
+            where="--prefill-decode",
+            remedy="give two numbers of replicas, such as 2+6",
+        )
+    return int(first), int(second)
+
+
+def read_trace(path: Path) -> tuple[tuple[float, int, int], ...]:
+    """Read the requests of a trace from a CSV file with the columns arrival_s, isl and osl.
+
+    Returns
+    -------
+    tuple of (float, int, int)
+        Arrival time [s], prompt tokens and output tokens of each request, by arrival time.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, a value is not a number or out of range, or there are no rows.
+    """
+    from groundspeed.profiles.files import read_rows
+
+    arrivals = []
+    for line, row in enumerate(read_rows(path), start=2):
+        try:
+            arrival, isl, osl = float(row["arrival_s"]), int(row["isl"]), int(row["osl"])
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"every row needs a number in arrival_s, isl and osl ({error})",
+                where=f"{path}, line {line}",
+            ) from error
+        if not (0.0 <= arrival < 1e9 and isl > 0 and osl > 0):
+            raise InputError(
+                "arrival_s must be at least 0, isl and osl at least 1", where=f"{path}, line {line}"
+            )
+        arrivals.append((arrival, isl, osl))
+    if not arrivals:
+        raise InputError("has no requests (only a header)", where=str(path))
+    return tuple(sorted(arrivals))
+
+
+def read_measured(path: Path) -> Measured:
+    """Read measurements by concurrency from a CSV file with the columns of ``backtest``.
+
+    ``batch_or_concurrency`` (or ``concurrency``) is required in every row; ``ttft_ms``,
+    ``tpot_ms``, ``output_tok_s`` and ``total_tok_s`` are optional.
+
+    Raises
+    ------
+    InputError
+        If the concurrency is missing or a value is not a number.
+    """
+    from groundspeed.profiles.files import read_rows
+
+    rows: Measured = {}
+    for row in read_rows(path):
+        try:
+            concurrency = int(float(row.get("batch_or_concurrency") or row["concurrency"]))
+            rows[concurrency] = {
+                metric: float(row[column]) * scale
+                for metric, column, scale in (
+                    ("ttft_s", "ttft_ms", 1e-3),
+                    ("tpot_s", "tpot_ms", 1e-3),
+                    ("output_tokens_per_s", "output_tok_s", 1.0),
+                    ("total_tokens_per_s", "total_tok_s", 1.0),
+                )
+                if row.get(column)
+            }
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                "every row needs a whole number in batch_or_concurrency, and numbers in the other "
+                f"columns ({error})",
+                where=str(path),
+            ) from error
+    return rows
