@@ -6,6 +6,7 @@ cannot be predicted is skipped; its reason is reported and it is counted.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -120,9 +121,7 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, Workload]
         kv_dtype="fp8" if _text(row, "kv_dtype").lower().startswith("fp8") else None,
     )
     platform = "rocm" if hardware.architecture.lower().startswith("cdna") else "cuda"
-    engine = find_engine(
-        _text(row, "engine") or "vllm", version=_text(row, "engine_version"), platform=platform
-    )
+    engine = find_engine(_text(row, "engine") or "vllm", version=_version(row), platform=platform)
     budget = _integer(row, "token_budget", 0)
     low, high = _number(row, "length_low"), _number(row, "length_high")
     kind = KINDS.get(_text(row, "load_kind").split("(")[0].strip() or "closed")
@@ -260,6 +259,15 @@ def _quantile(ordered: list[float], q: float) -> float:
 def _text(row: Row, name: str) -> str:
     value = row.get(name)
     return "" if value is None else str(value).strip()
+
+
+def _version(row: Row) -> str:
+    """Return the number in an engine's version or image tag (``vllm-openai:v0.19.0-cu130``).
+
+    A text without a number, such as ``nightly``, stands for the newest.
+    """
+    found = re.search(r"\d+\.\d+(?:\.\d+)*", _text(row, "engine_version"))
+    return found.group() if found else ""
 
 
 def _number(row: Row, name: str) -> float | None:

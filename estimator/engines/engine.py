@@ -152,8 +152,14 @@ def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engi
         if not engines:
             raise InputError(f"unknown engine '{name}'", remedy=did_you_mean(wanted, known))
         raise InputError(f"there are no constants of the engine {wanted} for {platform}")
-    if not _version_tuple(version):
+    if not version.strip():
         return fitting[0]
+    if not _version_tuple(version):
+        raise InputError(
+            f"'{version}' is not a version of {wanted}",
+            where="engine version",
+            remedy="give a number such as 0.12, or leave it out for the newest that is known",
+        )
     older = [e for e in fitting if _version_tuple(e.from_version) <= _version_tuple(version)]
     return older[0] if older else fitting[-1]
 

@@ -20,8 +20,9 @@ from groundspeed.profiles.operations import Array
 EIGHT_BIT = ("fp8", "fp8_row", "fp8_block", "int8")
 """Formats whose activations are quantized before a GEMM."""
 
-FUSABLE = ("fp8", "int8")
-"""Those with one scale per tensor, which the operation before the GEMM can apply."""
+FUSABLE = ("fp8", "int8", "nvfp4")
+"""Formats whose activations the operation before the GEMM can quantize: one scale per tensor, or
+small blocks inside a row."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Shard:
         """Return GEMMs with the weights of the layers, and what quantizes their activations."""
         dtype = self.formats.linear
         gemm = matmul(group, m, n, k, count, dtype)
-        if dtype not in EIGHT_BIT:
-            return [gemm]
         if self.fused_quantize and dtype in FUSABLE:
             return [gemm.with_key(quantize="fused")]
+        if dtype not in EIGHT_BIT:
+            return [gemm]
         # A table of GEMMs may contain this operation: see ``hardware/law_lookup``.
         quantize = elementwise("quantize", "fp8_quantize", m, k, count, self.formats.rest)
         return [quantize.with_key(gemm=dtype), gemm]

@@ -19,7 +19,7 @@ from groundspeed.estimator.model.quantization import STORED_BYTES
 from groundspeed.estimator.model.spec import Model
 from groundspeed.estimator.serving.deployment import Deployment, formats
 from groundspeed.estimator.serving.memory import step_weight_bytes
-from groundspeed.estimator.serving.workload import Prediction
+from groundspeed.estimator.serving.workload import Prediction, Workload
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.errors import PhysicsError
 
@@ -27,15 +27,17 @@ TOLERANCE = 0.02
 """[1] Relative error that interpolation, rounding and ramps may cause."""
 
 
-def require_physics(p: Prediction, model: Model, d: Deployment, hardware: Hardware) -> None:
-    """Raise an error if a prediction breaks physics.
+def require_physics(
+    p: Prediction, w: Workload, model: Model, d: Deployment, hardware: Hardware
+) -> None:
+    """Raise an error if the prediction of a load breaks physics.
 
     Raises
     ------
     PhysicsError
         If it does; the message says what is violated, and holds the inputs.
     """
-    broken = _first_violation(p, model, d, hardware)
+    broken = _first_violation(p, w, model, d, hardware)
     if broken is not None:
         raise PhysicsError(
             f"{broken} ({p.model} on {p.devices} x {p.hardware}, {p.engine}, tp {d.tp} pp {d.pp} "
@@ -44,7 +46,9 @@ def require_physics(p: Prediction, model: Model, d: Deployment, hardware: Hardwa
         )
 
 
-def _first_violation(p: Prediction, model: Model, d: Deployment, hardware: Hardware) -> str | None:
+def _first_violation(
+    p: Prediction, w: Workload, model: Model, d: Deployment, hardware: Hardware
+) -> str | None:
     values = [p.ttft_s, p.e2e_s, p.output_tokens_per_s, p.requests_per_s]
     values += [p.tpot_s] if p.tpot_s is not None else []
     if not all(math.isfinite(v) and v > 0.0 for v in values):
@@ -58,17 +62,22 @@ def _first_violation(p: Prediction, model: Model, d: Deployment, hardware: Hardw
         if p.requests_per_s > (1.0 + TOLERANCE) * offered:
             return f"{p.requests_per_s:.4g} requests/s served of {offered:.4g} offered"
     spec = hardware.datasheet
-    return None if spec is None else _roofs(p, model, d, hardware, spec)
+    return None if spec is None else _roofs(p, w, model, d, hardware, spec)
 
 
 def _roofs(
-    p: Prediction, model: Model, d: Deployment, hardware: Hardware, spec: DeviceSpec
+    p: Prediction,
+    w: Workload,
+    model: Model,
+    d: Deployment,
+    hardware: Hardware,
+    spec: DeviceSpec,
 ) -> str | None:
     """Return the roof of the data sheet that a phase exceeds, if it does."""
     cached = hardware.last_level_cache_bytes or 0.0
     if p.decode_parts and spec.memory_bandwidth_bytes_per_s is not None:
         step_s = sum(part.time_s for part in p.decode_parts)
-        read = decode_bytes(p, model, d)
+        read = decode_bytes(w, model, d)
         needed = max(read - cached, 0.0) / spec.memory_bandwidth()
         if step_s < (1.0 - TOLERANCE) * needed:
             return (
@@ -93,10 +102,13 @@ def _roofs(
     return None
 
 
-def decode_bytes(p: Prediction, model: Model, d: Deployment) -> float:
-    """Return the bytes that a decode step of a prediction must read on one device."""
-    running = max(1.0, p.concurrency / d.groups) if p.kind not in ("poisson", "trace") else 1.0
+def decode_bytes(w: Workload, model: Model, d: Deployment) -> float:
+    """Return the least bytes that a decode step of a load must read on one device.
+
+    Of a server only one sequence is counted, because the batch follows from the simulation.
+    """
+    sequences = w.concurrency / d.groups if w.kind == "static" else 1.0
+    context = w.mean_length * w.prompt_tokens
     item = STORED_BYTES[formats(model, d).cache]
-    cache = sum(m.read_items(float(p.prompt_tokens)) / m.cache_ways(d.tp) for m in model.mixers)
-    sequences = running if p.kind == "static" else 1.0
+    cache = sum(m.read_items(context) / m.cache_ways(d.tp) for m in model.mixers)
     return step_weight_bytes(model, d, sequences / d.dp) + item * sequences * cache

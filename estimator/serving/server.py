@@ -91,7 +91,7 @@ class Server:
         outcome = self._run(workload, group)
         prediction = self._prediction(workload, group, outcome, slo)
         prediction = self._with_costs(prediction, price_per_hour)
-        require_physics(prediction, self.model, self.deployment, self.hardware)
+        require_physics(prediction, workload, self.model, self.deployment, self.hardware)
         return prediction
 
     def _group(self, w: Workload) -> "_Group":

@@ -1,0 +1,129 @@
+"""Every option of ``estimate`` changes the result or is refused: none is without effect."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from groundspeed.cli import app
+from groundspeed.commands.estimate_load import BELONGS, NAIVE
+from groundspeed.profiles import InputError
+
+STATIC = ("--isl", "512", "--osl", "64")
+LOADS = {
+    "static": STATIC,
+    "closed": (*STATIC, "--concurrency", "8", "--num-prompts", "80"),
+    "open": (*STATIC, "--rate", "3"),
+}
+VALUES = {
+    "--batch": ("4",), "--concurrency": ("3",), "--rate": ("5",), "--engine": ("sglang",),
+    "--engine-version": ("0.6",), "--slo": ("ttft=500,tpot=50",), "--num-prompts": ("30",),
+    "--length-low": ("0.3",), "--length-high": ("1.5",), "--max-sequences": ("2",),
+    "--token-budget": ("300",), "--price": ("2.5",), "--draft-tokens": ("3", "--acceptance", "0.5"),
+    "--kv-dtype": ("fp8",), "--cached": ("0.5",), "--tp": ("2",), "--pp": ("2",), "--ep": ("2",),
+    "--dp": ("2",), "--replicas": ("2",), "--dtype": ("fp8",), "--isl": ("700",), "--osl": ("90",),
+    "--simulate": (), "--prefill-decode": ("1+1",),
+}  # fmt: skip
+"""A value for each option, and what it needs beside it."""
+
+ELSEWHERE = {"--acceptance", "--measured", "--plot", "--trace"}
+"""Options with tests of their own, or tested together with another one."""
+
+
+def run(*arguments: str) -> Any:
+    result = CliRunner().invoke(app, ["estimate", *arguments])
+    if result.exception is not None:
+        raise result.exception
+    return json.loads(result.stdout) if "--json" in arguments else result.stdout
+
+
+def test_every_option_is_listed_here() -> None:
+    assert set(BELONGS) <= set(VALUES) | ELSEWHERE
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("option", VALUES)
+def test_option_changes_the_result_or_is_refused(option: str, load: str) -> None:
+    base = ["mixtral-8x7b", "--gpu", "h200", *LOADS[load]]
+    if load == "open" and option == "--rate":
+        base[base.index("--rate") + 1] = "2"
+    if option in base:  # another value of the same option
+        index = base.index(option)
+        del base[index : index + 2]
+    changed = [*base, option, *VALUES[option]]
+    if option in ("--ep", "--dp"):  # two devices, whose experts are spread or split
+        base += ["--tp", "2"]
+        changed += ["--tp", "2"]
+    out = () if option == "--simulate" else ("--json",)
+    before = run(*base, *out)
+    try:
+        after = run(*changed, *out)
+    except InputError as error:
+        assert load not in BELONGS.get(option, ("static", "closed", "open")) or "needs" in str(
+            error
+        )
+        return
+    if out:
+        for document in (before, after):
+            for prediction in document["predictions"]:
+                prediction.pop("assumed")
+    assert after != before
+
+
+@pytest.mark.parametrize("option", sorted(set(BELONGS) - set(NAIVE)))
+def test_naive_method_refuses_what_it_does_not_know(option: str, tmp_path: Path) -> None:
+    values = {"--trace": "t.csv", "--measured": "m.csv", "--plot": "p.png", "--acceptance": "0.5"}
+    value = values.get(option, *VALUES.get(option, ("1",))[:1])
+    more = [] if option == "--simulate" else [value]
+    if option in ("--tp", "--pp", "--ep", "--dp", "--replicas"):
+        more = ["2"]
+    with pytest.raises(InputError, match=f"{option}: has no effect on the naive method"):
+        run("qwen2.5-32b", "--gpu", "h20", "--method", "naive", option, *more)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--engine-version", "abc", "--engine", "vllm"], "'abc' is not a version"),
+        (["--token-budget", "0", "--concurrency", "2"], "--token-budget: must lie between 1"),
+        (["--max-sequences", "0"], "--max-sequences: must lie between 1"),
+        (["--concurrency", "8..1"], "'8..1' ends below its start"),
+        (["--batch", "8", "--concurrency", "8"], "--batch: belongs to a static batch"),
+        (["--acceptance", "0.5", "--concurrency", "2"], "--acceptance: needs --draft-tokens"),
+        (["--draft-tokens", "3", "--concurrency", "2"], "--draft-tokens: needs --acceptance"),
+        (["--slo", "ttft=5", "--batch", "2"], "--slo: belongs to a closed loop"),
+        (["--utilization", "0.5"], "--utilization: has no effect without --method naive"),
+        (["--rate", "2", "--concurrency", "4"], "--concurrency: belongs to a closed loop"),
+        (["--rate", "nan"], "arrival rate must be above 0"),
+        (["--engine-version", "0.12"], "--engine-version: needs --engine"),
+        (["--batch", "2", "--length-low", "0.5"], "--length-low: belongs to a closed loop"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(arguments: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said.replace("..", r"\.\.")) as refused:
+        run("llama-3.1-8b", "--gpu", "h200", *arguments)
+    assert "\n" not in str(refused.value)
+
+
+def test_batch_with_tp_is_a_static_batch_and_not_a_closed_loop() -> None:
+    document = run("llama-3.1-8b", "--gpu", "h200", "--batch", "8", "--tp", "8", "--json")
+    assert {p["kind"] for p in document["predictions"]} == {"static"}
+    assert {p["devices"] for p in document["predictions"]} == {8}
+
+
+def test_two_gpus_have_their_own_memory_power_and_reasons() -> None:
+    text = " ".join(
+        run("llama-3.1-8b", "--gpu", "h200", "--gpu", "a100-sxm-80gb", "--concurrency", "4").split()
+    )
+    for gpu, watts in (("h200", "700"), ("a100-sxm-80gb", "400")):
+        assert f"{gpu}: memory of the device" in text
+        assert f"{gpu}: energy: at least" in text
+        assert f"at {watts} W per device" in text
+        assert f"{gpu}: TTFT is" in text
+
+
+def test_one_output_token_has_no_tpot() -> None:
+    document = run("llama-3.1-8b", "--gpu", "h200", "--osl", "1", "--concurrency", "4", "--json")
+    assert all(p["tpot_s"] is None and p["decode_parts"] == [] for p in document["predictions"])
