@@ -18,10 +18,10 @@ import time
 import numpy as np
 
 from groundspeed.estimator import find_model
+from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.engines.engine import find_engine
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving.closed_form import Loads, closed_form
-from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.step_time import StepTimes, step_graph
 from groundspeed.estimator.serving.workload import Workload

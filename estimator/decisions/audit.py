@@ -14,10 +14,10 @@ with the predicted prefill time separated.
 from dataclasses import dataclass
 from typing import Literal
 
+from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.engines.engine import Costs, Engine
 from groundspeed.estimator.hardware.law_lookup import DatasheetHardware, Hardware
 from groundspeed.estimator.model.spec import Model
-from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Workload
 from groundspeed.profiles.datasheet import DeviceSpec

@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.engines.engine import find_engine
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.catalog import find_model
 from groundspeed.estimator.model.quantization import NAMES
-from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.server import Server, override_limits
 from groundspeed.estimator.serving.workload import Kind, Prediction, Workload
 from groundspeed.profiles.errors import InputError, PhysicsError

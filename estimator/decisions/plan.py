@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from groundspeed.estimator.deployment.deployment import Deployment, require_valid
+from groundspeed.estimator.deployment.memory import most_sequences, plan_memory
 from groundspeed.estimator.engines.engine import Engine
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.catalog import hub_name
 from groundspeed.estimator.model.spec import Model
 from groundspeed.estimator.serving.closed_form import Loads, closed_form
-from groundspeed.estimator.serving.deployment import Deployment, require_valid
-from groundspeed.estimator.serving.memory import most_sequences, plan_memory
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.step_time import StepTimes, step_graph
 from groundspeed.estimator.serving.workload import Prediction, Workload

@@ -19,6 +19,7 @@ from functools import cached_property
 
 import numpy as np
 
+from groundspeed.estimator.deployment.deployment import Deployment, formats
 from groundspeed.estimator.graph.operator import (
     Operator,
     collective,
@@ -30,7 +31,6 @@ from groundspeed.estimator.graph.operator import (
 from groundspeed.estimator.mixers.mixer import Shard
 from groundspeed.estimator.model.quantization import Formats
 from groundspeed.estimator.model.spec import Experts, Model
-from groundspeed.estimator.serving.deployment import Deployment, formats
 from groundspeed.profiles.operations import Array
 
 WIRE_BYTES = 2.0

@@ -15,14 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from groundspeed.estimator.engines.engine import NO_ENGINE, Engine, find_engine
-from groundspeed.estimator.hardware.law_lookup import Hardware
-from groundspeed.estimator.model.spec import Model
-from groundspeed.estimator.serving.deployment import Deployment, formats, require_valid
-from groundspeed.estimator.serving.explain import assumptions, explain_ttft, serving_notes
-from groundspeed.estimator.serving.interval import interval_factors
-from groundspeed.estimator.serving.invariants import require_physics
-from groundspeed.estimator.serving.memory import (
+from groundspeed.estimator.deployment.deployment import Deployment, formats, require_valid
+from groundspeed.estimator.deployment.invariants import require_physics
+from groundspeed.estimator.deployment.memory import (
     GIB,
     Memory,
     cache_bytes,
@@ -31,6 +26,11 @@ from groundspeed.estimator.serving.memory import (
     require_fit,
     step_weight_bytes,
 )
+from groundspeed.estimator.engines.engine import NO_ENGINE, Engine, find_engine
+from groundspeed.estimator.hardware.law_lookup import Hardware
+from groundspeed.estimator.model.spec import Model
+from groundspeed.estimator.serving.explain import assumptions, explain_ttft, serving_notes
+from groundspeed.estimator.serving.interval import interval_factors
 from groundspeed.estimator.serving.parts import in_engine, limits_sentence, part_times
 from groundspeed.estimator.serving.requests import Simulated, make_load, simulate_group
 from groundspeed.estimator.serving.scheduler import simulate
@@ -265,7 +265,7 @@ class Server:
             names = found.setdefault(steps.hardware.source(chosen), [])
             if operator.operation not in names:
                 names.append(operator.operation)
-        return tuple(f"{', '.join(names)}: {source}" for source, names in found.items())
+        return tuple(f"times from {s}: {', '.join(names)}" for s, names in found.items())
 
     def _parts(
         self, group: "_Group", w: Workload, running: int

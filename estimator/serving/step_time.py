@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.engines.engine import Engine
 from groundspeed.estimator.graph.operator import Operator
 from groundspeed.estimator.graph.step import StepGraph
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.spec import Model
-from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.interpolation import Axis, Curve1, Curve2
 from groundspeed.profiles.operations import Array
 

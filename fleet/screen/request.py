@@ -137,7 +137,7 @@ def with_costs(
     screening: "Screening", served: Served, profile_dir: Path | None = None
 ) -> "Screening":
     """Return the screening with the predicted cost added to each conclusive finding."""
-    from groundspeed.estimator.serving.build_server import ServerOptions, build_server
+    from groundspeed.estimator.deployment.build_server import ServerOptions, build_server
     from groundspeed.estimator.serving.workload import Workload
     from groundspeed.fleet.screen.cost import cost_of
 

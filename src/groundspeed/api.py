@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from groundspeed.display.notebook import Estimate, Estimates, FleetScreening, MeasuredProfile
 from groundspeed.estimator import Workload, find_model
+from groundspeed.estimator.deployment.build_server import ServerOptions, build_server
 from groundspeed.estimator.hardware.find_hardware import find_hardware
-from groundspeed.estimator.serving.build_server import ServerOptions, build_server
 from groundspeed.estimator.serving.workload import Kind
 from groundspeed.profiles.errors import InputError, did_you_mean
 
@@ -310,7 +310,7 @@ def compare(
         As in :func:`estimate`.
     options : mapping of str to mapping
         Each deployment by its name: ``gpu``, and optionally ``price`` and the fields of
-        :class:`groundspeed.estimator.serving.build_server.ServerOptions` (``tp``, ``engine``, ...).
+        ``ServerOptions`` in ``estimator.deployment.build_server`` (``tp``, ``engine``, ...).
     prompt_tokens, output_tokens : int, default 1024
         Input and output length of each request.
     concurrency : sequence of int, default (1, 8, 64)

@@ -148,5 +148,5 @@ def test_site_opens_in_a_browser_without_errors_or_external_requests(
     assert said == []
     assert [u for u in requested if not u.startswith(("file:", "data:"))] == []
     page.goto((site / "reference/api/index.html").as_uri())
-    assert "estimate_server" in page.locator("article").inner_text()
+    assert "sweep" in page.locator("article").inner_text()
     page.close()

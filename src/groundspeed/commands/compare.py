@@ -95,8 +95,8 @@ def compare_command(
 
 def _option(text: str, model: str, profile_dir: "Path | None") -> "Option":
     from groundspeed.estimator.decisions.compare import Option
+    from groundspeed.estimator.deployment.build_server import ServerOptions, build_server
     from groundspeed.estimator.hardware.find_hardware import find_hardware
-    from groundspeed.estimator.serving.build_server import ServerOptions, build_server
     from groundspeed.profiles.errors import did_you_mean
 
     values: dict[str, str] = {}

@@ -282,8 +282,8 @@ def estimate_command(
         read_trace,
     )
     from groundspeed.estimator import Workload, find_model
+    from groundspeed.estimator.deployment.build_server import ServerOptions
     from groundspeed.estimator.hardware.find_hardware import find_hardware
-    from groundspeed.estimator.serving.build_server import ServerOptions
 
     given = {
         "--batch": batch, "--concurrency": concurrency, "--rate": rate, "--trace": trace,

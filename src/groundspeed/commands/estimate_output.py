@@ -11,9 +11,9 @@ from groundspeed.profiles.errors import InputError
 if TYPE_CHECKING:
     from groundspeed.commands.estimate_parsing import Measured
     from groundspeed.estimator import Hardware, Model, Prediction, Workload
+    from groundspeed.estimator.deployment.build_server import ServerOptions
     from groundspeed.estimator.engines.engine import Engine
     from groundspeed.estimator.hardware.find_hardware import HardwareChoice
-    from groundspeed.estimator.serving.build_server import ServerOptions
     from groundspeed.estimator.serving.pools import Disaggregated
 
 Columns = list[tuple[str, "list[Prediction]"]]
@@ -128,6 +128,7 @@ def _show(
     console.print()
     if w.kind == "static":
         show_batch(console, [(name, ps[0]) for name, ps in columns])
+        console.print()
     else:
         show_serving(console, columns, measured)
     if request.percentiles:
@@ -190,7 +191,7 @@ def predict_pools(request: EstimateRequest) -> "Disaggregated":
     InputError
         If the bandwidth between devices is not known.
     """
-    from groundspeed.estimator.serving.build_server import build_server
+    from groundspeed.estimator.deployment.build_server import build_server
     from groundspeed.estimator.serving.pools import Pools, predict_disaggregated
 
     choice = request.hardware[-1]

@@ -27,8 +27,8 @@ from groundspeed.estimator import (
     Server,
     Workload,
 )
+from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.engines.engine import find_engine
-from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.static_batch import decode_contexts
 from groundspeed.estimator.serving.step_time import step_graph
 from groundspeed.estimator.serving.workload import PartTime

@@ -18,9 +18,9 @@ from groundspeed.estimator.decisions.audit import (
 from groundspeed.estimator.decisions.backtest import RowResult, backtest, summarize
 from groundspeed.estimator.decisions.compare import Option, compare_servers
 from groundspeed.estimator.decisions.plan import Candidate, Plan, make_plan
+from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.engines.engine import find_engine
 from groundspeed.estimator.hardware.find_hardware import find_hardware
-from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Workload
 from groundspeed.profiles import InputError

@@ -8,8 +8,8 @@ from groundspeed.estimator.decisions.naive_method import (
     memory_roof_tokens_per_s,
     naive_estimate,
 )
+from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.engines.engine import find_engine
-from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.profiles import InputError, find_device
 
 MODEL = find_model("qwen2.5-32b")

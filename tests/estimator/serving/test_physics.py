@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundspeed.estimator import DatasheetHardware, Hardware, Prediction, Server, Workload
+from groundspeed.estimator.deployment.build_server import ServerOptions, build_server
+from groundspeed.estimator.deployment.deployment import Deployment
+from groundspeed.estimator.deployment.invariants import require_physics
 from groundspeed.estimator.engines.engine import find_engine
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.model.catalog import find_model, shipped_models
-from groundspeed.estimator.serving.build_server import ServerOptions, build_server
-from groundspeed.estimator.serving.deployment import Deployment
-from groundspeed.estimator.serving.invariants import require_physics
 from groundspeed.estimator.serving.workload import Kind
 from groundspeed.profiles import InputError, PhysicsError, find_device
 from groundspeed.profiles.datasheet import load_datasheets

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundspeed.estimator import DatasheetHardware, ProfileHardware, find_model
+from groundspeed.estimator.deployment.deployment import Deployment
+from groundspeed.estimator.deployment.memory import cache_bytes, min_devices, weight_bytes
 from groundspeed.estimator.engines.engine import Engine, find_engine, load_engines
 from groundspeed.estimator.hardware.find_hardware import find_hardware, shipped_profile
 from groundspeed.estimator.serving.closed_form import Loads, closed_form
-from groundspeed.estimator.serving.deployment import Deployment
-from groundspeed.estimator.serving.memory import cache_bytes, min_devices, weight_bytes
 from groundspeed.estimator.serving.pools import Pools, predict_disaggregated
 from groundspeed.estimator.serving.scheduler import Load, simulate
 from groundspeed.estimator.serving.server import Server, override_limits

@@ -16,9 +16,9 @@ from groundspeed.estimator import (
     Workload,
     find_model,
 )
+from groundspeed.estimator.deployment.deployment import Deployment
+from groundspeed.estimator.deployment.memory import step_weight_bytes
 from groundspeed.estimator.engines.engine import find_engine
-from groundspeed.estimator.serving.deployment import Deployment
-from groundspeed.estimator.serving.memory import step_weight_bytes
 from groundspeed.profiles import InputError, find_device
 
 H200 = DatasheetHardware(find_device("h200").spec)

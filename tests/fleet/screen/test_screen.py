@@ -9,9 +9,9 @@ import pytest
 
 from findings import judged, named
 from groundspeed.estimator import find_model
+from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.engines.engine import find_engine
 from groundspeed.estimator.hardware.find_hardware import find_hardware
-from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Workload
 from groundspeed.fleet.screen.baseline_detectors import DETECTORS

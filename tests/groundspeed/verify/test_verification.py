@@ -13,10 +13,10 @@ import tiny_campaign  # noqa: E402
 from groundspeed.calibrate.run.device import open_device  # noqa: E402
 from groundspeed.display.plots import save_roofline  # noqa: E402
 from groundspeed.estimator import Model, ProfileHardware, Server, Workload  # noqa: E402
+from groundspeed.estimator.deployment.deployment import Deployment  # noqa: E402
 from groundspeed.estimator.engines.engine import find_engine  # noqa: E402
 from groundspeed.estimator.model.architectures import parse_config  # noqa: E402
 from groundspeed.estimator.model.catalog import find_model  # noqa: E402
-from groundspeed.estimator.serving.deployment import Deployment  # noqa: E402
 from groundspeed.profiles import InputError, Profile, load_profile  # noqa: E402
 from groundspeed.verify.decoder_timing import decoder_shape  # noqa: E402
 from groundspeed.verify.verification import VerifyRequest, verify  # noqa: E402

@@ -9,11 +9,11 @@ here, so an option means the same everywhere.
 from dataclasses import dataclass
 from pathlib import Path
 
+from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.engines.engine import Engine, find_engine
 from groundspeed.estimator.hardware.find_hardware import HardwareChoice, find_hardware
 from groundspeed.estimator.model.catalog import find_model
 from groundspeed.estimator.model.spec import Model
-from groundspeed.estimator.serving.deployment import Deployment
 from groundspeed.estimator.serving.server import Server, override_limits
 
 

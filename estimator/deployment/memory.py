@@ -10,10 +10,10 @@ layer caches at most its window; a recurrent layer keeps a state of fixed size.
 
 from dataclasses import dataclass
 
+from groundspeed.estimator.deployment.deployment import Deployment, formats
 from groundspeed.estimator.engines.engine import Engine
 from groundspeed.estimator.model.quantization import STORED_BYTES
 from groundspeed.estimator.model.spec import Model
-from groundspeed.estimator.serving.deployment import Deployment, formats
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.operations import weight_bytes as weight_item_bytes
 
