@@ -15,6 +15,7 @@ array([52428800.])
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,15 @@ def weight_bytes(dtype: str) -> float:
     return WEIGHT_BYTES[dtype] if dtype in WEIGHT_BYTES else item_bytes(dtype)
 
 
+Form = Literal[
+    "soft_roofline", "gemm", "prefill_attention", "decode_attention", "experts",
+    "parametric_roofline", "piecewise_linear", "token_counts",
+]  # fmt: skip
+"""How a law is fitted: ``soft_roofline`` alone; a parametric form with a residual GP (``gemm`` to
+``parametric_roofline``, the latter a soft roofline with a residual GP); ``piecewise_linear`` over
+the message size; ``token_counts``: a piecewise law of tokens for one shape of experts."""
+
+
 @dataclass(frozen=True)
 class Operation:
     """An operation and its algorithmic cost as a function of its columns."""
@@ -100,6 +110,9 @@ class Operation:
     """Whether arithmetic can limit the operation."""
     growing: tuple[str, ...]
     """Columns in which time must not decrease, because a larger value is never less work."""
+    form: Form = "soft_roofline"
+    """Model form of its laws. On a CPU all but the piecewise ones are soft rooflines, because tile
+    and wave quantization do not describe CPU timings."""
     countable: bool = True
     """Whether FLOPs and bytes follow from the columns; those of experts depend on the routing."""
     streamed: Callable[[Columns, ConfigKey], Array] | None = None
@@ -255,7 +268,7 @@ def _elementwise_bytes(c: Columns, r: ConfigKey) -> Array:
     return per_item * item_bytes(r["dtype"]) * c["rows"] * c["width"]
 
 
-OPTIONAL_CATEGORIES = ("library", "kv_dtype", "window", "tp", "ep", "routing")
+OPTIONAL_CATEGORIES = ("library", "kv_dtype", "window", "tp", "ep", "routing", "distribution")
 """Optional entries of the config key; a law with such an entry applies only to its value."""
 
 OPERATIONS: dict[str, Operation] = {
@@ -270,6 +283,7 @@ OPERATIONS: dict[str, Operation] = {
             True,
             ("m", "n", "k"),
             streamed=_matmul_weights,
+            form="gemm",
         ),
         Operation(
             "attention_prefill",
@@ -279,6 +293,7 @@ OPERATIONS: dict[str, Operation] = {
             _prefill_bytes,
             True,
             ("batch", "seq_len", "heads"),
+            form="prefill_attention",
         ),
         Operation(
             "attention_decode",
@@ -289,6 +304,7 @@ OPERATIONS: dict[str, Operation] = {
             True,
             ("batch", "kv_len", "heads"),
             streamed=_decode_cache,
+            form="decode_attention",
         ),
         Operation(
             "collective",
@@ -298,6 +314,7 @@ OPERATIONS: dict[str, Operation] = {
             _stream_bytes,
             False,
             ("bytes",),
+            form="piecewise_linear",
         ),
         Operation(
             "moe",
@@ -308,6 +325,7 @@ OPERATIONS: dict[str, Operation] = {
             True,
             ("tokens",),
             countable=False,
+            form="token_counts",
         ),
         Operation(
             "experts",
@@ -319,6 +337,7 @@ OPERATIONS: dict[str, Operation] = {
             ("tokens", "hidden", "width", "top_k"),
             countable=False,
             streamed=_experts_weights,
+            form="experts",
         ),
         Operation(
             "mla_decode",
@@ -329,6 +348,7 @@ OPERATIONS: dict[str, Operation] = {
             True,
             ("batch", "kv_len", "heads"),
             streamed=_mla_decode_cache,
+            form="parametric_roofline",
         ),
         Operation(
             "mla_prefill",
@@ -338,6 +358,7 @@ OPERATIONS: dict[str, Operation] = {
             _mla_prefill_bytes,
             True,
             ("batch", "seq_len", "heads"),
+            form="prefill_attention",
         ),
         Operation("stream", ("bytes",), ("mode", "dtype"), _zero, _stream_bytes, False, ("bytes",)),
         Operation(

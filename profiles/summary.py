@@ -14,8 +14,8 @@ from collections import defaultdict
 import numpy as np
 
 from groundspeed.profiles.busbw import REDUCED_IN_NETWORK, bus_factor
-from groundspeed.profiles.cache_levels import find_cache_levels
 from groundspeed.profiles.datasheet import DeviceSpec
+from groundspeed.profiles.laws.cache_levels import find_cache_levels
 from groundspeed.profiles.schema import Curve, Point, Rate, Stability
 
 BEYOND_CACHE = 4.0
@@ -82,7 +82,9 @@ def derive_rates(
             size = f"{winner.bytes / 1e6:.0f} MB moved"
             peak = bandwidth.value if bandwidth else None
             rates.append(_rate(name, "bytes/s", winner.bytes, winner, memory, peak, size))
-        elif curve.operation in PLAIN_RATES:
+        elif curve.operation in PLAIN_RATES or (
+            curve.operation in MEASURED_RATES and curve.origin == "measured"
+        ):
             rates.append(_plain_rate(curve, points, datasheet, compute, memory))
         elif curve.operation == "collective":
             rates += _collective_rates(curve, points, datasheet)
@@ -110,11 +112,18 @@ PLAIN_RATES = {
 }
 """Unit and name of the rates that are simply the best point of a curve, by operation."""
 
+MEASURED_RATES = {
+    "experts": ("FLOP/s", "experts {dtype} {distribution}"),
+    "mla_decode": ("bytes/s", "latent attention decode {kv_dtype}"),
+    "mla_prefill": ("FLOP/s", "latent attention prefill {dtype}"),
+}
+"""As above, for curves that were measured: published tables hold no best case."""
+
 
 def _plain_rate(
     curve: Curve, points: list[Point], datasheet: DeviceSpec | None, compute: float, memory: float
 ) -> Rate:
-    unit, title = PLAIN_RATES[curve.operation]
+    unit, title = (PLAIN_RATES | MEASURED_RATES)[curve.operation]
     work = "flops" if unit == "FLOP/s" else "bytes"
     best = max(points, key=lambda p: getattr(p, work) / p.time_s)
     config_key = defaultdict(str, curve.config_key)

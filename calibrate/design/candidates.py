@@ -103,12 +103,16 @@ def elementwise_candidates(op: str) -> list[Candidate]:
     ]
 
 
-MOE_SHAPES: tuple[Candidate, ...] = (
-    {"experts": 8.0, "top_k": 2.0, "hidden": 4096.0, "intermediate": 14336.0},
-    {"experts": 128.0, "top_k": 8.0, "hidden": 2048.0, "intermediate": 768.0},
+EXPERT_SHAPES: tuple[Candidate, ...] = (
+    {"hidden": 4096.0, "width": 14336.0, "experts": 8.0, "top_k": 2.0},
+    {"hidden": 4096.0, "width": 3584.0, "experts": 8.0, "top_k": 2.0},
+    {"hidden": 2048.0, "width": 768.0, "experts": 128.0, "top_k": 8.0},
+    {"hidden": 4096.0, "width": 768.0, "experts": 128.0, "top_k": 8.0},
+    {"hidden": 7168.0, "width": 256.0, "experts": 256.0, "top_k": 8.0},
 )
-"""Expert shapes of Mixtral-8x7B (few, wide) and Qwen3-30B-A3B (many, narrow), from their
-config.json."""
+"""Sizes of the experts of Mixtral-8x7B (few, wide; whole and split over 4 devices), Qwen3-30B-A3B
+and Qwen3-235B-A22B split over 2 (many, narrow), and DeepSeek-V3 split over 8 (most, narrowest),
+from their config.json."""
 
 PROJECTION_ROWS = (1, 16, 64, 512, 4096)
 TENSOR_PARALLEL = (1, 2, 4, 8)
@@ -139,10 +143,35 @@ def alignment_candidates() -> list[Candidate]:
     return [{"m": m, "n": ALIGNMENT_WIDTH, "k": ALIGNMENT_WIDTH} for m in rows]
 
 
-def moe_candidates(shape: Candidate) -> list[Candidate]:
-    """Token counts from one to a prefill, for one shape of experts."""
-    tokens = (1.0, 8.0, 48.0, 256.0, 1024.0, 4096.0, 12288.0)
-    return [{"tokens": t, **shape} for t in tokens]
+EXPERT_TOKENS = (1.0, 8.0, 48.0, 256.0, 1024.0, 4096.0, 12288.0)
+"""Token counts from one to a prefill."""
+
+
+def expert_candidates() -> list[Candidate]:
+    """Token counts and sizes of the experts of one layer on one device."""
+    return [{"tokens": t, **shape, "ep": 1.0} for shape in EXPERT_SHAPES for t in EXPERT_TOKENS]
+
+
+def latent_candidates(length: str, seed: int) -> list[Candidate]:
+    """Random batches, lengths and head counts for latent attention on a GPU.
+
+    Parameters
+    ----------
+    length : {'seq_len', 'kv_len'}
+        Column of the length: prompt (prefill) or cache (decode).
+    seed : int
+        Random seed.
+    """
+    generator = np.random.default_rng(seed + 2)
+    longest, largest = float(LONGEST["gpu"][length]), float(LARGEST_BATCH["gpu"])
+    return [
+        {
+            "batch": float(round(2.0 ** generator.uniform(0.0, largest))),
+            length: float(round(2.0 ** generator.uniform(5.0, longest) / 16) * 16),
+            "heads": float(generator.choice([16, 32, 64, 128])),  # 128 heads on 8 to 1 devices
+        }
+        for _ in range(2000)
+    ]
 
 
 def latency_candidates(cache_bytes: float) -> list[Candidate]:

@@ -19,13 +19,13 @@ import numpy as np
 
 from groundspeed.calibrate.design.candidates import (
     ELEMENTWISE_WIDTHS,
-    MOE_SHAPES,
     alignment_candidates,
     attention_candidates,
     elementwise_candidates,
+    expert_candidates,
     latency_candidates,
+    latent_candidates,
     matmul_candidates,
-    moe_candidates,
     projection_candidates,
     stream_candidates,
 )
@@ -127,7 +127,7 @@ class Mode:
     alignment: bool = False
     """Whether to measure GEMMs with 2^i and 2^i + 1 rows."""
     experts: bool = False
-    """Whether to measure mixture-of-experts kernels."""
+    """Whether to measure the experts of mixtures, and latent attention."""
     largest_operand_bytes: float = 2.0**29
     """[bytes] Largest operand on a CPU: a vocabulary times a hidden size in 16 bit."""
     largest_gpu_operand_bytes: float = 2.0**32
@@ -238,7 +238,7 @@ class Limits:
         rate = self.flops_per_s.get(
             kernel.config_key.get("dtype", ""), max(self.flops_per_s.values())
         )
-        if kernel.operation.startswith("attention"):
+        if kernel.operation.startswith(("attention", "mla")):
             rate = self.attention_flops_per_s
         fits = max(cost.read_bytes, cost.written_bytes) <= self.operand_bytes
         return fits and cost.flops / rate <= self.seconds
@@ -372,6 +372,7 @@ def _triton_cases(device: Device, mode: Mode, limits: Limits, seed: int) -> list
     if importlib.util.find_spec("triton") is None:
         return []
     from groundspeed.kernels.attention.decode_triton import PagedDecode
+    from groundspeed.kernels.attention.latent_triton import LatentDecode, LatentPrefill
     from groundspeed.kernels.experts.experts_triton import GroupedExperts
     from groundspeed.kernels.memory.latency_triton import PointerChase
     from groundspeed.kernels.memory.stream_triton import TritonStream
@@ -384,15 +385,19 @@ def _triton_cases(device: Device, mode: Mode, limits: Limits, seed: int) -> list
     decode = attention_candidates("kv_len", seed, "gpu")
     for dtype in ("bfloat16", "fp8"):
         cases += _choose(PagedDecode(dtype), decode, mode.attention_points // 2, limits, seed)
-    cache = device.last_level_cache_bytes or 2.0**26
-    cases += [planned(PointerChase(), c) for c in latency_candidates(cache)]
+    level = device.last_level_cache_bytes or 2.0**26
+    cases += [planned(PointerChase(), c) for c in latency_candidates(level)]
     cases += [planned(TritonWorkingSet(), c) for c in working_sets(device, mode, limits)]
     if mode.experts:
         for routing in ("balanced", "zipf"):
-            for shape in MOE_SHAPES:
-                experts = GroupedExperts("bfloat16", routing, tuple(shape.items()))
-                candidates = moe_candidates(shape)
-                cases += [planned(experts, c) for c in candidates if limits.allows(experts, c)]
+            experts = GroupedExperts("bfloat16", routing)
+            allowed = [c for c in expert_candidates() if limits.allows(experts, c)]
+            cases += [planned(experts, c) for c in allowed]
+        latent = latent_candidates("kv_len", seed)
+        prompts = latent_candidates("seq_len", seed)
+        for cache in ("bfloat16", "fp8"):
+            cases += _choose(LatentDecode(cache), latent, mode.attention_points, limits, seed)
+        cases += _choose(LatentPrefill(), prompts, mode.attention_points, limits, seed)
     return cases
 
 

@@ -13,9 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
 
-from groundspeed.calibrate.fit.parametric import PARAMETRIC_OPERATIONS, fit_parametric
-from groundspeed.calibrate.fit.piecewise import fit_piecewise, fit_token_counts
-from groundspeed.calibrate.fit.roofline import fit_roofline
+from groundspeed.calibrate.fit.dispatch import fit_columns
 from groundspeed.profiles.datasheet import DeviceSpec, find_device
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.laws import Law, law_time
@@ -136,30 +134,10 @@ def fit_law(
         columns = {c: group[c].to_numpy(dtype=float) for c in operation_spec.columns}
         time_s = group["time_us"].to_numpy(dtype=float) * 1e-6
         source = f"{len(group)} rows of {spec.id if spec else 'a device without a datasheet'}"
-        if operation == "collective":
-            sizes = columns["bytes"]
-            law = fit_piecewise(
-                operation, config_key, sizes, time_s, origin="measured", source=source
-            )
-        elif operation == "moe":
-            tokens = columns["tokens"]
-            law = fit_token_counts(
-                operation, config_key, tokens, time_s, origin="measured", source=source
-            )
-        elif operation in PARAMETRIC_OPERATIONS:
-            law = fit_parametric(
-                operation,
-                config_key,
-                columns,
-                time_s,
-                datasheet=spec,
-                origin="measured",
-                source=source,
-            )
-        else:
-            law = fit_roofline(
-                operation, config_key, columns, time_s, origin="measured", source=source, seed=seed
-            )
+        law = fit_columns(
+            operation, config_key, columns, time_s,
+            datasheet=spec, on_cpu=False, origin="measured", source=source, seed=seed,
+        )  # fmt: skip
         laws.append(law)
     return FittedLaw(operation, tuple(laws))
 

@@ -23,12 +23,6 @@ from groundspeed.profiles.laws.law import Origin, is_unaligned
 from groundspeed.profiles.laws.work import Work
 from groundspeed.profiles.operations import OPERATIONS, Array, Columns, ConfigKey
 
-PARAMETRIC_OPERATIONS = (
-    "matmul", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode", "experts",
-)  # fmt: skip
-"""Operations whose laws have a specific model form and a residual GP. On a CPU they are fitted by
-the soft roofline instead, because tile and wave quantization do not describe CPU timings."""
-
 FEWEST_POINTS = 5
 FEWEST_UNALIGNED = 4
 ROBUST = 0.06
@@ -57,7 +51,7 @@ def fit_parametric(
     Parameters
     ----------
     operation : str
-        One of ``PARAMETRIC_OPERATIONS``, e.g. ``matmul``.
+        An operation with a parametric form, e.g. ``matmul``.
     config_key : mapping of str to str
         Config key that all points share, e.g. ``{"dtype": "bfloat16"}``.
     columns : mapping of str to (N,) ndarray

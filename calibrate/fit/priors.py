@@ -15,7 +15,7 @@ import numpy as np
 
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.laws.work import Work
-from groundspeed.profiles.operations import Array, ConfigKey
+from groundspeed.profiles.operations import OPERATIONS, Array, ConfigKey
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ def priors(
     (str, dict of str to Prior)
         Name of the model form, and the priors by coefficient.
     """
-    fastest = float(time_s.min())
-    if operation == "matmul":
+    fastest, form = float(time_s.min()), OPERATIONS[operation].form
+    if form == "gemm":
         return "gemm", _gemm(config_key, roof, fastest)
-    if operation == "attention_decode":
+    if form == "decode_attention":
         return "decode_attention", {
             "startup_s": Prior(min(10e-6, fastest), 0.5),
             "bandwidth_bytes_per_s": Prior(0.9 * roof.bytes_per_s, 0.25),
@@ -106,14 +106,14 @@ def priors(
             "l2_bytes": Prior(0.8 * roof.cache_bytes, 0.3 if roof.cache_known else UNKNOWN_LOG_SD),
             "compute_units": Prior(roof.compute_units, 0.0),
         }
-    if operation in ("attention_prefill", "mla_prefill"):
+    if form == "prefill_attention":
         return "prefill_attention", {
             "startup_s": Prior(min(13e-6, fastest), 0.4),
             "compute_flops_per_s": Prior(0.62 * roof.flops_per_s, 0.3),
             "bandwidth_bytes_per_s": Prior(0.6 * roof.bytes_per_s, 0.5),
             "ramp_tokens": Prior(350.0, 0.7),
         }
-    if operation == "experts":
+    if form == "experts":
         return "experts", {
             "startup_s": Prior(min(30e-6, fastest), 0.4),
             "compute_flops_per_s": Prior(0.6 * roof.flops_per_s, 0.3),

@@ -25,6 +25,9 @@ from groundspeed.profiles.summary import derive_rates
 NOISY_SPREAD = 0.05
 """Spread of a reference case above which the profile carries a warning about a noisy machine."""
 
+OWN_KERNELS = ("experts", "mla_decode", "mla_prefill")
+"""Operations whose laws are fitted to this project's own kernels."""
+
 WARM = ("elementwise", "launch", "latency", "working_set")
 """Operations measured with a warm cache: a model has just touched their operands, or the case
 itself defines a working set."""
@@ -66,8 +69,8 @@ def build_profile(inputs: ProfileInputs) -> Profile:
             total = len(curve.points)
             warnings.append(f"{name}: {wrong} of {total} results were wrong and are not used")
         law = None
-        # This project's own kernels are shown only: no law is fitted to them, except for experts.
-        if curve.backend == "torch" or curve.operation == "moe":
+        # This project's own kernels are shown only, unless torch has none for the operation.
+        if curve.backend == "torch" or curve.operation in OWN_KERNELS:
             law = fit_curve_law(
                 curve,
                 source,

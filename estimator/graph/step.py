@@ -165,10 +165,13 @@ class StepGraph:
             "top_k": constant(m, e.top_k),
             "ep": constant(m, d.ep),
         }
+        # Serving engines see the skewed routing of real text, the decoder of verify a uniform one.
+        routing = "zipf" if self.fused else "balanced"
+        config_key = {"dtype": f.experts, "distribution": routing}
         parts = [
             matmul("router", m, e.count, model.hidden, e.layers, f.rest),
             elementwise("router", "argmax", m, e.count, e.layers, f.rest),
-            Operator("experts", "experts", {"dtype": f.experts}, columns, e.layers),
+            Operator("experts", "experts", config_key, columns, e.layers),
         ]
         if e.shared_intermediate:
             shared = split(e.shared_intermediate, d.tp)

@@ -83,6 +83,9 @@ def _law_of(
     exact = [law for law in own if config_key.items() <= law.config_key.items()]
     if exact:
         return exact[0]
+    if "distribution" in config_key:  # published tables hold one distribution and do not name it
+        unnamed = {k: v for k, v in config_key.items() if k != "distribution"}
+        return _law_of(profile, operation, unnamed, substitute=substitute)
     dtype = config_key.get("dtype", "")
     for other in COMPUTED_AS.get(dtype, ()):
         wanted = config_key | {"dtype": other}

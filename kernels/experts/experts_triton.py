@@ -10,7 +10,7 @@ The rows are sorted by expert, and the rows of each expert are padded to whole t
 each tile to its expert. The kernel runs the three steps of a model: gate-up GEMM, SiLU, down GEMM.
 
     kernel = GroupedExperts(dtype="bfloat16", distribution="zipf")
-    case = {"tokens": 64, "experts": 128, "top_k": 8, "hidden": 2048, "intermediate": 768}
+    case = {"tokens": 64, "hidden": 2048, "width": 768, "experts": 128, "top_k": 8, "ep": 1}
     calls = kernel.prepare(case, pool)
 
 Shapes: T tokens, E experts, K inner size, N outer size, R = T * top_k rows.
@@ -216,16 +216,13 @@ class GroupedExperts:
 
     dtype: str
     distribution: str = "balanced"
-    shape: tuple[tuple[str, float], ...] = ()
-    """Sizes of the layer (experts, top k, hidden, intermediate); each shape has its own curve."""
-    operation: str = "moe"
+    operation: str = "experts"
     backend: str = "triton"
 
     @property
     def config_key(self) -> dict[str, str]:
-        """Data type, routing distribution and sizes of the layer."""
-        sizes = {name: f"{value:g}" for name, value in self.shape}
-        return {"dtype": self.dtype, "distribution": self.distribution} | sizes
+        """Data type and routing distribution; the sizes of the layer are columns."""
+        return {"dtype": self.dtype, "distribution": self.distribution}
 
     def cost(self, case: Case) -> Cost:
         """Return FLOPs of three GEMMs per row, bytes of activated experts and activations."""
@@ -292,8 +289,10 @@ class GroupedExperts:
 
 def _sizes(case: Case) -> tuple[int, int, int, int, int]:
     tokens, experts, top_k, hidden, intermediate = (
-        int(case[c]) for c in ("tokens", "experts", "top_k", "hidden", "intermediate")
+        int(case[c]) for c in ("tokens", "experts", "top_k", "hidden", "width")
     )
+    if case["ep"] != 1:
+        raise UnsupportedCaseError("one device holds all experts: ep must be 1")
     if top_k > experts:
         raise UnsupportedCaseError(f"top_k {top_k} is more than the {experts} experts")
     return tokens, experts, top_k, hidden, intermediate

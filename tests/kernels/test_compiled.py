@@ -35,6 +35,7 @@ MATRIX = {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05", "gfx942": "mfma
 KERNELS = {
     "read_kernel", "write_kernel", "copy_kernel", "triad_kernel", "working_set_kernel",
     "chase_kernel", "split_kernel", "join_kernel", "grouped_kernel", "matmul_kernel",
+    "latent_decode_kernel", "latent_prefill_kernel",
     "persistent_kernel",
 }  # fmt: skip
 

@@ -12,10 +12,12 @@ from groundspeed.kernels.matmul.low_precision import Fp8Matmul, Int8Matmul, Tf32
 from groundspeed.kernels.memory.gather import PAGE_BYTES, PageGather
 from groundspeed.kernels.memory.working_set import READ_BYTES, TorchWorkingSet, repeats
 from groundspeed.kernels.operands import OperandPool
+from groundspeed.profiles.operations import OPERATIONS
 
 pytest.importorskip("triton", reason="triton is not installed")
 
 from groundspeed.kernels.attention.decode_triton import PagedDecode, paged_attention, splits_for
+from groundspeed.kernels.attention.latent_triton import LatentDecode, LatentPrefill
 from groundspeed.kernels.experts.experts_triton import TILES, GroupedExperts, route, tiles_of
 from groundspeed.kernels.memory.latency_triton import PointerChase, random_cycle
 from groundspeed.kernels.memory.working_set_triton import TritonWorkingSet
@@ -85,6 +87,50 @@ def test_paged_decode_agrees_with_float64(
     assert kernel.check(case, pool) <= 1.0
 
 
+def latent(batch: int, length: int, heads: int, column: str = "kv_len") -> dict[str, float]:
+    return {"batch": float(batch), column: float(length), "heads": float(heads)}
+
+
+# Heads that fill no block, lengths that fill no page or split, and caches in 8 bit.
+@pytest.mark.parametrize("cache", ["float16", "fp8"])
+@pytest.mark.parametrize("case", [latent(1, 1, 16), latent(2, 33, 20), latent(1, 530, 3)], ids=str)
+def test_latent_decode_agrees_with_float64(
+    pool: OperandPool, cache: str, case: dict[str, float]
+) -> None:
+    assert LatentDecode(cache, "float16").check(case, pool) <= 1.0
+
+
+@pytest.mark.parametrize(
+    "case", [latent(1, 1, 1, "seq_len"), latent(2, 65, 2, "seq_len"), latent(1, 200, 3, "seq_len")],
+    ids=str,
+)  # fmt: skip
+def test_latent_prefill_agrees_with_float64(pool: OperandPool, case: dict[str, float]) -> None:
+    assert LatentPrefill("float16").check(case, pool) <= 1.0
+
+
+def test_cost_of_latent_attention_is_that_of_the_operation(pool: OperandPool) -> None:
+    """The graph and the kernel count the same FLOPs and bytes, or laws would be off by a factor."""
+    for kernel, case in (
+        (LatentDecode("fp8"), latent(4, 1000, 16)),
+        (LatentPrefill(), latent(4, 1000, 16, "seq_len")),
+        (GroupedExperts("bfloat16"), experts_case(4096)),
+    ):
+        columns = {name: np.array([value]) for name, value in case.items()}
+        operation, cost = OPERATIONS[kernel.operation], kernel.cost(case)
+        assert cost.flops == pytest.approx(float(operation.flops(columns, kernel.config_key)[0]))
+        if kernel.operation != "experts":  # its kernel writes the rows of all experts apart
+            counted = float(operation.bytes(columns, kernel.config_key)[0])
+            assert cost.bytes == pytest.approx(counted)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_latent_attention_agrees_with_float64_on_a_gpu(pool: OperandPool) -> None:
+    for cache in ("bfloat16", "fp8"):
+        assert LatentDecode(cache).check(latent(4, 5000, 128), pool) <= 1.0
+    assert LatentPrefill().check(latent(2, 3000, 16, "seq_len"), pool) <= 1.0
+
+
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 300])
 def test_number_of_splits_does_not_change_the_attention_result(
     pool: OperandPool, length: int
@@ -111,7 +157,7 @@ def test_decode_attention_is_split_only_for_small_batches_of_long_contexts() -> 
 
 
 def experts_case(tokens: int) -> dict[str, float]:
-    values = {"tokens": tokens, "experts": 8, "top_k": 2, "hidden": 96, "intermediate": 80}
+    values = {"tokens": tokens, "hidden": 96, "width": 80, "experts": 8, "top_k": 2, "ep": 1}
     return {k: float(v) for k, v in values.items()}
 
 

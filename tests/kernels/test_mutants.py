@@ -6,6 +6,7 @@ a GPU kernel that does half of the work, and report twice its speed.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,8 +28,9 @@ from groundspeed.kernels.operands import OperandPool
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from groundspeed.kernels.attention import decode_triton
+from groundspeed.kernels.attention import decode_triton, latent_triton
 from groundspeed.kernels.attention.decode_triton import PagedDecode
+from groundspeed.kernels.attention.latent_triton import LatentDecode, LatentPrefill
 from groundspeed.kernels.experts import experts_triton
 from groundspeed.kernels.experts.experts_triton import GroupedExperts
 from groundspeed.kernels.matmul import matmul_triton
@@ -237,6 +239,45 @@ def test_paged_decode_check_rejects_half_of_the_splits(
     assert rejected(PagedDecode("float16"), heads(1, 4, 1, kv_len=4096), big_pool)
 
 
+LATENT = {"batch": 2.0, "kv_len": 700.0, "heads": 48.0}
+
+
+@pytest.mark.parametrize("mutant", [zeros, second_half_left_out, rolled, stale])
+@pytest.mark.parametrize("cache", ["float16", "fp8"])
+def test_latent_decode_check_rejects(
+    big_pool: OperandPool, cache: str, mutant: Mutant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = LatentDecode(cache, "float16")
+    assert accepted(kernel, LATENT, big_pool)
+    real = latent_triton.latent_attention
+    monkeypatch.setattr(latent_triton, "latent_attention", wrapped(real, mutant))
+    assert rejected(kernel, LATENT, big_pool)
+
+
+def test_latent_decode_check_rejects_half_of_the_context(
+    big_pool: OperandPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = latent_triton.latent_attention
+
+    def half(cache: Any, out: Tensor, splits: int) -> Tensor:
+        lengths = (cache.lengths // 2).to(torch.int32)
+        return real(replace(cache, lengths=lengths), out, splits)
+
+    monkeypatch.setattr(latent_triton, "latent_attention", half)
+    assert rejected(LatentDecode("float16", "float16"), LATENT, big_pool)
+
+
+@pytest.mark.parametrize("mutant", [zeros, second_half_left_out, rolled, swapped_tiles, stale])
+def test_latent_prefill_check_rejects(
+    big_pool: OperandPool, mutant: Mutant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, case = LatentPrefill("float16"), {"batch": 1.0, "seq_len": 200.0, "heads": 3.0}
+    assert accepted(kernel, case, big_pool)
+    real = latent_triton.latent_prefill
+    monkeypatch.setattr(latent_triton, "latent_prefill", wrapped(real, mutant))
+    assert rejected(kernel, case, big_pool)
+
+
 @pytest.mark.parametrize("mutant", [zeros, second_half_left_out, rolled, swapped_tiles, stale])
 @pytest.mark.parametrize("mode", ["copy", "triad"])
 @pytest.mark.parametrize("size", [2.0**16 + 512, 3.0 * 2**24])
@@ -339,7 +380,7 @@ def test_triton_gemm_check_rejects(
     assert rejected(kernel, case, big_pool)
 
 
-LAYER = {"experts": 4.0, "top_k": 2.0, "hidden": 128.0, "intermediate": 128.0}
+LAYER = {"hidden": 128.0, "width": 128.0, "experts": 4.0, "top_k": 2.0, "ep": 1.0}
 
 
 @pytest.mark.parametrize("mutant", [zeros, second_half_left_out, rolled, swapped_tiles, stale])
@@ -349,7 +390,7 @@ def test_experts_check_rejects(
     big_pool: OperandPool, tokens: float, step: int, mutant: Mutant,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    kernel = GroupedExperts("float16", "zipf", tuple(LAYER.items()))
+    kernel = GroupedExperts("float16", "zipf")
     case = {"tokens": tokens, **LAYER}
     assert accepted(kernel, case, big_pool)
     real, calls = experts_triton.grouped_product, []
@@ -366,7 +407,7 @@ def test_experts_check_rejects(
 def test_experts_check_rejects_half_of_the_tiles(
     big_pool: OperandPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = GroupedExperts("float16", "zipf", tuple(LAYER.items()))
+    kernel = GroupedExperts("float16", "zipf")
     monkeypatch.setattr(experts_triton, "grouped_kernel", HalfGrid(experts_triton.grouped_kernel))
     assert rejected(kernel, {"tokens": 96.0, **LAYER}, big_pool)
 

@@ -185,7 +185,7 @@ def test_standard_calibration_measures_experts_sustained_rates_and_both_accumula
     chip = replace(SMALL, power_cap_w=H100.power_cap_w)
     profile = calibrated(Machine(chip=chip), tmp_path, "--dtypes", "bfloat16,fp8,fp8_exact")
     assert not [w for w in profile.warnings if w.startswith("not measured: m")]
-    experts = [law for law in profile.laws if law.operation == "moe"]
+    experts = [law for law in profile.laws if law.operation == "experts"]
     assert {law.config_key["distribution"] for law in experts} == {"balanced", "zipf"}
     (sustained,) = points(profile, "matmul_sustained", dtype="bfloat16")
     assert sustained.power_w == pytest.approx(chip.power_cap_w, rel=0.03)

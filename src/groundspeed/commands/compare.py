@@ -73,7 +73,7 @@ def compare_command(
 
     Example: groundspeed compare llama-3.3-70b --option gpu=h200,tp=4 --option gpu=mi300x,tp=4
     """
-    from groundspeed.commands.estimate_parsing import parse_concurrency
+    from groundspeed.estimating.parsing import parse_concurrency
     from groundspeed.estimator.decisions.compare import compare_servers
     from groundspeed.estimator.serving.workload import Workload
 

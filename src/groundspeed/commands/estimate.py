@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundspeed.commands.estimate_load import load_of
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
+from groundspeed.estimating.load import load_of
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -273,8 +273,8 @@ def estimate_command(
     Example: groundspeed estimate deepseek-r1 --gpu h200 --tp 8 --isl 3200 --osl 800
     --concurrency 1..128
     """
-    from groundspeed.commands.estimate_output import EstimateRequest, estimate
-    from groundspeed.commands.estimate_parsing import (
+    from groundspeed.estimating.output import EstimateRequest, estimate
+    from groundspeed.estimating.parsing import (
         parse_concurrency,
         parse_pools,
         parse_slo,

@@ -92,7 +92,7 @@ def plan_command(
 
     Example: groundspeed plan llama-3.3-70b --gpu h200 --dtype fp8 --slo ttft=1000,tpot=30
     """
-    from groundspeed.commands.estimate_parsing import parse_slo
+    from groundspeed.estimating.parsing import parse_slo
     from groundspeed.estimator import find_model
     from groundspeed.estimator.decisions.plan import Candidate, make_plan
     from groundspeed.estimator.engines.engine import find_engine

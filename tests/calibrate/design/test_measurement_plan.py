@@ -92,7 +92,7 @@ def test_standard_gpu_plan_has_every_kernel_family() -> None:
     operations = {c.kernel.operation for c in plan(H200, "standard")}
     assert {
         "matmul", "stream", "attention_prefill", "attention_decode", "elementwise", "launch",
-        "latency", "host_link", "moe",
+        "latency", "host_link", "experts", "mla_decode", "mla_prefill",
     } <= operations  # fmt: skip
     full = {c.kernel.operation for c in plan(H200, "full")}
     assert {"matmul_projections", "matmul_alignment"} <= full

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from groundspeed.commands.estimate_parsing import parse_concurrency, parse_slo
+from groundspeed.estimating.parsing import parse_concurrency, parse_slo
 from groundspeed.estimator.decisions.load_tools import read_load_tool
 from groundspeed.profiles import InputError
 from program import groundspeed

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from groundspeed.cli import app
-from groundspeed.commands.estimate_load import BELONGS, NAIVE
+from groundspeed.estimating.load import BELONGS, NAIVE
 from groundspeed.profiles import InputError
 
 STATIC = ("--isl", "512", "--osl", "64")
@@ -76,7 +76,7 @@ def test_option_changes_the_result_or_is_refused(option: str, load: str) -> None
 def test_naive_method_refuses_what_it_does_not_know(option: str, tmp_path: Path) -> None:
     values = {"--trace": "t.csv", "--measured": "m.csv", "--plot": "p.png", "--acceptance": "0.5"}
     value = values.get(option, *VALUES.get(option, ("1",))[:1])
-    more = [] if option == "--simulate" else [value]
+    more = [] if option == "--simulate" else [str(value)]
     if option in ("--tp", "--pp", "--ep", "--dp", "--replicas"):
         more = ["2"]
     with pytest.raises(InputError, match=f"{option}: has no effect on the naive method"):

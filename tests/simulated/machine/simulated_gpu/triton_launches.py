@@ -45,6 +45,23 @@ def _join(machine: Any, a: dict[str, Any]) -> Work:
     return Work("join", reads=(part,), writes=(out,))
 
 
+def _latent_decode(machine: Any, a: dict[str, Any]) -> Work:
+    reads = tuple(machine.memory.range_of(a[n]) for n in ("ql_ptr", "qr_ptr", "cache_ptr"))
+    q, tokens = a["ql_ptr"], a["cache_ptr"].numel() // (a["L"] + a["R"])
+    flops = 2.0 * q.shape[1] * tokens * (2 * a["L"] + a["R"]) / 0.6
+    return Work("latent_decode", flops, NAMES[q.dtype], reads,
+                (machine.memory.range_of(a["part_ptr"]),))  # fmt: skip
+
+
+def _latent_prefill(machine: Any, a: dict[str, Any]) -> Work:
+    reads = tuple(machine.memory.range_of(a[n]) for n in ("q_ptr", "k_ptr", "v_ptr"))
+    v = a["v_ptr"]
+    pairs = v.shape[0] * v.shape[1] * a["length"] * (a["length"] + 1) / 2
+    flops = 2.0 * pairs * (2 * a["D"] + a["R"]) / 0.6
+    return Work("latent_prefill", flops, NAMES[v.dtype], reads,
+                (machine.memory.range_of(a["out_ptr"]),))  # fmt: skip
+
+
 def _experts(machine: Any, a: dict[str, Any]) -> Work:
     x, w, y = a["x_ptr"], a["w_ptr"], a["y_ptr"]
     slots = a["row_ptr"].numel()
@@ -69,6 +86,8 @@ COSTS: dict[str, Callable[[Any, dict[str, Any]], Work]] = {
     "split_kernel": _split,
     "join_kernel": _join,
     "grouped_kernel": _experts,
+    "latent_decode_kernel": _latent_decode,
+    "latent_prefill_kernel": _latent_prefill,
 }
 
 

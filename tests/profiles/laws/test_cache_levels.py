@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from groundspeed.profiles.cache_levels import find_cache_levels
+from groundspeed.profiles.laws.cache_levels import find_cache_levels
 
 SIZES = np.geomspace(2.0**16, 2.0**30, 43, dtype=np.float64)
 

@@ -9,7 +9,7 @@ from groundspeed.commands.options import deliver
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
-    from groundspeed.commands.estimate_parsing import Measured
+    from groundspeed.estimating.parsing import Measured
     from groundspeed.estimator import Hardware, Model, Prediction, Workload
     from groundspeed.estimator.deployment.build_server import ServerOptions
     from groundspeed.estimator.engines.engine import Engine
