@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Prediction, Workload
-from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.errors import InputError, PhysicsError
 from groundspeed.profiles.record import Record
 
 HIGHER_IS_BETTER = ("output_tokens_per_s", "tokens_per_s_per_gpu", "tokens_per_price")
@@ -38,6 +38,8 @@ class ServingComparison(Record):
     options: tuple[str, ...]
     rows: tuple[Winner, ...]
     summary: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    """Predictions that would break physics, an error of this program: they are left out."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,24 @@ def compare_servers(
         )
     metrics = (*METRICS, "tokens_per_price") if _priced(options) else METRICS
     rows: list[Winner] = []
+    skipped: list[str] = []
     for n in concurrency:
         predictions: list[Prediction | None] = []
         for option in options:
-            prediction = option.server.predict(replace(workload, concurrency=n))
+            try:
+                prediction = option.server.predict(replace(workload, concurrency=n))
+            except PhysicsError as error:
+                skipped.append(f"{option.name}, concurrency {n}: {error}")
+                predictions.append(None)
+                continue
             predictions.append(None if prediction.saturated else prediction)
         rows += [_winner(metric, n, options, predictions) for metric in metrics]
     summary = tuple(_summary(metric, [r for r in rows if r.metric == metric]) for metric in metrics)
     return ServingComparison(
-        options=tuple(o.name for o in options), rows=tuple(rows), summary=summary
+        options=tuple(o.name for o in options),
+        rows=tuple(rows),
+        summary=summary,
+        skipped=tuple(skipped),
     )
 
 

@@ -22,7 +22,7 @@ from groundspeed.estimator.serving.closed_form import Loads, closed_form
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.step_time import StepTimes, step_graph
 from groundspeed.estimator.serving.workload import Prediction, Workload
-from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.errors import InputError, PhysicsError
 from groundspeed.profiles.record import Record
 
 MOST_CONCURRENCY = 4096
@@ -72,6 +72,8 @@ class Plan(Record):
     tried: int
     launch: str | None
     advice: str
+    skipped: tuple[str, ...] = ()
+    """Deployments whose prediction would break physics, an error of this program."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,15 @@ def make_plan(
         raise InputError(f"no deployment is possible: {first_error or 'no parallelism fits'}")
     front = _front([p for p, _, _ in candidates_tried])
     order = sorted(candidates_tried, key=lambda f: _rank(f[0]))
-    simulated = [_simulated(f, ttft_limit_s, tpot_limit_s) for f in order[:SIMULATED]]
+    simulated: list[PlanPoint] = []
+    skipped: list[str] = []
+    for entry in order:
+        try:
+            simulated.append(_simulated(entry, ttft_limit_s, tpot_limit_s))
+        except PhysicsError as error:
+            skipped.append(str(error))
+        if len(simulated) == SIMULATED:
+            break
     meets_objective = [p for p in simulated if p.meets]
     best = min(meets_objective, key=_rank) if meets_objective else None
     kept = {_key(p): p.model_copy(update={"on_front": True}) for p in front}
@@ -156,6 +166,7 @@ def make_plan(
         best=best,
         tried=len(candidates_tried),
         launch=launch_command(model, best, dtype, workload) if best else None,
+        skipped=tuple(skipped),
         advice=_advice(best, [p for p, _, _ in candidates_tried], ttft_limit_s, tpot_limit_s),
     )
 

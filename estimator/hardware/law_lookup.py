@@ -86,8 +86,8 @@ class Hardware(Protocol):
         """Return what answers for an operator: the profile's id and the origin of its law."""
         ...
 
-    def has(self, operation: str, **config_key: str) -> bool:
-        """Return True if the time of this operation can be predicted."""
+    def modes(self, collective: Operator) -> tuple[tuple[str, ...], ...]:
+        """Return the kernels that are known for a collective, of the most believed file first."""
         ...
 
     def time(self, operator: Operator) -> OperatorTime:
@@ -145,9 +145,9 @@ class DatasheetHardware:
         """Return the name of the datasheet."""
         return f"{self.spec.id} (datasheet)"
 
-    def has(self, operation: str, **config_key: str) -> bool:
-        """Return True, except for collectives in modes other than ``nccl``."""
-        return operation != "collective" or config_key.get("mode") == "nccl"
+    def modes(self, collective: Operator) -> tuple[tuple[str, ...], ...]:
+        """Return ``nccl``: a datasheet does not know kernels."""
+        return (("nccl",),)
 
     def time(self, operator: Operator) -> OperatorTime:
         """Return max(FLOPs / peak, bytes / bandwidth).
@@ -278,9 +278,20 @@ class ProfileHardware:
             return f"{self.id} (experts as single GEMMs)"
         return f"{self.datasheet.id} (datasheet)" if self.datasheet else self.id
 
-    def has(self, operation: str, **config_key: str) -> bool:
-        """Return True if there is a law or a substitute law for an operation."""
-        return find_law(self.known, operation, config_key) is not None
+    def modes(self, collective: Operator) -> tuple[tuple[str, ...], ...]:
+        """Return the kernels with a law for a collective, one entry for each profile."""
+        wanted = collective.config_key.items()
+        of_profiles = (
+            tuple(
+                law.config_key["mode"]
+                for law in profile.laws
+                if law.operation == "collective"
+                and "mode" in law.config_key
+                and wanted <= law.config_key.items()
+            )
+            for profile in self.known.profiles
+        )
+        return tuple(modes for modes in of_profiles if modes)
 
     def _find(self, operator: Operator) -> Found | None:
         config_key = {k: v for k, v in operator.config_key.items() if k != "gemm"}

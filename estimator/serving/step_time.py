@@ -120,19 +120,18 @@ class StepTimes:
         return fastest
 
     def ways(self, operator: Operator) -> list[Operator]:
-        """Return a collective once per kernel that the engine can use and the hardware has."""
-        alternatives = []
-        for mode in (*OWN_KERNELS, "nccl", "graph", "eager"):
-            if mode in OWN_KERNELS and not self.graph.custom_all_reduce:
-                continue
-            config_key = dict(operator.config_key) | {"mode": mode}
-            if self.hardware.has("collective", **config_key):
-                alternatives.append(
-                    Operator(
-                        operator.group, "collective", config_key, operator.columns, operator.count
-                    )
-                )
-        return alternatives or [operator]
+        """Return a collective once per kernel that the engine can use and the hardware has.
+
+        Kernels are compared within one file: a published time of one kernel says nothing about the
+        links of this machine once they were measured.
+        """
+        for known in self.hardware.modes(operator):
+            usable = [
+                mode for mode in known if self.graph.custom_all_reduce or mode not in OWN_KERNELS
+            ]
+            if usable:
+                return [operator.with_key(mode=mode) for mode in dict.fromkeys(usable)]
+        return [operator]
 
     def fastest(self, operator: Operator) -> Operator:
         """Return the operator itself, or a collective with the kernel that the engine would use."""

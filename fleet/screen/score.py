@@ -27,6 +27,12 @@ PRIOR_UNITS = 32.0
 """Weight of the spread of public fleets, in units."""
 
 LEAST_SPREAD = 0.003
+
+FEWEST_STEPS = 3
+"""Fewest different readings that show that an instrument has steps."""
+
+COARSEST = 0.05
+"""[1] Largest step of an instrument, relative to the median: rates are printed with two digits."""
 FEWEST_UNITS = 4
 """Smallest class whose median is used; a smaller one is judged only by an absolute floor."""
 
@@ -174,11 +180,19 @@ def _slot_effects(r: Array, slots: Array, nodes: Array) -> Array:
 
 
 def _resolution(y: Array) -> float:
-    """Return the step between readings if they come in steps, else 0."""
+    """Return the step between readings if they come in steps, else 0.
+
+    Two values are no steps: a link at half of its rate among full ones is an outlier, not the next
+    reading of a coarse instrument. Nor is a step coarser than any instrument in use.
+    """
     distinct = np.unique(y)
-    if distinct.size < 2 or distinct.size > max(20, y.size // 4):
+    if distinct.size < FEWEST_STEPS or distinct.size > max(20, y.size // 4):
         return 0.0
-    return float(np.min(np.diff(distinct)))
+    gaps = np.diff(distinct)
+    step = float(gaps.min())
+    if step > COARSEST * float(np.median(y)):
+        return 0.0
+    return step
 
 
 def tiers(loss: Array, z: Array, facts: MetricFacts) -> Array:

@@ -36,5 +36,7 @@ def show_servers(console: Console, comparison: ServingComparison) -> None:
             )
         console.print(table)
         console.print()
+    for line in comparison.skipped:
+        console.print(plain(f"left out: {line}"), style="red")
     for line in comparison.summary:
         console.print(plain(line))

@@ -50,6 +50,8 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print(table)
     console.print()
     console.print(plain(plan.advice))
+    for line in plan.skipped:
+        console.print(plain(f"left out: {line}"), style="red")
     if plan.best is not None and plan.launch is not None:
         console.print(plain(f"replicas: {plan.best.replicas}; command for each: {plan.launch}"))
     if priced:

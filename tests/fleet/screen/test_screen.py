@@ -256,3 +256,18 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         ran = groundspeed("fleet", "screen", *arguments)
         assert ran.code == 3
         assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("usual", "slow"), [(50.0, 25.0), (504.0, 252.0), (16.0, 8.0), (6.0, 4.0)])
+@pytest.mark.parametrize("units", [8, 128])
+def test_one_link_at_half_of_a_constant_rate_is_found(
+    usual: float, slow: float, units: int
+) -> None:
+    """Rates and widths of links are the same everywhere, to the last digit."""
+    rows = [
+        {"node": f"n{i // 8}", "gpu": i % 8, "metric": "nvlink_gbs", "value": usual}
+        for i in range(units)
+    ]
+    rows[5]["value"] = slow
+    found = screen(clean_fleet(pd.DataFrame(rows), "test"))
+    assert [(f.node, f.gpu, f.verdict) for f in found.findings] == [("n0", 5, "FAIL")]

@@ -104,3 +104,47 @@ def test_every_public_name_exists_and_others_raise_attribute_error() -> None:
         assert getattr(gs, name) is not None
     with pytest.raises(AttributeError):
         _ = gs.nothing  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_decisions_are_typed_objects_of_the_python_interface(tmp_path: Path) -> None:
+    """What the commands plan, compare, audit and backtest do, Python does with the same names."""
+    made = gs.plan("llama-3.1-8b", gpu=["h200", "h100"], gpus=2, tpot_s=0.02, price=[4.0, 3.0])
+    assert made.best is not None and made.best.tpot_s <= 0.02
+    compared = gs.compare(
+        "mixtral-8x7b",
+        {"a": {"gpu": "h200", "tp": 2}, "b": {"gpu": "h100", "tp": 4, "engine": "sglang"}},
+        concurrency=[1, 8],
+    )
+    assert {row.metric for row in compared.rows} >= {"ttft_s", "tpot_s"}
+    claim = gs.audit(
+        "deepseek-r1", gpu="h200", gpus=8, tokens_per_s=170.0, counts="total",
+        prompt_tokens=3200, output_tokens=800, concurrency=1, dtype="fp8",
+    )  # fmt: skip
+    assert claim.passes
+    table = pd.DataFrame(
+        [{"model": "llama-3.1-8b", "gpu": "h200", "isl": 512, "osl": 128, "tpot_ms": 6.0,
+          "batch_or_concurrency": 1}]
+    )  # fmt: skip
+    (row,) = gs.backtest(table)
+    assert row.skipped_reason == "" and 3.0 < row.predicted["tpot_ms"] < 9.0
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    assert gs.backtest(tmp_path / "rows.csv")[0].predicted == row.predicted
+    with pytest.raises(gs.InputError, match="did you mean 'engine'"):
+        gs.compare("llama-3.1-8b", {"a": {"gpu": "h200", "engin": "vllm"}, "b": {"gpu": "h100"}})
+
+
+def test_estimate_takes_what_the_command_takes() -> None:
+    """Beyond 128 tokens the window of gpt-oss is full; speculation, cache and rate change it."""
+    plain = gs.estimate("gpt-oss-120b", gpu="h200", prompt_tokens=4096, concurrency=4)
+    for options in (
+        {"engine": "sglang"}, {"tp": 2}, {"kv_dtype": "fp8"}, {"cached": 0.5}, {"price": 3.0},
+        {"draft_tokens": 3, "acceptance": 0.7}, {"token_budget": 512}, {"replicas": 2},
+    ):  # fmt: skip
+        changed = gs.estimate(
+            "gpt-oss-120b", gpu="h200", prompt_tokens=4096, concurrency=4, **options
+        )
+        assert changed.model_dump() != plain.model_dump(), options
+    offered = gs.estimate("gpt-oss-120b", gpu="h200", prompt_tokens=4096, rate=0.5)
+    assert offered.requests_per_s == pytest.approx(0.5)
+    with pytest.raises(gs.InputError, match="exclude each other"):
+        gs.estimate("gpt-oss-120b", gpu="h200", batch=2, concurrency=4)

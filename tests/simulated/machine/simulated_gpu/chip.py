@@ -97,7 +97,8 @@ class Machine:
     gpus: int = 1
     chip: Chip = field(default_factory=Chip)
     faults: tuple[dict[str, Any], ...] = ()
-    """Each has a ``kind`` and the fields that :mod:`timeline` and :mod:`nccl` read."""
+    """Each has a ``kind``, the fields that :mod:`timeline` and :mod:`nccl` read, and optionally the
+    ``node`` of a Slurm cluster that has it."""
     folder: str = ""
     """Folder with files that outlive a process, such as a lost device; empty: nothing outlives."""
     driver: dict[str, Any] = field(default_factory=dict)
@@ -121,5 +122,7 @@ def machine_from_environment() -> Machine:
     """Read the machine that the test has described."""
     text = json.loads(os.environ["SIMULATED_MACHINE"])
     chip = Chip(**text.pop("chip"))
-    faults = tuple(text.pop("faults"))
+    # A cluster gives all its nodes the same description; a fault may belong to one node.
+    here = os.environ.get("SLURMD_NODENAME", "")
+    faults = tuple(f for f in text.pop("faults") if f.pop("node", here) == here)
     return Machine(chip=chip, faults=faults, **text)
