@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -136,10 +137,11 @@ def test_decisions_are_typed_objects_of_the_python_interface(tmp_path: Path) -> 
 def test_estimate_takes_what_the_command_takes() -> None:
     """Beyond 128 tokens the window of gpt-oss is full; speculation, cache and rate change it."""
     plain = gs.estimate("gpt-oss-120b", gpu="h200", prompt_tokens=4096, concurrency=4)
-    for options in (
+    choices: tuple[dict[str, Any], ...] = (
         {"engine": "sglang"}, {"tp": 2}, {"kv_dtype": "fp8"}, {"cached": 0.5}, {"price": 3.0},
         {"draft_tokens": 3, "acceptance": 0.7}, {"token_budget": 512}, {"replicas": 2},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for options in choices:
         changed = gs.estimate(
             "gpt-oss-120b", gpu="h200", prompt_tokens=4096, concurrency=4, **options
         )
