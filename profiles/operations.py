@@ -14,7 +14,7 @@ array([52428800.])
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -102,6 +102,8 @@ class Operation:
     """Names of the numeric columns. Values must be positive; laws use their logarithms."""
     categories: tuple[str, ...]
     """Required entries of the config key; each combination of values has its own law."""
+    optional: tuple[str, ...] = field(default=(), kw_only=True)
+    """Optional entries of the config key; a law with such an entry applies only to its value."""
     flops: Callable[[Columns, ConfigKey], Array]
     """[FLOP] Function that returns the floating-point operations."""
     bytes: Callable[[Columns, ConfigKey], Array]
@@ -268,9 +270,6 @@ def _elementwise_bytes(c: Columns, r: ConfigKey) -> Array:
     return per_item * item_bytes(r["dtype"]) * c["rows"] * c["width"]
 
 
-OPTIONAL_CATEGORIES = ("library", "kv_dtype", "window", "tp", "ep", "routing", "distribution")
-"""Optional entries of the config key; a law with such an entry applies only to its value."""
-
 OPERATIONS: dict[str, Operation] = {
     op.name: op
     for op in (
@@ -284,6 +283,7 @@ OPERATIONS: dict[str, Operation] = {
             ("m", "n", "k"),
             streamed=_matmul_weights,
             form="gemm",
+            optional=("quantize",),
         ),
         Operation(
             "attention_prefill",
@@ -294,6 +294,7 @@ OPERATIONS: dict[str, Operation] = {
             True,
             ("batch", "seq_len", "heads"),
             form="prefill_attention",
+            optional=("kv_dtype", "library", "window"),
         ),
         Operation(
             "attention_decode",
@@ -305,6 +306,7 @@ OPERATIONS: dict[str, Operation] = {
             ("batch", "kv_len", "heads"),
             streamed=_decode_cache,
             form="decode_attention",
+            optional=("kv_dtype", "library", "window"),
         ),
         Operation(
             "collective",
@@ -315,6 +317,7 @@ OPERATIONS: dict[str, Operation] = {
             False,
             ("bytes",),
             form="piecewise_linear",
+            optional=("mode", "hosts"),
         ),
         Operation(
             "moe",
@@ -326,6 +329,7 @@ OPERATIONS: dict[str, Operation] = {
             ("tokens",),
             countable=False,
             form="token_counts",
+            optional=("tp", "ep", "routing"),
         ),
         Operation(
             "experts",
@@ -338,6 +342,7 @@ OPERATIONS: dict[str, Operation] = {
             countable=False,
             streamed=_experts_weights,
             form="experts",
+            optional=("distribution",),
         ),
         Operation(
             "mla_decode",
@@ -349,6 +354,7 @@ OPERATIONS: dict[str, Operation] = {
             ("batch", "kv_len", "heads"),
             streamed=_mla_decode_cache,
             form="parametric_roofline",
+            optional=("kv_dtype", "library"),
         ),
         Operation(
             "mla_prefill",
@@ -359,6 +365,7 @@ OPERATIONS: dict[str, Operation] = {
             True,
             ("batch", "seq_len", "heads"),
             form="prefill_attention",
+            optional=("kv_dtype", "library"),
         ),
         Operation("stream", ("bytes",), ("mode", "dtype"), _zero, _stream_bytes, False, ("bytes",)),
         Operation(
@@ -369,7 +376,45 @@ OPERATIONS: dict[str, Operation] = {
             _elementwise_bytes,
             False,
             ("rows", "width"),
+            optional=("gemm",),
         ),
     )
 }
 """All operations for which laws can be fitted, by name."""
+
+OPTIONAL_CATEGORIES = tuple(dict.fromkeys(key for op in OPERATIONS.values() for key in op.optional))
+"""Optional entries of the config keys of all operations."""
+
+
+def require_config_key(operation: str, config_key: ConfigKey) -> None:
+    """Raise an error for an unknown operation, or an entry that its config key cannot have.
+
+    Config keys are plain mappings, because profiles are JSON; this makes a misspelt one an error at
+    the place where it is written instead of a law that is never found.
+
+    Raises
+    ------
+    InputError
+        If the operation or an entry is unknown, or a required entry is missing.
+
+    Examples
+    --------
+    >>> require_config_key("matmul", {"dtyp": "fp8"})
+    Traceback (most recent call last):
+        ...
+    groundspeed.profiles.errors.InputError: matmul has no 'dtyp' in its config key: did you mean...
+    """
+    known = OPERATIONS.get(operation)
+    if known is None:
+        raise InputError(
+            f"unknown operation '{operation}'", remedy=did_you_mean(operation, OPERATIONS)
+        )
+    allowed = (*known.categories, *known.optional)
+    for key in config_key:
+        if key not in allowed:
+            raise InputError(
+                f"{operation} has no '{key}' in its config key", remedy=did_you_mean(key, allowed)
+            )
+    missing = [key for key in known.categories if key not in config_key]
+    if missing:
+        raise InputError(f"the config key of {operation} lacks '{missing[0]}'")

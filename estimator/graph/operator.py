@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from groundspeed.profiles.operations import OPERATIONS, Array
+from groundspeed.profiles.operations import OPERATIONS, Array, require_config_key
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class Operator:
     columns: Mapping[str, Array]
     """(N,) Sizes of the operation, one value for each step of a grid."""
     count: float
+
+    def __post_init__(self) -> None:
+        require_config_key(self.operation, self.config_key)
 
     @property
     def flops(self) -> Array:
