@@ -1,190 +1,24 @@
-"""Predict the time of an operator from datasheet peaks or from the laws of a set of profiles.
+"""Predict the time of an operator from the laws of a set of profiles, within what physics allows.
 
-A datasheet gives the classic roofline at peak rates: no real kernel is faster, so the result is a
-lower bound on time. The laws of profiles include launch latency, achieved rates and their errors.
+The laws include launch latency, achieved rates and their errors. What no profile knows is composed
+of other operations, or refused with the name of what is missing.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
 
 import numpy as np
 
 from groundspeed.estimator.graph.operator import Operator
 from groundspeed.estimator.hardware.composed import experts_one_by_one
+from groundspeed.estimator.hardware.datasheet_hardware import DatasheetHardware, wire_time
 from groundspeed.estimator.hardware.fallback import Found, find_law, whole_dtypes
+from groundspeed.estimator.hardware.hardware import Bound, Hardware, OperatorTime
 from groundspeed.estimator.hardware.roofs import WIDER, roof_s
-from groundspeed.profiles.busbw import bus_factor
 from groundspeed.profiles.datasheet import DeviceSpec, load_datasheets
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.laws import Law, law_time
-from groundspeed.profiles.operations import Array
 from groundspeed.profiles.profile_set import ProfileSet
 from groundspeed.profiles.schema import Profile
-
-Bound = Literal["compute", "memory", "start-up", "link"]
-
-
-@dataclass(frozen=True)
-class OperatorTime:
-    """Total time of all executions of an operator in one step, with 90 % interval."""
-
-    time_s: Array
-    low_s: Array
-    high_s: Array
-    bound: Bound
-    extrapolated: bool
-    """True if an input lies outside the fit range of the law."""
-
-
-class Hardware(Protocol):
-    """Interface of everything that predicts operator times: datasheets and sets of profiles."""
-
-    @property
-    def id(self) -> str:
-        """Name of the profile or datasheet."""
-        ...
-
-    @property
-    def origin(self) -> str:
-        """``datasheet``, ``measured``, ``imported`` or ``transferred``."""
-        ...
-
-    @property
-    def datasheet(self) -> DeviceSpec | None:
-        """Datasheet of the device, if there is one."""
-        ...
-
-    @property
-    def memory_bytes(self) -> float | None:
-        """Memory of the device."""
-        ...
-
-    @property
-    def last_level_cache_bytes(self) -> float | None:
-        """Size of the last-level cache; None if not known."""
-        ...
-
-    @property
-    def architecture(self) -> str:
-        """GPU architecture, e.g. ``hopper`` or ``cdna3``; empty if not known."""
-        ...
-
-    def spread_fraction(self, bound: str) -> float:
-        """Relative variation of the machine during calibration, for operators with this bound."""
-        ...
-
-    @property
-    def power(self) -> tuple[float, str] | None:
-        """Power under load [W] and its origin: ``measured`` or ``cap`` (the power limit)."""
-        ...
-
-    def for_devices(self, count: int) -> "Hardware":
-        """Return the hardware of a group of ``count`` devices: as fast as its slowest."""
-        ...
-
-    def source(self, operator: Operator) -> str:
-        """Return what answers for an operator: the profile's id and the origin of its law."""
-        ...
-
-    def modes(self, collective: Operator) -> tuple[tuple[str, ...], ...]:
-        """Return the kernels that are known for a collective, of the most believed file first."""
-        ...
-
-    def time(self, operator: Operator) -> OperatorTime:
-        """Predict the time of an operator."""
-        ...
-
-
-@dataclass(frozen=True)
-class DatasheetHardware:
-    """Roofline at the vendor's peaks: an upper bound on speed, not an estimate."""
-
-    spec: DeviceSpec
-    origin: str = "datasheet"
-
-    @property
-    def id(self) -> str:
-        """Name of the datasheet."""
-        return self.spec.id
-
-    @property
-    def datasheet(self) -> DeviceSpec | None:
-        """The datasheet."""
-        return self.spec
-
-    @property
-    def memory_bytes(self) -> float | None:
-        """Memory of the device."""
-        return self.spec.memory_bytes.value if self.spec.memory_bytes else None
-
-    @property
-    def last_level_cache_bytes(self) -> float | None:
-        """Of the device."""
-        size = self.spec.last_level_cache_bytes or self.spec.l2_bytes
-        return size.value if size else None
-
-    @property
-    def architecture(self) -> str:
-        """Of the device."""
-        return self.spec.architecture
-
-    def spread_fraction(self, bound: str) -> float:
-        """Return 0: datasheet values do not vary."""
-        return 0.0
-
-    @property
-    def power(self) -> tuple[float, str] | None:
-        """Power limit of the datasheet [W], with the origin ``cap``; None if not given."""
-        return (self.spec.power_cap_w.value, "cap") if self.spec.power_cap_w else None
-
-    def for_devices(self, count: int) -> "DatasheetHardware":
-        """Return itself: all devices of a datasheet are equal."""
-        return self
-
-    def source(self, operator: Operator) -> str:
-        """Return the name of the datasheet."""
-        return f"{self.spec.id} (datasheet)"
-
-    def modes(self, collective: Operator) -> tuple[tuple[str, ...], ...]:
-        """Return ``nccl``: a datasheet does not know kernels."""
-        return (("nccl",),)
-
-    def time(self, operator: Operator) -> OperatorTime:
-        """Return max(FLOPs / peak, bytes / bandwidth).
-
-        Raises
-        ------
-        InputError
-            If the datasheet lacks a required peak.
-        """
-        if operator.operation == "collective":
-            return wire_time(self.spec, operator)
-        if "gemm" in operator.config_key:  # an engine can fuse the quantization: no bound
-            none = np.zeros_like(operator.bytes)
-            return OperatorTime(none, none, none, "memory", extrapolated=False)
-        traffic_s = operator.bytes / self.spec.memory_bandwidth()
-        compute_s = np.zeros_like(traffic_s)
-        if operator.flops.any():
-            compute_s = operator.flops / self.spec.peak_flops(operator.config_key["dtype"])
-        time = np.maximum(traffic_s, compute_s)
-        bound: Bound = "compute" if compute_s.sum() > traffic_s.sum() else "memory"
-        return OperatorTime(time, time, time, bound, extrapolated=False)
-
-
-def wire_time(spec: DeviceSpec, operator: Operator) -> OperatorTime:
-    """Return the time of a collective at the bandwidth of the datasheet's links.
-
-    Raises
-    ------
-    InputError
-        If the datasheet gives no bandwidth between devices.
-    """
-    wire = spec.scaleup_bandwidth_bytes_per_s or spec.p2p_bandwidth_bytes_per_s
-    if wire is None:
-        raise InputError(f"the datasheet of {spec.id} has no bandwidth between GPUs")
-    factor = bus_factor(operator.config_key["op"], int(operator.config_key["world_size"]))
-    time = operator.bytes * factor / wire.value
-    return OperatorTime(time, time, time, "link", extrapolated=False)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def latent_decode_kernel(
         latent = tl.load(cache_ptr + row[:, None] + at_l[None, :], mask=seen, other=0.0)
         rotary = tl.load(cache_ptr + row[:, None] + L + at_r[None, :], mask=seen, other=0.0)
         latent = latent.to(ql.dtype)
-        score = tl.dot(ql, tl.trans(latent)) + tl.dot(qr, tl.trans(rotary.to(ql.dtype)))
+        score = tl.dot(ql, latent.T) + tl.dot(qr, rotary.to(ql.dtype).T)
         score = tl.where(inside[None, :], score * scale, float("-inf"))
         higher = tl.maximum(most, tl.max(score, 1))
         shrink = tl.exp(most - higher)
@@ -112,7 +112,7 @@ def latent_prefill_kernel(
         at = k_ptr + keys + token[:, None] * (D + R)
         kd = tl.load(at + at_d[None, :], mask=inside, other=0.0)
         kr = tl.load(at + D + at_r[None, :], mask=inside, other=0.0)
-        score = (tl.dot(qd, tl.trans(kd)) + tl.dot(qr, tl.trans(kr))) * scale
+        score = (tl.dot(qd, kd.T) + tl.dot(qr, kr.T)) * scale
         seen = (token[None, :] <= m[:, None]) & (token < length)[None, :]
         score = tl.where(seen, score, float("-inf"))
         higher = tl.maximum(most, tl.max(score, 1))
