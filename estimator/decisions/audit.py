@@ -11,10 +11,11 @@ The article that this follows treats the whole request as decode; the audit also
 with the predicted prefill time separated.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from groundspeed.estimator.deployment.deployment import Deployment
+from groundspeed.estimator.deployment.deployment import Deployment, require_valid
 from groundspeed.estimator.engines.engine import Costs, Engine
 from groundspeed.estimator.hardware.law_lookup import DatasheetHardware, Hardware
 from groundspeed.estimator.model.spec import Model
@@ -102,6 +103,12 @@ def audit_claim(
     """
     if not claim.tokens_per_s > 0:
         raise InputError(f"the claimed rate must be above 0 tokens/s, not {claim.tokens_per_s}")
+    if claim.counts not in (None, "total", "output"):
+        raise InputError(f"a rate counts total or output tokens, not '{claim.counts}'")
+    for name in ("isl", "osl", "concurrency", "gpus"):
+        value = getattr(claim, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} of the claim must be at least 1, not {value}")
     missing = [name for name in NEEDED if getattr(claim, name) is None]
     checks = [
         Check(name="stated", severity="ok", text="all required information is stated")
@@ -154,9 +161,25 @@ def request_time_s(claim: Claim, counts: Counts) -> float:
     return counted * claim.concurrency / claim.tokens_per_s
 
 
-def _server(claim: Claim, hardware: Hardware, engine: Engine) -> Server:
+def _layouts(claim: Claim) -> list[Deployment]:
+    """Return the ways to place the model on the GPUs, the widest tensor parallelism first.
+
+    A claim does not say how its GPUs work together: all as one group, or as independent replicas.
+    """
     devices = claim.gpus or 1
-    return Server(claim.model, Deployment(tp=devices, dtype=claim.dtype), engine, hardware)
+    found = []
+    for tp in (d for d in range(devices, 0, -1) if devices % d == 0):
+        trial = Deployment(tp=tp, replicas=devices // tp, dtype=claim.dtype)
+        with suppress(InputError):
+            require_valid(claim.model, trial)
+            found.append(trial)
+    if not found:
+        raise InputError(f"{claim.model.id} cannot be placed on {devices} GPUs")
+    return found
+
+
+def _server(claim: Claim, hardware: Hardware, engine: Engine) -> Server:
+    return Server(claim.model, _layouts(claim)[0], engine, hardware)
 
 
 def _workload(claim: Claim) -> Workload:
@@ -205,9 +228,20 @@ def _roof(claim: Claim, datasheet: DeviceSpec, engine: Engine) -> Check:
     bare = engine.model_copy(
         update={"costs": nothing, "overhead_bytes": 0.0, "memory_fraction": 1.0}
     )
-    server = _server(claim, DatasheetHardware(datasheet), bare)
-    bound = server.predict(_workload(claim))
-    roof = bound.total_tokens_per_s if claim.counts != "output" else bound.output_tokens_per_s
+    roof, refused = 0.0, ""
+    for layout in _layouts(claim):
+        try:
+            server = Server(claim.model, layout, bare, DatasheetHardware(datasheet))
+            bound = server.predict(_workload(claim))
+        except InputError as error:
+            refused = refused or str(error)
+            continue
+        counted = (
+            bound.total_tokens_per_s if claim.counts != "output" else bound.output_tokens_per_s
+        )
+        roof = max(roof, counted)
+    if not roof:
+        raise InputError(refused)
     share = claim.tokens_per_s / roof
     if share > 1.0:
         return Check(

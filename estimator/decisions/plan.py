@@ -136,7 +136,7 @@ def make_plan(
                     model, candidate, deployment, workload, ttft_limit_s, tpot_limit_s
                 )
             except InputError as error:
-                first_error = first_error or str(error)
+                first_error = str(error)  # of the most devices: it says what is missing
     if not candidates_tried:
         raise InputError(f"no deployment is possible: {first_error or 'no parallelism fits'}")
     front = _front([p for p, _, _ in candidates_tried])
@@ -165,7 +165,7 @@ def make_plan(
         points=points,
         best=best,
         tried=len(candidates_tried),
-        launch=launch_command(model, best, dtype, workload) if best else None,
+        launch=launch_command(model, best, dtype, workload, kv_dtype) if best else None,
         skipped=tuple(skipped),
         advice=_advice(best, [p for p, _, _ in candidates_tried], ttft_limit_s, tpot_limit_s),
     )
@@ -209,7 +209,7 @@ def _points(
         raise InputError(
             f"the memory size of {candidate.name} is missing in its datasheet or profile"
         )
-    tokens = float(workload.prompt_tokens + workload.output_tokens)
+    tokens = workload.longest_tokens
     memory = plan_memory(model, deployment, engine, memory_bytes)
     fit = most_sequences(model, deployment, memory, tokens)
     if fit < 1:
@@ -375,10 +375,12 @@ def _advice(
     )
 
 
-def launch_command(model: Model, p: PlanPoint, dtype: str | None, workload: Workload) -> str:
+def launch_command(
+    model: Model, p: PlanPoint, dtype: str | None, workload: Workload, kv_dtype: str | None = None
+) -> str:
     """Return the shell command that starts one replica of a point."""
     name = hub_name(model)
-    length = workload.prompt_tokens + workload.output_tokens
+    length = math.ceil(workload.longest_tokens)
     each = -(-p.concurrency // p.replicas)
     if p.engine == "sglang":
         words = [
@@ -400,4 +402,9 @@ def launch_command(model: Model, p: PlanPoint, dtype: str | None, workload: Work
         words += [f"--max-model-len {length}", f"--max-num-seqs {each}"]
     if dtype in ("fp8",) and model.weights is None and p.engine != "trtllm":
         words.append("--quantization fp8")
+    if kv_dtype is not None and p.engine in ("vllm", "sglang"):
+        name = {"fp8": "fp8" if p.engine == "vllm" else "fp8_e4m3"}.get(kv_dtype, "auto")
+        words.append(f"--kv-cache-dtype {name}")
+    if p.engine == "trtllm" and (dtype or kv_dtype):
+        words.append("  # takes its formats from the checkpoint: give a quantized one")
     return " ".join(words)

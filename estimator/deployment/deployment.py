@@ -62,6 +62,10 @@ class Deployment:
         return max(1, self.world // self.ep)
 
 
+CACHE_FORMATS = ("bfloat16", "float16", "float32", "fp8")
+"""Formats of a KV cache."""
+
+
 def formats(model: Model, deployment: Deployment) -> Formats:
     """Return the number format of each part of the model.
 
@@ -82,6 +86,12 @@ def formats(model: Model, deployment: Deployment) -> Formats:
         or weights in ("w4a16_mxfp4", "w4a8_mxfp4_mxfp8")
     )
     cache = deployment.kv_dtype or model.kv_dtype
+    if cache and weight_format(cache) not in CACHE_FORMATS:
+        raise InputError(
+            f"no KV cache in {cache} is modelled",
+            where="--kv-dtype",
+            remedy=f"give one of {', '.join(CACHE_FORMATS)}",
+        )
     return Formats(
         linear=rest if only_experts else weights,
         experts=weight_format(deployment.experts_dtype) if deployment.experts_dtype else weights,
@@ -107,6 +117,8 @@ def require_valid(model: Model, deployment: Deployment) -> None:
         ("dp", d.dp),
         ("replicas", d.replicas),
     ):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"--{name} must be a whole number, not {value!r}")
         if not 1 <= value <= 4096:
             raise InputError(f"--{name} must lie between 1 and 4096, not {value}")
     if model.heads % d.tp:

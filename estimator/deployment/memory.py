@@ -113,12 +113,16 @@ def require_fit(
     if short <= 0:
         return
     raise InputError(
-        f"{model.id} does not fit: {short / GIB:.1f} GiB short on each of {deployment.devices} "
-        f"devices (weights {memory.weight_bytes / GIB:.1f}, engine "
+        f"{model.id} does not fit: {short / GIB:.1f} GiB short on {_each(deployment.devices)} "
+        f"(weights {memory.weight_bytes / GIB:.1f}, engine "
         f"{memory.overhead_bytes / GIB:.1f}, one request {(short + memory.cache_bytes) / GIB:.1f} "
         f"of {memory.usable_bytes / GIB:.1f} GiB)",
         remedy=_suggest_fix(model, deployment, engine, memory, tokens),
     )
+
+
+def _each(devices: int) -> str:
+    return "the device" if devices == 1 else f"each of {devices} devices"
 
 
 def min_devices(

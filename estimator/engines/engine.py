@@ -154,6 +154,9 @@ def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engi
         raise InputError(f"there are no constants of the engine {wanted} for {platform}")
     if not version.strip():
         return fitting[0]
+    if wanted == NO_ENGINE:
+        raise InputError("bare is no engine, so it has no version", where="engine version",
+                         remedy="leave the version out")  # fmt: skip
     if not _version_tuple(version):
         raise InputError(
             f"'{version}' is not a version of {wanted}",

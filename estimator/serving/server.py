@@ -108,7 +108,7 @@ class Server:
         # It can use what the driver reports; the reservations of engines were fitted to the nominal
         # size.
         holder = engine
-        if w.kind == "static":
+        if w.kind == "static" and engine.policy == "whole_batch":
             holder = find_engine(NO_ENGINE)
             spec = hardware.datasheet
             if spec is not None and spec.usable_memory_bytes is not None:
@@ -118,7 +118,10 @@ class Server:
         # The pipeline's batches share the cache of a device.
         fit = most_sequences(model, d, memory, tokens) // d.pp
         open_loop = w.kind in ("poisson", "trace")
-        clients = 1 if open_loop else math.ceil(w.concurrency / d.groups)
+        at_once = w.concurrency
+        if w.kind == "closed" and w.num_prompts is not None:
+            at_once = min(at_once, w.num_prompts)  # other clients find nothing to send
+        clients = 1 if open_loop else math.ceil(at_once / d.groups)
         if w.kind == "static" and clients > fit:
             raise InputError(
                 f"{model.id} does not fit with a batch of {w.concurrency}: the caches hold "
@@ -126,7 +129,7 @@ class Server:
                 remedy=f"use a batch of at most {fit * d.groups}, shorter sequences, or a smaller "
                 "KV cache (--kv-dtype fp8)",
             )
-        busy = float(d.groups) if open_loop else w.concurrency / clients
+        busy = float(d.groups) if open_loop else at_once / clients
         most = min(max(fit, 1), engine.max_sequences) if open_loop else clients
         graph = step_graph(model, d, engine, busy_groups=min(float(d.dp), busy))
         steps = StepTimes(graph, hardware, engine, most, tokens, 1 + w.drafted_tokens)
@@ -173,7 +176,7 @@ class Server:
         first, whole = _latency(ttft, weights), _latency(e2e, weights)
         each = _latency(tpot, weights[several]) if several.any() else None
         gaps = outcome.gap_s
-        running = group.clients
+        running = max(1, min(group.clients, group.fit, engine.max_sequences))
         if w.kind in ("poisson", "trace"):
             decoding = float((outcome.end_s - outcome.first_s).mean()) * simulated.requests_per_s
             running = max(1, min(round(decoding), group.fit, engine.max_sequences))
@@ -213,6 +216,7 @@ class Server:
             devices=d.all_devices,
             kind=w.kind,
             concurrency=concurrency,
+            running_sequences=max(1, round(running * group.busy)),
             prompt_tokens=w.prompt_tokens,
             output_tokens=w.output_tokens,
             ttft_s=ttft_s,
@@ -234,7 +238,7 @@ class Server:
             saturated=saturated,
             most_sequences=group.fit * d.groups,
             weight_bytes=group.memory.weight_bytes,
-            cache_bytes_per_sequence=cache_bytes(model, d, prompts + outputs),
+            cache_bytes_per_sequence=cache_bytes(model, d, w.longest_tokens),
             cache_bytes=group.memory.cache_bytes,
             decode_parts=decode,
             prefill_parts=prefill,

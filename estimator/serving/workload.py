@@ -107,6 +107,8 @@ class Prediction(Record):
     kind: Kind
     concurrency: int
     """Number of clients or sequences; of an open loop, the mean number of requests in progress."""
+    running_sequences: int = 1
+    """Number of sequences in a decode step of all groups together: those that have a cache."""
     prompt_tokens: int
     output_tokens: int
     ttft_s: float
@@ -186,6 +188,8 @@ def require_workload(model: Model, w: Workload) -> None:
         ("output tokens", w.output_tokens),
         ("concurrency", w.concurrency),
     ):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{name} must be a whole number, not {value!r}")
         if not 1 <= value <= 100_000_000:
             raise InputError(f"{name} must lie between 1 and 100,000,000, not {value}")
     if not 0.0 < w.length_low <= w.length_high <= 2.0:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from groundspeed.display.notebook import Estimate, Estimates, FleetScreening, MeasuredProfile
+from groundspeed.estimating.load import load_of
 from groundspeed.estimator import Workload, find_model
 from groundspeed.estimator.deployment.build_server import ServerOptions, build_server
 from groundspeed.estimator.hardware.find_hardware import find_hardware
@@ -183,11 +184,22 @@ def estimate(
             "batch (static), concurrency (closed loop) and rate (open loop) exclude each other",
             remedy="give one of them",
         )
-    kind: Kind = "static"
-    if rate is not None:
-        kind = "poisson"
-    elif concurrency is not None or (engine is not None and batch is None):
-        kind = "closed"
+    given = {
+        "--batch": batch, "--concurrency": concurrency, "--rate": rate, "--engine": engine,
+        "--engine-version": engine_version or None, "--num-prompts": num_prompts, "--slo": slo,
+        "--max-sequences": max_sequences, "--token-budget": token_budget,
+        "--length-low": length_low if length_low != 1.0 else None,
+        "--length-high": length_high if length_high != 1.0 else None,
+        "--draft-tokens": draft_tokens or None, "--acceptance": acceptance or None,
+    }  # fmt: skip
+    load = load_of([name for name, value in given.items() if value is not None])
+    if slo is not None and not all(limit > 0.0 for limit in slo):
+        raise InputError(f"the limits of TTFT and TPOT must be above 0 s, not {slo}", where="slo")
+    kinds: dict[str, Kind] = {"static": "static", "closed": "closed", "open": "poisson"}
+    kind = kinds[load]
+    clients = 1
+    if concurrency is not None or batch is not None:
+        clients = concurrency if concurrency is not None else (batch or 0)
     options = ServerOptions(
         tp=tp, pp=pp, ep=ep, dp=dp, replicas=replicas, dtype=dtype, kv_dtype=kv_dtype,
         engine=engine or ("bare" if kind == "static" else "vllm"), engine_version=engine_version,
@@ -195,7 +207,7 @@ def estimate(
     )  # fmt: skip
     server = build_server(model, gpu, options, profile_dir=profile_dir)
     workload = Workload(
-        prompt_tokens, output_tokens, concurrency or batch or 1, kind, length_low, length_high,
+        prompt_tokens, output_tokens, clients, kind, length_low, length_high,
         num_prompts, rate, cached_share=cached, drafted_tokens=draft_tokens, acceptance=acceptance,
     )  # fmt: skip
     prediction = server.predict(workload, slo=slo, price_per_hour=price)
@@ -224,6 +236,8 @@ def sweep(
     InputError
         As :func:`estimate`.
     """
+    if not concurrency:
+        raise InputError("there is no concurrency to predict", where="concurrency")
     return Estimates(
         predictions=tuple(estimate(model, concurrency=n, **options) for n in concurrency)
     )
@@ -335,8 +349,13 @@ def compare(
     from groundspeed.estimator.decisions.compare import Option, compare_servers
 
     known = {f.name for f in fields(ServerOptions)} | {"gpu", "price"}
+    if not concurrency:
+        raise InputError("there is no concurrency to compare", where="concurrency")
     servers = []
     for name, values in options.items():
+        price = values.get("price")
+        if price is not None and not 0 < price < 10_000:
+            raise InputError(f"the price of option '{name}' must be above 0, not {price}")
         for key in values:
             if key not in known:
                 raise InputError(

@@ -36,10 +36,13 @@ def estimate_command(
             ),
         ),
     ],
-    isl: Annotated[int, typer.Option(help="Input length: tokens in each prompt.")] = 1024,
+    isl: Annotated[
+        int | None, typer.Option(help="Input length: tokens in each prompt. Default: 1024.")
+    ] = None,
     osl: Annotated[
-        int, typer.Option(help="Output length: tokens generated for each request.")
-    ] = 1024,
+        int | None,
+        typer.Option(help="Output length: tokens generated for each request. Default: 1024."),
+    ] = None,
     concurrency: Annotated[
         str | None,
         typer.Option(
@@ -217,11 +220,12 @@ def estimate_command(
         ),
     ] = None,
     price: Annotated[
-        float | None,
+        list[float] | None,
         typer.Option(
             help=(
-                "Price of one GPU-hour in any currency: also show the cost of a million output "
-                "tokens. Not given: no cost."
+                "Price of one GPU-hour in any currency, once for all GPUs or once for each --gpu "
+                "in the same order: also show the cost of a million output tokens. Not given: no "
+                "cost."
             )
         ),
     ] = None,
@@ -278,6 +282,7 @@ def estimate_command(
         parse_concurrency,
         parse_pools,
         parse_slo,
+        prices_of,
         read_measured,
         read_trace,
     )
@@ -293,13 +298,17 @@ def estimate_command(
         "--length-low": length_low, "--length-high": length_high,
         "--max-sequences": max_sequences, "--token-budget": token_budget, "--price": price,
         "--draft-tokens": draft_tokens, "--acceptance": acceptance, "--kv-dtype": kv_dtype,
-        "--cached": cached or None, "--utilization": utilization,
+        "--cached": cached or None, "--utilization": utilization, "--isl": isl, "--osl": osl,
         **{f"--{n}": v if v != 1 else None
            for n, v in (("tp", tp), ("pp", pp), ("ep", ep), ("dp", dp), ("replicas", replicas))},
     }  # fmt: skip
     named = [name for name, value in given.items() if value is not None]
     naive = _is_naive(method)
     load = load_of(named, naive=naive)
+    arrivals = read_trace(trace) if trace else None
+    if arrivals is not None:  # what is shown of a prompt is shown of the mean one
+        isl, osl = (max(1, round(sum(a[i] for a in arrivals) / len(arrivals))) for i in (1, 2))
+    isl, osl = (1024 if length is None else length for length in (isl, osl))
     shape = find_model(model, assume=assume)
     choices = [find_hardware(name, profile_dir=profile_dir) for name in gpu]
     if naive:
@@ -307,7 +316,6 @@ def estimate_command(
         share = 0.6 if utilization is None else utilization
         _naive_estimate(shape, choices, lengths, dtype, share, as_json, output, force)
         return
-    arrivals = read_trace(trace) if trace else None
     kind: Kind = "static" if load == "static" else "closed"
     if load == "open":
         kind = "trace" if arrivals else "poisson"
@@ -337,7 +345,7 @@ def estimate_command(
         percentiles=simulate,
         slo=parse_slo(slo),
         pools=parse_pools(prefill_decode),
-        price=price,
+        prices=prices_of(price, len(gpu)),
     )  # fmt: skip
     estimate(
         request,

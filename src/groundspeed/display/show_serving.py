@@ -82,9 +82,9 @@ def show_parts(console: Console, prediction: Prediction) -> None:
     """Print the time of one decode step and of one prefill, by operator."""
     p = prediction
     prompts = f"{p.concurrency} x " if p.kind == "static" and p.concurrency > 1 else ""
-    requests = "request" if p.concurrency == 1 else "requests"
+    requests = "request" if p.running_sequences == 1 else "requests"
     for title, parts in (
-        (f"decode step of {p.concurrency} {requests}", p.decode_parts),
+        (f"decode step of {p.running_sequences} {requests}", p.decode_parts),
         (f"prefill of {prompts}{p.prompt_tokens} tokens", p.prefill_parts),
     ):
         if not parts:

@@ -33,6 +33,8 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "--length-low": SERVER,
     "--length-high": SERVER,
     "--max-sequences": SERVER,
+    "--isl": ANY,
+    "--osl": ANY,
     "--engine": ANY,
     "--engine-version": ANY,
     "--token-budget": ANY,
@@ -49,7 +51,7 @@ BELONGS: dict[str, tuple[str, ...]] = {
 }
 """The loads that each option belongs to."""
 
-NAIVE = ("--batch", "--utilization")
+NAIVE = ("--batch", "--isl", "--osl", "--utilization")
 """Options of the back-of-the-envelope method, besides model, GPU, lengths and data type."""
 
 TOGETHER = (
@@ -59,6 +61,8 @@ TOGETHER = (
     ("--token-budget", "--engine"),
 )
 """Options that need another one in a static batch or everywhere."""
+
+OWN_OF_A_TRACE = ("--rate", "--isl", "--osl", "--num-prompts", "--length-low", "--length-high")
 
 NAMES = {
     "static": "a static batch",
@@ -103,9 +107,17 @@ def load_of(given: Sequence[str], *, naive: bool = False) -> Load:
         load = "open"
     elif "--concurrency" in given or (server and "--batch" not in given):
         load = "closed"
-    if "--rate" in given and "--trace" in given:
+    if "--trace" in given:
+        for name in OWN_OF_A_TRACE:
+            if name in given:
+                raise InputError(
+                    "a trace has its own arrivals and lengths",
+                    where=name,
+                    remedy=f"leave out {name} or --trace",
+                )
+    if "--prefill-decode" in given and "--replicas" in given:
         raise InputError(
-            "a trace has its own arrivals", where="--rate", remedy="give --rate or --trace"
+            "names the replicas itself", where="--prefill-decode", remedy="leave out --replicas"
         )
     for name in given:
         if load not in BELONGS[name]:

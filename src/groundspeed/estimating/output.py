@@ -36,8 +36,8 @@ class EstimateRequest:
     """[s] Limits on TTFT and TPOT."""
     pools: tuple[int, int] | None = None
     """Replicas for prefill and for decode (disaggregated serving); None: not separated."""
-    price: float | None = None
-    """[currency/hour] Price of one GPU."""
+    prices: tuple[float | None, ...] = ()
+    """[currency/hour] Price of one GPU of each kind; empty: no costs."""
 
 
 def predict_columns(request: EstimateRequest) -> Columns:
@@ -48,16 +48,17 @@ def predict_columns(request: EstimateRequest) -> Columns:
     from groundspeed.estimator import DatasheetHardware
 
     columns: Columns = []
-    for choice in request.hardware:
+    prices = request.prices or (None,) * len(request.hardware)
+    for choice, price in zip(request.hardware, prices, strict=True):
         engine = request.options.engine_on(choice)
         alone = len(request.hardware) == 1
         if choice.spec is not None and (alone or choice.profile is None):
             name = "datasheet" if alone else f"{choice.name} (datasheet)"
             bound = DatasheetHardware(choice.spec)
-            columns.append((name, _predict(request, _without_costs(engine), bound)))
+            columns.append((name, _predict(request, _without_costs(engine), bound, price)))
         if choice.profile is not None:
             name = "calibrated" if alone else choice.name
-            columns.append((name, _predict(request, engine, choice.best)))
+            columns.append((name, _predict(request, engine, choice.best, price)))
     return columns
 
 
@@ -168,7 +169,7 @@ def _without_costs(engine: "Engine") -> "Engine":
 
 
 def _predict(
-    request: EstimateRequest, engine: "Engine", hardware: "Hardware"
+    request: EstimateRequest, engine: "Engine", hardware: "Hardware", price: float | None
 ) -> "list[Prediction]":
     from groundspeed.estimator import Server
 
@@ -177,7 +178,7 @@ def _predict(
         server.predict(
             replace(request.workload, concurrency=concurrency),
             slo=request.slo,
-            price_per_hour=request.price,
+            price_per_hour=price,
         )
         for concurrency in request.concurrency
     ]

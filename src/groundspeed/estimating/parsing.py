@@ -61,10 +61,31 @@ def parse_slo(text: str | None) -> tuple[float, float] | None:
             limits[name.lower()] = float(value.lower().removesuffix("ms")) * 1e-3
         except ValueError:
             name = ""
+        if not limits.get(name.lower(), 1.0) > 0.0:
+            raise InputError(f"the limit '{part}' must be above 0 ms", where="--slo")
         if name.lower() not in ("ttft", "tpot"):
             raise InputError(f"'{part}' is not a limit on ttft or tpot", where="--slo",
                              remedy="give limits in ms, such as ttft=500,tpot=50")  # fmt: skip
     return limits["ttft"], limits["tpot"]
+
+
+def prices_of(prices: list[float] | None, gpus: int) -> tuple[float | None, ...]:
+    """Return the price of each GPU: one for all, one for each, or none.
+
+    Raises
+    ------
+    InputError
+        If there is another number of prices.
+    """
+    if not prices:
+        return (None,) * gpus
+    if len(prices) not in (1, gpus):
+        raise InputError(
+            f"{len(prices)} prices for {gpus} GPUs",
+            where="--price",
+            remedy="give --price once, or once for each --gpu in the same order",
+        )
+    return tuple(prices) if len(prices) == gpus else (prices[0],) * gpus
 
 
 def parse_pools(text: str | None) -> tuple[int, int] | None:

@@ -98,6 +98,12 @@ def test_naive_method_refuses_what_it_does_not_know(option: str, tmp_path: Path)
         (["--rate", "2", "--concurrency", "4"], "--concurrency: belongs to a closed loop"),
         (["--rate", "nan"], "arrival rate must be above 0"),
         (["--engine-version", "0.12"], "--engine-version: needs --engine"),
+        (["--slo", "ttft=nan,tpot=1"], "must be above 0 ms"),
+        (["--slo", "ttft=0"], "must be above 0 ms"),
+        (["--kv-dtype", "int4"], "no KV cache in int4 is modelled"),
+        (["--engine", "bare", "--engine-version", "0.12"], "bare is no engine"),
+        (["--prefill-decode", "1+1", "--replicas", "2"], "names the replicas itself"),
+        (["--price", "2", "--price", "3"], "2 prices for 1 GPUs"),
         (["--batch", "2", "--length-low", "0.5"], "--length-low: belongs to a closed loop"),
     ],
 )
@@ -127,3 +133,44 @@ def test_two_gpus_have_their_own_memory_power_and_reasons() -> None:
 def test_one_output_token_has_no_tpot() -> None:
     document = run("llama-3.1-8b", "--gpu", "h200", "--osl", "1", "--concurrency", "4", "--json")
     assert all(p["tpot_s"] is None and p["decode_parts"] == [] for p in document["predictions"])
+
+
+def test_trace_has_its_own_lengths(tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text("arrival_s,isl,osl\n0.0,100,10\n0.5,2000,50\n3.0,300,30\n")
+    base = ("llama-3.1-8b", "--gpu", "h200", "--trace", str(trace))
+    for option, value in (("--isl", "77"), ("--osl", "9"), ("--num-prompts", "5")):
+        with pytest.raises(InputError, match=f"{option}: a trace has its own"):
+            run(*base, option, value)
+    last = run(*base, "--json")["predictions"][-1]
+    assert (last["prompt_tokens"], last["output_tokens"]) == (800, 30)
+
+
+def test_each_gpu_has_its_own_price() -> None:
+    both = ("llama-3.1-8b", "--gpu", "h100", "--gpu", "h200", "--concurrency", "4", "--json")
+    costs = [
+        {p["column"]: p["cost_per_million_output_tokens"]
+         for p in run(*both, *prices)["predictions"]}
+        for prices in (("--price", "2", "--price", "3"), ("--price", "2"))
+    ]  # fmt: skip
+    assert costs[0]["h100"] == pytest.approx(costs[1]["h100"])
+    assert costs[0]["h200"] == pytest.approx(1.5 * costs[1]["h200"])
+
+
+def test_decode_step_holds_the_sequences_that_run_and_not_those_that_wait() -> None:
+    few = run("llama-3.1-8b", "--gpu", "h200", "--concurrency", "16", "--max-sequences", "4",
+              "--json")["predictions"][-1]  # fmt: skip
+    assert few["running_sequences"] == 4 and few["saturated"]
+    many = run("llama-3.1-8b", "--gpu", "h100", "--concurrency", "1000", "--json")
+    last = many["predictions"][-1]
+    assert last["running_sequences"] == last["most_sequences"] < 1000
+    assert sum(p["bytes"] for p in last["decode_parts"]) < 85e9  # a step reads what is there
+
+
+def test_fewer_prompts_than_clients_run_only_the_prompts() -> None:
+    capped = run("llama-3.1-8b", "--gpu", "h100", "--concurrency", "8", "--num-prompts", "4",
+                 "--json")["predictions"][-1]  # fmt: skip
+    four = run("llama-3.1-8b", "--gpu", "h100", "--concurrency", "4", "--num-prompts", "4",
+               "--json")["predictions"][-1]  # fmt: skip
+    assert capped["tpot_s"] == pytest.approx(four["tpot_s"])
+    assert capped["output_tokens_per_s"] == pytest.approx(four["output_tokens_per_s"])

@@ -150,3 +150,34 @@ def test_estimate_takes_what_the_command_takes() -> None:
     assert offered.requests_per_s == pytest.approx(0.5)
     with pytest.raises(gs.InputError, match="exclude each other"):
         gs.estimate("gpt-oss-120b", gpu="h200", batch=2, concurrency=4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch": 0}, {"concurrency": 0}, {"concurrency": 2.5}, {"tp": "2"}, {"acceptance": 0.5},
+     {"slo": (float("nan"), 1.0)}, {"batch": 4, "slo": (0.5, 0.05)}, {"draft_tokens": 3},
+     {"batch": 4, "max_sequences": 1}, {"engine_version": "0.12"}],
+    ids=str,
+)  # fmt: skip
+def test_python_refuses_what_the_command_refuses(options: dict[str, Any]) -> None:
+    with pytest.raises(gs.InputError):
+        gs.estimate("llama-3.1-8b", gpu="h200", **options)
+
+
+def test_option_of_a_server_asks_for_a_server_as_in_the_command() -> None:
+    for options in ({"max_sequences": 4}, {"num_prompts": 4}, {"slo": (0.5, 0.05)}):
+        assert gs.estimate("llama-3.1-8b", gpu="h200", **options).kind == "closed"  # type: ignore[arg-type]
+
+
+def test_claim_of_replicas_is_possible_and_impossible_conditions_are_refused() -> None:
+    """Eight GPUs may be eight replicas, which are faster than one group of eight."""
+    load: dict[str, Any] = {"prompt_tokens": 4096, "output_tokens": 128, "concurrency": 64}
+    best = gs.estimate("llama-3.1-8b", gpu="l40s", replicas=8, engine="sglang", **load)
+    claim = gs.audit(
+        "llama-3.1-8b", gpu="l40s", gpus=8, counts="total", tokens_per_s=best.total_tokens_per_s,
+        **load,
+    )  # fmt: skip
+    assert claim.passes
+    for wrong in ({"concurrency": 0}, {"gpus": -3}, {"counts": "foo"}):
+        with pytest.raises(gs.InputError, match="at least 1|counts total or output"):
+            gs.audit("llama-3.1-8b", gpu="l40s", tokens_per_s=10.0, **(load | wrong))
