@@ -178,6 +178,7 @@ def test_claim_of_replicas_is_possible_and_impossible_conditions_are_refused() -
         **load,
     )  # fmt: skip
     assert claim.passes
-    for wrong in ({"concurrency": 0}, {"gpus": -3}, {"counts": "foo"}):
+    conditions: tuple[dict[str, Any], ...] = ({"concurrency": 0}, {"gpus": -3}, {"counts": "foo"})
+    for wrong in conditions:
         with pytest.raises(gs.InputError, match="at least 1|counts total or output"):
             gs.audit("llama-3.1-8b", gpu="l40s", tokens_per_s=10.0, **(load | wrong))
