@@ -396,8 +396,8 @@ def _triton_cases(device: Device, mode: Mode, limits: Limits, seed: int) -> list
         latent = latent_candidates("kv_len", seed)
         prompts = latent_candidates("seq_len", seed)
         for cache in ("bfloat16", "fp8"):
-            cases += _choose(LatentDecode(cache), latent, mode.attention_points, limits, seed)
-        cases += _choose(LatentPrefill(), prompts, mode.attention_points, limits, seed)
+            cases += _choose(LatentDecode(cache), latent, mode.attention_points // 2, limits, seed)
+        cases += _choose(LatentPrefill(), prompts, mode.attention_points // 2, limits, seed)
     return cases
 
 
