@@ -47,7 +47,7 @@ class StepGraph:
     """True if the engine has its own all-reduce kernel besides that of NCCL or RCCL."""
     fused_quantize: bool = False
     """True if the activations are quantized by the operation before the GEMM."""
-    library: str = "vllm"
+    attention_library: str = "vllm"
     """Library of the attention kernels, used if a profile has laws for several."""
     fused: bool = True
     """True if small operations are fused as in serving engines; False: one kernel for each."""
@@ -63,7 +63,11 @@ class StepGraph:
     def shard(self) -> Shard:
         """What one rank holds and runs."""
         return Shard(
-            self.deployment.tp, self.formats, self.library, self.fused, self.fused_quantize
+            self.deployment.tp,
+            self.formats,
+            self.attention_library,
+            self.fused,
+            self.fused_quantize,
         )
 
     @property

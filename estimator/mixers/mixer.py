@@ -32,7 +32,7 @@ class Shard:
     tp: int
     """Number of ranks over which the layers are split."""
     formats: Formats
-    library: str = "vllm"
+    attention_library: str = "vllm"
     """Library of the attention kernels, used if a profile has laws for several."""
     fused: bool = True
     """True if small operations are fused as in serving engines; False: one kernel for each."""
