@@ -172,8 +172,9 @@ class ProfileHardware:
         )
         found = self._find(gemm)
         # Our own GEMMs are timed on operands that are quantized already; tables of others are not.
-        own = found is not None and found.law.origin == "measured"
-        return found is not None and not own and "quantize_bytes_per_s" in found.law.coefficients
+        if found is None or found.profile.mode not in ("imported", "transferred"):
+            return False
+        return "quantize_bytes_per_s" in found.law.coefficients
 
     def _without_law(self, operator: Operator) -> OperatorTime:
         """Compose an operation of others, or use the wire of the datasheet; else refuse."""
