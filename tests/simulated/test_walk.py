@@ -101,7 +101,10 @@ def test_what_was_never_measured_is_labelled_with_its_origin(known: HardwareChoi
 def test_products_of_models_have_the_time_of_the_simulated_chip(known: HardwareChoice) -> None:
     """Median below 8 % on the products of models, whose shapes the calibration never saw."""
     hardware = known.best
-    slow = replace(CHIP, memory_bytes_per_s=SLOWER["memory_bytes_per_s"])
+    assert isinstance(hardware, ProfileHardware)
+    chip = CHIP  # both GPUs were measured at the same time: either may have ended last
+    if hardware.profile.environment.device_index == SLOWER["device"]:
+        chip = replace(CHIP, memory_bytes_per_s=SLOWER["memory_bytes_per_s"])
     errors = []
     for model in ("llama-3.1-8b", "qwen2.5-32b", "qwen3-4b"):
         server = build_server(model, known, ServerOptions(engine="bare"))
@@ -114,7 +117,7 @@ def test_products_of_models_have_the_time_of_the_simulated_chip(known: HardwareC
                 flops, moved = (
                     float(x[0]) / operator.count for x in (operator.flops, operator.bytes)
                 )
-                true_s = slow.kernel_s(flops=flops, cold_bytes=moved) + slow.graph_gap_s
+                true_s = chip.kernel_s(flops=flops, cold_bytes=moved) + chip.graph_gap_s
                 errors.append(abs(once_s / true_s - 1.0))
     assert len(errors) >= 45
     assert np.median(errors) < 0.08
