@@ -51,8 +51,9 @@ def test_measured_values_are_shown_beside_predictions_and_plotted(
 
 
 def test_rate_and_trace_options_simulate_an_open_loop(tmp_path: Path) -> None:
-    few = ("estimate", "llama-3.1-8b", "--gpu", "h200", "--isl", "512", "--osl", "64", "--json")
-    document = json.loads(groundspeed(*few, "--rate", "2", "--num-prompts", "100").out)
+    few = ("estimate", "llama-3.1-8b", "--gpu", "h200", "--json")
+    lengths = ("--isl", "512", "--osl", "64")
+    document = json.loads(groundspeed(*few, *lengths, "--rate", "2", "--num-prompts", "100").out)
     assert document["predictions"][-1]["requests_per_s"] == pytest.approx(2, rel=0.3)
     trace = tmp_path / "trace.csv"
     trace.write_text("arrival_s,isl,osl\n0.0,100,10\n0.5,2000,50\n3.0,100,10\n")
@@ -67,6 +68,11 @@ def test_separate_pools() -> None:
     )  # fmt: skip
     assert ran.code == 0, ran.err
     assert "1 prefill + 2 decode replicas (12 devices)" in ran.out
+
+
+def test_a_missing_trace_is_one_line() -> None:
+    ran = groundspeed("estimate", "llama-3.1-8b", "--gpu", "h200", "--trace", "/nowhere.csv")
+    assert (ran.code, "cannot be read" in ran.err) == (2, True), ran.err
 
 
 @pytest.mark.parametrize(
@@ -84,7 +90,7 @@ def test_separate_pools() -> None:
         (("--prefill-decode", "3"), "'3' is not of the form PREFILL+DECODE"),
         (("--dtype", "int1"), "unknown data type 'int1'"),
         (("--replicas", "0"), "--replicas must lie between 1 and 4096"),
-        (("--trace", "/nowhere.csv"), "cannot be read"),
+        (("--trace", "/nowhere.csv"), "a trace has its own arrivals and lengths"),
         (("--ep", "16"), "does not divide the 8 devices"),
     ],
 )
