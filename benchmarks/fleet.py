@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 
 from groundspeed.fleet.links.pairwise import Pairs, judge_pairs
-from groundspeed.fleet.screen.baseline_detectors import DETECTORS
 from groundspeed.fleet.screen.confirm import confirm, measured_units
 from groundspeed.fleet.screen.findings import Screening
 from groundspeed.fleet.screen.screen_table import screen
-from groundspeed.fleet.screen.simulated_fleet import GPUS, Fault, SimulatedFleet, simulate_fleet
 from groundspeed.fleet.table import clean_fleet
+from groundspeed.fleet.trial.baseline_detectors import DETECTORS
+from groundspeed.fleet.trial.simulated_fleet import GPUS, Fault, SimulatedFleet, simulate_fleet
 
 JUDGED = ("matmul_bf16", "matmul_fp8", "hbm_copy")
 TRIALS = {1: 60, 4: 60, 32: 30, 1000: 2}

@@ -8,15 +8,14 @@ from GPU to GPU, matmul throughput varies by 0.8 %, memory bandwidth by 0.3 %, N
     facts_of("hbm_read").warn_loss
 """
 
+import functools
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Literal
 
-Kind = Literal[
-    "tensor", "vector", "memory", "host_link", "nvlink", "network", "launch", "model", "telemetry",
-    "other",
-]  # fmt: skip
+from groundspeed.fleet.counters import counter_of
+from groundspeed.fleet.kinds import UNJUDGED, Kind
+from groundspeed.fleet.settings import setting_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,8 @@ class MetricFacts:
 
 
 RULES: tuple[tuple[str, MetricFacts], ...] = (
-    (r"temperature|temp_c|power|clock|fan|utilization|ecc|remap|throttle",
+    (r"temp(erature)?(_|$)|(^|_)g?temp|power|clock|fan(_|$)|util(ization)?(_|$)|throttle|slowdown|"
+     r"violation|numa_node|^(pwr|mtemp|gtemp|sm|mem|enc|dec|jpg|ofa|mclk|pclk|sclk)$",
      MetricFacts("telemetry", True, 1.0, 1.0, 1.0)),
     (r"launch|kernel_time", MetricFacts("launch", False, 0.15, 0.30, 0.034)),
     (r"ib_loopback|loopback", MetricFacts("network", True, 0.10, 0.20, 0.030, skewed=True)),
@@ -44,8 +44,11 @@ RULES: tuple[tuple[str, MetricFacts], ...] = (
      MetricFacts("network", True, 0.03, 0.08, 0.003)),
     (r"nvlink|xgmi|all_reduce|all_gather|reduce_scatter|all_?to_?all|p2p|busbw|nccl|rccl",
      MetricFacts("nvlink", True, 0.02, 0.05, 0.0015)),
-    (r"d2h", MetricFacts("host_link", True, 0.08, 0.15, 0.012)),
-    (r"h2d|pcie|host_link", MetricFacts("host_link", True, 0.05, 0.10, 0.003)),
+    (r"(h2d|d2h|pcie|host).*(cpu|numa|socket|node)_?\d",
+     MetricFacts("host_link", True, 0.15, 0.25, 0.05)),
+    (r"d2h|dtoh|device_to_host", MetricFacts("host_link", True, 0.08, 0.15, 0.012)),
+    (r"h2d|htod|host_to_device|pcie|host_link",
+     MetricFacts("host_link", True, 0.05, 0.10, 0.003)),
     (r"vector|fp64|non_tc", MetricFacts("vector", True, 0.024, 0.05, 0.003)),
     (r"matmul|gemm|flops|tflops|tensor", MetricFacts("tensor", True, 0.024, 0.05, 0.0085)),
     (r"hbm|memory|stream|copy|triad|read|write|bandwidth",
@@ -79,6 +82,29 @@ def is_time(metric: str, unit: str = "") -> bool | None:
     return True if TIME_NAME.search(metric.lower()) else None
 
 
+TELEMETRY = MetricFacts("telemetry", True, 1.0, 1.0, 1.0)
+
+
+@functools.lru_cache(maxsize=4096)
+def _facts(name: str) -> MetricFacts:
+    """Return the facts that a name (in lower case) gives."""
+    if not is_rate_name(name):
+        if counter_of(name) is not None:
+            return replace(TELEMETRY, kind="counter")
+        if setting_of(name) is not None:
+            return replace(TELEMETRY, kind="setting")
+    return next((facts for pattern, facts in RULES if re.search(pattern, name)), UNKNOWN)
+
+
+def is_rate_name(name: str) -> bool:
+    """Return whether a name is that of a rate, whatever else it holds.
+
+    >>> is_rate_name("gemm_gflops"), is_rate_name("pcie_link_width")
+    (True, False)
+    """
+    return re.search(r"flops|gbps|gb_s|busbw|bandwidth|tokens_per_s|_bw($|_)", name) is not None
+
+
 def facts_of(metric: str, lower_is_better: Collection[str] = (), unit: str = "") -> MetricFacts:
     """Return how a metric is judged, from its name and its unit.
 
@@ -93,9 +119,9 @@ def facts_of(metric: str, lower_is_better: Collection[str] = (), unit: str = "")
         Default: unknown, so that the name decides.
     """
     name = metric.lower()
-    facts_found = next((facts for pattern, facts in RULES if re.search(pattern, name)), UNKNOWN)
+    facts_found = _facts(name)
     less = is_time(metric, unit)
-    if less is not None and facts_found.kind != "telemetry":
+    if less is not None and facts_found.kind not in UNJUDGED:
         facts_found = replace(facts_found, higher_is_better=not less)
     if metric in lower_is_better:
         return replace(facts_found, higher_is_better=False)

@@ -1,12 +1,13 @@
-"""Read the measurements of a fleet into one table.
+"""The measurements of a fleet in one table: values, settings, and what was left out.
 
-The input is a long CSV (``node,gpu,metric,value,unit`` and optional columns that describe the GPU
-or node), or a folder of profiles. Unusable rows are not errors: they are left out, counted and
-explained.
+Unusable rows are not errors: they are left out, counted and explained. Values of one metric in
+several units are converted to the unit that most rows have.
 
     table = read_fleet([Path("fleet.csv")])
 """
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,21 +16,31 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from groundspeed.fleet.kinds import UNJUDGED
+from groundspeed.fleet.metrics import facts_of
+from groundspeed.fleet.reading.columns import ALIASES, numbers_of, plain_name
+from groundspeed.fleet.reading.table_file import long_form, read_rows
+from groundspeed.fleet.settings import setting_of
+from groundspeed.fleet.units import factor
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.schema import Profile
 from groundspeed.profiles.store import list_profiles
 
-NEEDED = ("node", "metric", "value")
-CLASS_COLUMNS = (
-    "sku", "memory", "power_cap", "partition", "driver", "benchmark_version",
-)  # fmt: skip
-"""Columns that must be equal for two GPUs or two nodes to be compared with each other."""
+CLASS_COLUMNS = ("sku", "memory", "form_factor", "partition", "benchmark_version")
+"""Columns that must be equal for two GPUs or two nodes to be compared with each other: what the
+hardware is, how it is cut, and how it was measured."""
 
 LEAST, MOST = 1e-15, 1e30
-"""Range of plausible values, in any unit; a value outside it is taken as a failed test."""
+"""Range of plausible rates and times, in any unit; a value outside it is taken as a failed test."""
 
 NODE_LEVEL = -1
 """Value of ``gpu`` for a metric of the whole node."""
+
+NAMED = 1_000_000
+"""Smallest ``gpu`` of a GPU that has a name (a UUID, an address) instead of an index."""
+
+
+SETTING_COLUMNS = ["node", "gpu", "cohort", "setting", "value"]
 
 
 @dataclass(frozen=True)
@@ -42,57 +53,79 @@ class FleetTable:
     units: dict[str, str]
     """Unit of each metric."""
     excluded: tuple[str, ...]
-    """Messages that say which rows were left out, with counts."""
+    """Messages that say which rows were left out or changed, with counts."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """Reason for each node that was to be measured but has no result."""
     notes: Mapping[tuple[str, int, str], str] = field(default_factory=dict)
     """Note recorded with a measurement, by node, GPU and metric."""
+    settings: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SETTING_COLUMNS))
+    """Settings of GPUs and nodes: columns node, gpu, cohort, setting, value (text)."""
+    zeros: frozenset[tuple[str, int, str]] = frozenset()
+    """Results that are exactly zero, by node, GPU and metric: the test ran and did no work."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """Name of each ``gpu`` that has one."""
+    skus: Mapping[str, str] = field(default_factory=dict)
+    """SKU of each class, where the table says it."""
+
+    def gpu_of(self, gpu: int) -> int | str | None:
+        """Return how people call a GPU: its index, its name, or None for the whole node."""
+        return None if gpu == NODE_LEVEL else self.names.get(gpu, gpu)
 
 
-def read_fleet(paths: Sequence[Path]) -> FleetTable:
-    """Read CSV files and folders of profiles into one table.
+def read_fleet(paths: Sequence[Path], mapping: Mapping[str, str] | None = None) -> FleetTable:
+    """Read files and folders of profiles into one table.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Tables, JSON lines, and folders of profiles.
+    mapping : mapping of str to str, optional
+        Column of the files for names used here. Default: the usual names of each.
 
     Raises
     ------
     InputError
         If a path cannot be read, a column is missing, or no measurement is left.
     """
+    frame = read_frames(paths, mapping)
+    said: tuple[str, ...] = ()
+    if "run" in frame and frame["run"].nunique() > 1:
+        frame, said = _newest(frame)
+    return clean_fleet(frame, ", ".join(str(p) for p in paths), said)
+
+
+def read_frames(paths: Sequence[Path], mapping: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Read files and folders of profiles into raw rows.
+
+    Raises
+    ------
+    InputError
+        If a path cannot be read or a column is missing.
+    """
     frames = []
     for path in paths:
-        if path.is_dir():
-            frames.append(_profiles(path))
-        else:
-            frames.append(_csv(path))
-    frame = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
-    return clean_fleet(frame, ", ".join(str(p) for p in paths))
+        frame = _profiles(path) if path.is_dir() else read_rows(path, mapping or {})
+        frames.append(frame)
+    if len(frames) == 1:
+        return frames[0]
+    whole = pd.concat([f.astype({"value": object}) for f in frames], ignore_index=True)
+    whole.attrs["comma_decimal"] = any(f.attrs.get("comma_decimal") for f in frames)
+    return whole
 
 
-def _csv(path: Path) -> pd.DataFrame:
-    types = dict.fromkeys(("node", "metric", "unit", "rack", *CLASS_COLUMNS), "category")
-    try:
-        header = pd.read_csv(path, nrows=0)
-        missing = [c for c in NEEDED if c not in header.columns]
-        if missing:
-            raise InputError(
-                f"column missing: {', '.join(missing)}",
-                where=str(path),
-                remedy="a fleet table has the columns node,gpu,metric,value,unit",
-            )
-        kept = [
-            c
-            for c in header.columns
-            if c in (*NEEDED, "gpu", "unit", "rack", "note", *CLASS_COLUMNS)
-        ]
-        return pd.read_csv(
-            path,
-            usecols=kept,
-            dtype={c: t for c, t in types.items() if c in kept},
-            keep_default_na=True,
-            on_bad_lines="skip",
-        )
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        reason = str(error).split("\n")[0][:160]
-        raise InputError(f"cannot be read as a table ({reason})", where=str(path)) from error
+def _newest(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the newest run of a table with several, and a sentence about the others."""
+    runs = frame["run"].astype(str)
+    dates = frame["date_utc"].astype(str) if "date_utc" in frame else runs
+    order = dates.groupby(runs).max().sort_values(kind="stable")
+    newest = str(order.index[-1])
+    kept = frame[runs == newest]
+    kept.attrs.update(frame.attrs)
+    said = (
+        f"{len(order) - 1} older runs: only the newest, {newest}, is screened "
+        "(groundspeed fleet history compares them)"
+    )
+    return kept, (said,)
 
 
 def _profiles(folder: Path) -> pd.DataFrame:
@@ -115,9 +148,9 @@ def profile_rows(profile: Profile) -> list[dict[str, object]]:
         "gpu": environment.device_index,
         "sku": profile.device.name,
         "memory": str(profile.device.memory_bytes),
-        "power_cap": str(environment.power_cap_w),
-        "partition": str(environment.partition_mode),
-        "driver": (environment.driver or "").split(".")[0],
+        "power_cap": _text(environment.power_cap_w),
+        "partition": _text(environment.partition_mode),
+        "driver": environment.driver or "",
         "benchmark_version": f"calibrate-{environment.method_version}",
     }
     return [
@@ -126,75 +159,156 @@ def profile_rows(profile: Profile) -> list[dict[str, object]]:
     ]
 
 
-def clean_fleet(frame: pd.DataFrame, where: str) -> FleetTable:
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def clean_fleet(frame: pd.DataFrame, where: str, said: Sequence[str] = ()) -> FleetTable:
     """Clean a raw table: leave out unusable rows, and record how many and why.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Rows, or a wide table; columns may have any of their usual names.
+    where : str
+        Name of the table, for messages.
+    said : sequence of str
+        What was left out before.
 
     Raises
     ------
     InputError
-        If no measurement is left.
+        If a column is missing or no measurement is left.
     """
-    excluded = []
+    comma_decimal = bool(frame.attrs.get("comma_decimal"))
+    frame = long_form(frame, {}, where)
+    excluded = list(said)
     for name in ("node", "metric"):
         empty = frame[name].isna()
         if empty.any():
             excluded.append(f"{int(empty.sum())} rows without a {name}")
             frame = frame[~empty]
-    value = frame["value"]
-    if not pd.api.types.is_numeric_dtype(value):
-        numbers = pd.to_numeric(value, errors="coerce")
-        bad = numbers.isna() & value.notna()
-        if bad.any():
-            example = str(value[bad].iloc[0])[:30]
-            excluded.append(
-                f"{int(bad.sum())} values that are not numbers (e.g. '{example}'): "
-                "counted as failed tests"
-            )
-        value = numbers
-    array = value.to_numpy(dtype=np.float64, copy=True)
+    metrics = as_category(frame["metric"])
+    settings_rows, frame, metrics = _apart(frame, metrics)
+    values, cell_units, bad = numbers_of(frame["value"], comma_decimal=comma_decimal)
+    if bad.any():
+        example = str(frame["value"][bad].iloc[0])[:30]
+        excluded.append(
+            f"{int(bad.sum())} values that are not numbers (e.g. '{example}'): "
+            "counted as failed tests"
+        )
+    array = values.to_numpy(dtype=np.float64, copy=True)
+    rate = _is_rate(metrics)
     with np.errstate(invalid="ignore"):
-        physical = (array > LEAST) & (array < MOST)
-    array[~physical] = np.nan
-    slots, strange = _slots(frame)
+        zero = rate & (array == 0.0)
+        negative = rate & (array < 0.0)
+        huge = rate & (array >= MOST)
+        array[rate & ~((array > LEAST) & (array < MOST))] = np.nan
+    for what, mask in (("below zero", negative), ("too large for any device", huge)):
+        if mask.any():
+            excluded.append(
+                f"{int(mask.sum())} impossible values ({what}): counted as failed tests"
+            )
+    if zero.any():
+        excluded.append(f"{int(zero.sum())} values of 0: the test did no work")
+    slots, strange, names = _slots(frame)
     if strange.any():
         example = str(frame["gpu"][strange].iloc[0])[:30]
         excluded.append(f"{int(strange.sum())} rows whose gpu is not an index (e.g. '{example}')")
-        frame, array, slots = frame[~strange], array[~strange], slots[~strange]
+    use = ~strange
     clean = pd.DataFrame(
         {
-            "node": frame["node"].astype("category"),
+            "node": as_category(frame["node"]),
             "gpu": slots,
-            "metric": frame["metric"].astype("category"),
+            "metric": metrics,
             "value": array,
-            "unit": frame["unit"].astype("category") if "unit" in frame else "",
-            "rack": frame["rack"].astype("category") if "rack" in frame else "",
+            "unit": _units(frame, cell_units),
+            "rack": _category(frame, "rack"),
             "cohort": _classes(frame),
+            "zero": zero,
         }
     )
-    notes = _notes(frame, slots)
+    clean = clean[use] if strange.any() else clean
+    settings = _settings(frame, clean, settings_rows, names)
     clean, units, more = _one_unit(clean)
     excluded += more
-    if clean.empty:
+    if clean.empty and settings.empty:
         raise InputError("contains no measurement", where=where)
     keys = ["node", "gpu", "metric"]
-    repeated = clean.duplicated(keys).sum()
+    repeated = int(clean.duplicated(keys).sum())
     if repeated:
-        excluded.append(f"{int(repeated)} repeated measurements: replaced by their median")
+        excluded.append(f"{repeated} repeated measurements: replaced by their median")
         grouped = clean.groupby(keys, observed=True, sort=False)
-        first = grouped[["rack", "cohort"]].first()
+        first = grouped[["rack", "cohort", "zero"]].first()
         clean = first.assign(value=grouped["value"].median()).reset_index()
-    return FleetTable(clean.reset_index(drop=True), units, tuple(excluded), notes=notes)
+    return FleetTable(
+        clean.drop(columns=["zero", "unit"], errors="ignore").reset_index(drop=True),
+        units,
+        tuple(excluded),
+        notes=_notes(frame, slots),
+        settings=settings,
+        zeros=_zeros(clean),
+        names=names,
+        skus=_skus(frame[use], clean["cohort"]) if "cohort" in clean else {},
+    )
+
+
+def as_category(names: pd.Series) -> pd.Series:
+    """Return names as a category of texts; a column that is one already is not read again."""
+    if isinstance(names.dtype, pd.CategoricalDtype):
+        texts = [str(c) for c in names.cat.categories]
+        if len(set(texts)) == len(texts):
+            named = names.cat.rename_categories(texts)
+            counts = np.bincount(np.array(named.cat.codes, dtype=np.int64) + 1, minlength=1)[1:]
+            used = counts.size == len(texts) and bool(counts.all())
+            return named if used else named.cat.remove_unused_categories()
+    return names.astype(str).astype("category")
+
+
+def _is_rate(metrics: pd.Series) -> NDArray[np.bool_]:
+    """Return whether each row is a rate or a time, for which zero means a failed test."""
+    kinds = [facts_of(str(m)).kind not in UNJUDGED for m in metrics.cat.categories]
+    return np.asarray(kinds, dtype=np.bool_)[metrics.cat.codes.to_numpy()] if kinds else np.zeros(
+        len(metrics), dtype=np.bool_
+    )  # fmt: skip
+
+
+def _apart(frame: pd.DataFrame, metrics: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
+    """Separate the rows that hold settings (``pcie_width``) from those that hold measurements."""
+    kinds = {str(m): facts_of(str(m)).kind == "setting" for m in metrics.cat.categories}
+    if not any(kinds.values()):
+        return frame.iloc[:0], frame, metrics
+    mask = metrics.map(kinds).astype(bool).to_numpy()
+    return frame[mask], frame[~mask], metrics[~mask].cat.remove_unused_categories()
+
+
+def _category(frame: pd.DataFrame, name: str) -> "pd.Series | str":
+    return frame[name].astype("category") if name in frame else ""
+
+
+def _units(frame: pd.DataFrame, cell_units: pd.Series) -> pd.Series:
+    column = frame["unit"] if "unit" in frame else pd.Series("", index=frame.index)
+    if column.isna().any():
+        column = column.astype(object).fillna("")
+    if (cell_units != "").any():
+        column = column.astype(object).where(cell_units == "", cell_units)
+    return as_category(column)
 
 
 GPU_NUMBER = r"^\s*(?:[A-Za-z_]+[ :_-]?)?(\d{1,6})(?:\.0*)?\s*$"
-"""Matches ``5``, ``5.0``, ``gpu5`` and ``cuda:5``; a UUID or 3.5 is not a GPU index."""
+"""Matches ``5``, ``5.0``, ``gpu5`` and ``cuda:5``."""
+
+GPU_NAME = re.compile(r"\s*(?=.*[A-Za-z:])[A-Za-z0-9][A-Za-z0-9:._/-]{3,63}\s*")
+"""Matches a UUID or an address on the PCIe bus; a name is not a number."""
 
 
-def _slots(frame: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return each row's GPU index (-1 for the node), and a mask of rows with an invalid index."""
+def _slots(frame: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.bool_], dict[int, str]]:
+    """Return each row's GPU (-1 for the node), a mask of invalid ones, and the names of GPUs."""
     if "gpu" not in frame:
-        return np.full(len(frame), NODE_LEVEL), np.zeros(len(frame), dtype=np.bool_)
+        none = np.zeros(len(frame), dtype=np.bool_)
+        return np.full(len(frame), NODE_LEVEL), none, {}
     gpu = frame["gpu"]
+    names: dict[int, str] = {}
     if pd.api.types.is_numeric_dtype(gpu):
         number = gpu.to_numpy(dtype=np.float64, na_value=np.nan)
         empty = np.isnan(number)
@@ -202,12 +316,26 @@ def _slots(frame: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         text = gpu.astype("string")
         empty = (text.isna() | text.str.strip().eq("")).to_numpy(dtype=np.bool_)
         number = pd.to_numeric(text.str.extract(GPU_NUMBER)[0], errors="coerce").to_numpy(
-            dtype=np.float64, na_value=np.nan
+            dtype=np.float64, na_value=np.nan, copy=True
         )
+        named = np.isnan(number) & ~empty
+        for name in sorted(set(text[named].str.strip())):
+            if GPU_NAME.fullmatch(str(name)):
+                names[_slot_of_name(str(name))] = str(name)
+        if names:
+            index = {name: slot for slot, name in names.items()}
+            number[named] = text[named].str.strip().map(index).to_numpy(
+                dtype=np.float64, na_value=np.nan
+            )  # fmt: skip
     with np.errstate(invalid="ignore"):
         whole = np.isfinite(number) & (number >= 0) & (number == np.floor(number))
     slots = np.where(whole, np.where(whole, number, 0.0), NODE_LEVEL).astype(np.int64)
-    return slots, ~whole & ~empty
+    return slots, ~whole & ~empty, names
+
+
+def _slot_of_name(name: str) -> int:
+    """Return the number that stands for a GPU's name: the same in every table (48 bits)."""
+    return NAMED + int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest())
 
 
 def _notes(frame: pd.DataFrame, slots: NDArray[np.int64]) -> dict[tuple[str, int, str], str]:
@@ -240,18 +368,116 @@ def _classes(frame: pd.DataFrame) -> pd.Series:
     return number.map(names).astype("category")
 
 
+def _skus(frame: pd.DataFrame, cohorts: pd.Series) -> dict[str, str]:
+    """Return the SKU of each class of a table; empty without a column ``sku``."""
+    if "sku" not in frame:
+        return {}
+    pairs = pd.DataFrame({"cohort": cohorts, "sku": frame["sku"]}).dropna().drop_duplicates()
+    return {str(c): str(s) for c, s in pairs.itertuples(index=False) if str(s)}
+
+
+def _settings(
+    frame: pd.DataFrame, clean: pd.DataFrame, rows: pd.DataFrame, names: Mapping[int, str]
+) -> pd.DataFrame:
+    """Return the settings that the columns and the rows of a table hold."""
+    parts: list[pd.DataFrame] = []
+    columns = {
+        c: setting.name
+        for c in frame.columns
+        if c not in ALIASES and (setting := setting_of(plain_name(c))) is not None
+    }
+    for column, name in columns.items():
+        part = clean[["node", "gpu", "cohort"]].assign(value=frame.loc[clean.index, column])
+        part = part[part["value"].notna()].drop_duplicates()
+        parts.append(part.assign(setting=name))
+    if not rows.empty:
+        slots, strange, _ = _slots(rows)
+        index = {name: slot for slot, name in names.items()}
+        if index and "gpu" in rows:
+            known = rows["gpu"].astype(str).str.strip().map(index)
+            slots = np.where(known.notna(), known.fillna(0).astype(int), slots)
+        found = {str(m): setting_of(str(m)) for m in rows["metric"].unique()}
+        part = pd.DataFrame(
+            {
+                "node": rows["node"].astype(str),
+                "gpu": slots,
+                "cohort": _classes(rows),
+                "setting": rows["metric"].astype(str).map(
+                    {m: s.name for m, s in found.items() if s is not None}
+                ),
+                "value": rows["value"],
+            }
+        )  # fmt: skip
+        parts.append(part[~strange & part["value"].notna()])
+    if not parts:
+        return pd.DataFrame(columns=SETTING_COLUMNS)
+    whole = pd.concat(
+        [p.astype({"node": str, "cohort": str}).assign(value=p["value"].map(_plain_value))
+         for p in parts], ignore_index=True,
+    )  # fmt: skip
+    whole = whole[whole["value"] != ""]
+    return whole[SETTING_COLUMNS].drop_duplicates(["node", "gpu", "setting"], keep="last")
+
+
+def _plain_value(value: object) -> str:
+    """Return the text of a setting; 16.0 and 16 are the same."""
+    text = str(value).strip()
+    number = re.fullmatch(r"(-?\d+)\.0+", text)
+    return "" if text.lower() in ("nan", "none", "n/a", "[n/a]") else number[1] if number else text
+
+
+def _zeros(clean: pd.DataFrame) -> frozenset[tuple[str, int, str]]:
+    part = clean[clean["zero"]]
+    return frozenset(
+        (str(node), int(gpu), str(metric))
+        for node, gpu, metric in zip(part["node"], part["gpu"], part["metric"], strict=True)
+    )
+
+
+def _each_has_one_unit(frame: pd.DataFrame) -> bool:
+    """Return whether no metric has rows in two units."""
+    metric, unit = frame["metric"].cat.codes.to_numpy(), frame["unit"].cat.codes.to_numpy()
+    kinds = len(frame["unit"].cat.categories) + 1
+    pairs = np.bincount(metric.astype(np.int64) * kinds + unit.astype(np.int64) + 1)
+    return np.count_nonzero(pairs) == np.count_nonzero(np.bincount(metric))
+
+
 def _one_unit(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str], list[str]]:
-    """Keep the most frequent unit of each metric; leave out rows in any other unit."""
-    counts = frame.groupby(["metric", "unit"], observed=True).size()
+    """Convert each metric to the unit that most of its rows have; leave out what cannot be."""
     units: dict[str, str] = {}
     notes: list[str] = []
+    if frame.empty:
+        return frame, units, notes
+    if _each_has_one_unit(frame):
+        codes = frame["metric"].cat.codes.to_numpy()
+        at = np.zeros(int(codes.max()) + 1, dtype=np.int64)
+        at[codes[::-1]] = np.arange(len(frame))[::-1]  # the first row of each metric stays
+        first = frame.iloc[np.unique(at[np.bincount(codes) > 0])]
+        return (
+            frame,
+            dict(zip(first["metric"].astype(str), first["unit"].astype(str), strict=True)),
+            notes,
+        )
+    counts = frame.assign(ok=frame["value"].notna()).groupby(["metric", "unit"], observed=True)[
+        "ok"
+    ].agg(["sum", "size"])  # fmt: skip
     drop = np.zeros(len(frame), dtype=bool)
+    scale = np.ones(len(frame))
     for metric, group in counts.groupby(level=0, observed=True):
-        ranked = group.droplevel(0).sort_values(ascending=False)
-        units[str(metric)] = str(ranked.index[0])
-        for unit, count in ranked.iloc[1:].items():
-            drop |= ((frame["metric"] == metric) & (frame["unit"] == unit)).to_numpy()
-            notes.append(
-                f"{count} rows of {metric} in '{unit}': most rows are in '{ranked.index[0]}'"
-            )
-    return frame[~drop], units, notes
+        ranked = group.droplevel(0).sort_values(["sum", "size"], ascending=False, kind="stable")
+        wanted = str(ranked.index[0])
+        units[str(metric)] = wanted
+        for unit, count in ranked["size"].iloc[1:].items():
+            mask = ((frame["metric"] == metric) & (frame["unit"] == unit)).to_numpy()
+            times = 1.0 if not str(unit) or not wanted else factor(str(unit), wanted)
+            if times is None:
+                drop |= mask
+                notes.append(f"{count} rows of {metric} in '{unit}': most rows are in '{wanted}'")
+            else:
+                scale[mask] *= times
+                units[str(metric)] = wanted or str(unit)
+                if times != 1.0:
+                    notes.append(f"{count} rows of {metric} converted from '{unit}' to '{wanted}'")
+    if (scale != 1.0).any():
+        frame = frame.assign(value=frame["value"] * scale)
+    return (frame[~drop] if drop.any() else frame), units, notes

@@ -83,6 +83,15 @@ def reference() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cases(reference: Path) -> Path:
+    """Public captures and incidents with their right answers, beside the reference data."""
+    folder = reference.parent / "cases" / "dev"
+    if not (folder / "truth.csv").is_file():
+        pytest.skip("no reference data: cases with known answers")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def root() -> Path:
     """Root folder of the checkout."""
     return _ROOT

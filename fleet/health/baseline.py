@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import ValidationError
 
+from groundspeed.fleet.kinds import UNJUDGED
 from groundspeed.fleet.metrics import facts_of
 from groundspeed.fleet.screen.score import usual
 from groundspeed.fleet.table import NODE_LEVEL, FleetTable
@@ -71,7 +72,7 @@ def baseline_of(table: FleetTable, source: str) -> Baseline:
         facts = facts_of(metric, unit=table.units.get(metric, ""))
         index = np.asarray(where)
         statistics = usual(values[index], slots[index], nodes[index], facts)
-        if statistics is None or facts.kind == "telemetry":
+        if statistics is None or facts.kind in UNJUDGED:
             continue
         units = int(np.isfinite(values[index]).sum())
         healthy.append(

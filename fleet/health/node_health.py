@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from groundspeed.fleet.health.baseline import Baseline
+from groundspeed.fleet.kinds import UNJUDGED
 from groundspeed.fleet.metrics import MetricFacts, facts_of
 from groundspeed.fleet.screen.score import FAIL, FLOOR, WARN, tiers
 from groundspeed.fleet.table import NODE_LEVEL, clean_fleet
@@ -136,7 +137,7 @@ def judge_node(
         facts = facts_of(judged.metric, unit=judged.unit)
         if judged.metric == HARDWARE_ERRORS and judged.value:
             judged = judged.model_copy(update={"state": "FAIL"})
-        elif facts.kind == "telemetry":
+        elif facts.kind in UNJUDGED:
             judged = judged.model_copy(update={"state": None})
         elif judged.value is not None:
             judged = _judged(judged, facts, str(cohort), baseline, reference)

@@ -5,7 +5,8 @@ outlier there. It stands out against its own past, because a GPU repeats itself 
 than it resembles other GPUs (0.8 %). The change that all units of a class share in a run (the
 median of their changes) is subtracted from each unit and followed as a series of the class. This
 needs enough nodes in the run: the check that a single node makes of itself is compared with its
-past without this correction. Another driver makes another class, which starts a new series.
+past without this correction. Settings (power cap, driver, lanes) have a history too: a setting that
+changed in the run in which a rate fell is its cause.
 
     history = read_history([("run1", "2026-03-01T06:00:00Z", table1), ...])
 
@@ -20,13 +21,16 @@ times worse) is judged by its own.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from groundspeed.fleet.history.setting_changes import SettingChange, setting_changes
+from groundspeed.fleet.kinds import UNJUDGED
 from groundspeed.fleet.metrics import facts_of
-from groundspeed.fleet.screen.score import FAIL, MAD_TO_SD, WARN, score
+from groundspeed.fleet.screen.groups import MAD_TO_SD
+from groundspeed.fleet.screen.score import FAIL, WARN, score
 from groundspeed.fleet.table import NODE_LEVEL, FleetTable
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.operations import Array
@@ -53,7 +57,7 @@ class Change(Record):
     """Lasting change of one metric of one GPU, node or class."""
 
     node: str
-    gpu: int | None
+    gpu: int | str | None
     metric: str
     level: str
     """``gpu``, ``node`` or ``class``."""
@@ -64,13 +68,17 @@ class Change(Record):
     """[1] Loss after the change; positive if the metric became worse."""
     t: float
     runs: int
+    cause: str = ""
+    """The setting that changed in the same run, or else the kind of the metric."""
+    gpus: tuple[int | str, ...] = ()
+    """GPUs of the node that changed together, if the node is named for them."""
 
 
 class Strikes(Record):
     """How often one GPU or node was flagged."""
 
     node: str
-    gpu: int | None
+    gpu: int | str | None
     strikes: int
     """Number of runs in which the unit was WARN or FAIL."""
     runs: int
@@ -86,6 +94,14 @@ class History(Record):
     last_utc: str
     strikes: tuple[Strikes, ...]
     changes: tuple[Change, ...]
+    settings: tuple[SettingChange, ...] = ()
+
+    @property
+    def worse(self) -> bool:
+        """Whether a unit became slower, or a setting changed on some units only."""
+        return any(c.loss_fraction > 0 for c in self.changes) or any(
+            s.level != "class" for s in self.settings
+        )
 
 
 def read_history(
@@ -120,17 +136,22 @@ def read_history(
         good = rows[rows["value"].notna()].astype({"node": str, "metric": str, "cohort": str})
         frames.append(good.assign(run=position, date=date))
     long = pd.concat(frames, ignore_index=True)
+    settings = setting_changes(ordered)
+    names = {slot: name for _, _, table in ordered for slot, name in table.names.items()}
     units = {m: u for _, _, table in ordered for m, u in table.units.items()}
     return History(
         runs=len(ordered),
         first_utc=ordered[0][1],
         last_utc=ordered[-1][1],
-        strikes=_strikes(pd.concat(flags, ignore_index=True), long),
-        changes=_changes(long, units, lower_is_better),
+        strikes=_strikes(pd.concat(flags, ignore_index=True), long, names),
+        changes=explained(_roll_up(_changes(long, units, lower_is_better), long, names), settings),
+        settings=settings,
     )
 
 
-def _strikes(flags: pd.DataFrame, long: pd.DataFrame) -> tuple[Strikes, ...]:
+def _strikes(
+    flags: pd.DataFrame, long: pd.DataFrame, names: Mapping[int, str]
+) -> tuple[Strikes, ...]:
     if flags.empty:
         return ()
     seen = long.groupby(["node", "gpu"])["run"].nunique()
@@ -140,14 +161,14 @@ def _strikes(flags: pd.DataFrame, long: pd.DataFrame) -> tuple[Strikes, ...]:
         strikes.append(
             Strikes(
                 node=node,
-                gpu=None if gpu == NODE_LEVEL else gpu,
+                gpu=None if gpu == NODE_LEVEL else names.get(gpu, gpu),
                 strikes=int(mine["run"].nunique()),
                 runs=int(seen.get((node, gpu), 0)),
                 last_utc=str(mine["date"].max()),
                 metrics=tuple(mine["metric"].value_counts().sort_index().index.astype(str)),
             )
         )
-    return tuple(sorted(strikes, key=lambda s: (-s.strikes, s.node, s.gpu or -1)))
+    return tuple(sorted(strikes, key=lambda s: (-s.strikes, s.node, str(s.gpu))))
 
 
 def _changes(
@@ -157,7 +178,7 @@ def _changes(
     for name, part in long.groupby("metric", sort=True):
         metric = str(name)
         facts = facts_of(metric, lower_is_better, units.get(metric, ""))
-        if facts.kind == "telemetry":
+        if facts.kind in UNJUDGED:
             continue
         sign = 1.0 if facts.higher_is_better else -1.0
         log = part["value"].map(np.log) * sign
@@ -187,7 +208,45 @@ def _changes(
             split = _split(series, max(spread, facts.spread), least)
             if split is not None:
                 changes.append(_change(str(cohort), NODE_LEVEL, metric, "class", series, split))
-    return tuple(sorted(changes, key=lambda c: (-c.loss_fraction, c.node, c.gpu or -1, c.metric)))
+    return tuple(sorted(changes, key=lambda c: (-c.loss_fraction, c.node, str(c.gpu), c.metric)))
+
+
+def _roll_up(
+    changes: Sequence[Change], long: pd.DataFrame, names: Mapping[int, str]
+) -> tuple[Change, ...]:
+    """If half of a node's GPUs (two or more) changed in one run, name the node instead."""
+    sizes = long[long["gpu"] != NODE_LEVEL].groupby("node")["gpu"].nunique()
+    together: dict[tuple[str, str, str, bool], list[Change]] = {}
+    rest: list[Change] = []
+    for c in changes:
+        if c.level == "gpu":
+            key = (c.node, c.metric, c.since_utc, c.loss_fraction > 0)
+            together.setdefault(key, []).append(c)
+        else:
+            rest.append(c)
+    for (node, _, _, _), mine in together.items():
+        if len(mine) < 2 or len(mine) < int(sizes[node]) / 2:
+            rest += [c.model_copy(update={"gpu": names.get(int(c.gpu or 0), c.gpu)}) for c in mine]
+            continue
+        middle = sorted(mine, key=lambda c: c.loss_fraction)[len(mine) // 2]
+        slots = sorted(int(c.gpu or 0) for c in mine)
+        gpus = tuple(names.get(slot, slot) for slot in slots)
+        rest.append(middle.model_copy(update={"gpu": None, "level": "node", "gpus": gpus}))
+    return tuple(sorted(rest, key=lambda c: (-c.loss_fraction, c.node, str(c.gpu), c.metric)))
+
+
+def explained(changes: Sequence[Change], settings: Sequence[SettingChange]) -> tuple[Change, ...]:
+    """Return the changes with their cause: a setting that changed in the same run, or the kind."""
+    named = []
+    for c in changes:
+        cause: str = facts_of(c.metric).kind
+        for s in settings:
+            same_unit = (s.node == c.node and s.gpu in (c.gpu, None)) or s.level == "class"
+            if same_unit and s.since_utc == c.since_utc and cause in s.explains:
+                cause = s.setting
+                break
+        named.append(c.model_copy(update={"cause": cause}))
+    return tuple(named)
 
 
 def _unit(rows: pd.DataFrame) -> tuple[str, int]:

@@ -15,7 +15,7 @@ where p is the share of slow nodes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from groundspeed.fleet.reading.columns import numbers_of, rename_columns
+from groundspeed.fleet.reading.table_file import read_frame
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.operations import Array
 from groundspeed.profiles.record import Record
@@ -57,7 +59,8 @@ class LinkFinding(Record):
     """``node``, ``link``, or ``class`` if too many pairs are slow to blame single links."""
     metric: str = ""
     nodes: tuple[str, ...]
-    loss_fraction: float
+    loss_fraction: float | None
+    """[1] Median loss of its slow pairs; None if none of them has a result."""
     slow_pairs: int
     pairs: int
     evidence: str
@@ -138,7 +141,9 @@ def judge_pairs(pairs: Pairs) -> tuple[LinkFinding, ...]:
         again = "" if slow.mean() >= 0.5 else "; not in every measurement: measure again"
         evidence = f"both nodes are fine with other partners{again}"
         findings.append(_finding("link", (str(a), str(b)), mine, evidence))
-    return tuple(sorted(findings, key=lambda f: (f.level == "link", -f.loss_fraction, f.nodes)))
+    return tuple(
+        sorted(findings, key=lambda f: (f.level == "link", -(f.loss_fraction or 1.0), f.nodes))
+    )
 
 
 def _blame_nodes(frame: pd.DataFrame) -> list[LinkFinding]:
@@ -173,12 +178,15 @@ def _blame_nodes(frame: pd.DataFrame) -> list[LinkFinding]:
 
 def _finding(level: str, nodes: tuple[str, ...], mine: pd.DataFrame, evidence: str) -> LinkFinding:
     failed = int((mine["loss"] >= 1.0).sum())
-    if failed:
+    measured = mine[mine["slow"] & (mine["loss"] < 1.0)]
+    if failed and measured.empty:
+        evidence = f"no result in {failed} of {len(mine)} pairs: the test failed, or it is down"
+    elif failed:
         evidence += f"; {failed} without a result"
     return LinkFinding(
         level=level,
         nodes=nodes,
-        loss_fraction=float(mine.loc[mine["slow"], "loss"].median()),
+        loss_fraction=float(measured["loss"].median()) if len(measured) else None,
         slow_pairs=int(mine["slow"].sum()),
         pairs=len(mine),
         evidence=evidence,
@@ -216,10 +224,17 @@ def _expected_log(frame: pd.DataFrame) -> Array:
     return np.where(group[a] == group[b], float(np.median(high)), float(np.median(low)))
 
 
-def read_pairs(paths: Sequence[Path]) -> dict[str, Pairs]:
-    """Read CSV files of pairs into one set of pairs for each metric.
+def read_pairs(paths: Sequence[Path], mapping: Mapping[str, str] | None = None) -> dict[str, Pairs]:
+    """Read tables of pairs into one set of pairs for each metric.
 
-    The columns are ``node``, ``partner``, ``value`` and, if there are several metrics, ``metric``.
+    The columns are ``node``, ``partner``, ``value`` and, if there are several metrics, ``metric``;
+    other usual names (``src``, ``dst``, ``busbw``) are understood.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    mapping : mapping of str to str, optional
+        Column of the files for names used here. Default: the usual names of each.
 
     Returns
     -------
@@ -234,20 +249,21 @@ def read_pairs(paths: Sequence[Path]) -> dict[str, Pairs]:
     """
     frames = []
     for path in paths:
-        try:
-            frame = pd.read_csv(path, dtype={"node": "string", "partner": "string"})
-        except (OSError, ValueError, pd.errors.ParserError) as error:
-            reason = str(error).split("\n")[0][:160]
-            raise InputError(f"cannot be read as a table ({reason})", where=str(path)) from error
+        frame, separator = read_frame(path)
+        named = rename_columns(list(frame.columns), mapping or {}, str(path), pairs=True)
+        frame = frame.rename(columns=named)
         missing = [c for c in ("node", "partner", "value") if c not in frame.columns]
         if missing:
             raise InputError(
                 f"column missing: {', '.join(missing)}",
                 where=str(path),
-                remedy="a table of pairs has the columns node,partner,value",
+                remedy="a table of pairs has the columns node,partner,value (or src,dst,busbw; "
+                "other names: --map value=NAME)",
             )
-        metric = frame["metric"].fillna("").astype(str) if "metric" in frame else ""
-        frames.append(frame[["node", "partner", "value"]].assign(metric=metric))
+        metric = frame["metric"].astype(object).fillna("").astype(str) if "metric" in frame else ""
+        values, _, _ = numbers_of(frame["value"], comma_decimal=separator != ",")
+        kept = frame[["node", "partner"]].astype("string")
+        frames.append(kept.assign(value=values, metric=metric))
     table = pd.concat(frames, ignore_index=True).dropna(subset=["node", "partner"])
     table = table[table["node"] != table["partner"]]
     return {str(metric): _pairs(mine) for metric, mine in table.groupby("metric", sort=True)}

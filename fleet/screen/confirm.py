@@ -12,11 +12,16 @@ from dataclasses import replace
 
 import pandas as pd
 
+from groundspeed.fleet.kinds import UNJUDGED
 from groundspeed.fleet.metrics import facts_of
 from groundspeed.fleet.screen.findings import Finding, Screening
+from groundspeed.fleet.screen.screen_table import summed_up
 from groundspeed.fleet.table import NODE_LEVEL, FleetTable
 
-Unit = tuple[str, int | None]
+Unit = tuple[str, int | str | None]
+
+Result = tuple[str, int | str | None, str]
+"""Node, GPU and metric of a result."""
 
 
 def suspects(screening: Screening) -> tuple[Unit, ...]:
@@ -34,22 +39,22 @@ def control(table: FleetTable, screening: Screening) -> Unit | None:
     ranked = []
     for metric, part in rows.groupby("metric", observed=True):
         facts = facts_of(str(metric), unit=table.units.get(str(metric), ""))
-        if facts.kind != "telemetry":
+        if facts.kind not in UNJUDGED:
             rank = part["value"].rank(pct=True, ascending=facts.higher_is_better)
             ranked.append(part[["node", "gpu"]].assign(rank=rank))
     together = pd.concat(ranked).groupby(["node", "gpu"], observed=True)["rank"].mean()
     for index in together.sort_values(ascending=False, kind="stable").index:
-        node, gpu = str(index[0]), int(index[1])
+        node, gpu = str(index[0]), table.gpu_of(int(index[1]))
         if (node, gpu) not in bad and (node, None) not in bad:
             return node, gpu
     return None
 
 
-def measured_units(again: FleetTable) -> frozenset[tuple[str, int | None, str]]:
+def measured_units(again: FleetTable) -> frozenset[Result]:
     """Return (node, GPU, metric) for every result of a re-run; failed tests are left out."""
     good = again.rows[again.rows["value"].notna()]
     return frozenset(
-        (str(node), None if gpu == NODE_LEVEL else int(gpu), str(metric))
+        (str(node), again.gpu_of(int(gpu)), str(metric))
         for node, gpu, metric in zip(good["node"], good["gpu"], good["metric"], strict=True)
     )
 
@@ -57,7 +62,7 @@ def measured_units(again: FleetTable) -> frozenset[tuple[str, int | None, str]]:
 def confirm(
     first: Screening,
     again: Sequence[Screening],
-    measured: Sequence[Collection[tuple[str, int | None, str]]],
+    measured: Sequence[Collection[Result]],
     beside: Unit | None = None,
 ) -> Screening:
     """Return the first screening with new verdicts: a finding that did not recur is FLAKY.
@@ -87,25 +92,22 @@ def confirm(
     findings = [
         _after(f, fallen, measured, disturbed) if _is_suspect(f) else f for f in first.findings
     ]
-    verdicts = [f.verdict for f in findings]
-    return first.model_copy(
-        update={
-            "findings": tuple(findings),
-            "fail": verdicts.count("FAIL"),
-            "warn": verdicts.count("WARN"),
-            "inconclusive": verdicts.count("INCONCLUSIVE"),
-        }
-    )
+    return summed_up(first.model_copy(update={"findings": tuple(findings)}))
 
 
 def _is_suspect(f: Finding) -> bool:
-    return f.verdict in ("WARN", "FAIL") and f.level in ("gpu", "node")
+    """Return whether a finding rests on measurements, which can be repeated, of a GPU or a node.
+
+    Settings, counters of errors and zeros are read, and are the same when they are read again.
+    """
+    measured = f.loss_fraction is not None and facts_of(f.metric).kind not in UNJUDGED
+    return measured and f.verdict in ("WARN", "FAIL") and f.level in ("gpu", "node")
 
 
 def _after(
     f: Finding,
-    fallen: Sequence[Collection[tuple[str, int | None, str]]],
-    measured: Sequence[Collection[tuple[str, int | None, str]]],
+    fallen: Sequence[Collection[Result]],
+    measured: Sequence[Collection[Result]],
     disturbed: Sequence[bool],
 ) -> Finding:
     """Return a finding with the verdict after its re-runs."""
@@ -124,7 +126,7 @@ def _after(
     return f.model_copy(update={"verdict": "FLAKY", "evidence": note})
 
 
-def _fell(f: Finding, units: Collection[tuple[str, int | None, str]]) -> bool:
+def _fell(f: Finding, units: Collection[Result]) -> bool:
     """Return whether the unit was slow again; a node also if a GPU was, a GPU if its node was."""
     return any(
         node == f.node and metric in f.metrics and (f.gpu is None or gpu in (f.gpu, None))
@@ -132,7 +134,7 @@ def _fell(f: Finding, units: Collection[tuple[str, int | None, str]]) -> bool:
     )
 
 
-def _was_measured(f: Finding, done: Collection[tuple[str, int | None, str]]) -> bool:
+def _was_measured(f: Finding, done: Collection[Result]) -> bool:
     """Return whether a re-run has a result for the unit in one of the metrics of the finding."""
     if f.gpu is not None:
         return any((f.node, f.gpu, m) in done for m in f.metrics)

@@ -14,7 +14,8 @@ from dataclasses import replace
 from groundspeed.estimator.hardware.law_lookup import ProfileHardware
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Workload
-from groundspeed.fleet.metrics import Kind, facts_of
+from groundspeed.fleet.kinds import Kind
+from groundspeed.fleet.metrics import facts_of
 from groundspeed.fleet.screen.findings import Cost, Finding
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.laws import Coefficient, Law

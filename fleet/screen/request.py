@@ -5,8 +5,8 @@ The command line and the Python API both use this module.
     table, screening = screen_sources(ScreenRequest(["/shared/fleet"]))
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,8 @@ class ScreenRequest:
     """Sources with the measurements of re-runs, e.g. CSV files."""
     served: Served | None = None
     profile_dir: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Column of the files for names used here, e.g. ``{"value": "rate"}``."""
 
 
 def screen_sources(request: ScreenRequest) -> "tuple[FleetTable, Screening]":
@@ -67,10 +69,11 @@ def screen_sources(request: ScreenRequest) -> "tuple[FleetTable, Screening]":
     from groundspeed.fleet.history.sources import open_fleet, open_reruns, screen_again
     from groundspeed.fleet.screen.screen_table import screen
 
-    table = open_fleet(request.sources, request.run)
-    reached = reference_of(request, table)
+    table = open_fleet(request.sources, request.run, request.columns)
+    reached, said = reference_of(request, table)
     screening = screen(table, lower_is_better=request.lower_is_better, reference=reached)
-    reruns = [open_fleet([path]) for path in request.again]
+    screening = screening.model_copy(update={"notes": (*screening.notes, *said)})
+    reruns = [open_fleet([path], columns=request.columns) for path in request.again]
     if request.confirm and not reruns:
         reruns = open_reruns(request.sources[0], request.run)
         if not reruns:
@@ -97,31 +100,33 @@ def screen_dataframe(frame: "pd.DataFrame", request: ScreenRequest) -> "Screenin
         If a column is missing or no measurement is left to judge.
     """
     from groundspeed.fleet.screen.screen_table import screen
-    from groundspeed.fleet.table import NEEDED, clean_fleet
+    from groundspeed.fleet.table import clean_fleet
 
-    missing = [c for c in NEEDED if c not in frame.columns]
-    if missing:
-        raise InputError(
-            f"column missing: {', '.join(missing)}",
-            where="the table",
-            remedy="a fleet table has the columns node,gpu,metric,value,unit",
-        )
     table = clean_fleet(frame, "the table")
-    screening = screen(
-        table,
-        lower_is_better=request.lower_is_better,
-        reference=reference_of(request, table),
-    )
+    reached, said = reference_of(request, table)
+    screening = screen(table, lower_is_better=request.lower_is_better, reference=reached)
+    screening = screening.model_copy(update={"notes": (*screening.notes, *said)})
     if request.served is not None:
         screening = with_costs(screening, request.served, request.profile_dir)
     return screening
 
 
-def reference_of(request: ScreenRequest, table: "FleetTable") -> dict[str, float]:
-    """Return the rates of the reference in the units of a table; empty without a reference."""
+def reference_of(
+    request: ScreenRequest, table: "FleetTable"
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return the rates of the reference in the units of a table, and what was not compared.
+
+    Both are empty without a reference.
+
+    Raises
+    ------
+    InputError
+        If the reference is unknown, or none of its rates can be compared.
+    """
     if request.reference is None:
-        return {}
-    from groundspeed.fleet.health.baseline import convert_to_units, reference_rates
+        return {}, ()
+    from groundspeed.fleet.achieved.reference import reference_rates_for
+    from groundspeed.fleet.health.baseline import reference_rates
 
     hardware = find_hardware(request.reference, profile_dir=request.profile_dir)
     if hardware.profile is None:
@@ -130,7 +135,16 @@ def reference_of(request: ScreenRequest, table: "FleetTable") -> dict[str, float
             where="--reference",
             remedy="give the name of a measured profile",
         )
-    return convert_to_units(reference_rates(hardware.profile), table.units)
+    rates, notes = reference_rates_for(
+        table, reference_rates(hardware.profile), hardware.profile.id
+    )
+    if not rates:
+        raise InputError(
+            f"nothing can be compared: {'; '.join(notes)}",
+            where="--reference",
+            remedy="name metrics like matmul_bfloat16, hbm_read or pcie_h2d, with their units",
+        )
+    return rates, notes
 
 
 def with_costs(
@@ -140,24 +154,25 @@ def with_costs(
     from groundspeed.estimator.deployment.build_server import ServerOptions, build_server
     from groundspeed.estimator.serving.workload import Workload
     from groundspeed.fleet.screen.cost import cost_of
+    from groundspeed.fleet.screen.screen_table import summed_up
 
     options = ServerOptions(tp=served.tp, dtype=served.dtype, engine=served.engine)
     server = build_server(served.model, served.gpu, options, profile_dir=profile_dir)
     workload = Workload(served.prompt_tokens, served.output_tokens, served.concurrency)
     findings = tuple(
         f
-        if f.verdict == "INCONCLUSIVE"
+        if f.verdict == "INCONCLUSIVE" or f.loss_fraction is None
         else f.model_copy(update={"cost": cost_of(f, server, workload)})
         for f in screening.findings
     )
-    return screening.model_copy(update={"findings": findings})
+    return summed_up(screening.model_copy(update={"findings": findings}))
 
 
 def _how_to_confirm(table: "FleetTable", screening: "Screening") -> str:
     """Return an instruction for the user: which units to measure again, with which control."""
     from groundspeed.fleet.screen.confirm import control, suspects
 
-    def text(unit: tuple[str, int | None]) -> str:
+    def text(unit: tuple[str, int | str | None]) -> str:
         return unit[0] if unit[1] is None else f"{unit[0]} gpu {unit[1]}"
 
     again = [text(unit) for unit in suspects(screening)]

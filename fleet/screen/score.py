@@ -5,39 +5,54 @@
 
 Both estimates are robust: the median does not move until half of a class is slow, and the scale s
 comes from the median absolute deviation (MAD). With few units, s leans on the spread of public
-fleets (n0 = 32), so that four GPUs can be judged like four thousand. GPU 0 gets cooler air than GPU
-7: this slot effect is removed from z, but never from the loss, because users notice the loss. If
-readings come in steps (of 0.1, say), their error is taken to be at least half a step.
+fleets (n0 = 32), so that four GPUs can be judged like four thousand; a class that spreads far more
+than those fleets is judged by its own spread alone. GPU 0 gets cooler air than GPU 7: this slot
+effect is removed from z, but never from the loss, because users notice the loss. It is a few tenths
+of a per cent, so a slot that is slower than that is slow, and not a slot. If readings come in steps
+(of 0.1, say), their error is taken to be at least half a step.
 
     scores = score(read_fleet([Path("fleet.csv")]))
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from groundspeed.fleet.kinds import UNJUDGED
 from groundspeed.fleet.metrics import MetricFacts, facts_of
-from groundspeed.fleet.table import NODE_LEVEL, FleetTable
+from groundspeed.fleet.screen.groups import near_and_far, spread_of, two_groups
+from groundspeed.fleet.table import NAMED, NODE_LEVEL, FleetTable
 from groundspeed.profiles.operations import Array
 
 PRIOR_UNITS = 32.0
 """Weight of the spread of public fleets, in units."""
+
+CONTRADICTED = 3.0
+"""Factor of a class's own spread over that of public fleets from which the latter does not apply:
+the sample MAD of four healthy units exceeds it in one class of a hundred."""
 
 LEAST_SPREAD = 0.003
 
 FEWEST_STEPS = 3
 """Fewest different readings that show that an instrument has steps."""
 
+SAMPLE = 1000
+"""Readings among which hardly any comes twice if an instrument has no steps."""
+
 COARSEST = 0.05
 """[1] Largest step of an instrument, relative to the median: rates are printed with two digits."""
+
 FEWEST_UNITS = 4
 """Smallest class whose median is used; a smaller one is judged only by an absolute floor."""
 
 SLOT_NODES = 8
-MAD_TO_SD = 1.4826
+
+SLOT_LIMIT = 0.02
+"""[1] Largest effect of a slot; 1,224 A100 of Azure and 6,992 of Perlmutter have at most 0.4 %."""
+
 TENTH = 1.2816
 """Distance of the 10th percentile of a normal distribution from its median, in sigmas."""
 
@@ -48,6 +63,16 @@ FLOOR = 0.9
 
 FINE, WARN, FAIL, NO_RESULT, NO_CLASS = range(5)
 """Tiers of a measurement; NO_RESULT: the test failed; NO_CLASS: its class has too few units."""
+
+
+@dataclass(frozen=True)
+class TwoGroups:
+    """A class that is two in one metric: positions of the rows of the slow and the fast group."""
+
+    cohort: str
+    metric: str
+    slow: NDArray[np.int64]
+    fast: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -64,6 +89,8 @@ class Scores:
     """FINE, WARN, FAIL, NO_RESULT or NO_CLASS."""
     below: NDArray[np.bool_]
     """True where the value is below the floor that the reference sets."""
+    groups: tuple[TwoGroups, ...] = ()
+    """Classes that are two."""
 
 
 def score(
@@ -92,16 +119,21 @@ def score(
     values = rows["value"].to_numpy()
     slots = rows["gpu"].to_numpy(dtype=np.float64)
     nodes = np.array(rows["node"].cat.codes, dtype=np.float64)
-    groups = rows.groupby(["cohort", "metric"], observed=True, sort=True).indices
+    split: list[TwoGroups] = []
+    groups = rows.groupby(["cohort", "metric"], observed=True, sort=True).indices if count else {}
     for key, where in groups.items():
-        metric = str(key[1]) if isinstance(key, tuple) else str(key)
+        cohort, metric = (str(k) for k in key) if isinstance(key, tuple) else ("all", str(key))
         facts = facts_of(metric, lower_is_better, table.units.get(metric, ""))
-        if facts.kind == "telemetry":
+        if facts.kind in UNJUDGED:
             continue
         index = np.asarray(where)
-        part = _score_group(values[index], slots[index], nodes[index], facts)
-        expected[index], loss[index], z[index] = part
-        verdict_tiers = tiers(part[1], part[2], facts)
+        for part, slow in _parts(values[index], slots[index], facts):
+            own = index[part]
+            medians, losses, zs = _score_group(values[own], slots[own], nodes[own], facts)
+            expected[own], loss[own], z[own] = medians, losses, zs
+            if slow:
+                split.append(TwoGroups(cohort, metric, own, index[~part]))
+        verdict_tiers = tiers(loss[index], z[index], facts)
         finite = np.isfinite(values[index])
         reached = (reference or {}).get(metric)
         if reached is not None:
@@ -118,7 +150,26 @@ def score(
             verdict_tiers[:] = NO_CLASS
         verdict_tiers[~finite] = NO_RESULT
         tier[index] = verdict_tiers
-    return Scores(expected, loss, z, tier, below)
+    return Scores(expected, loss, z, tier, below, tuple(split))
+
+
+def _parts(y: Array, slots: Array, facts: MetricFacts) -> Iterator[tuple[NDArray[np.bool_], bool]]:
+    """Yield the parts of a class that are judged apart, and whether each is a slow group."""
+    whole = np.ones(y.shape, dtype=np.bool_)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x = np.log(y) if facts.higher_is_better else -np.log(y)
+    if facts.kind == "host_link":
+        upper = near_and_far(x, slots)
+        if upper is not None:
+            yield upper, False
+            yield ~upper, False
+            return
+    slow = None if facts.skewed else two_groups(x)
+    if slow is None:
+        yield whole, False
+    else:
+        yield slow, True
+        yield ~slow, False
 
 
 def _loss(y: Array, expected: float, facts: MetricFacts) -> Array:
@@ -160,22 +211,29 @@ def usual(
         return median, None, r
     centred = r - _slot_effects(r, slots, nodes)
     deviation = centred[good] - np.median(centred[good])
-    mad = MAD_TO_SD * float(np.median(np.abs(deviation)))
+    mad = spread_of(deviation)
     if facts.skewed:
         tail = float(np.median(deviation) - np.quantile(deviation, 0.1)) / TENTH
         mad = max(mad, tail)
     n = float(good.sum())
-    spread = np.sqrt((n * mad**2 + PRIOR_UNITS * facts.spread**2) / (n + PRIOR_UNITS))
+    prior = 0.0 if mad > CONTRADICTED * facts.spread else PRIOR_UNITS
+    spread = np.sqrt((n * mad**2 + prior * facts.spread**2) / (n + prior))
     return median, max(float(spread), LEAST_SPREAD, _resolution(y[good]) / median / 2.0), centred
 
 
 def _slot_effects(r: Array, slots: Array, nodes: Array) -> Array:
-    """Return the median of each unit's slot; zero if there are too few nodes to estimate it."""
+    """Return the median of each unit's slot; zero where it cannot be an effect of the slot.
+
+    That is if there are too few nodes to estimate it, if GPUs have names instead of places, and if
+    it is larger than any slot's: then the GPUs in it are slow.
+    """
     effects = np.zeros(r.shape)
-    if np.unique(nodes).size < SLOT_NODES or (slots == NODE_LEVEL).all():
+    few = np.count_nonzero(np.bincount(nodes.astype(np.int64))) < SLOT_NODES
+    if few or (slots == NODE_LEVEL).all() or slots.max() >= NAMED:
         return effects
-    frame = pd.Series(r).groupby(slots).transform("median")
-    effects[:] = frame.to_numpy()
+    medians = pd.Series(r).groupby(slots).transform("median")
+    effects[:] = medians.to_numpy(dtype=np.float64)
+    effects[~(np.abs(effects) <= SLOT_LIMIT)] = 0.0
     return effects
 
 
@@ -185,6 +243,9 @@ def _resolution(y: Array) -> float:
     Two values are no steps: a link at half of its rate among full ones is an outlier, not the next
     reading of a coarse instrument. Nor is a step coarser than any instrument in use.
     """
+    first = y[:SAMPLE]
+    if first.size == SAMPLE and np.unique(first).size > SAMPLE // 2:
+        return 0.0
     distinct = np.unique(y)
     if distinct.size < FEWEST_STEPS or distinct.size > max(20, y.size // 4):
         return 0.0

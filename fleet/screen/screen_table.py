@@ -1,9 +1,9 @@
 """Screen a fleet: score its measurements, group the losses by unit, roll them up, explain them.
 
 A GPU that is slow in three matmul metrics is one finding. If half of a node's GPUs are slow in the
-same metric, the node is the finding, not the GPUs; likewise for half of a rack. Metrics that are
-slow together show the cause: a slow host link with a slow network means a PCIe link of half width;
-slow vector units with normal tensor cores mean a clock or a benchmark build.
+same metric, the node is the finding, not the GPUs; likewise for half of a rack. Beside the slow
+units there are those with another setting than their class, those that counted errors of their
+hardware, and those that could not be judged. Findings with one cause are one incident.
 
     screening = screen(read_fleet([Path("fleet.csv")]))
 """
@@ -13,9 +13,14 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from groundspeed.fleet.metrics import facts_of
-from groundspeed.fleet.screen.cause import Loss, Telemetry, Unit, explain
+from groundspeed.fleet.achieved.reference import slow_skus
+from groundspeed.fleet.kinds import UNJUDGED
+from groundspeed.fleet.metrics import UNKNOWN, facts_of, is_time
+from groundspeed.fleet.screen.cause import Loss, Unit, explain
+from groundspeed.fleet.screen.drift import drift_findings, even_splits
 from groundspeed.fleet.screen.findings import Finding, Level, Screening
+from groundspeed.fleet.screen.hardware_errors import counter_findings, has_rates, sensor_findings
+from groundspeed.fleet.screen.incidents import incidents_of
 from groundspeed.fleet.screen.rollup import (
     Key,
     Losses,
@@ -24,7 +29,16 @@ from groundspeed.fleet.screen.rollup import (
     roll_up_racks,
     slow_classes,
 )
-from groundspeed.fleet.screen.score import FAIL, FEWEST_UNITS, NO_CLASS, WARN, Scores, score
+from groundspeed.fleet.screen.score import FAIL, WARN, Scores, score
+from groundspeed.fleet.screen.signals import Signals, deviations_of
+from groundspeed.fleet.screen.unjudged import (
+    broken_nodes,
+    inconclusive,
+    missing_results,
+    silent_metrics,
+    split_classes,
+    without_class,
+)
 from groundspeed.fleet.table import NODE_LEVEL, FleetTable
 
 
@@ -50,42 +64,146 @@ def screen(
     Screening
         Findings in a fixed order: worst first, then by name.
     """
-    scores = score(table, lower_is_better=lower_is_better, reference=reference)
     rows = table.rows
-    telemetry = _telemetry(table)
-    classes = slow_classes(rows, scores)
-    gathered = _gather(rows, scores, classes)
-    units = {**roll_up_racks(rows, roll_up_nodes(rows, gathered)), **class_units(rows, classes)}
+    scores = score(table, lower_is_better=lower_is_better, reference=reference)
+    deviations = deviations_of(table)
+    slow, signals = _slow_units(table, scores, deviations)
+    explained = {(f.node, _slot(table, f), f.cause) for f in slow}
+    silent = silent_metrics(table)
+    broken = broken_nodes(table, silent)
     findings = [
-        explain(Unit(name, gpu, level, losses), telemetry, table.notes)
-        for (name, gpu, level), unit_losses in units.items()
-        for losses in _by_cause(unit_losses)
-    ]
-    findings = _join_links(findings)
-    findings += _missing(table, rows)
-    findings += _without_class(table, scores)
-    findings += [
-        _inconclusive(node, ("all",), "missing", f"no result at all: {reason}")
-        for node, reason in sorted(table.absent.items())
-    ]
-    findings.sort(key=lambda f: (ORDER[f.verdict], -(f.loss_fraction or 0.0), f.node, f.gpu or -1))
-    gpus = rows.loc[rows["gpu"] != NODE_LEVEL, ["node", "gpu"]].drop_duplicates()
-    verdicts = [f.verdict for f in findings]
-    return Screening(
-        findings=tuple(findings),
-        nodes=int(rows["node"].nunique()),
-        gpus=len(gpus),
-        metrics=int(rows["metric"].nunique()),
-        measurements=len(rows),
-        excluded=table.excluded,
-        fail=verdicts.count("FAIL"),
-        warn=verdicts.count("WARN"),
-        inconclusive=verdicts.count("INCONCLUSIVE"),
-        judged=int((np.isfinite(scores.loss) & (scores.tier <= FAIL)).sum()),
+        *slow,
+        *drift_findings(deviations, table, explained),
+        *even_splits(table),
+        *counter_findings(table),
+        *sensor_findings(table, signals, {(f.node, _slot(table, f)) for f in slow}),
+        *broken,
+        *split_classes(table, scores),
+        *slow_skus(table, reference or {}),
+        *missing_results(table, scores, silent, frozenset(f.node for f in broken)),
+        *without_class(table, scores),
+        *(inconclusive(node, ("all",), "missing", f"no result at all: {reason}")
+          for node, reason in sorted(table.absent.items())),
+    ]  # fmt: skip
+    return summed_up(
+        Screening(
+            findings=tuple(findings),
+            nodes=_nodes(table),
+            gpus=_gpus(table),
+            metrics=int(rows["metric"].nunique()) + int(table.settings["setting"].nunique()),
+            measurements=len(rows) + len(table.settings),
+            excluded=table.excluded,
+            fail=0,
+            warn=0,
+            inconclusive=0,
+            judged=_judged(table, scores),
+            notes=_notes(table, silent, lower_is_better, quiet=not findings),
+        )
     )
 
 
 ORDER = {"FAIL": 0, "WARN": 1, "FLAKY": 2, "INCONCLUSIVE": 3}
+
+
+def summed_up(screening: Screening) -> Screening:
+    """Return a screening with its findings in order, counted, and grouped into incidents."""
+    findings = sorted(
+        screening.findings,
+        key=lambda f: (ORDER[f.verdict], -(f.loss_fraction or 0.0), f.node, str(f.gpu).zfill(8)),
+    )
+    verdicts = [f.verdict for f in findings]
+    unjudged = [f.cause for f in findings if f.verdict == "INCONCLUSIVE"]
+    return screening.model_copy(
+        update={
+            "findings": tuple(findings),
+            "fail": verdicts.count("FAIL"),
+            "warn": verdicts.count("WARN"),
+            "inconclusive": verdicts.count("INCONCLUSIVE"),
+            "unjudged": {cause: unjudged.count(cause) for cause in dict.fromkeys(unjudged)},
+            "incidents": incidents_of(findings),
+        }
+    )
+
+
+def _slow_units(
+    table: FleetTable, scores: Scores, deviations: Mapping[tuple[str, int], object]
+) -> tuple[list[Finding], Signals]:
+    """Return a finding for each slow unit and cause, and the signals of these units."""
+    rows = table.rows
+    classes = slow_classes(rows, scores)
+    gathered = _gather(rows, scores, classes)
+    units = {**roll_up_racks(rows, roll_up_nodes(rows, gathered)), **class_units(rows, classes)}
+    everything = not has_rates(rows)
+    nodes = set(rows["node"].cat.categories) if everything else {key[0] for key in units}
+    signals = Signals.of(table, scores, deviations_of(table) if deviations else {}, nodes)
+    findings = [
+        explain(
+            Unit(name, gpu, level, losses), signals, table.notes,
+            table.gpu_of(gpu) if gpu is not None else None,
+        )
+        for (name, gpu, level), unit_losses in units.items()
+        for losses in _by_cause(unit_losses)
+    ]  # fmt: skip
+    return _join_links(findings), signals
+
+
+def _slot(table: FleetTable, f: Finding) -> int:
+    """Return the ``gpu`` of the table for a finding."""
+    if isinstance(f.gpu, str):
+        return next(slot for slot, name in table.names.items() if name == f.gpu)
+    return NODE_LEVEL if f.gpu is None else f.gpu
+
+
+def _nodes(table: FleetTable) -> int:
+    return len(set(table.rows["node"].unique()) | set(table.settings["node"].unique()))
+
+
+def _gpus(table: FleetTable) -> int:
+    rows = table.rows
+    seen = rows.loc[rows["gpu"] != NODE_LEVEL, ["node", "gpu"]].drop_duplicates()
+    if table.settings.empty:
+        return len(seen)
+    units = {(str(n), int(g)) for n, g in seen.itertuples(index=False)}
+    more = table.settings[["node", "gpu"]].itertuples(index=False)
+    return len(units | {(str(n), int(g)) for n, g in more if g != NODE_LEVEL})
+
+
+def _judged(table: FleetTable, scores: Scores) -> int:
+    """Return how many measurements, counters and settings could be compared."""
+    judged = int((np.isfinite(scores.loss) & (scores.tier <= FAIL)).sum())
+    counters = [
+        m for m in table.rows["metric"].cat.categories if facts_of(str(m)).kind == "counter"
+    ]
+    judged += int(table.rows["metric"].isin(counters).sum())
+    compared = table.settings.groupby(["cohort", "setting"])["node"].transform("size")
+    return judged + int((compared >= 3).sum())
+
+
+def _notes(
+    table: FleetTable, silent: Collection[str], lower_is_better: Collection[str], *, quiet: bool
+) -> tuple[str, ...]:
+    """Return what the reader should know about how metrics were read."""
+    notes = []
+    names = [str(m) for m in table.rows["metric"].cat.categories]
+    guessed = [
+        m for m in names
+        if facts_of(m, lower_is_better, table.units.get(m, "")).kind == UNKNOWN.kind
+        and is_time(m, table.units.get(m, "")) is None and m not in lower_is_better
+    ]  # fmt: skip
+    if guessed:
+        notes.append(
+            f"unknown metrics: higher was taken as better for {', '.join(guessed[:6])}"
+            + (f" and {len(guessed) - 6} more" if len(guessed) > 6 else "")
+            + " (else: --lower-is-better NAME)"
+        )
+    floors = {f.kind: f for m in names if (f := facts_of(m, lower_is_better)).kind not in UNJUDGED}
+    if quiet and floors:
+        least = ", ".join(f"{f.warn_loss:.1%} ({kind})" for kind, f in floors.items())
+        notes.append(f"smaller losses than these are not named: {least}")
+    if silent:
+        shown = ", ".join(sorted(silent)[:4]) + (" ..." if len(silent) > 4 else "")
+        notes.append(f"{len(silent)} metrics are 0 on every node and were not judged: {shown}")
+    return tuple(notes)
 
 
 def _gather(
@@ -126,25 +244,7 @@ def _by_cause(losses: dict[str, Loss]) -> list[dict[str, Loss]]:
     return [groups[name] for name in sorted(groups)]
 
 
-def _telemetry(table: FleetTable) -> Telemetry:
-    """Return the telemetry of each GPU (temperature, power, ...) and the medians of its class."""
-    rows = table.rows
-    names = [str(m) for m in rows["metric"].cat.categories if facts_of(str(m)).kind == "telemetry"]
-    of_unit: dict[tuple[str, int], dict[str, float]] = {}
-    usual: dict[tuple[str, int], dict[str, float]] = {}
-    for name in names:
-        part = rows[(rows["metric"] == name) & rows["value"].notna()]
-        middle = part.groupby("cohort", observed=True)["value"].transform("median")
-        for node, gpu, value, median in zip(
-            part["node"], part["gpu"], part["value"], middle, strict=True
-        ):
-            key = str(node), int(gpu)
-            of_unit.setdefault(key, {})[name] = float(value)
-            usual.setdefault(key, {})[name] = float(median)
-    return Telemetry(of_unit, usual)
-
-
-def _join_links(findings: list[Finding]) -> list[Finding]:
+def _join_links(findings: Sequence[Finding]) -> list[Finding]:
     """Join a node's network finding to its host-link finding: the host link causes both losses."""
     narrow = {f.node for f in findings if f.cause == "pcie_width"}
     network = {
@@ -167,55 +267,3 @@ def _join_links(findings: list[Finding]) -> list[Finding]:
             )
         joined.append(f)
     return joined
-
-
-def _missing(table: FleetTable, rows: pd.DataFrame) -> list[Finding]:
-    """Return one INCONCLUSIVE finding for each node with missing or failed tests."""
-    judged = [m for m in rows["metric"].cat.categories if facts_of(str(m)).kind != "telemetry"]
-    part = rows[rows["metric"].isin(judged)]
-    counts = part.assign(ok=part["value"].notna()).groupby(["node", "metric"], observed=True)["ok"]
-    have = counts.sum().unstack(fill_value=0)
-    results = have.to_numpy()
-    names = [str(m) for m in have.columns]
-    usual = np.array([np.bincount(column).argmax() for column in results.T])
-    failed = (counts.size() - counts.sum()).unstack(fill_value=0).to_numpy()
-    short_of = np.maximum(np.maximum(usual[None, :] - results, 0), failed)
-    findings = []
-    for row in np.flatnonzero(short_of.any(axis=1)):
-        node = str(have.index[int(row)])
-        lacking = [names[i] for i in np.flatnonzero(short_of[row])]
-        short = int(short_of[row].sum())
-        shown = ", ".join(lacking[:4]) + (" ..." if len(lacking) > 4 else "")
-        said = dict.fromkeys(
-            note for (name, _, metric), note in sorted(table.notes.items())
-            if name == node and metric in (*lacking, "check")
-        )  # fmt: skip
-        reason = "".join(f"; {note}" for note in list(said)[:2])
-        evidence = f"{short} results missing or failed: {shown}{reason}"
-        findings.append(_inconclusive(node, lacking, "missing", evidence))
-    return findings
-
-
-def _inconclusive(node: str, metrics: Sequence[str], cause: str, evidence: str) -> Finding:
-    return Finding(
-        node=node, gpu=None, metric=metrics[0], metrics=tuple(metrics), verdict="INCONCLUSIVE",
-        value=None, expected=None, loss_fraction=None, z=None, level="node", cause=cause,
-        evidence=evidence,
-    )  # fmt: skip
-
-
-def _without_class(table: FleetTable, scores: Scores) -> list[Finding]:
-    """Return one finding for each node whose class is too small (other power cap or driver)."""
-    part = table.rows[scores.tier == NO_CLASS]
-    if part.empty:
-        return []
-    findings = []
-    for node, mine in part.groupby("node", observed=True):
-        metrics = tuple(sorted(str(m) for m in mine["metric"].unique()))
-        kinds = ", ".join(sorted(str(k) for k in mine["cohort"].unique()))
-        evidence = (
-            f"fewer than {FEWEST_UNITS} results of its class ({kinds}): "
-            "they can only be compared with a reference"
-        )
-        findings.append(_inconclusive(str(node), metrics, "no_class", evidence))
-    return findings

@@ -13,8 +13,8 @@ from findings import judged, named
 from groundspeed.fleet.health.baseline import convert_to_units
 from groundspeed.fleet.metrics import facts_of
 from groundspeed.fleet.screen.screen_table import screen
-from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
 from groundspeed.fleet.table import clean_fleet, read_fleet
+from groundspeed.fleet.trial.simulated_fleet import Fault, simulate_fleet
 from groundspeed.profiles import InputError
 
 HEAD = "node,gpu,metric,value,unit\n"
@@ -41,7 +41,7 @@ def test_bad_rows_are_excluded_with_count_and_reason(tmp_path: Path) -> None:
     said = " | ".join(screening.excluded)
     assert "1 rows without a node" in said
     assert "1 values that are not numbers (e.g. '=1+1')" in said
-    assert "1 rows of matmul_bf16 in 'PFLOPS': most rows are in 'TFLOPS'" in said
+    assert "1 rows of matmul_bf16 converted from 'PFLOPS' to 'TFLOPS'" in said
     assert "repeated measurements" in said
     assert not judged(screening)
     json.loads(screening.model_dump_json())
@@ -108,12 +108,21 @@ def test_gpu_index_is_read_from_common_spellings(name: str) -> None:
 
 
 def test_rows_without_a_gpu_index_are_excluded() -> None:
-    """Without exclusion, eight UUIDs would be taken for the node and become one median."""
     fleet = simulate_fleet(6, seed=3).table.astype({"gpu": object})
     fleet.loc[fleet.index[:3], "gpu"] = ["GPU-5f3a", 3.5, float("inf")]
     table = clean_fleet(fleet, "x")
-    assert any("3 rows whose gpu is not an index" in line for line in table.excluded)
+    assert any("2 rows whose gpu is not an index" in line for line in table.excluded)
     assert (table.rows["gpu"] >= 0).all()
+    assert list(table.names.values()) == ["GPU-5f3a"]
+
+
+def test_gpus_with_names_are_units_of_their_own() -> None:
+    """Eight UUIDs of a node are eight GPUs, and a finding calls the GPU by its UUID."""
+    fleet = simulate_fleet(6, seed=3, faults=(Fault(1, 2, 0.2),)).table
+    names = [f"GPU-{node}-{gpu:04}" for node, gpu in zip(fleet["node"], fleet["gpu"], strict=True)]
+    screening = screen(clean_fleet(fleet.assign(gpu=names), "x"))
+    assert named(screening) == {("n00001", "GPU-n00001-0002")}
+    assert screening.gpus == 48
 
 
 def test_every_failed_test_is_a_finding() -> None:

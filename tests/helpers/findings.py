@@ -12,6 +12,6 @@ def judged(screening: Screening, **wanted: object) -> list[Finding]:
     ]
 
 
-def named(screening: Screening) -> set[tuple[str, int | None]]:
+def named(screening: Screening) -> set[tuple[str, int | str | None]]:
     """Return (node, GPU) of every finding with verdict WARN or FAIL."""
     return {(f.node, f.gpu) for f in judged(screening) if f.verdict in ("WARN", "FAIL")}

@@ -72,7 +72,7 @@ def draw_findings(axes: "Axes", screening: "Screening") -> None:
     """Draw the loss of each flagged unit in its worst metric, the largest loss on top."""
     judged = [f for f in screening.findings if f.loss_fraction is not None][:MOST_FINDINGS]
     colours = {"FAIL": "#b3261e", "WARN": "#d9922e", "FLAKY": "#85898f"}
-    names = [f.node if f.gpu is None else f"{f.node} gpu {f.gpu}" for f in judged]
+    names = [f.unit for f in judged]
     places = list(range(len(judged), 0, -1))
     losses = [100.0 * (f.loss_fraction or 0.0) for f in judged]
     axes.barh(places, losses, color=[colours.get(f.verdict, INK) for f in judged])

@@ -5,13 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from groundspeed.commands.options import Force, Json, Output, deliver
+from groundspeed.profiles.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from groundspeed.fleet.history.changes import History
 
 
 def history_command(
-    store: Annotated[str, typer.Argument(help="Folder or URL of the store that holds the runs.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="The store that holds the runs (folder or URL), or tables: one with a column run "
+            "or date, or one file for each run."
+        ),
+    ],
     node: Annotated[
         str | None, typer.Option(help="Name of the only node to show. Default: all nodes.")
     ] = None,
@@ -22,37 +29,53 @@ def history_command(
             "for times, which are recognized by name or unit."
         ),
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            help="NAME=COLUMN: which column of the files holds node, gpu, metric, value, unit, run "
+            "or date_utc, if it has none of the usual names; repeat it for several.",
+        ),
+    ] = None,
     as_json: Json = False,
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Show how often each GPU was flagged, and which became slower. Exit code 1: at least one.
+    """Show how often each GPU was flagged, and what changed. Exit code 1: something became worse.
 
     Example: groundspeed fleet history /shared/fleet
     """
-    from groundspeed.fleet.history.changes import read_history
-    from groundspeed.fleet.history.store import AGAIN, Store
-    from groundspeed.fleet.table import clean_fleet
+    from groundspeed.fleet.history.changes import FEWEST_RUNS, read_history
+    from groundspeed.fleet.history.sources import open_runs
+    from groundspeed.fleet.reading.columns import parse_map
 
-    kept = Store(store)
-    rows = kept.rows()
-    parts = rows[~rows["run"].str.contains(AGAIN, regex=False)].groupby("run", sort=True)
-    history = read_history(
-        [(str(run), str(part["date_utc"].max()), clean_fleet(part, store)) for run, part in parts],
-        lower_is_better=lower_is_better or (),
-    )
+    runs = open_runs(sources, parse_map(columns or ()))
+    if node is not None:
+        known = sorted({str(n) for _, _, table in runs for n in table.rows["node"].unique()})
+        if node not in known:
+            raise InputError(
+                f"no run has a node '{node}'", where="--node", remedy=did_you_mean(node, known)
+            )
+    history = read_history(runs, lower_is_better=lower_is_better or ())
+    if history.runs < FEWEST_RUNS:
+        typer.echo(
+            f"groundspeed: {history.runs} run{'s' * (history.runs > 1)}: a change of a rate needs "
+            f"{FEWEST_RUNS} or more",
+            err=True,
+        )
     if node is not None:
         history = history.model_copy(
             update={
                 "strikes": tuple(s for s in history.strikes if s.node == node),
                 "changes": tuple(c for c in history.changes if c.node == node),
+                "settings": tuple(c for c in history.settings if c.node == node),
             }
         )
     if as_json or output is not None:
         deliver(history.model_dump_json(indent=1), output, force=force)
     else:
         _show(history)
-    raise typer.Exit(1 if any(c.loss_fraction > 0 for c in history.changes) else 0)
+    raise typer.Exit(1 if history.worse else 0)
 
 
 MOST_ROWS = 30
@@ -65,22 +88,29 @@ def _show(history: "History") -> None:
     console = make_console()
     console.print(plain(f"{history.runs} runs from {history.first_utc} to {history.last_utc}"))
 
-    def unit(name: str, gpu: int | None) -> str:
-        return safe(name if gpu is None else f"{name} gpu {gpu}")
+    def unit(name: str, gpu: int | str | None) -> str:
+        if gpu is None:
+            return safe(name)
+        return safe(f"{name} gpu {gpu}" if isinstance(gpu, int) else f"{name} {gpu}")
 
     if history.changes:
-        table = make_table("unit", "metric", "since", "before", "now", "loss", "t")
-        for column in (0, 1, 2):
+        table = make_table("unit", "metric", "since", "before", "now", "loss", "t", "cause")
+        for column in (0, 1, 2, 7):
             table.columns[column].justify = "left"
         for c in history.changes[:MOST_ROWS]:
-            name = unit(c.node, c.gpu)
+            name = unit(c.node, c.gpu) + (f" ({len(c.gpus)} GPUs)" if c.gpus else "")
             table.add_row(
                 f"class {name}" if c.level == "class" else name, safe(c.metric), c.since_utc[:10],
                 f"{c.before:.4g}", f"{c.after:.4g}", f"{c.loss_fraction:+.1%}", f"{c.t:.0f}",
+                c.cause,
             )  # fmt: skip
         console.print(table)
-    else:
+    elif not history.settings:
         console.print("no GPU or node has changed")
+    for new in history.settings[:MOST_ROWS]:
+        who = f"class {safe(new.node)}" if new.level == "class" else unit(new.node, new.gpu)
+        values = f"{safe(new.before)} -> {safe(new.after)}"
+        console.print(f"{who}: {new.setting.replace('_', ' ')} {values} since {new.since_utc[:10]}")
     if history.strikes:
         table = make_table("unit", "flagged runs", "runs", "last flagged", "metrics")
         for column in (0, 3, 4):

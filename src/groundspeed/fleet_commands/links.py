@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from groundspeed.commands.options import Force, Json, Output, deliver
+from groundspeed.fleet.node_names import expand_names
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.files import read_text
 
@@ -26,6 +27,14 @@ def links_command(
             )
         ),
     ],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            help="NAME=COLUMN: which column of the files holds node, partner, value or metric, if "
+            "it has none of the usual names; repeat it for several.",
+        ),
+    ] = None,
     as_json: Json = False,
     output: Output = None,
     force: Force = False,
@@ -35,8 +44,9 @@ def links_command(
     Example: groundspeed fleet links pairs.csv
     """
     from groundspeed.fleet.links.pairwise import FEWEST_PAIRS, judge_pairs, read_pairs
+    from groundspeed.fleet.reading.columns import parse_map
 
-    tests = read_pairs(paths)
+    tests = read_pairs(paths, parse_map(columns or ()))
     count = sum(len(pairs.first) for pairs in tests.values())
     usable = [int((pairs.bandwidth > 0).sum()) for pairs in tests.values()]
     if max(usable, default=0) < FEWEST_PAIRS:
@@ -73,7 +83,8 @@ def _show(findings: "tuple[LinkFinding, ...]", pairs: int) -> None:
         table.columns[column].justify = "left"
     for f in findings:
         table.add_row(
-            f.level, safe(" - ".join(f.nodes)), safe(f.metric), f"{f.loss_fraction:.0%}",
+            f.level, safe(" - ".join(f.nodes)), safe(f.metric),
+            "no result" if f.loss_fraction is None else f"{f.loss_fraction:.0%}",
             f"{f.slow_pairs} of {f.pairs}", safe(f.evidence),
         )  # fmt: skip
     console.print(table)
@@ -82,7 +93,10 @@ def _show(findings: "tuple[LinkFinding, ...]", pairs: int) -> None:
 def rounds_command(
     nodes: Annotated[
         str,
-        typer.Option(help="Names of the nodes, separated by commas, or a file with one per line."),
+        typer.Option(
+            help="Names of the nodes, separated by commas or as ranges (n[1-4]), or a file with "
+            "one per line."
+        ),
     ],
     slow_share: Annotated[
         float,
@@ -107,10 +121,12 @@ def rounds_command(
     from groundspeed.fleet.links.pairwise import matchings, rounds_needed
 
     if Path(nodes).is_file():
-        names = read_text(Path(nodes), "list of nodes").split()
+        written = read_text(Path(nodes), "list of nodes").split()
+        names = [name for text in written for name in expand_names(text)]
     else:
-        names = [n.strip() for n in nodes.split(",") if n.strip()]
-    if len(set(names)) != len(names):
+        written = nodes.split(",")
+        names = expand_names(nodes)
+    if len(set(written)) != len(written):
         raise InputError(
             "a node is named more than once", where="--nodes", remedy="give each node once"
         )

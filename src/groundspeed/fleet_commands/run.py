@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from groundspeed.commands.options import Json, Quiet, deliver
-from groundspeed.fleet_commands.screen import exit_code
+from groundspeed.fleet.node_names import expand_names
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import WITH_OLD_NAMES
 
@@ -178,7 +178,7 @@ def run_command(
     from groundspeed.fleet.run.worker import Work
 
     work = Work(store, run, level, device, allow_busy)
-    wanted = tuple(n.strip() for n in nodes.split(",")) if nodes else ()
+    wanted = tuple(expand_names(nodes)) if nodes else ()
     if manifest:
         _print_job(work, wanted, count, _pod(image, gpus, vendor, claim, namespace, selector))
         return
@@ -233,7 +233,7 @@ def _deliver_screening(screening: "Screening", *, as_json: bool) -> None:
         from groundspeed.display.terminal import make_console
 
         show_screening(make_console(), screening)
-    raise typer.Exit(exit_code(screening))
+    raise typer.Exit(screening.exit_code)
 
 
 def _show(record: "RunRecord", store: str) -> None:

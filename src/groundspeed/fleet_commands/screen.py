@@ -7,7 +7,6 @@ import typer
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver, require_writable
 
 if TYPE_CHECKING:
-    from groundspeed.fleet.screen.findings import Screening
     from groundspeed.fleet.screen.request import Served
 
 
@@ -84,6 +83,21 @@ def screen_command(
             "checkpoint."
         ),
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            help="NAME=COLUMN: which column of the files holds node, gpu, metric, value or unit, "
+            "if it has none of the usual names; repeat it for several.",
+        ),
+    ] = None,
+    unfold: Annotated[
+        bool,
+        typer.Option(
+            "--unfold",
+            help="Print each GPU and node by itself. Not given: one line for each incident.",
+        ),
+    ] = False,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
     output: Output = None,
@@ -91,10 +105,11 @@ def screen_command(
 ) -> None:
     """Find slow GPUs and nodes by comparison with their class.
 
-    Exit code: 0 all are OK, 1 WARN, 2 FAIL, 3 nothing could be judged or bad input.
+    Exit code: 0 all are OK, 1 WARN, 2 FAIL, 3 somebody could not be judged, or bad input.
 
     Example: groundspeed fleet screen results.csv --model llama-3.3-70b --gpu h200
     """
+    from groundspeed.fleet.reading.columns import parse_map
     from groundspeed.fleet.screen.request import ScreenRequest, screen_sources
     from groundspeed.profiles.errors import InputError, one_line
 
@@ -102,7 +117,7 @@ def screen_command(
         served = served_by(model, gpu, tp, engine, isl, osl, concurrency, dtype)
         request = ScreenRequest(
             sources, run, lower_is_better or (), reference, confirm, again or (), served,
-            profile_dir,
+            profile_dir, parse_map(columns or ()),
         )  # fmt: skip
         _, screening = screen_sources(request)
         require_writable(output, force=force)
@@ -115,19 +130,12 @@ def screen_command(
         from groundspeed.display.show_fleet import show_screening
         from groundspeed.display.terminal import make_console
 
-        show_screening(make_console(), screening)
-    raise typer.Exit(exit_code(screening))
+        show_screening(make_console(), screening, unfold=unfold)
+    raise typer.Exit(screening.exit_code)
 
 
 UNKNOWN = 3
 """Exit code UNKNOWN of Nagios: nothing could be judged, or the input is bad."""
-
-
-def exit_code(screening: "Screening") -> int:
-    """Exit code as in Nagios: 0 OK, 1 WARN, 2 FAIL, 3 nothing could be judged."""
-    if screening.fail or screening.warn:
-        return 2 if screening.fail else 1
-    return 0 if screening.judged else UNKNOWN
 
 
 def served_by(

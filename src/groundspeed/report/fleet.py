@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from groundspeed.fleet.kinds import UNJUDGED
 from groundspeed.fleet.metrics import facts_of
 from groundspeed.fleet.screen.findings import CAUSES, Finding, Screening
 from groundspeed.fleet.screen.score import FAIL, FAIL_Z, WARN, Scores
@@ -37,7 +38,7 @@ def fleet_page(table: FleetTable, scores: Scores, screening: Screening, source: 
     """
     judged = [f for f in screening.findings if f.verdict != "INCONCLUSIVE"]
     rows = table.rows.assign(loss=scores.loss, z=scores.z, tier=scores.tier)
-    names = [str(m) for m in rows["metric"].cat.categories if facts_of(str(m)).kind != "telemetry"]
+    names = [str(m) for m in rows["metric"].cat.categories if facts_of(str(m)).kind not in UNJUDGED]
     lost = sum(f.cost.tokens_per_s for f in judged if f.cost is not None)
     facts = [
         ("nodes", f"{screening.nodes:,}"),
@@ -63,11 +64,6 @@ def fleet_page(table: FleetTable, scores: Scores, screening: Screening, source: 
     )
 
 
-def _unit(f: Finding) -> str:
-    name = f.node if f.gpu is None else f"{f.node} gpu {f.gpu}"
-    return name if f.level in ("gpu", "node") else f"{f.level} {name}"
-
-
 def _findings(judged: list[Finding]) -> Section:
     costs = any(f.cost for f in judged)
     columns = ["unit", "verdict", "loss", "z", "worst metric", "cause", "evidence"]
@@ -75,7 +71,7 @@ def _findings(judged: list[Finding]) -> Section:
     rows, marks = [], []
     for f in judged:
         row = [
-            _unit(f),
+            f.unit,
             f.verdict,
             f"{f.loss_fraction or 0.0:.1%}",
             f"{f.z:.1f}" if f.z is not None else "",

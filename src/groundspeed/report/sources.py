@@ -101,7 +101,7 @@ def _fleet(
         sources, run, reference=reference, served=served, profile_dir=profile_dir
     )
     table, screening = screen_sources(request)
-    scores = score(table, reference=reference_of(request, table))
+    scores = score(table, reference=reference_of(request, table)[0])
     names = ", ".join(Path(s).name or s for s in sources)
     return fleet_page(table, scores, screening, names)
 

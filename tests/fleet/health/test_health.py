@@ -33,8 +33,8 @@ from groundspeed.fleet.health.report_formats import (
 from groundspeed.fleet.run.node_lock import hold_node_lock
 from groundspeed.fleet.run.worker import node_name
 from groundspeed.fleet.screen.screen_table import screen
-from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
 from groundspeed.fleet.table import clean_fleet
+from groundspeed.fleet.trial.simulated_fleet import Fault, simulate_fleet
 from groundspeed.profiles import InputError
 from program import PATIENCE_S, environment, groundspeed
 

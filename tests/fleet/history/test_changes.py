@@ -7,8 +7,8 @@ import pytest
 
 from groundspeed.fleet.history.changes import History, read_history
 from groundspeed.fleet.screen.screen_table import screen
-from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
 from groundspeed.fleet.table import FleetTable, clean_fleet
+from groundspeed.fleet.trial.simulated_fleet import Fault, simulate_fleet
 from groundspeed.profiles import InputError
 from program import groundspeed
 
@@ -86,7 +86,7 @@ def test_slow_node_is_found_in_checks_of_single_nodes() -> None:
     assert quiet.changes == ()
     history = read_history(alone(past(41), 6, 0.1))
     assert {c.node for c in history.changes} == {"n00003"}
-    assert len({c.gpu for c in history.changes}) == 8
+    assert {(c.gpu, c.gpus) for c in history.changes} == {(None, tuple(range(8)))}
 
 
 def test_strikes_count_the_runs_in_which_a_gpu_failed() -> None:

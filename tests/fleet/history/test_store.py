@@ -21,7 +21,7 @@ from groundspeed.fleet.run.launcher import Event
 from groundspeed.fleet.run.local import LocalLauncher
 from groundspeed.fleet.run.run_fleet import RunRequest, find_run, run_fleet
 from groundspeed.fleet.run.worker import PROGRAM, Work, run_all
-from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
+from groundspeed.fleet.trial.simulated_fleet import Fault, simulate_fleet
 from groundspeed.profiles import InputError
 from program import PATIENCE_S, environment, groundspeed
 

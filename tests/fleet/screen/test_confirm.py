@@ -15,8 +15,8 @@ from groundspeed.fleet.screen.confirm import (
 )
 from groundspeed.fleet.screen.request import ScreenRequest, screen_sources
 from groundspeed.fleet.screen.screen_table import screen
-from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
 from groundspeed.fleet.table import clean_fleet
+from groundspeed.fleet.trial.simulated_fleet import Fault, simulate_fleet
 
 
 def test_no_healthy_gpu_is_flagged_after_confirmation() -> None:

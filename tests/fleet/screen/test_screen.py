@@ -1,6 +1,7 @@
 """Screening finds slow GPUs and nodes in a real fleet and in simulated fleets with known faults."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,12 @@ from groundspeed.estimator.engines.engine import find_engine
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Workload
-from groundspeed.fleet.screen.baseline_detectors import DETECTORS
 from groundspeed.fleet.screen.cost import cost_of
 from groundspeed.fleet.screen.findings import CAUSES, Screening
 from groundspeed.fleet.screen.screen_table import screen
-from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
 from groundspeed.fleet.table import clean_fleet, read_fleet
+from groundspeed.fleet.trial.baseline_detectors import DETECTORS
+from groundspeed.fleet.trial.simulated_fleet import Fault, simulate_fleet
 from program import groundspeed
 
 
@@ -66,7 +67,8 @@ def test_real_fleet_has_fewer_than_80_findings(azure: Screening) -> None:
 def test_order_of_the_rows_does_not_change_the_screening(azure: Screening, reference: Path) -> None:
     table = read_fleet([reference / "fleet" / "azure_a100_153_nodes.csv.gz"])
     mixed = table.rows.sample(frac=1.0, random_state=1).reset_index(drop=True)
-    again = screen(type(table)(mixed, table.units, table.excluded))
+    settings = table.settings.sample(frac=1.0, random_state=2)
+    again = screen(replace(table, rows=mixed, settings=settings))
     assert again.model_dump_json() == azure.model_dump_json()
 
 
@@ -134,16 +136,30 @@ def test_uniformly_slow_fleet_is_one_finding_with_a_reference_only() -> None:
 
 
 def test_gpu_alone_in_its_class_is_inconclusive() -> None:
-    """A single GPU with another power cap has no class to compare with."""
-    fleet = simulate_fleet(4, seed=3).table.assign(power_cap="700")
+    """A single GPU of another SKU has no class to compare with, and its fleet is not healthy."""
+    fleet = simulate_fleet(4, seed=3).table.assign(sku="H200")
+    odd = (fleet["node"] == "n00001") & (fleet["gpu"] == 2)
+    fleet.loc[odd, "sku"] = "H20"
+    screening = screen(clean_fleet(fleet, "x"))
+    (finding,) = [f for f in screening.findings if f.cause == "few_units"]
+    assert (finding.node, finding.verdict, finding.z) == ("n00001", "INCONCLUSIVE", None)
+    assert "H20" in finding.evidence
+    alone = screen(clean_fleet(fleet[odd], "x"))
+    assert (alone.judged, alone.exit_code) == (0, 3)
+
+
+def test_a_setting_does_not_make_a_class_of_its_own() -> None:
+    """A GPU alone in its power cap is compared with the others, and the cap is its cause."""
+    fleet = simulate_fleet(4, seed=4, faults=(Fault(1, 2, 0.4),)).table.assign(power_cap="700")
     odd = (fleet["node"] == "n00001") & (fleet["gpu"] == 2)
     fleet.loc[odd, "power_cap"] = "500"
-    screening = screen(clean_fleet(fleet, "x"))
-    (finding,) = [f for f in screening.findings if f.cause == "no_class"]
-    assert (finding.node, finding.verdict, finding.z) == ("n00001", "INCONCLUSIVE", None)
-    assert "500" in finding.evidence
-    alone = screen(clean_fleet(fleet[odd], "x"))
-    assert alone.judged == 0
+    (finding,) = screen(clean_fleet(fleet, "x")).findings
+    assert (finding.node, finding.gpu, finding.cause) == ("n00001", 2, "power_cap")
+    assert "500 W where 97% of its class have 700 W" in finding.evidence
+    fleet = simulate_fleet(4, seed=4).table.assign(power_cap="700")
+    fleet.loc[odd, "power_cap"] = "500"
+    (finding,) = screen(clean_fleet(fleet, "x")).findings
+    assert (finding.verdict, finding.cause, finding.loss_fraction) == ("WARN", "power_cap", None)
 
 
 def test_notes_of_the_table_appear_in_the_evidence() -> None:

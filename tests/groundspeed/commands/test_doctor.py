@@ -55,7 +55,7 @@ def test_doctor_names_missing_packages_with_their_extra() -> None:
 
 def test_command_without_its_package_gives_one_line_with_the_extra() -> None:
     for arguments, missing, wanted in (
-        (("fleet", "history", "x"), ("fsspec",), "fleet"),
+        (("fleet", "history", "s3://x"), ("fsspec",), "fleet"),
         (("report", "h200", "-o", "/tmp/never.html"), ("jinja2",), "report"),
         (("fleet", "run", "--store", "/tmp/never"), ("fsspec",), "fleet"),
     ):

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import groundspeed as gs
-from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
+from groundspeed.fleet.trial.simulated_fleet import Fault, simulate_fleet
 from profile_factory import profile as make_profile
 from program import environment
 

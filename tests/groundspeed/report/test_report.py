@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, Page
 
 from groundspeed.fleet.screen.score import score
 from groundspeed.fleet.screen.screen_table import screen
-from groundspeed.fleet.screen.simulated_fleet import Fault, simulate_fleet
 from groundspeed.fleet.table import clean_fleet
+from groundspeed.fleet.trial.simulated_fleet import Fault, simulate_fleet
 from groundspeed.report.fleet import fleet_page
 from groundspeed.report.page import Axis, Figure, Section, Table, as_script, numbers, render
 from groundspeed.report.page import Page as Report

@@ -1,0 +1,1 @@
+"""What healthy GPUs of each SKU reach, from published fleets and measurements."""
