@@ -50,7 +50,7 @@ RULES: tuple[tuple[str, MetricFacts], ...] = (
     (r"h2d|htod|host_to_device|pcie|host_link",
      MetricFacts("host_link", True, 0.05, 0.10, 0.003)),
     (r"vector|fp64|non_tc", MetricFacts("vector", True, 0.024, 0.05, 0.003)),
-    (r"matmul|gemm|flops|tflops|tensor", MetricFacts("tensor", True, 0.024, 0.05, 0.0085)),
+    (r"matmul|gemm|flops|tflops|tensor", MetricFacts("tensor", True, 0.022, 0.05, 0.0080)),
     (r"hbm|memory|stream|copy|triad|read|write|bandwidth",
      MetricFacts("memory", True, 0.02, 0.05, 0.003)),
     (r"tokens_per_s|samples_per_s|requests_per_s|throughput",

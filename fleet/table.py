@@ -439,7 +439,7 @@ def _each_has_one_unit(frame: pd.DataFrame) -> bool:
     metric, unit = frame["metric"].cat.codes.to_numpy(), frame["unit"].cat.codes.to_numpy()
     kinds = len(frame["unit"].cat.categories) + 1
     pairs = np.bincount(metric.astype(np.int64) * kinds + unit.astype(np.int64) + 1)
-    return np.count_nonzero(pairs) == np.count_nonzero(np.bincount(metric))
+    return bool(np.count_nonzero(pairs) == np.count_nonzero(np.bincount(metric)))
 
 
 def _one_unit(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str], list[str]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from groundspeed.calibrate.design.measurement_plan import QUICK, PlannedCase, matmul_kernel, planned
 from groundspeed.calibrate.run.campaign import Request, fingerprint, make_harness
@@ -70,6 +71,8 @@ class DeviceCheck(Record):
     driver: str | None
     benchmark_version: str
     rows: tuple[CheckRow, ...]
+    settings: dict[str, str] = Field(default_factory=dict)
+    """What the device is set to, by name: lanes, clocks, firmware, ..."""
 
 
 def check_cases(kind: str) -> tuple[CheckCase, ...]:
@@ -188,6 +191,8 @@ def _summed_up(
         errors = telemetry.errors()
         note = "; ".join(errors)
         rows.append(CheckRow(metric=ERRORS, value=float(len(errors)), unit="", note=note))
+        rows += [CheckRow(metric=name, value=value, unit="")
+                 for name, value in sorted(telemetry.counters().items())]  # fmt: skip
     from groundspeed.calibrate.run.device import read_environment
 
     around = read_environment(running, telemetry=telemetry, command="check")
@@ -200,6 +205,7 @@ def _summed_up(
         driver=around.driver,
         benchmark_version=f"check-{METHOD_VERSION} torch-{torch.__version__}",
         rows=tuple(rows),
+        settings=telemetry.settings(),
     )
 
 

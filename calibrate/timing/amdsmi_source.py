@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from groundspeed.calibrate.timing.device_settings import amdsmi_counters, amdsmi_settings
 from groundspeed.calibrate.timing.reading import (
     Reading,
     Source,
@@ -77,7 +78,14 @@ class _Amdsmi:
         power = self._or_none(lambda: self.amdsmi.amdsmi_get_power_info(self.handle)) or {}
         known = _number(power.get("current_socket_power")) is not None
         about = "current socket power" if known else "average socket power"
-        return Source(self.read, f"amdsmi, {about}", self.state(), self.errors)
+        return Source(
+            self.read,
+            f"amdsmi, {about}",
+            self.state(),
+            self.errors,
+            lambda: amdsmi_settings(self.amdsmi, self.handle),
+            lambda: amdsmi_counters(self.amdsmi, self.handle),
+        )
 
     def _or_none(self, query: Callable[[], Answer]) -> Answer | None:
         try:

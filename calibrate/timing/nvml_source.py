@@ -13,6 +13,7 @@ from types import ModuleType
 
 import torch
 
+from groundspeed.calibrate.timing.device_settings import nvml_counters, nvml_settings
 from groundspeed.calibrate.timing.reading import (
     Reading,
     Source,
@@ -73,7 +74,14 @@ class _Nvml:
     def source(self) -> Source:
         about = "instantaneous power" if self.instantaneous else "power averaged over one second"
         whole = ", sensors of the whole GPU of which this is a slice" if self.is_slice else ""
-        return Source(self.read, f"NVML, {about}{whole}", self.state(), self.errors)
+        return Source(
+            self.read,
+            f"NVML, {about}{whole}",
+            self.state(),
+            self.errors,
+            lambda: nvml_settings(self.nvml, self.handle),
+            lambda: nvml_counters(self.nvml, self.handle),
+        )
 
     def _or_none(self, query: Callable[[], float]) -> float | None:
         try:

@@ -52,6 +52,10 @@ class Source:
     state: State = State()
     errors: Callable[[], tuple[str, ...]] = no_errors
     """Returns the hardware errors that were counted since the source was opened."""
+    settings: Callable[[], dict[str, str]] = dict
+    """Returns what the device is set to, by name: see :mod:`.device_settings`."""
+    counters: Callable[[], dict[str, float]] = dict
+    """Returns the counters of errors that the driver keeps."""
     in_background: bool = False
     """Whether a thread reads the sensors; otherwise the timer does while the device is busy."""
 

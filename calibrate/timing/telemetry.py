@@ -62,6 +62,14 @@ class Telemetry:
         """Device state that stays constant during a run."""
         return self._source.state
 
+    def settings(self) -> dict[str, str]:
+        """Return what the device is set to, by name; empty if its driver does not say."""
+        return self._source.settings()
+
+    def counters(self) -> dict[str, float]:
+        """Return the counters of errors that the driver keeps; empty if it keeps none."""
+        return self._source.counters()
+
     def errors(self) -> tuple[str, ...]:
         """Hardware errors that the driver has counted since the telemetry was opened."""
         return self._source.errors()

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
+from groundspeed.fleet.counters import counter_of, judge_counter
 from groundspeed.fleet.health.baseline import Baseline
 from groundspeed.fleet.kinds import UNJUDGED
 from groundspeed.fleet.metrics import MetricFacts, facts_of
@@ -22,9 +23,6 @@ from groundspeed.fleet.table import NODE_LEVEL, clean_fleet
 from groundspeed.profiles.record import Record, RenamedRecord
 
 State = Literal["OK", "WARN", "FAIL", "UNKNOWN"]
-
-HARDWARE_ERRORS = "ecc_xid_errors"
-"""Metric of a check that counts hardware errors during it; one is enough for a failure."""
 
 EXIT_CODES: dict[State, int] = {"OK": 0, "WARN": 1, "FAIL": 2, "UNKNOWN": 3}
 """Exit codes of Nagios plugins, which most monitoring systems accept."""
@@ -135,8 +133,12 @@ def judge_node(
             note=note,
         )
         facts = facts_of(judged.metric, unit=judged.unit)
-        if judged.metric == HARDWARE_ERRORS and judged.value:
-            judged = judged.model_copy(update={"state": "FAIL"})
+        counter = counter_of(judged.metric) if facts.kind == "counter" else None
+        if counter is not None and judged.value is not None:
+            verdict = judge_counter(counter, judged.value)
+            state_now: State | None = None if verdict.tier == "FINE" else verdict.tier
+            note = judged.note or (verdict.sentence if state_now else "")
+            judged = judged.model_copy(update={"state": state_now, "note": note})
         elif facts.kind in UNJUDGED:
             judged = judged.model_copy(update={"state": None})
         elif judged.value is not None:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "run", "date_utc", "node", "gpu", "metric", "value", "unit", "note", "sku", "memory",
-    "power_cap", "partition", "driver", "benchmark_version",
+    "power_cap", "partition", "driver", "benchmark_version", "ecc", "persistence", "pcie_width",
+    "pcie_gen", "nvlinks", "clock_limit", "memory_clock_limit", "vbios",
 )  # fmt: skip
 """Columns of a row; ``gpu`` is empty for a metric of the whole node."""
 
@@ -193,7 +194,10 @@ class Store:
 
     def write_rows(self, run: str, node: str, rows: pd.DataFrame) -> None:
         """Write the rows of a node, which marks the node as done."""
-        data = rows.reindex(columns=list(COLUMNS)).to_parquet(None, index=False)
+        whole = rows.reindex(columns=list(COLUMNS))
+        # A column that is empty on this node must have the type that it has on others.
+        texts = {c: "string" for c in COLUMNS if c not in ("gpu", "value")}
+        data = whole.astype(texts).to_parquet(None, index=False)
         self.write(data, "rows", run, f"{file_name(node)}.parquet")
 
     def nodes_done(self, run: str) -> list[str]:
@@ -268,8 +272,9 @@ class Store:
         """Return the rows of the given runs, or of all runs, in a fixed order."""
         names = ", ".join("'" + r.replace("'", "''") + "'" for r in runs)
         where = f"WHERE run IN ({names})" if runs else ""
+        known = set(self.query("SELECT * FROM measurements LIMIT 0").columns)
         return self.query(
-            f"SELECT {', '.join(COLUMNS)} FROM measurements {where} "
+            f"SELECT {', '.join(c for c in COLUMNS if c in known)} FROM measurements {where} "
             "ORDER BY date_utc, run, node, gpu NULLS FIRST, metric"
         )
 

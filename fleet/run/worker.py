@@ -156,8 +156,9 @@ def check_rows(
             "memory": f"{document['memory_bytes']:.0f}",
             "power_cap": _text(document["power_cap_w"]),
             "partition": _text(document["partition"]),
-            "driver": _text(document["driver"]).split(".")[0],
+            "driver": _text(document["driver"]),
             "benchmark_version": document["benchmark_version"],
+            **document.get("settings", {}),
         }
         records += [
             {"gpu": index, **about, **{k: row[k] for k in ("metric", "value", "unit", "note")}}

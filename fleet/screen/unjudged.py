@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from groundspeed.fleet.kinds import UNJUDGED
 from groundspeed.fleet.metrics import facts_of
@@ -94,7 +95,8 @@ def missing_results(
     good = part["value"].notna().to_numpy()
     results = np.bincount(cell[good], minlength=shape[0] * shape[1]).reshape(shape)
     failed = np.bincount(cell[~good], minlength=shape[0] * shape[1]).reshape(shape)
-    present = (results + failed).any(axis=1)  # nodes with settings or sensors only lack nothing
+    # Nodes with settings or sensors only lack nothing.
+    present: NDArray[np.bool_] = np.any(results + failed > 0, axis=1)
     usual = np.array([np.bincount(column).argmax() for column in results[present].T])
     fewer = np.maximum(usual[None, :] - results, 0) * present[:, None]
     short_of = np.maximum(fewer, failed)

@@ -113,7 +113,9 @@ def sensors() -> dict[str, Any]:
     point = of(TorchMatmul("bfloat16"), GEMM, bench)
     state = bench.telemetry.state
     return {"point": point, "description": bench.telemetry.description,
-            "errors": bench.telemetry.errors(), "state": vars(state)}  # fmt: skip
+            "errors": bench.telemetry.errors(), "state": vars(state),
+            "settings": bench.telemetry.settings(),
+            "counters": bench.telemetry.counters()}  # fmt: skip
 
 
 def device() -> dict[str, Any]:

@@ -175,7 +175,9 @@ def test_health_check_finds_the_gpu_whose_memory_is_slow(folder: Path, quick: Pr
 def test_health_check_fails_on_hardware_errors_alone(folder: Path, quick: Profile) -> None:
     code, found = health(Machine(driver={"ecc": 2, "xids": [94]}), folder)
     assert (code, found["state"]) == (2, "FAIL")
-    (row,) = [r for r in found["rows"] if r["state"] == "FAIL"]
+    failed = {r["metric"]: r for r in found["rows"] if r["state"] == "FAIL"}
+    assert set(failed) == {"ecc_xid_errors", "ecc_uncorrected_volatile"}
+    row = failed["ecc_xid_errors"]
     assert "2 uncorrected ECC errors" in row["note"] and "XID error 94" in row["note"]
 
 

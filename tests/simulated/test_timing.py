@@ -144,6 +144,21 @@ def test_hardware_errors_during_a_run_are_reported(tmp_path: Path) -> None:
     assert "3 uncorrected ECC errors" in text
     assert "row remapping waits for a reset" in text
     assert text.count("XID error 63") == 1
+    assert found["counters"] == {
+        "ecc_uncorrected_volatile": 3.0, "ecc_corrected_volatile": 0.0, "row_remap_pending": 1.0,
+        "rows_remapped_corrected": 0.0, "rows_remapped_uncorrected": 1.0, "row_remap_failure": 0.0,
+        "pcie_replay_count": 0.0,
+    }  # fmt: skip
+
+
+def test_settings_that_slow_a_gpu_are_read_on_both_vendors(tmp_path: Path) -> None:
+    machine = Machine(driver={"pcie_width": 8, "nvlinks": 12, "clock_limit": 1200})
+    settings = scenario("sensors", machine, tmp_path / "nvidia")["settings"]
+    wanted = {"pcie_width": "8", "pcie_gen": "5", "nvlinks": "12", "clock_limit": "1200",
+              "power_cap": "700", "ecc": "1", "driver": "570.124.06"}  # fmt: skip
+    assert settings.items() >= wanted.items()
+    settings = scenario("sensors", Machine(chip=MI300X), tmp_path / "amd")["settings"]
+    assert settings.items() >= {"pcie_width": "16", "pcie_gen": "5", "power_cap": "750"}.items()
 
 
 @pytest.mark.parametrize("silent", [["power"], ["clock", "throttle"], ["temperature"]])

@@ -83,7 +83,19 @@ def amdsmi_get_violation_status(handle: Any) -> dict[str, Any]:
 
 
 def amdsmi_get_pcie_info(handle: Any) -> dict[str, Any]:
-    return {"pcie_metric": {"pcie_speed": 32000, "pcie_width": 16}}
+    return {"pcie_metric": {"pcie_speed": 32000, "pcie_width": 16, "pcie_replay_count": 0}}
+
+
+def amdsmi_get_gpu_vbios_info(handle: Any) -> dict[str, str]:
+    return {"name": "AMD MI300X", "version": "022.040.003.043.000001"}
+
+
+def amdsmi_get_gpu_driver_info(handle: Any) -> dict[str, str]:
+    return {"driver_name": "amdgpu", "driver_version": "6.12.12"}
+
+
+def amdsmi_get_gpu_bad_page_info(handle: Any) -> list[dict[str, int]]:
+    return []
 
 
 def amdsmi_get_gpu_compute_partition(handle: Any) -> str:

@@ -3,7 +3,7 @@
 ``Machine.driver`` may hold: ``host_pids`` (the numbers of processes as a container sees them),
 ``others`` (pids of other processes), ``silent`` (names of sensors that are not supported), ``mig``
 (the devices are slices), ``no_instant_power``, ``ecc``, ``remapped``, ``xids`` (errors that come up
-after the start), ``pcie_width``.
+after the start), ``pcie_width``, ``nvlinks``, ``clock_limit``, ``vbios``, ``pcie_replay``.
 """
 
 import os
@@ -14,7 +14,9 @@ NVML_SUCCESS = 0
 NVML_CLOCK_SM, NVML_CLOCK_MEM = 1, 2
 NVML_TEMPERATURE_GPU = 0
 NVML_FI_DEV_POWER_INSTANT = 186
-NVML_MEMORY_ERROR_TYPE_UNCORRECTED = 1
+NVML_MEMORY_ERROR_TYPE_CORRECTED, NVML_MEMORY_ERROR_TYPE_UNCORRECTED = 0, 1
+NVML_PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_ERRORS = 0
+NVML_PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR = 1
 NVML_VOLATILE_ECC = 0
 nvmlEventTypeXidCriticalError = 8
 ERROR_AFTER = 2
@@ -98,6 +100,32 @@ def nvmlDeviceGetCurrPcieLinkWidth(handle: Any) -> int:
     return int(_driver().get("pcie_width", 16))
 
 
+def nvmlDeviceGetNvLinkState(handle: Any, link: int) -> int:
+    if link >= 18:
+        raise NVMLError_NotSupported("Not Supported")
+    return int(link < int(_driver().get("nvlinks", 18)))
+
+
+def nvmlDeviceGetApplicationsClock(handle: Any, kind: int) -> int:
+    return 2619 if kind == NVML_CLOCK_MEM else int(_driver().get("clock_limit", 1980))
+
+
+def nvmlDeviceGetVbiosVersion(handle: Any) -> str:
+    return str(_driver().get("vbios", "96.00.89.00.01"))
+
+
+def nvmlSystemGetDriverVersion() -> bytes:
+    return b"570.124.06"
+
+
+def nvmlDeviceGetPcieReplayCounter(handle: Any) -> int:
+    return int(_driver().get("pcie_replay", 0))
+
+
+def nvmlDeviceGetRetiredPages(handle: Any, cause: int) -> list[int]:
+    raise NVMLError_NotSupported("Not Supported")  # row remapping has taken its place
+
+
 def nvmlDeviceGetComputeRunningProcesses(handle: Any) -> list[Any]:
     own = 4_000_000 + os.getpid() if _driver().get("host_pids") else os.getpid()
     return [SimpleNamespace(pid=p) for p in [own, *_driver().get("others", ())]]
@@ -143,7 +171,7 @@ def _counted(handle: Any, name: str) -> int:
 
 
 def nvmlDeviceGetTotalEccErrors(handle: Any, kind: int, counter: int) -> int:
-    return _counted(handle, "ecc")
+    return _counted(handle, "ecc") if kind == NVML_MEMORY_ERROR_TYPE_UNCORRECTED else 0
 
 
 def nvmlDeviceGetRemappedRows(handle: Any) -> tuple[int, int, int, int]:
