@@ -131,7 +131,8 @@ def main() -> None:
     from used_names import used_names
 
     wanted = set(used_names())
-    versions: dict[str, dict[str, dict[str, list[str]]]] = {}
+    # Versions whose wheels are not in the folder stay as they are.
+    versions: dict[str, dict[str, dict[str, list[str]]]] = json.loads(OUT.read_text("utf-8"))
     for wheel in sorted(Path(sys.argv[1]).glob("*.whl")):
         match = re.match(r"([A-Za-z0-9_]+)-(\d+\.\d+(?:\.\d+)?)", wheel.name)
         if match is None:
