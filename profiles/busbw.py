@@ -6,8 +6,9 @@ The meaning of "bytes" depends on the operation, which causes half of all mistak
 |---|---|---|
 | all_reduce | buffer of each rank | 2 (n - 1) / n |
 | all_gather, reduce_scatter | total size: n times the part of one rank | (n - 1) / n |
-| alltoall | send buffer of each rank | (n - 1) / n |
-| broadcast, sendrecv | the buffer | 1 |
+| gather, scatter, hypercube | total size: n times the part of one rank | (n - 1) / n |
+| alltoall, alltoallv | send buffer of each rank | (n - 1) / n |
+| broadcast, reduce, sendrecv | the buffer | 1 |
 
 ``algbw = bytes / time`` is the bandwidth that a program sees. ``busbw = algbw x factor`` is the
 bandwidth on the link of the busiest device if a ring algorithm moves the data, so it can be
@@ -31,10 +32,20 @@ TRAFFIC: Final[dict[str, Callable[[int], float]]] = {
     "alltoall": lambda n: (n - 1) / n,
     "broadcast": lambda n: 1.0,
     "sendrecv": lambda n: 1.0,
+    "reduce": lambda n: 1.0,
+    "gather": lambda n: (n - 1) / n,
+    "scatter": lambda n: (n - 1) / n,
+    "alltoallv": lambda n: (n - 1) / n,
+    "hypercube": lambda n: (n - 1) / n,
 }
 """Bus factor of each operation as a function of the number of ranks n."""
 
-REDUCED_IN_NETWORK: Final = ("all_reduce", "reduce_scatter", "all_gather", "broadcast")
+MEASURED: Final = (
+    "all_reduce", "all_gather", "reduce_scatter", "alltoall", "broadcast", "sendrecv",
+)  # fmt: skip
+"""Operations that a calibration measures; the others are read from logs only."""
+
+REDUCED_IN_NETWORK: Final = ("all_reduce", "reduce_scatter", "all_gather", "broadcast", "reduce")
 """Operations that a switch can take over in part, by summing data or sending copies."""
 
 

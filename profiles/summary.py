@@ -96,7 +96,7 @@ def derive_rates(
             rates.append(_duration(f"launch {curve.config_key['op']}", points[0], compute))
         elif curve.operation == "latency":
             for point in points:
-                size = f"{point.case.get('bytes', 0.0) / 2**20:.3g} MiB"
+                size = size_text(point.case.get("bytes", 0.0))
                 rates.append(_duration(f"load latency in {size}", point, memory))
     order = {"FLOP/s": 0, "bytes/s": 1, "s": 2}
     return tuple(sorted(rates, key=lambda r: order[r.unit]))
@@ -152,7 +152,7 @@ def _cache_level_rates(points: list[Point], spread: float) -> list[Rate]:
         ]
         middle = sorted(on_it, key=lambda p: p.bytes / p.time_s)[len(on_it) // 2]
         reach = " to ".join(
-            f"{size / 2**20:.3g} MiB" for size in (plateau.smallest_bytes, plateau.largest_bytes)
+            size_text(size) for size in (plateau.smallest_bytes, plateau.largest_bytes)
         )
         name = f"read level {level}"
         rates.append(_rate(name, "bytes/s", middle.bytes, middle, spread, None, reach))
@@ -169,12 +169,30 @@ def _collective_rates(
     least = min(points, key=lambda p: p.bytes)
     wire = datasheet.scaleup_bandwidth_bytes_per_s if datasheet else None
     name = f"{op} x{ranks}" + "".join(f" {word}" for word in (_hosts(curve), _mode(curve)) if word)
-    note = f"busbw at {best.bytes / 2**20:.3g} MiB"
+    note = f"busbw at {size_text(best.bytes)}"
     peak = wire.value if wire and not _hosts(curve) else None
     rate = _rate(name, "bytes/s", factor * best.bytes, best, 0.0, peak, note)
     if peak and rate.value > peak and op in REDUCED_IN_NETWORK:
         rate = rate.model_copy(update={"note": f"{note}, in-network reduction"})
+    if least.bytes > MOST_LATENCY_BYTES:
+        return [rate]  # the time of a large message is no latency
     return [rate, _duration(f"{name} latency", least, 0.0)]
+
+
+MOST_LATENCY_BYTES = 64 * 2**10
+"""[bytes] Largest message whose time is a latency: on any link its bytes take a few us."""
+
+
+def size_text(size_bytes: float) -> str:
+    """Return a size in binary units.
+
+    >>> size_text(2**33), size_text(1.5 * 2**20)
+    ('8 GiB', '1.5 MiB')
+    """
+    for unit, scale in (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)):
+        if size_bytes >= scale:
+            return f"{size_bytes / scale:.4g} {unit}"
+    return f"{size_bytes:.0f} B"
 
 
 def _hosts(curve: Curve) -> str:

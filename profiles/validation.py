@@ -154,7 +154,7 @@ def _check_roof(profile: Profile, curve: Curve, where: str) -> list[Violation]:
 def _check_wire(profile: Profile, curve: Curve, where: str) -> list[Violation]:
     """Check busbw: above the link bandwidth means in-network reduction by a switch, or an error."""
     wire = profile.datasheet.scaleup_bandwidth_bytes_per_s if profile.datasheet else None
-    if wire is None or curve.operation != "collective" or "hosts" in curve.config_key:
+    if wire is None or curve.operation != "collective":
         return []
     op, ranks = curve.config_key["op"], int(curve.config_key["world_size"])
     violations = []
@@ -175,6 +175,8 @@ def _check_wire(profile: Profile, curve: Curve, where: str) -> list[Violation]:
             )
     return violations
 
+
+LINKS = ("collective", "p2p", "host_link")
 
 MOST_REDUCED = 2.0
 """Largest busbw over link bandwidth: in-network reduction halves the data of an all-reduce."""
@@ -212,6 +214,8 @@ def _check_monotone(profile: Profile, curve: Curve, where: str) -> list[Violatio
     deep = [text for fall, text in sorted(falls, reverse=True) if fall > FALL_ERROR]
     # On a machine marked as noisy, other jobs cause such pairs, and its intervals are wide anyway.
     disturbed = any(s.verdict == "noisy" for s in profile.stability)
+    # A log of a disturbed fabric (a slow first call, a cliff) is what people need read.
+    disturbed |= curve.origin == "imported" and curve.operation in LINKS
     if not disturbed and pairs >= FALL_ERROR_PAIRS and len(deep) / pairs > FALL_ERROR_SHARE:
         return [_error(where, f"{deep[0]} ({len(deep)} of {pairs} such pairs)")]
     return [_warning(where, text) for _, text in sorted(falls, reverse=True)[:3]]

@@ -47,7 +47,7 @@ from groundspeed.kernels.links.symmetric import (
     symmetric_call,
     symmetric_is_right,
 )
-from groundspeed.profiles.busbw import TRAFFIC
+from groundspeed.profiles.busbw import MEASURED
 from groundspeed.profiles.schema import Point
 
 SLOW_RANK = 3.0
@@ -188,9 +188,9 @@ class LinkRun:
                 mine = Group(group, place, len(members), tuple(members))
             hosts = len({self.hosts[m] for m in members})
             across = f" on {hosts} hosts" if hosts > 1 else ""
-            modes = [(m, op) for m in ("eager", "graph") for op in TRAFFIC]
+            modes = [(m, op) for m in ("eager", "graph") for op in MEASURED]
             if self.device.type != "cuda":
-                modes = [("eager", op) for op in TRAFFIC]
+                modes = [("eager", op) for op in MEASURED]
             elif hosts == 1:  # symmetric memory works inside one node only
                 modes += [(m, "all_reduce") for m in self._offered(mine)]
             for mode, op in modes:

@@ -239,6 +239,7 @@ def import_command(
     from groundspeed.profiles.errors import InputError, did_you_mean
     from groundspeed.profiles.files import read_text
     from groundspeed.profiles.store import save_profile
+    from groundspeed.profiles.validation import check_profile
 
     if tool not in IMPORTERS:
         raise InputError(f"unknown tool '{tool}'", remedy=did_you_mean(tool, IMPORTERS))
@@ -263,6 +264,8 @@ def import_command(
 
     console = make_console()
     show_profile(console, profile)
+    for violation in check_profile(profile):  # errors were refused when it was saved
+        console.print(plain(f"warning: {violation.where}: {violation.what}"), style="yellow")
     console.print(plain(f"\nprofile written to {path}"))
 
 
