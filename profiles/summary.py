@@ -81,6 +81,10 @@ def derive_rates(
                 name += f" ({curve.backend})"
             size = f"{winner.bytes / 1e6:.0f} MB moved"
             peak = bandwidth.value if bandwidth else None
+            if winner.bytes < (cache_bytes or 0.0):
+                # What fits into the cache says nothing about memory.
+                name, peak = name.replace("memory", "cache", 1), None
+                size += f", the cache holds {(cache_bytes or 0.0) / 1e6:.0f} MB"
             rates.append(_rate(name, "bytes/s", winner.bytes, winner, memory, peak, size))
         elif curve.operation in PLAIN_RATES or (
             curve.operation in MEASURED_RATES and curve.origin == "measured"

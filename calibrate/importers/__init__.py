@@ -11,13 +11,13 @@ written.
 from groundspeed.calibrate.importers.aiconfigurator import read_aiconfigurator
 from groundspeed.calibrate.importers.babelstream import read_babelstream
 from groundspeed.calibrate.importers.bandwidth_matrix import (
-    read_nvbandwidth,
     read_rocm_bandwidth_test,
     read_transferbench,
 )
 from groundspeed.calibrate.importers.csv_table import read_csv
 from groundspeed.calibrate.importers.imported import Importer, ImportRequest, import_profile
 from groundspeed.calibrate.importers.nccl_tests import read_nccl_tests
+from groundspeed.calibrate.importers.nvbandwidth import read_nvbandwidth
 from groundspeed.calibrate.importers.shapes import read_mamf, read_superbench
 
 IMPORTERS: dict[str, Importer] = {

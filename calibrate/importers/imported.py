@@ -112,7 +112,15 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
             where=str(request.path),
             remedy="give it, for example --device h100-sxm",
         )
-    datasheet = find_device(name).spec
+    try:
+        datasheet = find_device(name).spec
+    except InputError as error:
+        raise InputError(
+            f"there is no datasheet of '{name}', so nothing could be compared or checked",
+            where=str(request.path),
+            remedy="give --device with the most similar GPU that has one (groundspeed gpus lists "
+            "them), or add a file to profiles/datasheets",
+        ) from error
     source = f"{request.tool}, {request.path.name}"
     curves = tuple(
         Curve(

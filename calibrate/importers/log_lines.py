@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 TAGS = (
     re.compile(r"^\s*\[\d+,\d+\]\s*<std(?:out|err|diag)>:\s?"),  # mpirun --tag-output
-    re.compile(r"^\s*\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]?\d*(?:Z|[+-]\d\d:?\d\d)?\s?(?:std(?:out|err) [FP] )?"),
+    re.compile(r"^\s*\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]?\d*(?:Z|[+-]\d\d:?\d\d)?\s?"
+               r"(?:std(?:out|err) [FP] )?"),
     re.compile(r"^\s*\[\d{4}-\d\d-\d\d[T ][\d:.,]+\]\s?"),
     re.compile(r"^\s*\d+:(?=\s|$)\s?"),  # srun --label
     re.compile(r"^\s*\[\d+\](?=\s)\s?"),  # a launcher's rank

@@ -1,9 +1,9 @@
 """Read the text that nccl-tests and rccl-tests print, run by run.
 
 A log may hold several runs, which are never pooled. A run begins with the line of its options
-(``# nThread 1 nGpus 8 ...``); the ranks follow, then a row for each message size. The columns depend
-on the version: a root or none, one or two sets of times (out of place, in place), errors as a
-number, ``N/A`` or not at all.
+(``# nThread 1 nGpus 8 ...``); the ranks follow, then a row for each message size. The columns
+depend on the version: a root or none, one or two sets of times (out of place, in place), errors as
+a number, ``N/A`` or not at all.
 """
 
 import re

@@ -153,7 +153,7 @@ def _points(rows: list[Row]) -> list[Point]:
 
 
 def _notable(run: Run, op: str) -> list[str]:
-    """Return what a reader of the log should know: disagreement, a fall with size, wrong results."""
+    """Return what a reader should know: disagreement, a fall with size, wrong results."""
     notes = []
     large = [r for r in run.rows if r.bytes >= LARGE and r.in_place is not None]
     for row in sorted(large, key=lambda r: -r.bytes):
@@ -174,8 +174,9 @@ def _notable(run: Run, op: str) -> list[str]:
             if max(rest) < CLIFF * best:
                 fall = 1.0 - max(rest) / best
                 notes.append(
-                    f"{op}: busbw falls by {fall:.0%}, from {best:.4g} GB/s at {size_text(best_at)} to "
-                    f"{max(rest):.4g} GB/s at {size_text(row.bytes)} and above"
+                    f"{op}: busbw falls by {fall:.0%}, from {best:.4g} GB/s at "
+                    f"{size_text(best_at)} to {max(rest):.4g} GB/s at {size_text(row.bytes)} and "
+                    "above"
                 )
                 break
         if row.out_of_place.busbw > best:

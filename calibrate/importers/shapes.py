@@ -30,8 +30,9 @@ LINES = (
     re.compile(rf"{NUMBER}\(mean\)\s+{NUMBER}\(median\).*?@ {SHAPE}"),
     re.compile(rf"^\s*\d+\s+{SHAPE}\s+{NUMBER}\s+{NUMBER}\s+{NUMBER}", re.MULTILINE),
     re.compile(rf"^(median): +{NUMBER} TFLOPS @ {SHAPE}", re.MULTILINE),
+    re.compile(rf"(best outcome was) {NUMBER} ?TFLOPS @ {SHAPE}"),
 )
-"""Patterns of a shape: in an older log, in a newer log, and the best one in the summary."""
+"""Patterns of a shape: in an older log, in a newer log, and the best one in either summary."""
 
 
 def read_mamf(request: ImportRequest) -> Imported:
@@ -54,7 +55,7 @@ def read_mamf(request: ImportRequest) -> Imported:
         rates[_shape(match.groups()[2:5])] = float(match[2])
     for match in LINES[1].finditer(text):
         rates[_shape(match.groups()[:3])] = float(match[5])
-    for match in LINES[2].finditer(text):
+    for match in [*LINES[2].finditer(text), *LINES[3].finditer(text)]:
         rates.setdefault(_shape(match.groups()[2:5]), float(match[2]))
     if not rates:
         raise InputError("holds no shape with a TFLOPS value", where=where)
@@ -101,6 +102,7 @@ def read_superbench(request: ImportRequest) -> Imported:
     values: dict[tuple[str, int, int, int], list[float]] = {}
     links: dict[str, list[float]] = {}
     nodes = 0
+    others: set[str] = set()
     for line, text in enumerate(request.text.splitlines(), start=1):
         if not text.strip():
             continue
@@ -111,6 +113,7 @@ def read_superbench(request: ImportRequest) -> Imported:
         if not isinstance(document, dict):
             raise InputError("not a JSON object", where=f"{where}, line {line}")
         nodes += 1
+        others |= {m.split("/")[0].split(":")[0] for m in document if "/" in m}
         for metric, value in document.items():
             if not isinstance(value, int | float) or not value > 0:
                 continue
@@ -123,9 +126,10 @@ def read_superbench(request: ImportRequest) -> Imported:
                 links.setdefault(match[1].lower(), []).append(float(value) * 1e9)
     if not values and not links:
         raise InputError(
-            "holds no cublaslt-gemm, hipblaslt-gemm or mem-bw result",
+            "holds no cublaslt-gemm, hipblaslt-gemm or mem-bw result of a shape; it holds "
+            + ", ".join(sorted(others)[:8]),
             where=where,
-            remedy="give SuperBench's results-summary.jsonl",
+            remedy="screen its nodes with: groundspeed fleet screen FILE",
         )
     by_dtype: dict[str, list[tuple[tuple[int, int, int], float]]] = {}
     for (dtype, m, n, k), rates in sorted(values.items()):
