@@ -31,7 +31,7 @@ class Setting:
 
     def text(self, value: str) -> str:
         """Return a value with its unit."""
-        return f"{value} {self.unit}".strip()
+        return value if value[-1:].isalpha() else f"{value} {self.unit}".strip()
 
 
 SETTINGS: tuple[Setting, ...] = (

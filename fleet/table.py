@@ -6,6 +6,7 @@ several units are converted to the unit that most rows have.
     table = read_fleet([Path("fleet.csv")])
 """
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from groundspeed.fleet.reading.columns import ALIASES, numbers_of, plain_name
 from groundspeed.fleet.reading.table_file import long_form, read_rows
 from groundspeed.fleet.settings import setting_of
 from groundspeed.fleet.units import factor
+from groundspeed.profiles.datasheet import find_device
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.schema import Profile
 from groundspeed.profiles.store import list_profiles
@@ -89,6 +91,7 @@ def read_fleet(paths: Sequence[Path], mapping: Mapping[str, str] | None = None) 
     """
     frame = read_frames(paths, mapping)
     said: tuple[str, ...] = ()
+    frame = with_days(frame)
     if "run" in frame and frame["run"].nunique() > 1:
         frame, said = _newest(frame)
     return clean_fleet(frame, ", ".join(str(p) for p in paths), said)
@@ -111,6 +114,20 @@ def read_frames(paths: Sequence[Path], mapping: Mapping[str, str] | None = None)
     whole = pd.concat([f.astype({"value": object}) for f in frames], ignore_index=True)
     whole.attrs["comma_decimal"] = any(f.attrs.get("comma_decimal") for f in frames)
     return whole
+
+
+def with_days(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with a column ``run`` that is the day, if it repeats its rows on several days.
+
+    Rows of one run may have times of their own, also around midnight, but then none comes twice.
+    """
+    if "run" in frame or "date_utc" not in frame or "node" not in frame or "metric" not in frame:
+        return frame
+    day = frame["date_utc"].astype(str).str.slice(0, 10)
+    keys = [c for c in ("node", "gpu", "metric") if c in frame]
+    if day.nunique() < 2 or not frame.duplicated(keys).any():
+        return frame
+    return frame.assign(run=day)
 
 
 def _newest(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -181,8 +198,10 @@ def clean_fleet(frame: pd.DataFrame, where: str, said: Sequence[str] = ()) -> Fl
         If a column is missing or no measurement is left.
     """
     comma_decimal = bool(frame.attrs.get("comma_decimal"))
-    frame = long_form(frame, {}, where)
+    frame = _split_gpus(_readings_as_rows(long_form(frame, {}, where)))
     excluded = list(said)
+    frame, more_said = _one_spelling(frame)
+    excluded += more_said
     for name in ("node", "metric"):
         empty = frame[name].isna()
         if empty.any():
@@ -251,6 +270,75 @@ def clean_fleet(frame: pd.DataFrame, where: str, said: Sequence[str] = ()) -> Fl
         names=names,
         skus=_skus(frame[use], clean["cohort"]) if "cohort" in clean else {},
     )
+
+
+def _readings_as_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Make rows of the columns that hold counters or sensors beside a long table's values."""
+    columns = {
+        c: plain_name(c)
+        for c in frame.columns
+        if c not in ALIASES and facts_of(plain_name(c)).kind in ("counter", "telemetry")
+    }
+    if not columns:
+        return frame
+    about = [c for c in frame.columns if c in ALIASES and c not in ("metric", "value", "unit")]
+    parts = [frame.drop(columns=list(columns))]
+    for column, name in columns.items():
+        part = frame[[*about, column]].rename(columns={column: "value"})
+        part = part[part["value"].notna()].drop_duplicates()
+        parts.append(part.assign(metric=name, unit=""))
+    whole = pd.concat([p.astype({"value": object, "metric": object}) for p in parts],
+                      ignore_index=True)  # fmt: skip
+    whole.attrs.update(frame.attrs)
+    return whole
+
+
+GPU_IN_METRIC = r"^(.+):(\d{1,4})$"
+"""Matches the names of SuperBench, which end in the index of the GPU."""
+
+
+def _split_gpus(frame: pd.DataFrame) -> pd.DataFrame:
+    """Take the GPU out of metrics such as ``gemm-flops/bf16_tc:3`` where no column names it."""
+    names = {str(m) for m in frame["metric"].unique()}
+    if not any(re.match(GPU_IN_METRIC, name) for name in names):
+        return frame
+    if "gpu" in frame and frame["gpu"].notna().any():
+        return frame
+    parts = frame["metric"].astype(str).str.extract(GPU_IN_METRIC)
+    split = frame.assign(
+        metric=parts[0].where(parts[0].notna(), frame["metric"].astype(str)),
+        gpu=pd.to_numeric(parts[1], errors="coerce"),
+    )
+    split.attrs.update(frame.attrs)
+    return split
+
+
+def _one_spelling(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Give a SKU one name, whatever a table calls it; an empty one is that of all others."""
+    if "sku" not in frame or not frame["sku"].notna().any():
+        return frame, []
+    spelled = frame["sku"].astype(object)
+    known: dict[str, str] = {}
+    for name in spelled.dropna().unique():
+        with contextlib.suppress(InputError):
+            known[str(name)] = find_device(str(name)).spec.name
+    said = []
+    for part in sorted(set(known.values())):
+        names = sorted(n for n, p in known.items() if p == part)
+        if len(names) > 1:
+            said.append(f"{' and '.join(names)} are one SKU: {part}")
+            spelled = spelled.replace(dict.fromkeys(names, names[-1]))
+    empty = spelled.isna()
+    if empty.any() and spelled.nunique() == 1:
+        only = str(spelled.dropna().iloc[0])
+        nodes = frame.loc[empty, "node"].nunique()
+        said.append(f"{nodes} nodes without a SKU: taken as {only}, as all others")
+        spelled = spelled.fillna(only)
+    if not said:
+        return frame, []
+    changed = frame.assign(sku=spelled.astype("category"))
+    changed.attrs.update(frame.attrs)
+    return changed, said
 
 
 def as_category(names: pd.Series) -> pd.Series:

@@ -17,8 +17,10 @@ from groundspeed.fleet.metric_names import quantity_of
 from groundspeed.fleet.metrics import facts_of
 from groundspeed.fleet.screen.drift import shorten
 from groundspeed.fleet.screen.findings import Finding
+from groundspeed.fleet.screen.signals import as_number
 from groundspeed.fleet.table import FleetTable
 from groundspeed.fleet.units import scale_of
+from groundspeed.profiles.datasheet import find_device
 
 BOTH_WAYS = 0.08
 """[1] Largest distance from one half at which a copy rate is one that counts bytes once."""
@@ -97,7 +99,7 @@ def slow_skus(table: FleetTable, compared: Mapping[str, float]) -> list[Finding]
                 continue
             known = range_of(sku, quantity)
             values = rows.loc[rows["metric"] == metric, "value"]
-            if known is None or len(values) < 2:
+            if known is None or values.empty:
                 continue
             median = float(np.median(values)) * scale[1]
             share = median / known.typical
@@ -106,8 +108,27 @@ def slow_skus(table: FleetTable, compared: Mapping[str, float]) -> list[Finding]
                 low.append((share, metric, median / scale[1], known.typical / scale[1],
                             known.source))  # fmt: skip
         if low:
-            findings.append(_finding(cohort, sku, sorted(low), table.units))
+            cap = _low_cap(table, cohort, sku)
+            findings.append(_finding(cohort, sku, sorted(low), table.units, cap))
     return findings
+
+
+VERY_SLOW = 0.6
+"""[1] Share of what published devices reach below which no benchmark explains a class's rate."""
+
+
+def _low_cap(table: FleetTable, cohort: str, sku: str) -> str:
+    """Return a sentence if most of a class has a lower power cap than its datasheet."""
+    caps = table.settings[
+        (table.settings["cohort"] == cohort) & (table.settings["setting"] == "power_cap")
+    ]["value"].map(lambda v: as_number(str(v)))
+    sheet = find_device(sku).spec.power_cap_w
+    if caps.empty or sheet is None or caps.isna().all():
+        return ""
+    usual = float(caps.median())
+    if usual >= 0.95 * sheet.value:
+        return ""
+    return f"; its power cap is {usual:.0f} W, the datasheet has {sheet.value:.0f} W"
 
 
 def _finding(
@@ -115,15 +136,17 @@ def _finding(
     sku: str,
     low: list[tuple[float, str, float, float, str]],
     units: Mapping[str, str],
+    cap: str,
 ) -> Finding:
     share, metric, value, typical, source = low[0]
     unit = units.get(metric, "")
     text = (
         f"the whole class is slow: {metric} {value:.4g} {unit} in the median, "
-        f"{sku} reaches {typical:.4g} elsewhere ({source})"
+        f"{sku} reaches {typical:.4g} elsewhere ({source}){cap}"
     )
     return Finding(
-        node=cohort, gpu=None, metric=metric, metrics=tuple(m for _, m, *_ in low), verdict="WARN",
+        node=cohort, gpu=None, metric=metric, metrics=tuple(m for _, m, *_ in low),
+        verdict="FAIL" if share < VERY_SLOW else "WARN",
         value=value, expected=typical, loss_fraction=1.0 - share, z=None, level="class",
         cause="below_floor", evidence=text,
     )  # fmt: skip

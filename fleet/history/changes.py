@@ -26,6 +26,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from groundspeed.fleet.history.gone import Gone, gone_units
 from groundspeed.fleet.history.setting_changes import SettingChange, setting_changes
 from groundspeed.fleet.kinds import UNJUDGED
 from groundspeed.fleet.metrics import facts_of
@@ -95,12 +96,15 @@ class History(Record):
     strikes: tuple[Strikes, ...]
     changes: tuple[Change, ...]
     settings: tuple[SettingChange, ...] = ()
+    gone: tuple[Gone, ...] = ()
 
     @property
     def worse(self) -> bool:
-        """Whether a unit became slower, or a setting changed on some units only."""
-        return any(c.loss_fraction > 0 for c in self.changes) or any(
-            s.level != "class" for s in self.settings
+        """Whether a unit became slower or is gone, or a setting changed on some units only."""
+        return (
+            bool(self.gone)
+            or any(c.loss_fraction > 0 for c in self.changes)
+            or any(s.level != "class" for s in self.settings)
         )
 
 
@@ -146,6 +150,7 @@ def read_history(
         strikes=_strikes(pd.concat(flags, ignore_index=True), long, names),
         changes=explained(_roll_up(_changes(long, units, lower_is_better), long, names), settings),
         settings=settings,
+        gone=gone_units(ordered),
     )
 
 

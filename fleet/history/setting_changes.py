@@ -56,7 +56,7 @@ def setting_changes(runs: Sequence[tuple[str, str, FleetTable]]) -> tuple[Settin
         ordered = part.sort_values("run")
         values, dates = list(ordered["value"]), list(ordered["date"])
         at = next((i for i in range(len(values) - 1, 0, -1)
-                   if not same(values[i], values[i - 1])), None)  # fmt: skip
+                   if not same(values[i], values[i - 1], setting)), None)  # fmt: skip
         if at is not None:
             cohort = str(ordered["cohort"].iloc[-1])
             found.append((cohort, gpu, node, setting, str(dates[at]), values[at - 1], values[at]))

@@ -15,7 +15,7 @@ import pandas as pd
 from groundspeed.fleet.screen.confirm import confirm, control, measured_units, replace_rows
 from groundspeed.fleet.screen.findings import Screening
 from groundspeed.fleet.screen.screen_table import screen
-from groundspeed.fleet.table import FleetTable, clean_fleet, read_fleet, read_frames
+from groundspeed.fleet.table import FleetTable, clean_fleet, read_fleet, read_frames, with_days
 from groundspeed.profiles.errors import InputError, did_you_mean
 
 
@@ -98,7 +98,7 @@ def open_runs(
     runs: list[tuple[str, str, FleetTable]] = []
     for number, source in enumerate(sources):
         path = Path(source).expanduser()
-        frame = read_frames([path], columns)
+        frame = with_days(read_frames([path], columns))
         if "run" in frame or "date_utc" in frame:
             runs += _runs_of(frame, source)
         else:

@@ -24,6 +24,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from groundspeed.fleet.metrics import is_time
 from groundspeed.fleet.reading.columns import numbers_of, rename_columns
 from groundspeed.fleet.reading.table_file import read_frame
 from groundspeed.profiles.errors import InputError
@@ -45,7 +46,7 @@ MOSTLY = 0.8
 MOST_LINKS = 0.25
 """[1] Share of slow links above which single links are not the cause."""
 
-FEWEST_PAIRS = 8
+FEWEST_PAIRS = 3
 """Fewest measured pairs that are judged; with fewer, a slow pair cannot be recognized."""
 
 FALSE_BLAME = 0.01
@@ -260,8 +261,13 @@ def read_pairs(paths: Sequence[Path], mapping: Mapping[str, str] | None = None) 
                 remedy="a table of pairs has the columns node,partner,value (or src,dst,busbw; "
                 "other names: --map value=NAME)",
             )
+        unit = str(frame["unit"].iloc[0]) if "unit" in frame and len(frame) else ""
         metric = frame["metric"].astype(object).fillna("").astype(str) if "metric" in frame else ""
         values, _, _ = numbers_of(frame["value"], comma_decimal=separator != ",")
+        # A latency is turned round, so that greater is better everywhere.
+        names = metric if isinstance(metric, pd.Series) else pd.Series("", index=frame.index)
+        times = names.map(lambda m, u=unit: bool(is_time(str(m), u))).astype(bool)
+        values = values.where(~times, 1.0 / values)
         kept = frame[["node", "partner"]].astype("string")
         frames.append(kept.assign(value=values, metric=metric))
     table = pd.concat(frames, ignore_index=True).dropna(subset=["node", "partner"])

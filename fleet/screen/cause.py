@@ -118,7 +118,7 @@ def _cause(unit: Unit, signals: Signals) -> tuple[str, str]:
     if len(unit.losses) > 4:
         down += f" and {len(unit.losses) - 4} more"
     if all(not np.isfinite(v.z) for v in unit.losses.values()):
-        return "below_floor", f"{down} against the reference, regardless of its class"
+        return "below_floor", f"{down} against the reference, of which nine tenths are the floor"
     where = (unit.node, NODE_LEVEL if unit.gpu is None else unit.gpu)
     setting = _from_setting(where, kinds, signals)
     if setting is not None:
@@ -173,7 +173,8 @@ def _host_link(unit: Unit, where: tuple[str, int], signals: Signals) -> tuple[st
     lanes = [share for share in LANES_LEFT
              if all(abs(x / share - 1.0) <= LANES_WITHIN for x in shares)]  # fmt: skip
     width = signals.settings.get(where, {}).get("pcie_width")
-    if lanes and equal and (width is None or len(shares) > 1):
+    both = len(shares) > 1 or "host_link" not in signals.fine.get(where, frozenset())
+    if lanes and equal and both and (width is None or len(shares) > 1):
         upstream = f"; its own link reports {width} lanes: look upstream" if width else ""
         return (
             "pcie_width",

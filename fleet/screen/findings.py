@@ -41,7 +41,7 @@ CAUSES = {
     "fewer_results": "fewer results than most nodes have",
     "no_class": "too few units of its class were measured to know the usual value",
     "few_units": "in some metrics too few units were measured to know the usual value",
-    "below_floor": "below the rate that any healthy device reaches, according to the reference",
+    "below_floor": "below what the reference, or published devices of this SKU, reach",
     "unknown": "no measurement shows the reason",
 }
 """Description of each value of ``cause``."""

@@ -89,6 +89,8 @@ class Scores:
     """FINE, WARN, FAIL, NO_RESULT or NO_CLASS."""
     below: NDArray[np.bool_]
     """True where the value is below the floor that the reference sets."""
+    own: Array
+    """FINE, WARN or FAIL by the class alone, without the reference."""
     groups: tuple[TwoGroups, ...] = ()
     """Classes that are two."""
 
@@ -116,6 +118,7 @@ def score(
     expected, loss, z = (np.full(count, np.nan) for _ in range(3))
     tier = np.zeros(count)
     below = np.zeros(count, dtype=np.bool_)
+    own_tier = np.zeros(count)
     values = rows["value"].to_numpy()
     slots = rows["gpu"].to_numpy(dtype=np.float64)
     nodes = np.array(rows["node"].cat.codes, dtype=np.float64)
@@ -134,6 +137,7 @@ def score(
             if slow:
                 split.append(TwoGroups(cohort, metric, own, index[~part]))
         verdict_tiers = tiers(loss[index], z[index], facts)
+        own_tier[index] = verdict_tiers
         finite = np.isfinite(values[index])
         reached = (reference or {}).get(metric)
         if reached is not None:
@@ -150,7 +154,7 @@ def score(
             verdict_tiers[:] = NO_CLASS
         verdict_tiers[~finite] = NO_RESULT
         tier[index] = verdict_tiers
-    return Scores(expected, loss, z, tier, below, tuple(split))
+    return Scores(expected, loss, z, tier, below, own_tier, tuple(split))
 
 
 def _parts(y: Array, slots: Array, facts: MetricFacts) -> Iterator[tuple[NDArray[np.bool_], bool]]:

@@ -30,7 +30,7 @@ from groundspeed.fleet.screen.rollup import (
     slow_classes,
 )
 from groundspeed.fleet.screen.score import FAIL, WARN, Scores, score
-from groundspeed.fleet.screen.signals import Signals, deviations_of
+from groundspeed.fleet.screen.signals import Deviation, Signals, deviations_of
 from groundspeed.fleet.screen.unjudged import (
     broken_nodes,
     inconclusive,
@@ -68,7 +68,7 @@ def screen(
     scores = score(table, lower_is_better=lower_is_better, reference=reference)
     deviations = deviations_of(table)
     slow, signals = _slow_units(table, scores, deviations)
-    explained = {(f.node, _slot(table, f), f.cause) for f in slow}
+    explained = _explained(table, slow)
     silent = silent_metrics(table)
     broken = broken_nodes(table, silent)
     findings = [
@@ -135,7 +135,8 @@ def _slow_units(
     units = {**roll_up_racks(rows, roll_up_nodes(rows, gathered)), **class_units(rows, classes)}
     everything = not has_rates(rows)
     nodes = set(rows["node"].cat.categories) if everything else {key[0] for key in units}
-    signals = Signals.of(table, scores, deviations_of(table) if deviations else {}, nodes)
+    found = deviations_of(table) if deviations else {}
+    signals = Signals.of(table, scores, {**found, **_of_racks(rows, found)}, nodes)
     findings = [
         explain(
             Unit(name, gpu, level, losses), signals, table.notes,
@@ -145,6 +146,33 @@ def _slow_units(
         for losses in _by_cause(unit_losses)
     ]  # fmt: skip
     return _join_links(findings), signals
+
+
+def _of_racks(
+    rows: pd.DataFrame, deviations: Mapping[tuple[str, int], tuple[Deviation, ...]]
+) -> dict[tuple[str, int], tuple[Deviation, ...]]:
+    """Return the deviations that all nodes of a rack share, by the name of the rack."""
+    if not deviations or rows["rack"].nunique() < 2:
+        return {}
+    shared: dict[tuple[str, int], tuple[Deviation, ...]] = {}
+    for rack, mine in rows.drop_duplicates(["node", "rack"]).groupby("rack", observed=True):
+        own = [set(deviations.get((str(n), NODE_LEVEL), ())) for n in mine["node"]]
+        common = set.intersection(*own) if own else set()
+        if common:
+            shared[str(rack), NODE_LEVEL] = tuple(sorted(common, key=lambda d: d.setting))
+    return shared
+
+
+def _explained(table: FleetTable, slow: Sequence[Finding]) -> set[tuple[str, int, str]]:
+    """Return the deviating settings that are the cause of a finding, by node and GPU."""
+    explained = {(f.node, _slot(table, f), f.cause) for f in slow}
+    racks = {f.node: f.cause for f in slow if f.level == "rack"}
+    if racks:
+        pairs = table.rows.drop_duplicates(["node", "rack"])
+        for node, rack in zip(pairs["node"], pairs["rack"], strict=True):
+            if str(rack) in racks:
+                explained.add((str(node), NODE_LEVEL, racks[str(rack)]))
+    return explained
 
 
 def _slot(table: FleetTable, f: Finding) -> int:
@@ -196,6 +224,15 @@ def _notes(
             + (f" and {len(guessed) - 6} more" if len(guessed) > 6 else "")
             + " (else: --lower-is-better NAME)"
         )
+    if not has_rates(table.rows) and not table.rows.empty:
+        notes.append("no rates in the table, only sensors or counters: no speed was judged")
+    sizes = table.rows.drop_duplicates(["node", "cohort"])["cohort"].value_counts()
+    if 1 < (sizes > 0).sum() <= MOST_CLASSES:
+        listed = ", ".join(f"{c} ({n} node{'s' * (n > 1)})" for c, n in sizes.items() if n)
+        notes.append(f"classes, each compared with itself only: {listed}")
+    unknown = [m for m in lower_is_better if m not in names]
+    if unknown:
+        notes.append(f"--lower-is-better {unknown[0]}: the table has no such metric")
     floors = {f.kind: f for m in names if (f := facts_of(m, lower_is_better)).kind not in UNJUDGED}
     if quiet and floors:
         least = ", ".join(f"{f.warn_loss:.1%} ({kind})" for kind, f in floors.items())
@@ -204,6 +241,10 @@ def _notes(
         shown = ", ".join(sorted(silent)[:4]) + (" ..." if len(silent) > 4 else "")
         notes.append(f"{len(silent)} metrics are 0 on every node and were not judged: {shown}")
     return tuple(notes)
+
+
+MOST_CLASSES = 6
+"""Most classes that are listed in a note."""
 
 
 def _gather(
@@ -217,7 +258,10 @@ def _gather(
         flagged, part["node"], part["gpu"], part["metric"], part["value"], part["cohort"],
         strict=True,
     ):  # fmt: skip
-        if not np.isfinite(scores.z[position]) and (str(cohort), str(metric)) in classes:
+        # Where the whole class is below the reference, a unit is judged by its class alone.
+        whole = (str(cohort), str(metric)) in classes
+        tier = float(scores.own[position] if whole else scores.tier[position])
+        if tier not in (WARN, FAIL):
             continue
         level: Level = "node" if gpu == NODE_LEVEL else "gpu"
         key = (str(node), None if gpu == NODE_LEVEL else int(gpu), level)
@@ -226,7 +270,7 @@ def _gather(
             float(scores.z[position]),
             float(value),
             float(scores.expected[position]),
-            float(scores.tier[position]),
+            tier,
         )
     return losses
 

@@ -165,7 +165,8 @@ def deviations_of(table: FleetTable) -> dict[Unit, tuple[Deviation, ...]]:
         usual, count = str(counts.index[0]), int(counts.iloc[0])
         if count <= len(part) / 2:
             continue
-        odd = part[~part["value"].map(lambda v, u=usual: same(str(v), u)).astype(bool)]
+        alike = part["value"].map(lambda v, u=usual, s=str(setting): same(str(v), u, s))
+        odd = part[~alike.astype(bool)]
         per_node = part.groupby("node")["gpu"].nunique()
         share = count / len(part)
         for (node, value), mine in odd.groupby(["node", "value"], sort=True):
@@ -193,11 +194,15 @@ def _counts(values: pd.Series) -> pd.Series:
     return pd.Series(counts.to_numpy(), index=[names[k] for k in counts.index])
 
 
-def same(one: str, other: str) -> bool:
+VERSIONS = ("driver", "vbios", "runtime")
+"""Settings whose values are names, even where they look like numbers."""
+
+
+def same(one: str, other: str, setting: str = "") -> bool:
     """Return whether two settings are the same: equal text, or numbers within one per cent."""
     if one == other:
         return True
     mine, others = as_number(one), as_number(other)
-    if mine is None or others is None:
+    if mine is None or others is None or setting in VERSIONS:
         return one.strip().lower() == other.strip().lower()
     return abs(mine - others) <= 0.01 * max(abs(mine), abs(others))

@@ -100,6 +100,9 @@ def missing_results(
     usual = np.array([np.bincount(column).argmax() for column in results[present].T])
     fewer = np.maximum(usual[None, :] - results, 0) * present[:, None]
     short_of = np.maximum(fewer, failed)
+    units = part.loc[good & (part["gpu"] != NODE_LEVEL).to_numpy(), ["node", "gpu"]]
+    gpus = units.drop_duplicates().groupby("node", observed=True).size()
+    most = int(gpus.mode().iloc[-1]) if len(gpus) else 0
     findings = []
     for row in np.flatnonzero(short_of.any(axis=1)):
         node = node_names[int(row)]
@@ -120,7 +123,10 @@ def missing_results(
         if ran and ran < short:
             how = "missing or failed"
         evidence = f"{short} result{'s' * (short != 1)} {how}: {shorten(lacking)}{reason}"
-        cause = "missing" if ran else "fewer_results"
+        lost = int(most - gpus.get(node, 0))
+        if lost > 0:
+            evidence = f"{most - lost} of {most} GPUs have results; {evidence}"
+        cause = "missing" if ran or lost > 0 else "fewer_results"
         findings.append(inconclusive(node, lacking, cause, evidence))
     return findings
 

@@ -141,3 +141,56 @@ def test_reference_is_converted_to_the_units_of_the_table() -> None:
     }  # fmt: skip
     with pytest.raises(InputError, match="cannot be compared with a reference"):
         convert_to_units({"matmul": 8e14}, {"matmul": "parsecs"})
+
+
+def wide(index: str) -> pd.DataFrame:
+    fleet = simulate_fleet(6, seed=4, faults=(Fault(2, 3, 0.3),)).table
+    table = fleet.pivot_table(index=["node", "gpu"], columns="metric", values="value")
+    return table.reset_index().rename(columns={"gpu": index, "node": "hostname"})
+
+
+@pytest.mark.parametrize("index", ["index", "minor_number", "GPU Index", "gpu_id"])
+def test_columns_of_monitors_are_gpus_in_a_wide_table(index: str) -> None:
+    assert named(screen(clean_fleet(wide(index), "x"))) == {("n00002", 3)}
+
+
+def test_counters_beside_the_values_are_judged() -> None:
+    fleet = simulate_fleet(4, seed=4).table.assign(xid=0, row_remap_failure="No")
+    odd = (fleet["node"] == "n00002") & (fleet["gpu"] == 3)
+    fleet.loc[odd, "xid"] = 79
+    (finding,) = judged(screen(clean_fleet(fleet, "x")))
+    assert (finding.node, finding.gpu, finding.cause) == ("n00002", 3, "hardware_errors")
+
+
+def test_a_fleet_with_a_missing_gpu_is_not_healthy() -> None:
+    fleet = simulate_fleet(4, seed=4).table
+    gone = (fleet["node"] == "n00001") & (fleet["gpu"] == 2)
+    screening = screen(clean_fleet(fleet[~gone], "x"))
+    assert screening.exit_code == 3
+    assert any("7 of 8 GPUs" in f.evidence for f in screening.findings)
+
+
+def test_several_days_in_one_table_are_runs_and_the_newest_is_screened(tmp_path: Path) -> None:
+    days = []
+    for day in range(4):
+        faults = (Fault(1, 2, 0.2),) if day == 3 else ()
+        table = simulate_fleet(4, seed=4, run=day, faults=faults).table
+        days.append(table.assign(date=f"2026-01-0{day + 1}T06:00:00Z"))
+    path = write_table(tmp_path, pd.concat(days).to_csv(index=False))
+    table = read_fleet([path])
+    assert named(screen(table)) == {("n00001", 2)}
+    assert any("3 older runs" in line for line in table.excluded)
+
+
+def test_a_sku_has_one_name_and_an_empty_one_is_that_of_the_others() -> None:
+    fleet = simulate_fleet(4, seed=4, faults=(Fault(3, 2, 0.2),)).table.assign(sku="NVIDIA H200")
+    fleet.loc[fleet["node"] == "n00003", "sku"] = "H200"
+    assert ("n00003", 2) in named(screen(clean_fleet(fleet, "x")))
+    fleet.loc[fleet["node"] == "n00003", "sku"] = None
+    assert ("n00003", 2) in named(screen(clean_fleet(fleet, "x")))
+
+
+def test_superbench_names_give_the_gpu() -> None:
+    fleet = simulate_fleet(6, seed=4, faults=(Fault(1, 2, 0.2),)).table
+    fleet["metric"] = fleet["metric"] + ":" + fleet["gpu"].astype(str)
+    assert ("n00001", 2) in named(screen(clean_fleet(fleet.drop(columns="gpu"), "x")))

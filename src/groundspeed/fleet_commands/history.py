@@ -69,6 +69,7 @@ def history_command(
                 "strikes": tuple(s for s in history.strikes if s.node == node),
                 "changes": tuple(c for c in history.changes if c.node == node),
                 "settings": tuple(c for c in history.settings if c.node == node),
+                "gone": tuple(g for g in history.gone if g.node == node),
             }
         )
     if as_json or output is not None:
@@ -105,8 +106,14 @@ def _show(history: "History") -> None:
                 c.cause,
             )  # fmt: skip
         console.print(table)
-    elif not history.settings:
+    elif not history.settings and not history.gone:
         console.print("no GPU or node has changed")
+    for lost in history.gone[:MOST_ROWS]:
+        what = f": no {safe(lost.metric)}" if lost.metric else ": nothing"
+        console.print(
+            f"[red]gone[/red] {unit(lost.node, lost.gpu)}{what} in the newest run, last seen "
+            f"{lost.last_utc[:10]}"
+        )
     for new in history.settings[:MOST_ROWS]:
         who = f"class {safe(new.node)}" if new.level == "class" else unit(new.node, new.gpu)
         values = f"{safe(new.before)} -> {safe(new.after)}"

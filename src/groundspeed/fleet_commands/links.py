@@ -123,6 +123,10 @@ def rounds_command(
     if Path(nodes).is_file():
         written = read_text(Path(nodes), "list of nodes").split()
         names = [name for text in written for name in expand_names(text)]
+    elif "/" in nodes:
+        raise InputError(
+            "there is no such file", where=f"--nodes {nodes}", remedy="n1,n2 or n[1-4]"
+        )
     else:
         written = nodes.split(",")
         names = expand_names(nodes)

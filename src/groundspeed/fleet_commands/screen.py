@@ -114,6 +114,8 @@ def screen_command(
     from groundspeed.profiles.errors import InputError, one_line
 
     try:
+        if model is None and gpu is not None:
+            raise InputError("is used with --model only", where=f"--gpu {gpu}")
         served = served_by(model, gpu, tp, engine, isl, osl, concurrency, dtype)
         request = ScreenRequest(
             sources, run, lower_is_better or (), reference, confirm, again or (), served,
