@@ -36,7 +36,7 @@ class MetricFacts:
 
 RULES: tuple[tuple[str, MetricFacts], ...] = (
     (r"temp(erature)?(_|$)|(^|_)g?temp|power|clock|fan(_|$)|util(ization)?(_|$)|throttle|slowdown|"
-     r"violation|numa_node|^(pwr|mtemp|gtemp|sm|mem|enc|dec|jpg|ofa|mclk|pclk|sclk)$",
+     r"violation|numa_node|return_code|^(pwr|mtemp|gtemp|sm|mem|enc|dec|jpg|ofa|mclk|pclk|sclk)$",
      MetricFacts("telemetry", True, 1.0, 1.0, 1.0)),
     (r"launch|kernel_time", MetricFacts("launch", False, 0.15, 0.30, 0.034)),
     (r"ib_loopback|loopback", MetricFacts("network", True, 0.10, 0.20, 0.030, skewed=True)),

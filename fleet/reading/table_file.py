@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 from groundspeed.fleet.reading.columns import ALIASES, plain_name, rename_columns
+from groundspeed.fleet.reading.monitors import is_monitor, monitor_rows
 from groundspeed.profiles.errors import InputError
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -159,10 +160,27 @@ def read_rows(path: Path, mapping: Mapping[str, str]) -> pd.DataFrame:
     data = read_bytes(path)
     if data.lstrip()[:1] == b"{":
         return _json_lines(plain_utf8(data, str(path)).decode(), path, mapping)
+    head = data[:20_000].decode("utf-8", errors="replace")
+    if is_monitor(head):
+        return monitor_rows(plain_utf8(data, str(path)).decode(), path.stem)
     frame, separator = read_frame(path, data)
+    frame = _with_node(frame, mapping, path.stem)
     frame = long_form(frame, mapping, str(path), path.stem)
     frame.attrs["comma_decimal"] = separator != ","
     return frame
+
+
+def _with_node(frame: pd.DataFrame, mapping: Mapping[str, str], name: str) -> pd.DataFrame:
+    """Name the node of a monitor's table, which has none, after its file.
+
+    ``nvidia-smi --query-gpu`` writes a row for each GPU with columns such as ``clocks.sm [MHz]``.
+    """
+    plain = {plain_name(c) for c in frame.columns}
+    named = set(rename_columns(list(frame.columns), mapping).values())
+    smi = any(re.search(r"(clocks|temperature|power|utilization|pcie|ecc)_", c) for c in plain)
+    if "node" in named or "gpu" not in named or not smi:
+        return frame
+    return frame.assign(node=name)
 
 
 def long_form(

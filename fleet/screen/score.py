@@ -169,11 +169,23 @@ def _parts(y: Array, slots: Array, facts: MetricFacts) -> Iterator[tuple[NDArray
             yield ~upper, False
             return
     slow = None if facts.skewed else two_groups(x)
+    if slow is not None and facts.kind == "host_link" and _of_slots(slow, slots):
+        # The same places are slower in every node: that is how its sockets are wired.
+        yield slow, False
+        yield ~slow, False
+        return
     if slow is None:
         yield whole, False
     else:
         yield slow, True
         yield ~slow, False
+
+
+def _of_slots(slow: NDArray[np.bool_], slots: Array) -> bool:
+    """Return whether a group is made of whole slots, in two nodes or more."""
+    places, counts = np.unique(slots, return_counts=True)
+    shares = [float(slow[slots == place].mean()) for place in places]
+    return bool(counts.min() >= 2) and all(share < 0.1 or share > 0.9 for share in shares)
 
 
 def _loss(y: Array, expected: float, facts: MetricFacts) -> Array:

@@ -25,7 +25,7 @@ LEAST_COMPARED = 3
 """Fewest units of a class from which a setting has a usual value."""
 
 CLOCK = r"(sm|gpu|gfx|graphics|core|p|s)_?(clock|clk)|^clocks?(_mhz)?$|^clocks?_current|^clock"
-HEAT = r"(^|_)g?temp(erature)?(_c|_gpu)?$|^temp|^gpu_temp|hotspot|junction"
+HEAT = r"^(?!mem|hbm|mtemp|vram).*((^|_)g?temp(erature)?(_c|_gpu)?$|^temp|hotspot|junction)"
 POWER = r"^power(_w|_draw|_usage|_watts?)?$|power_draw|power_usage|socket_power|^pwr$"
 THERMAL_FLAG = r"(thermal|temp)\w*(slowdown|throttl|violation)|(slowdown|throttl|violation)\w*therm"
 

@@ -19,6 +19,7 @@ from groundspeed.commands.calibrate import calibrate_command
 from groundspeed.commands.compare import compare_command
 from groundspeed.commands.doctor import doctor_command
 from groundspeed.commands.estimate import estimate_command
+from groundspeed.commands.lists import gpus_command, models_command
 from groundspeed.commands.plan import plan_command
 from groundspeed.commands.profile import profile_app
 from groundspeed.commands.report import report_command
@@ -51,6 +52,8 @@ app.command("compare")(compare_command)
 app.command("backtest")(backtest_command)
 app.command("report")(report_command)
 app.command("doctor")(doctor_command)
+app.command("gpus")(gpus_command)
+app.command("models")(models_command)
 app.command("verify")(verify_command)
 app.command("compare-isolated", hidden=True)(compare_isolated_command)
 app.add_typer(profile_app, name="profile")
