@@ -53,7 +53,9 @@ def read_text(path: Path, what: str) -> str:
         raise InputError(f"is not a text file (UTF-8) like a {what}", where=str(path)) from error
 
 
-def parse_json_object(text: str, what: str, where: str) -> dict[str, Any]:
+def parse_json_object(
+    text: str, what: str, where: str, *, infinity: bool = False
+) -> dict[str, Any]:
     """Parse JSON text that must be one object with finite numbers and without duplicate keys.
 
     Parameters
@@ -63,6 +65,8 @@ def parse_json_object(text: str, what: str, where: str) -> dict[str, Any]:
         Kind of file for error messages, e.g. ``profile``.
     where : str
         Path for error messages.
+    infinity : bool
+        Accept ``Infinity``, which Python writes and JSON does not allow. Default: refuse it.
 
     Raises
     ------
@@ -71,6 +75,8 @@ def parse_json_object(text: str, what: str, where: str) -> dict[str, Any]:
     """
 
     def refuse_constant(name: str) -> float:
+        if infinity and name in ("Infinity", "-Infinity"):
+            return float(name)
         raise ValueError(f"JSON does not allow the number {name}")
 
     def no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

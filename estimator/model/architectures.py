@@ -175,6 +175,9 @@ ARCHITECTURE_PARSERS: dict[str, Callable[[HfConfig], Facts]] = {
     "MistralForCausalLM": llama_like,
     "Qwen2ForCausalLM": _qwen2,
     "Qwen3ForCausalLM": _qwen3,
+    "Qwen3VLForConditionalGeneration": _qwen3,
+    "MiMoForCausalLM": _qwen2,
+    "Mistral3ForConditionalGeneration": llama_like,
     "Phi3ForCausalLM": _phi3,
     "GPTJForCausalLM": _gpt_j,
     "GPTNeoXForCausalLM": _gpt_neox,
@@ -188,7 +191,14 @@ ARCHITECTURE_PARSERS: dict[str, Callable[[HfConfig], Facts]] = {
 """Parser of each supported architecture; unlisted architectures are rejected."""
 
 
-def parse_config(config: Config, *, name: str, where: str, assume: str | None = None) -> Model:
+def parse_config(
+    config: Config,
+    *,
+    name: str,
+    where: str,
+    assume: str | None = None,
+    quantization: Config | None = None,
+) -> Model:
     """Convert a configuration to a model.
 
     Parameters
@@ -201,6 +211,8 @@ def parse_config(config: Config, *, name: str, where: str, assume: str | None = 
         Origin of the configuration, for error messages.
     assume : {'dense'}, optional
         Read an unknown architecture as a plain dense decoder. Not given: it is rejected.
+    quantization : mapping, optional
+        The parsed ``hf_quant_config.json`` beside it. Default: none.
 
     Raises
     ------
@@ -232,7 +244,9 @@ def parse_config(config: Config, *, name: str, where: str, assume: str | None = 
             remedy=f"{did_you_mean(architecture, ARCHITECTURE_PARSERS)}; --assume dense reads it "
             "as a plain decoder",
         )
-    experts = [key for key in EXPERT_KEYS if config.get(key)]
+    inner = config.get("text_config")
+    inner = inner if isinstance(inner, dict) else {}
+    experts = [key for key in EXPERT_KEYS if config.get(key) or inner.get(key)]
     if experts and architecture not in MIXTURES:
         raise InputError(
             f"has the key '{experts[0]}', but '{architecture}' is not a mixture of experts",
@@ -242,7 +256,13 @@ def parse_config(config: Config, *, name: str, where: str, assume: str | None = 
     if isinstance(text, dict):  # a vision-language model: only its text decoder is modelled
         tied = {"tie_word_embeddings": config.get("tie_word_embeddings", False)}
         reader = HfConfig(tied | text, where)
-    facts = dialect(reader) | fp8_facts(architecture) | quantization_facts(config, text, where)
+    facts = (
+        dialect(reader)
+        | fp8_facts(architecture)
+        | quantization_facts(config, text, where, quantization)
+    )
+    if isinstance(text, dict) and "vision_config" in config:
+        facts["notes"] = (f"{name}: only the text decoder is modelled, without the vision tower",)
     dtype = reader.text("torch_dtype", reader.text("dtype", "bfloat16"))
     try:
         return Model.model_validate(
@@ -262,7 +282,14 @@ def read_config(path: Path, *, assume: str | None = None) -> Model:
     """
     file = path / "config.json" if path.is_dir() and (path / "config.json").exists() else path
     document = parse_json_object(
-        read_text(file, "model configuration"), "model configuration", str(file)
+        read_text(file, "model configuration"), "model configuration", str(file), infinity=True
     )
+    beside = file.with_name("hf_quant_config.json")
+    quantization = None
+    if file.name == "config.json" and beside.is_file():
+        text = read_text(beside, "quantization configuration")
+        quantization = parse_json_object(text, "quantization configuration", str(beside))
     name = file.parent.name if file.name == "config.json" else file.stem
-    return parse_config(document, name=name or "model", where=str(file), assume=assume)
+    return parse_config(
+        document, name=name or "model", where=str(file), assume=assume, quantization=quantization
+    )

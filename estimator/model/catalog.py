@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from groundspeed.estimator.model.architectures import parse_config, read_config
+from groundspeed.estimator.model.quantization import FORMAT_OF_SUFFIX
 from groundspeed.estimator.model.spec import Model
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.files import parse_json_object, read_text
@@ -57,13 +58,16 @@ def find_model(name: str, *, assume: str | None = None) -> Model:
     names = {alias.lower(): key for key, s in models.items() for alias in _names(key, s)}
     names |= {alias.split("/")[-1]: key for alias, key in names.items()}
     plain = name.strip().lower().split("/")[-1]
+    stated: str | None = None
     while plain not in names and (shorter := _without_suffix(plain)) != plain:
+        stated = stated or FORMAT_OF_SUFFIX.get(plain.removeprefix(shorter))
         plain = shorter
     exact = names.get(name.strip().lower()) or (names.get(plain) if not Path(name).exists() else "")
     facts = models.get(exact or "")
     if facts is not None:
         model = parse_config(facts["config"], name=facts["id"], where=f"model {facts['id']}")
-        return model.model_copy(update={"published_parameters": facts["parameters"]})
+        model = model.model_copy(update={"published_parameters": facts["parameters"]})
+        return _as_stated(model, stated)
     try:
         path = Path(name)
         exists = path.exists()
@@ -76,6 +80,23 @@ def find_model(name: str, *, assume: str | None = None) -> Model:
     raise InputError(
         f"unknown model '{name}'",
         remedy=f"{did_you_mean(name, models)}; or give the path of a config.json",
+    )
+
+
+def _as_stated(model: Model, stated: str | None) -> Model:
+    """Return a model with the format of its weights that the end of the name says."""
+    if stated is None:
+        return model
+    if stated == "bfloat16":
+        return model.model_copy(update={"weights": None})
+    if stated == "fp8":
+        stated = model.fp8_format
+    if model.weights is not None and model.weights.startswith(stated):
+        return model
+    said = f"{model.id}: weights in {stated}, as the name says"
+    part = "experts" if stated == "w4a16_mxfp4" else model.quantized_part
+    return model.model_copy(
+        update={"weights": stated, "quantized_part": part, "notes": (*model.notes, said)}
     )
 
 

@@ -64,6 +64,11 @@ class HfConfig:
             raise InputError(f"'{name}' must be a string, not {_show(value)}", where=self.where)
         return value
 
+    def texts(self, name: str) -> list[str]:
+        """Return a list of strings; empty if the key is absent or no list."""
+        value = self.config.get(name)
+        return [str(v) for v in value] if isinstance(value, list) else []
+
     def layers_of(self, kind: str, default: int) -> int:
         """Count the entries of ``layer_types`` of this kind; the default if there is no list."""
         kinds = self.config.get("layer_types")

@@ -196,12 +196,20 @@ def llama4(r: HfConfig) -> Facts:
     }
 
 
+BLOCK_TYPES = {"mamba": "M", "attention": "*", "mlp": "-", "moe": "E"}
+"""Letter of ``hybrid_override_pattern`` for each word of ``layers_block_type``."""
+
+
 def nemotron_h(r: HfConfig) -> Facts:
     """Parse Nemotron-H: each layer is either Mamba-2 (M), attention (*), MLP (-) or experts (E)."""
-    pattern = r.text("hybrid_override_pattern", "")
+    pattern = r.text("hybrid_override_pattern", "") or "".join(
+        BLOCK_TYPES.get(kind, "?") for kind in r.texts("layers_block_type")
+    )
     if not pattern or set(pattern) - set("M*-E"):
         raise InputError(
-            "'hybrid_override_pattern' must be a string of M, *, - and E", where=r.where
+            "'hybrid_override_pattern' must be a string of M, *, - and E, or 'layers_block_type' "
+            "a list of mamba, attention, mlp and moe",
+            where=r.where,
         )
     hidden, heads = r.whole("hidden_size"), r.whole("mamba_num_heads")
     inner, groups = heads * r.whole("mamba_head_dim"), r.whole("n_groups")
@@ -252,6 +260,7 @@ MIXTURES = {
     "MixtralForCausalLM": mixtral,
     "Qwen2MoeForCausalLM": qwen2_moe,
     "Qwen3MoeForCausalLM": qwen3_moe,
+    "Qwen3VLMoeForConditionalGeneration": qwen3_moe,
     "Qwen3NextForCausalLM": qwen3_next,
     "Qwen3_5MoeForConditionalGeneration": qwen3_next,
     "Qwen3_5ForConditionalGeneration": qwen3_next,

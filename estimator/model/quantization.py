@@ -6,6 +6,7 @@ scale per 128 x 128 block), ``int8``, ``int4_wo`` (weight-only, in groups), ``w4
 ``nvfp4``.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -99,9 +100,24 @@ def fp8_facts(architecture: str) -> Facts:
 
 
 def quantization_facts(
-    config: Mapping[str, Any], text: Mapping[str, Any] | None, where: str
+    config: Mapping[str, Any],
+    text: Mapping[str, Any] | None,
+    where: str,
+    beside: Mapping[str, Any] | None = None,
 ) -> Facts:
-    """Return the weight format that a configuration's ``quantization_config`` specifies.
+    """Return the formats that a configuration's ``quantization_config`` specifies.
+
+    Parameters
+    ----------
+    config : mapping
+        The parsed ``config.json``.
+    text : mapping or None
+        Its ``text_config``, which may hold the quantization instead.
+    where : str
+        Origin of the configuration, for error messages.
+    beside : mapping, optional
+        The parsed ``hf_quant_config.json`` beside it, which NVIDIA's older checkpoints have
+        instead. Default: none.
 
     Raises
     ------
@@ -109,10 +125,21 @@ def quantization_facts(
         If the quantization method is not modelled.
     """
     stated = config.get("quantization_config") or (text or {}).get("quantization_config")
+    if stated is None and beside is not None:
+        inner = beside.get("quantization")
+        stated = {"quant_method": "modelopt", **(inner if isinstance(inner, dict) else beside)}
     if stated is None:
         return {}
     if not isinstance(stated, dict):
         raise InputError("'quantization_config' must be an object", where=where)
+    facts = _weight_facts(stated, where) | _cache_facts(stated)
+    layers = (text or config).get("num_hidden_layers", 0)
+    if "quantized_part" not in facts and _keeps_attention(stated, layers):
+        facts["quantized_part"] = "experts"
+    return facts
+
+
+def _weight_facts(stated: Mapping[str, Any], where: str) -> Facts:
     method = str(stated.get("quant_method", stated.get("quant_algo", ""))).lower()
     if method == "fp8":
         block = stated.get("weight_block_size")
@@ -126,7 +153,12 @@ def quantization_facts(
         return {"weights": "int4_wo" if bits == 4 else "int8"}
     if method in ("modelopt", "nvfp4", "modelopt_fp4"):
         algorithm = str(stated.get("quant_algo", "NVFP4")).upper()
-        return {"weights": "fp8" if algorithm == "FP8" else "nvfp4"}
+        known = {"FP8": "fp8", "FP8_PER_CHANNEL_PER_TOKEN": "fp8_row", "FP8_PB_WO": "fp8_block",
+                 "NVFP4": "nvfp4", "NVFP4_AWQ": "nvfp4", "W4A16_AWQ": "int4_wo",
+                 "MIXED_PRECISION": "nvfp4", "W4A16": "int4_wo"}  # fmt: skip
+        if algorithm not in known:
+            raise InputError(f"quantization '{algorithm}' is not modelled", where=where)
+        return {"weights": known[algorithm]}
     if method == "compressed-tensors":
         return _compressed(stated, where)
     raise InputError(
@@ -141,11 +173,42 @@ def _compressed(stated: Mapping[str, Any], where: str) -> Facts:
     first: object = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
     weights = first.get("weights") if isinstance(first, dict) else None
     bits = weights.get("num_bits") if isinstance(weights, dict) else None
+    kind = weights.get("type", "int") if isinstance(weights, dict) else "int"
     if bits == 8:
-        kind = weights.get("type") if isinstance(weights, dict) else "float"
         return {"weights": "fp8" if kind == "float" else "int8"}
     if bits == 4:
-        return {"weights": "int4_wo", "quantized_part": "linear"}
+        return {"weights": "nvfp4" if kind == "float" else "int4_wo"}
     raise InputError(
         f"compressed-tensors is modelled only for 4 or 8 bit weights, not {bits}", where=where
     )
+
+
+def _cache_facts(stated: Mapping[str, Any]) -> Facts:
+    """Return the format of the cache, if the checkpoint has scales for an 8-bit one."""
+    scheme = stated.get("kv_cache_scheme") or stated.get("kv_cache_quant_algo")
+    eight = (isinstance(scheme, dict) and scheme.get("num_bits") == 8) or (
+        isinstance(scheme, str) and scheme.upper() == "FP8"
+    )
+    return {"kv_dtype": "fp8"} if eight else {}
+
+
+def _keeps_attention(stated: Mapping[str, Any], layers: object) -> bool:
+    """Return whether the attention of most layers is left in 16 bits: only experts are quantized.
+
+    Checkpoints list what they leave out by pattern (``re:.*self_attn.*``) or layer by layer.
+    """
+    left = stated.get("ignore") or stated.get("exclude_modules") or ()
+    names = [str(n) for n in left] if isinstance(left, list) else []
+    attention = [n for n in names if "attn" in n or "attention" in n]
+    if any(not re.search(r"layers?\.\d+", n) for n in attention):
+        return True
+    numbers = {m[1] for n in attention if (m := re.search(r"layers?\.(\d+)", n))}
+    return isinstance(layers, int) and layers > 0 and len(numbers) >= layers / 2
+
+
+FORMAT_OF_SUFFIX: dict[str, str] = {
+    "-fp8": "fp8", "-fp8-dynamic": "fp8", "-nvfp4": "nvfp4", "-fp4": "nvfp4",
+    "-mxfp4": "w4a16_mxfp4", "-awq": "int4_wo", "-gptq": "int4_wo", "-int4": "int4_wo",
+    "-w4a16": "int4_wo", "-int8": "int8", "-w8a8": "int8", "-bf16": "bfloat16",
+}  # fmt: skip
+"""Format of the weights that the end of a checkpoint's name says."""

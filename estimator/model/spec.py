@@ -140,6 +140,8 @@ class Model(Record):
     kv_dtype: str | None = None
     """Format of the KV cache; None: the checkpoint does not specify it."""
     published_parameters: int | None = None
+    notes: tuple[str, ...] = ()
+    """What was read from the name or left out of the model."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Model":

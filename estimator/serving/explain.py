@@ -70,7 +70,7 @@ def serving_notes(
 
     ``served`` is the rate [1/s] of a server that cannot keep up with its arrivals, else None.
     """
-    notes = []
+    notes = list(model.notes)
     if served is not None:
         notes.append(
             f"saturated: {served:.3g} requests/s are served, the rest queues; TTFT and E2E grow "
