@@ -22,7 +22,7 @@ from groundspeed.profiles.record import Record
 
 Row = Mapping[str, str]
 
-REQUIRED = ("model", "gpu", "isl", "osl", "batch_or_concurrency")
+REQUIRED = ("model", "gpu", "isl", "osl")
 
 METRICS = ("ttft_ms", "tpot_ms", "e2e_latency_ms", "output_tok_s", "total_tok_s")
 """Columns with measured metrics: times in ms, rates in tokens/s of the whole system."""
@@ -79,6 +79,10 @@ KINDS: dict[str, Kind] = {
     "concurrency": "closed",
     "offline_batch": "offline",
     "offline": "offline",
+    "open_loop_qps": "poisson",
+    "open_loop": "poisson",
+    "open": "poisson",
+    "poisson": "poisson",
 }
 
 
@@ -103,6 +107,9 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, Workload]
         If a column is missing or invalid.
     """
     missing = [c for c in REQUIRED if not _text(row, c)]
+    rate = _number(row, "request_rate")
+    if not _text(row, "batch_or_concurrency") and not rate:
+        missing.append("batch_or_concurrency or request_rate")
     if missing:
         raise InputError(f"missing columns or values: {', '.join(missing)}")
     # Benchmarks with random weights may exceed the maximum context of the model.
@@ -118,6 +125,7 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, Workload]
         ep=max(1, _integer(row, "ep", 1)) if model.experts is not None else 1,
         dp=dp,
         dtype=_format(_text(row, "weight_dtype")),
+        replicas=max(1, _integer(row, "replicas", 1)),
         kv_dtype="fp8" if _text(row, "kv_dtype").lower().startswith("fp8") else None,
     )
     platform = "rocm" if hardware.architecture.lower().startswith("cdna") else "cuda"
@@ -139,6 +147,16 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, Workload]
         length_high=1.0 if high is None else high,
         num_prompts=_integer(row, "num_prompts", 0) or None,
         statistic="median" if _text(row, "stat").startswith("median") else "mean",
+    )
+    if kind == "poisson" and not rate:
+        raise InputError("an open loop needs the column request_rate")
+    if rate and (kind == "poisson" or not _text(row, "batch_or_concurrency")):
+        workload = replace(workload, kind="poisson", request_rate_per_s=rate)
+    workload = replace(
+        workload,
+        cached_share=_number(row, "cached") or 0.0,
+        drafted_tokens=_integer(row, "draft_tokens", 0),
+        acceptance=_number(row, "acceptance") or 0.0,
     )
     if delay is not None:
         workload = replace(workload, client_delay_s=delay * 1e-3)

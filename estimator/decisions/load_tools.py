@@ -63,6 +63,9 @@ def _documents(text: str, path: Path) -> Iterator[Mapping[str, Any]]:
 def _bench_serving(d: Mapping[str, Any]) -> Row:
     """Convert a vLLM or SGLang result: both tools derive from one script and share its keys."""
     prompts = float(d.get("num_prompts") or d.get("completed") or 1)
+    rate = d.get("request_rate")
+    open_loop = isinstance(rate, int | float) and 0.0 < rate < float("inf")
+    clients = d.get("max_concurrency") or d.get("concurrency")
     isl = d.get("random_input_len") or float(d.get("total_input_tokens", 0)) / prompts
     osl = d.get("random_output_len") or float(d.get("total_output_tokens", 0)) / prompts
     ratio = d.get("random_range_ratio")
@@ -71,7 +74,11 @@ def _bench_serving(d: Mapping[str, Any]) -> Row:
         "engine": "SGLang" if str(d.get("backend", "")).startswith("sglang") else "vLLM",
         "isl": round(float(isl)),
         "osl": round(float(osl)),
-        "batch_or_concurrency": d.get("max_concurrency") or d.get("concurrency"),
+        # Without a rate and a limit all requests are sent at once.
+        "batch_or_concurrency": clients or (None if open_loop else round(prompts)),
+        "request_rate": rate if open_loop and not clients else None,
+        "load_kind": None if clients or open_loop else "offline",
+        "replicas": d.get("decode_replicas") or d.get("replicas"),
         "num_prompts": round(prompts),
         "ttft_ms": d["mean_ttft_ms"],
         "tpot_ms": d.get("mean_tpot_ms"),
@@ -86,6 +93,7 @@ def _bench_serving(d: Mapping[str, Any]) -> Row:
 
 
 def _guidellm(d: Mapping[str, Any]) -> Iterator[Row]:
+    whole = d.get("config", {}).get("spec", {}).get("backend", {}).get("model")
     for run in d["benchmarks"]:
         metrics = run.get("metrics", {})
 
@@ -97,7 +105,7 @@ def _guidellm(d: Mapping[str, Any]) -> Iterator[Row]:
         backend = run.get("benchmarker", {}).get("backend", run.get("worker", {}))
         yield _nonempty_as_text(
             {
-                "model": (backend.get("backend_model") or backend.get("model") or ""),
+                "model": backend.get("backend_model") or backend.get("model") or whole or "",
                 "isl": _rounded(mean("prompt_token_count")),
                 "osl": _rounded(mean("output_token_count")),
                 "batch_or_concurrency": strategy.get("streams")
@@ -121,12 +129,21 @@ def _aiperf(d: Mapping[str, Any]) -> Row:
     endpoint = config.get("endpoint", {}) if isinstance(config, dict) else {}
     names = endpoint.get("model_names") or config.get("model_names") or config.get("model") or [""]
     load = config.get("loadgen", config.get("perf_analyzer", {}).get("stimulus", {}))
+    models = config.get("models")
+    if isinstance(models, dict):  # aiperf 0.13: models and phases
+        names = [m.get("name", "") for m in models.get("items", [])] or names
+    phases = [p for p in config.get("phases", []) if isinstance(p, dict)]
+    profiled = [p for p in phases if p.get("kind", p.get("name")) == "profiling"] or phases
+    if profiled and not load:
+        load = profiled[-1]
+    rate = load.get("request_rate") or load.get("rate")
     return _nonempty_as_text(
         {
             "model": names[0] if isinstance(names, list) else names,
             "isl": _rounded(mean("input_sequence_length")),
             "osl": _rounded(mean("output_sequence_length")),
             "batch_or_concurrency": load.get("concurrency"),
+            "request_rate": None if load.get("concurrency") else rate,
             "num_prompts": _rounded(mean("request_count")),
             "ttft_ms": mean("time_to_first_token"),
             "tpot_ms": mean("inter_token_latency"),

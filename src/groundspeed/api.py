@@ -444,13 +444,10 @@ def backtest(
         If the file cannot be read.
     """
     from groundspeed.estimator.decisions.backtest import backtest as run_backtest
-    from groundspeed.estimator.decisions.load_tools import read_load_tool
-    from groundspeed.profiles.files import read_rows
+    from groundspeed.estimator.decisions.backtest_columns import read_measurements
 
     if isinstance(source, str | Path):
-        path = Path(source)
-        read = read_load_tool if path.suffix in (".json", ".jsonl") else read_rows
-        rows = list(read(path))
+        rows = read_measurements(Path(source))
     else:
         texts = source.astype("string").fillna("").to_dict("records")
         rows = [{str(k): str(v) for k, v in row.items()} for row in texts]

@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from groundspeed.estimator.decisions.adjust import Adjustment
 
 
+def _print_columns(wanted: bool) -> None:  # typer calls it with the value
+    if not wanted:
+        return
+    from groundspeed.display.terminal import make_console, make_table, safe
+    from groundspeed.estimator.decisions.backtest_columns import COLUMNS
+
+    table = make_table("column", "holds", "other names")
+    table.columns[1].justify = table.columns[2].justify = "left"
+    for name, (holds, others) in COLUMNS.items():
+        table.add_row(name, safe(holds), ", ".join(others))
+    make_console().print(table)
+    raise typer.Exit
+
+
 def backtest_command(
     file: Annotated[
         Path,
@@ -66,6 +80,15 @@ def backtest_command(
             )
         ),
     ] = None,
+    columns: Annotated[
+        bool,
+        typer.Option(
+            "--columns",
+            help="Print the columns of a table and their other names, and exit.",
+            is_eager=True,
+            callback=_print_columns,
+        ),
+    ] = False,
     profile_dir: ProfileDir = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -78,14 +101,11 @@ def backtest_command(
     """
     from groundspeed.display.terminal import progress_bar
     from groundspeed.estimator.decisions.backtest import METRICS, backtest, summarize
-    from groundspeed.estimator.decisions.load_tools import read_load_tool
+    from groundspeed.estimator.decisions.backtest_columns import read_measurements
     from groundspeed.estimator.hardware.find_hardware import find_hardware
-    from groundspeed.profiles.files import read_rows
 
     given = {"gpu": gpu, "model": model, "engine": engine, "tp": str(tp) if tp else None}
-    source: Iterable[dict[str, str]] = (
-        read_load_tool(file) if file.suffix in (".json", ".jsonl") else read_rows(file)
-    )
+    source: Iterable[dict[str, str]] = read_measurements(file)
     rows = [
         {**{k: v for k, v in given.items() if v}, **{k: v for k, v in row.items() if v}}
         for row in source
@@ -114,6 +134,18 @@ def backtest_command(
 
         results = backtest(
             rows, lambda name: find_hardware(name, profile_dir=profile_dir).best, progress=tick
+        )
+    if all(r.skipped_reason for r in results):
+        reasons = sorted({r.skipped_reason for r in results})
+        raise InputError(
+            f"none of {len(results)} rows can be predicted: {'; '.join(reasons[:3])}",
+            where=str(file),
+        )
+    if not any(r.measured for r in results):
+        raise InputError(
+            "no row has a measurement",
+            where=str(file),
+            remedy=f"add one of the columns {', '.join(METRICS)}",
         )
     adjustments: list[Adjustment] = []
     if adjust is not None:
@@ -156,14 +188,23 @@ def backtest_command(
             console.print(plain(line))
     defaulted = sorted(
         name
-        for name in ("engine", "weight_dtype", "num_prompts", "length_low", "token_budget", "tp")
+        for name in (
+            "engine",
+            "weight_dtype",
+            "num_prompts",
+            "length_low",
+            "token_budget",
+            "tp",
+            "draft_tokens",
+        )
         if any(not r.get(name) for r in rows)
     )
     if defaulted:
         console.print(
             plain(
                 f"not given in every row: {', '.join(defaulted)}; assumed there: the engine's "
-                "defaults, the checkpoint's data type, 10 prompts per client, fixed lengths"
+                "defaults, the checkpoint's data type, 10 prompts per client, fixed lengths, no "
+                "speculation"
             ),
             style="dim",
         )

@@ -144,7 +144,7 @@ def test_backtest_prints_errors_and_skipped_rows(tmp_path: Path) -> None:
     ran = groundspeed("backtest", str(table), "--by", "model", "--quiet")
     assert ran.code == 0, ran.err
     assert "1 skipped: unknown model 'made-up-13b'" in ran.out
-    assert "not given in every row: length_low, num_prompts" in ran.out
+    assert "not given in every row: draft_tokens, length_low" in ran.out
     document = json.loads(groundspeed("backtest", str(table), "--json").out)
     assert {s["metric"] for s in document["summary"]} == {"ttft_ms", "tpot_ms"}
     first, _, third = document["rows"]
