@@ -8,7 +8,6 @@ line, whose keys are metrics with the GPU after a colon.
 """
 
 import bz2
-import codecs
 import gzip
 import io
 import json
@@ -38,23 +37,26 @@ UNIT_IN_HEADER = re.compile(r"^(.*?)\s*[\[(]([^\])]*)[\])]\s*$")
 def plain_utf8(data: bytes, where: str) -> bytes:
     """Return the text of a file in UTF-8 or UTF-16 as UTF-8 without a byte order mark.
 
+    Text without a mark is taken as UTF-8; whoever decodes it finds out (:func:`not_text`).
+
     Raises
     ------
     InputError
-        If the file is in another encoding.
+        If the file has the mark of UTF-16 and is in another encoding.
     """
-    try:
-        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        try:
             return data.decode("utf-16").encode()
-        data = data.removeprefix(b"\xef\xbb\xbf")
-        codecs.utf_8_decode(data, "strict", True)  # it takes no keyword
-        return data
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"is not text in UTF-8 or UTF-16 (byte {error.start})",
-            where=where,
-            remedy="save the table as CSV in UTF-8",
-        ) from error
+        except UnicodeDecodeError as error:
+            raise not_text(where) from error
+    return data.removeprefix(b"\xef\xbb\xbf")
+
+
+def not_text(where: str) -> InputError:
+    """Return the error for a file that is neither UTF-8 nor UTF-16."""
+    return InputError(
+        "is not text in UTF-8 or UTF-16", where=where, remedy="save the table as CSV in UTF-8"
+    )
 
 
 PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ": lzma.decompress}
@@ -100,7 +102,7 @@ def read_frame(path: Path, data: bytes | None = None) -> tuple[pd.DataFrame, str
     packed = plain_utf8(read_bytes(path) if data is None else data, str(path))
     start = _start(packed)
     end = packed.find(b"\n", start)
-    header = packed[start : end if end >= 0 else None].decode()
+    header = packed[start : end if end >= 0 else None].decode(errors="replace")
     separator = separator_of(header)
     types: dict[object, str] = {}
     columns = header.strip().split(separator)
@@ -116,6 +118,8 @@ def read_frame(path: Path, data: bytes | None = None) -> tuple[pd.DataFrame, str
             on_bad_lines="skip",
             skipinitialspace=f"{separator} " in header,
         )
+    except UnicodeDecodeError as error:
+        raise not_text(str(path)) from error
     except (ValueError, pd.errors.ParserError) as error:
         reason = str(error).split("\n")[0][:160]
         raise InputError(f"cannot be read as a table ({reason})", where=str(path)) from error
@@ -159,10 +163,12 @@ def read_rows(path: Path, mapping: Mapping[str, str]) -> pd.DataFrame:
     """
     data = read_bytes(path)
     if data.lstrip()[:1] == b"{":
-        return _json_lines(plain_utf8(data, str(path)).decode(), path, mapping)
+        text = plain_utf8(data, str(path)).decode(errors="replace")
+        return _json_lines(text, path, mapping)
     head = data[:20_000].decode("utf-8", errors="replace")
     if is_monitor(head):
-        return monitor_rows(plain_utf8(data, str(path)).decode(), path.stem)
+        text = plain_utf8(data, str(path)).decode(errors="replace")
+        return monitor_rows(text, path.stem)
     frame, separator = read_frame(path, data)
     frame = _with_node(frame, mapping, path.stem)
     frame = long_form(frame, mapping, str(path), path.stem)

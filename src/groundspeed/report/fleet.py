@@ -56,11 +56,40 @@ def fleet_page(table: FleetTable, scores: Scores, screening: Screening, source: 
         facts=facts,
         warnings=[f"left out: {line}" for line in screening.excluded],
         sections=[
+            _incidents(screening),
             _findings(judged),
             _heat(rows, screening, names),
             _distributions(rows, judged, names),
             _missing(screening),
         ],
+    )
+
+
+def _incidents(screening: Screening) -> Section:
+    """Build the table of incidents: findings with one cause are one line."""
+    incidents = [i for i in screening.incidents if i.verdict != "INCONCLUSIVE"]
+    costs = any(i.tokens_per_s is not None for i in incidents)
+    columns = ["verdict", "cause", "units", "loss", "what happened"]
+    columns += ["token/s change"] if costs else []
+    rows = [
+        [
+            i.verdict,
+            i.cause,
+            f"{len(i.units)}",
+            f"{i.loss_fraction:.1%}" if i.loss_fraction is not None else "",
+            i.title,
+            *([f"{-i.tokens_per_s:,.0f}" if i.tokens_per_s is not None else ""] if costs else []),
+        ]
+        for i in incidents
+    ]
+    table = Table(columns, rows, "Incidents", words=(1, 4), marks=[i.verdict for i in incidents])
+    return Section(
+        "Incidents",
+        "Findings with one cause are one incident; each unit is listed below."
+        if incidents
+        else "Nothing happened.",
+        tables=[table] if incidents else [],
+        lines=list(screening.notes),
     )
 
 

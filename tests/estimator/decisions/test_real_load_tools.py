@@ -1,0 +1,43 @@
+"""Real results of load tools, and tables with the columns that people write."""
+
+import csv
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from groundspeed.estimator.decisions.backtest_columns import read_measurements
+from program import groundspeed
+
+
+def test_results_are_read_or_refused_as_their_answers_say(
+    cases: Path, subtests: pytest.Subtests
+) -> None:
+    with (cases / "truth.csv").open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["path"].startswith("loadtools/")]
+    assert len(rows) >= 8
+    for row in rows:
+        with subtests.test(row["id"]):
+            arguments = shlex.split(row["command"])[1:]
+            paths = [str(cases / a) if "/" in a and (cases / a).exists() else a for a in arguments]
+            ran = groundspeed(*paths)
+            assert str(ran.code) in set(re.findall(r"\b[0-3]\b", row["exit_expected"])), ran.err
+
+
+def test_model_and_load_are_found_in_aiperf_and_guidellm(cases: Path) -> None:
+    folder = cases / "loadtools"
+    (row,) = read_measurements(folder / "aiperf_0.13.0_concurrency4.json")
+    assert (row["model"], row["batch_or_concurrency"], row["isl"]) == ("llama-3.1-8b", "4", "128")
+    (row,) = read_measurements(folder / "guidellm_0.8.1.json")
+    assert (row["model"], row["batch_or_concurrency"]) == ("llama-3.1-8b", "4")
+    first, _ = read_measurements(folder / "vllm_bench_l40s_rate.jsonl")
+    assert (first["request_rate"], first["replicas"], first["ttft_ms"]) == ("10.0", "4", "54.577")
+    assert "batch_or_concurrency" not in first
+
+
+def test_seconds_become_milliseconds(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("Model,GPU,Input Len,Output Len,Concurrency,TTFT (s)\nm,h200,1,2,3,0.5\n")
+    (row,) = read_measurements(path)
+    assert (row["ttft_ms"], row["isl"], row["batch_or_concurrency"]) == ("500", "1", "3")
