@@ -19,7 +19,7 @@ from groundspeed.fleet.health.baseline import Baseline
 from groundspeed.fleet.kinds import UNJUDGED
 from groundspeed.fleet.metrics import MetricFacts, facts_of
 from groundspeed.fleet.screen.score import FAIL, FLOOR, WARN, tiers
-from groundspeed.fleet.table import NODE_LEVEL, clean_fleet
+from groundspeed.fleet.table import NODE_LEVEL, FleetTable, clean_fleet
 from groundspeed.profiles.record import Record, RenamedRecord
 
 State = Literal["OK", "WARN", "FAIL", "UNKNOWN"]
@@ -156,7 +156,7 @@ def judge_node(
         state = "UNKNOWN"
     else:
         state = "WARN" if "WARN" in states else "OK"
-    reason = "" if known or failed else f"nothing to compare with: {against or 'no baseline'}"
+    reason = "" if known or failed else _nothing_to_compare(table, baseline, against)
     return Health(
         node=node,
         date_utc=_now(),
@@ -165,6 +165,15 @@ def judge_node(
         rows=tuple(rows_judged),
         reason=reason,
     )
+
+
+def _nothing_to_compare(table: FleetTable, baseline: Baseline | None, against: str) -> str:
+    """Say why nothing was judged: no baseline, or one without the class of this node."""
+    if baseline is None:
+        return f"nothing to compare with: {against or 'no baseline'}"
+    here = ", ".join(str(c) for c in table.rows["cohort"].unique())
+    there = ", ".join(dict.fromkeys(u.cohort for u in baseline.usual)) or "none"
+    return f"{against} has no class like this node's ({here}); its classes are: {there}"
 
 
 def _devices_missing(rows: list[Judged], baseline: Baseline | None) -> Judged | None:
