@@ -6,6 +6,7 @@ screen`` use the codes of Nagios instead. Each command imports its libraries whe
 ``--help`` is fast.
 """
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -84,6 +85,10 @@ def _root(
 def main() -> None:
     """Run the command line; print any error as one line and exit with the documented code."""
     code: object = 0
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal of ASCII shows a bar as question marks, which is better than a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = app(standalone_mode=False)
     except InputError as error:

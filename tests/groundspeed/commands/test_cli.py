@@ -237,3 +237,13 @@ def test_every_command_has_a_json_option_and_an_example() -> None:
 
     walk("groundspeed", typer.main.get_command(app))
     assert lacking == []
+
+
+def test_a_terminal_of_ascii_gets_an_answer_and_no_traceback() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-P", "-m", "groundspeed", "estimate", "qwen3-8b", "--gpu", "h200",
+         "--concurrency", "1"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert b"concurrency 1" in ran.stdout
