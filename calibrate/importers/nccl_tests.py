@@ -20,6 +20,7 @@ from groundspeed.calibrate.importers.imported import (
 )
 from groundspeed.calibrate.importers.nccl_runs import (
     PROGRAM,
+    REDUCTIONS,
     SPELLING,
     Row,
     Run,
@@ -282,7 +283,7 @@ def _json_run(text: str, where: str) -> tuple[Run, str | None]:
             )  # fmt: skip
         run.promised = int(config.get("nthreads") or 1) * int(config.get("ngpus") or 1)
         run.rooted = any(str(r.get("root", "-1")).strip().isdigit() for r in results)
-        run.reduced = any(str(r.get("redop", "none")) in REDUCED for r in results)
+        run.reduced = any(str(r.get("redop", "none")) in REDUCTIONS for r in results)
         for row in results:
             out, inside = _json_times(row.get("out_of_place")), _json_times(row.get("in_place"))
             first = out or inside
@@ -298,9 +299,6 @@ def _json_run(text: str, where: str) -> tuple[Run, str | None]:
     if isinstance(version, int):
         return run, f"{version // 10000}.{version // 100 % 100}.{version % 100}"
     return run, str(version) if version else None
-
-
-REDUCED = ("sum", "prod", "min", "max", "avg", "mulsum", "premulsum")
 
 
 def _json_times(fields: dict[str, Any] | None) -> Times | None:

@@ -153,37 +153,6 @@ def reference_rates(profile: Profile) -> dict[str, float]:
     return rates
 
 
-SI = {
-    "flop/s": 1.0, "flops": 1.0, "gflops": 1e9, "tflops": 1e12, "pflops": 1e15, "tflop/s": 1e12,
-    "gflop/s": 1e9, "bytes/s": 1.0, "b/s": 1.0, "mb/s": 1e6, "gb/s": 1e9, "tb/s": 1e12,
-    "mib/s": 2.0**20, "gib/s": 2.0**30, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9,
-}  # fmt: skip
-"""Factor that converts each unit (in lower case) to its SI unit."""
-
-
-def convert_to_units(reached: Mapping[str, float], units: Mapping[str, str]) -> dict[str, float]:
-    """Convert the rates of a reference to the units of a fleet's table.
-
-    Raises
-    ------
-    InputError
-        If a unit of the table cannot be converted.
-    """
-    converted = {}
-    for metric, value in reached.items():
-        if metric not in units:
-            continue
-        scale = SI.get(units[metric].strip().lower())
-        if scale is None:
-            raise InputError(
-                f"the unit '{units[metric]}' cannot be compared with a reference",
-                where=metric,
-                remedy="use TFLOPS, FLOP/s, GB/s, bytes/s, s, ms or us",
-            )
-        converted[metric] = value / scale
-    return converted
-
-
 def _rate(profile: Profile, wanted: CheckedCase) -> float | None:
     """Return FLOP/s or bytes/s of a case, predicted by its law; as measured if it has no law."""
     if wanted.operation not in OPERATIONS:

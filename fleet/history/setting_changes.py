@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from groundspeed.fleet.screen.signals import as_number, same
+from groundspeed.fleet.screen.signals import same
 from groundspeed.fleet.settings import SETTINGS
 from groundspeed.fleet.table import NODE_LEVEL, FleetTable
 from groundspeed.profiles.record import Record
@@ -96,9 +96,3 @@ def _rolled_up(
                 for g in gpus
             ]
     return changes
-
-
-def lower(change: SettingChange) -> bool | None:
-    """Return whether the setting became lower; None if its values are no numbers."""
-    before, after = as_number(change.before), as_number(change.after)
-    return None if before is None or after is None else after < before

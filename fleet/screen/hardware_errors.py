@@ -60,8 +60,7 @@ def sensor_findings(
     others is at work and slow. A cool one with a low clock may be idle, so it is not blamed.
     """
     rows = table.rows
-    rated = any(facts_of(str(m)).kind not in UNJUDGED for m in rows["metric"].cat.categories)
-    if rated or rows.empty:
+    if has_rates(rows) or rows.empty:
         return []
     findings = []
     units = rows[["node", "gpu"]].drop_duplicates()

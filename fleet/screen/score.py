@@ -32,7 +32,7 @@ PRIOR_UNITS = 32.0
 
 CONTRADICTED = 3.0
 """Factor of a class's own spread over that of public fleets from which the latter does not apply:
-the sample MAD of four healthy units exceeds it in one class of a hundred."""
+by simulation, the MAD of four healthy units exceeds it in fewer than one class of ten thousand."""
 
 LEAST_SPREAD = 0.003
 

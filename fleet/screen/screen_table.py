@@ -80,7 +80,7 @@ def screen(
         *broken,
         *split_classes(table, scores),
         *slow_skus(table, reference or {}),
-        *missing_results(table, scores, silent, frozenset(f.node for f in broken)),
+        *missing_results(table, silent, frozenset(f.node for f in broken)),
         *without_class(table, scores),
         *(inconclusive(node, ("all",), "missing", f"no result at all: {reason}")
           for node, reason in sorted(table.absent.items())),
@@ -126,7 +126,7 @@ def summed_up(screening: Screening) -> Screening:
 
 
 def _slow_units(
-    table: FleetTable, scores: Scores, deviations: Mapping[tuple[str, int], object]
+    table: FleetTable, scores: Scores, deviations: Mapping[tuple[str, int], tuple[Deviation, ...]]
 ) -> tuple[list[Finding], Signals]:
     """Return a finding for each slow unit and cause, and the signals of these units."""
     rows = table.rows
@@ -135,8 +135,7 @@ def _slow_units(
     units = {**roll_up_racks(rows, roll_up_nodes(rows, gathered)), **class_units(rows, classes)}
     everything = not has_rates(rows)
     nodes = set(rows["node"].cat.categories) if everything else {key[0] for key in units}
-    found = deviations_of(table) if deviations else {}
-    signals = Signals.of(table, scores, {**found, **_of_racks(rows, found)}, nodes)
+    signals = Signals.of(table, scores, {**deviations, **_of_racks(rows, deviations)}, nodes)
     findings = [
         explain(
             Unit(name, gpu, level, losses), signals, table.notes,

@@ -79,7 +79,7 @@ def broken_nodes(table: FleetTable, silent: frozenset[str]) -> list[Finding]:
 
 
 def missing_results(
-    table: FleetTable, scores: Scores, silent: frozenset[str], broken: frozenset[str]
+    table: FleetTable, silent: frozenset[str], broken: frozenset[str]
 ) -> list[Finding]:
     """Return one finding for each node with missing or failed tests, and no other reason."""
     part = judged_rows(table)

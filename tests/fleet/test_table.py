@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from findings import judged, named
-from groundspeed.fleet.health.baseline import convert_to_units
+from groundspeed.fleet.achieved.reference import reference_rates_for
 from groundspeed.fleet.metrics import facts_of
 from groundspeed.fleet.screen.screen_table import screen
 from groundspeed.fleet.table import clean_fleet, read_fleet
@@ -136,11 +136,15 @@ def test_every_failed_test_is_a_finding() -> None:
 
 
 def test_reference_is_converted_to_the_units_of_the_table() -> None:
-    assert convert_to_units({"matmul": 8e14, "hbm": 4e12}, {"matmul": "TFLOPS", "hbm": "GB/s"}) == {
-        "matmul": pytest.approx(800.0), "hbm": pytest.approx(4000.0),
-    }  # fmt: skip
-    with pytest.raises(InputError, match="cannot be compared with a reference"):
-        convert_to_units({"matmul": 8e14}, {"matmul": "parsecs"})
+    """The reference has SI units and its own names; the table has TFLOPS and another name."""
+    fleet = simulate_fleet(5, seed=3).table
+    fleet.loc[fleet["node"] == "n00002", "value"] *= 0.5
+    table = clean_fleet(fleet, "x")
+    reached, notes = reference_rates_for(table, {"matmul_bfloat16": 7e14}, "h200")
+    assert reached == {"matmul_bf16": pytest.approx(700.0)}
+    assert any("not compared with h200" in n and "hbm_copy" in n for n in notes)
+    screening = screen(table, reference=reached)
+    assert {(f.node, f.level) for f in judged(screening, verdict="FAIL")} == {("n00002", "node")}
 
 
 def wide(index: str) -> pd.DataFrame:
