@@ -1,6 +1,7 @@
 """Real captures of other tools, whole and as logs mangle them: right numbers or one clear line."""
 
 import csv
+import json
 import random
 import re
 import shlex
@@ -135,3 +136,20 @@ def test_requests_keep_their_file() -> None:
     request = ImportRequest(Path("a.txt"), "nothing", "nccl-tests")
     with pytest.raises(InputError, match=r"a\.txt: no table of nccl-tests found"):
         read_nccl_tests(replace(request, op="all_reduce"))
+
+
+def test_a_log_of_large_messages_leaves_the_estimate_of_a_decode_step_alone(
+    cases: Path, tmp_path: Path
+) -> None:
+    """Messages of a decode step have kilobytes; a log from 256 MiB up says nothing about them."""
+    log = cases / "importers" / "nccl-tests" / "h100_plain.txt"
+    folder = ("--profile-dir", str(tmp_path))
+    ran = groundspeed("profile", "import", "nccl-tests", str(log), *folder)
+    assert ran.code == 0 and "its latency is unknown" in " ".join(ran.out.split())
+    model = ("estimate", "llama-3.3-70b", "--gpu", "h100", "--tp", "8", "--dtype", "fp8",
+             "--concurrency", "16", "--json")  # fmt: skip
+    alone, beside = (
+        json.loads(groundspeed(*model, *more).out)["predictions"][-1]["tpot_s"]
+        for more in (("--profile-dir", str(tmp_path / "none")), folder)
+    )
+    assert beside == pytest.approx(alone, rel=0.05)
