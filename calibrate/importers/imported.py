@@ -137,7 +137,7 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
     )
     # A law would extrapolate the time of a large message down to the small ones of a decode step.
     large_only = [
-        c for c in curves if c.operation == "collective" and _least(c) > MOST_LATENCY_BYTES
+        c for c in curves if c.operation == "collective" and _least(c) > LARGEST_FIRST_BYTES
     ]
     laws = tuple(
         law
@@ -174,7 +174,7 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
 
 
 LARGEST_FIRST_BYTES = 2.0**20
-"""[bytes] Largest first message of a curve that a law is fitted to: at 450 GB/s its bytes take 2 us,
+"""[bytes] Largest first message of a curve that gets a law: at 450 GB/s its bytes take 2 us,
 and its latency ten times that."""
 
 
