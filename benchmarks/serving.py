@@ -52,14 +52,14 @@ def main() -> None:
         )
         row["family"] = "DeepSeek-R1, February 2025" if row["model"] == "DeepSeek-R1" else "dense"
     results = backtest(rows, best_hardware)
-    print(f"{'':62}{'rows':>5}{'TPOT':>16}{'TTFT':>16}")
+    print(f"{'':62}{'rows':>5}{'TPOT':>20}{'TTFT':>20}")
     groups = sorted({r["group"] for r in rows})
     for group in groups:
         chosen = [r for r in results if r.labels["group"] == group]
         print(f"{group[:61]:62}{len(chosen):5}{cells(chosen)}")
     print(f"{'all':62}{len(results):5}{cells(results)}")
     print()
-    print(f"{'':62}{'dense TPOT':>16}{'TTFT':>16}{'R1 TPOT':>16}{'TTFT':>16}")
+    print(f"{'':62}{'dense TPOT':>20}{'TTFT':>20}{'R1 TPOT':>20}{'TTFT':>20}")
     for name, change in VARIANTS.items():
         without = backtest_with_change(rows, change)
         parts = [
@@ -83,7 +83,7 @@ def cells(results: Sequence[RowResult]) -> str:
         shown = (
             f"{s.median_ape_percent:.1f}/{s.mape_percent:.1f} {s.bias_percent:+.0f}" if s else "-"
         )
-        text += f"{shown:>16}"
+        text += f"{shown:>20}"
     return text
 
 

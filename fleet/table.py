@@ -164,7 +164,7 @@ def profile_rows(profile: Profile) -> list[dict[str, object]]:
         "node": environment.host,
         "gpu": environment.device_index,
         "sku": profile.device.name,
-        "memory": str(profile.device.memory_bytes),
+        "memory": _text(profile.device.memory_bytes),
         "power_cap": _text(environment.power_cap_w),
         "partition": _text(environment.partition_mode),
         "driver": environment.driver or "",

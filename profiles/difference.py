@@ -1,6 +1,8 @@
 """Compare two profiles: which achieved rates and which environment settings differ.
 
-A rate difference is beyond noise if the 90 % intervals of the two rates do not overlap.
+A rate difference is beyond noise if the 90 % intervals of the two rates do not overlap. A rate
+from a single published number has an interval without width: its noise is unknown, not zero, so
+nothing is said of it.
 
     comparison = compare_profiles(load_profile(old), load_profile(new))
     [(r.quantity, r.change_fraction) for r in comparison.rates if r.beyond_noise]
@@ -21,8 +23,8 @@ class RateChange(Record):
     second: float
     change_fraction: float
     """[1] second / first - 1."""
-    beyond_noise: bool
-    """Whether the two 90 % intervals do not overlap."""
+    beyond_noise: bool | None
+    """Whether the two 90 % intervals do not overlap; None if one of them has no width."""
 
 
 class EnvironmentChange(Record):
@@ -76,7 +78,9 @@ def _change(a: Rate, b: Rate) -> RateChange:
         first=a.value,
         second=b.value,
         change_fraction=b.value / a.value - 1.0,
-        beyond_noise=a.high < b.low or b.high < a.low,
+        beyond_noise=None
+        if a.low == a.high or b.low == b.high
+        else a.high < b.low or b.high < a.low,
     )
 
 

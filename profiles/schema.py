@@ -32,9 +32,10 @@ class Device(Record):
     kind: Literal["cpu", "cuda", "rocm"]
     vendor: str
     architecture: str
-    compute_units: int = Field(ge=1, le=100_000)
-    """Number of SMs (NVIDIA), CUs (AMD), or CPU cores used."""
-    memory_bytes: Positive
+    compute_units: int | None = Field(default=None, ge=1, le=100_000)
+    """Number of SMs (NVIDIA), CUs (AMD), or CPU cores used; None: an import did not say it."""
+    memory_bytes: Positive | None = None
+    """[bytes] None: the file of another tool did not say it, and no datasheet is known."""
     last_level_cache_bytes: Positive | None = None
     max_clock_hz: Positive | None = None
     instruction_sets: tuple[str, ...] = ()

@@ -5,14 +5,15 @@ enough points.
 """
 
 import datetime
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from groundspeed.calibrate.fit.dispatch import fit_curve_law
 from groundspeed.calibrate.version import METHOD_VERSION, tool_version
-from groundspeed.profiles.datasheet import DeviceSpec, find_device
-from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.datasheet import DeviceSpec, find_device, load_datasheets
+from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.schema import Curve, Device, Environment, Interconnect, Point, Profile
 from groundspeed.profiles.summary import derive_rates, size_text
 
@@ -112,15 +113,21 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
             where=str(request.path),
             remedy="give it, for example --device h100-sxm",
         )
+    datasheet: DeviceSpec | None = None
     try:
         datasheet = find_device(name).spec
+        device = device_of(datasheet)
     except InputError as error:
-        raise InputError(
-            f"there is no datasheet of '{name}', so nothing could be compared or checked",
-            where=str(request.path),
-            remedy="give --device with the most similar GPU that has one (groundspeed gpus lists "
-            "them), or add a file to profiles/datasheets",
-        ) from error
+        if (vendor := _vendor(name, request.tool)) is None:
+            raise InputError(
+                f"there is no datasheet of '{name}', and its name does not say whose GPU it is",
+                where=str(request.path),
+                remedy="give --device with one that has a datasheet (groundspeed gpus lists them), "
+                "or with the vendor: --device 'NVIDIA X1' or 'AMD X1' (nothing is then compared)",
+            ) from error
+        device = Device(
+            name=name, kind="rocm" if vendor == "amd" else "cuda", vendor=vendor, architecture=""
+        )
     source = f"{request.tool}, {request.path.name}"
     curves = tuple(
         Curve(
@@ -146,9 +153,10 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
         and (law := fit_curve_law(curve, source, datasheet=datasheet, on_cpu=False)) is not None
     )
     date = imported.date_utc or _modified(request.path)
+    when = date.replace("-", "").replace(":", "").lower()
     return Profile(
-        id=f"{request.tool}-{datasheet.id}-{date.replace('-', '').replace(':', '').lower()}",
-        device=device_of(datasheet),
+        id=f"{request.tool}-{_id(device, datasheet)}-{when}",
+        device=device,
         datasheet=datasheet,
         environment=Environment(
             date_utc=date,
@@ -167,10 +175,39 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
         seed=0,
         curves=curves,
         laws=laws,
-        rates=derive_rates(curves, datasheet, (), device_of(datasheet).last_level_cache_bytes),
+        rates=derive_rates(curves, datasheet, (), device.last_level_cache_bytes),
         interconnect=imported.interconnect,
-        warnings=(*imported.warnings, *_without_law(large_only)),
+        warnings=(
+            *(() if datasheet else (NOTHING_COMPARED.format(name=name, hint=_similar(name)),)),
+            *imported.warnings,
+            *_without_law(large_only),
+        ),
     )
+
+
+NOTHING_COMPARED = (
+    "there is no datasheet of '{name}'{hint}: its rates are compared with nothing, and no rate is "
+    "checked against a peak"
+)
+
+
+def _similar(name: str) -> str:
+    hint = did_you_mean(name, load_datasheets())
+    return f" ({hint})" if hint.startswith("did you mean") else ""
+
+
+def _vendor(name: str, tool: str) -> str | None:
+    """Return whose GPU it is by its name or by the tool that ran on it; None if neither says it."""
+    word = name.strip().lower()
+    if word.startswith(("amd", "instinct", "mi", "radeon")) or tool.startswith(("rccl", "rocm")):
+        return "amd"
+    if word.startswith(("nvidia", "geforce", "rtx", "gtx", "tesla", "quadro")):
+        return "nvidia"
+    return "nvidia" if tool in ("nccl-tests", "nvbandwidth") else None
+
+
+def _id(device: Device, datasheet: DeviceSpec | None) -> str:
+    return datasheet.id if datasheet else re.sub(r"[^a-z0-9]+", "-", device.name.lower()).strip("-")
 
 
 LARGEST_FIRST_BYTES = 2.0**20
@@ -205,8 +242,8 @@ def device_of(datasheet: DeviceSpec) -> Device:
         kind="rocm" if amd else "cuda",
         vendor="amd" if amd else "nvidia",
         architecture=datasheet.architecture,
-        compute_units=int(datasheet.compute_units.value) if datasheet.compute_units else 1,
-        memory_bytes=datasheet.memory_bytes.value if datasheet.memory_bytes else 1.0,
+        compute_units=int(datasheet.compute_units.value) if datasheet.compute_units else None,
+        memory_bytes=datasheet.memory_bytes.value if datasheet.memory_bytes else None,
         last_level_cache_bytes=cache.value if cache else None,
         max_clock_hz=datasheet.max_clock_hz.value if datasheet.max_clock_hz else None,
     )

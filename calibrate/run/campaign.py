@@ -176,7 +176,7 @@ def make_harness(request: Request, telemetry: Telemetry) -> Harness:
     on_cpu = running.device.kind == "cpu"
     share = 48.0 if on_cpu else 24.0  # the pool holds blocks of several data types at once
     largest = mode.largest_operand_bytes if on_cpu else mode.largest_gpu_operand_bytes
-    pool_bytes = int(min(max(1.5 * cold, largest), running.device.memory_bytes / share))
+    pool_bytes = int(min(max(1.5 * cold, largest), running.memory_bytes / share))
     torch.backends.cuda.matmul.allow_tf32 = False  # a float32 case must not use TF32
     pool = OperandPool(running.torch_device, pool_bytes=pool_bytes, cold_bytes=int(cold))
     timer = timer_for(running.torch_device, telemetry.read_if_due)

@@ -42,6 +42,13 @@ class RunningDevice:
     """Setting of the C library's allocator on a CPU; None on a GPU."""
 
     @property
+    def memory_bytes(self) -> float:
+        """Memory that the driver or the operating system reports."""
+        if self.device.memory_bytes is None:
+            raise AssertionError("the memory of an opened device is known")
+        return self.device.memory_bytes
+
+    @property
     def identity(self) -> str:
         """What distinguishes this device from an equal one: host, and UUID of a GPU."""
         uuid = _uuid(self.torch_device) if self.device.kind != "cpu" else None

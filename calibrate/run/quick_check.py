@@ -199,7 +199,7 @@ def _summed_up(
     return DeviceCheck(
         device=running.torch_device.index or 0,
         sku=running.device.name,
-        memory_bytes=running.device.memory_bytes,
+        memory_bytes=running.memory_bytes,
         power_cap_w=around.power_cap_w,
         partition=around.partition_mode,
         driver=around.driver,

@@ -93,6 +93,13 @@ def test_wheel_contains_its_data_files_and_reads_them(root: Path, tmp_path: Path
         archive.extractall(tmp_path / "site")
     assert not any(name.startswith(("kernels/", "tests/", "estimator/")) for name in names)
     assert "groundspeed/py.typed" in names
+    data = {
+        f"groundspeed/{path.relative_to(root)}"
+        for folder in ("profiles", "calibrate", "estimator", "fleet", "kernels")
+        for path in (root / folder).rglob("*")
+        if path.suffix in {".csv", ".json", ".toml"}
+    }
+    assert data <= set(names), data - set(names)
     script = (
         "import json, groundspeed\n"
         "from groundspeed.estimator.model.catalog import shipped_models\n"

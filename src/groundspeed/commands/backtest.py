@@ -173,12 +173,13 @@ def backtest_command(
         }
         deliver(json.dumps(document, indent=1), output, force=force)
         return
-    from groundspeed.display.show_serving import show_adjustments, show_summary
+    from groundspeed.display.show_serving import show_adjustments, show_rows, show_summary
     from groundspeed.display.terminal import make_console, plain
 
     console = make_console()
     if adjustments:
         show_adjustments(console, adjustments)
+    show_rows(console, results)
     show_summary(console, summaries, results)
     if attribute:
         from groundspeed.estimator.decisions.attribute import attribute_errors

@@ -12,6 +12,7 @@ from groundspeed.display.terminal import (
     safe,
     scale_for,
     shown,
+    with_bars,
 )
 from groundspeed.estimator.decisions.naive_method import NaiveEstimate
 from groundspeed.profiles.datasheet import DeviceSpec
@@ -24,7 +25,9 @@ from groundspeed.profiles.validation import Violation
 def show_device_line(console: Console, device: Device, datasheet: DeviceSpec | None) -> None:
     """Print the properties of the device and the peaks of its datasheet."""
     units = "threads" if device.kind == "cpu" else "compute units"
-    facts = [f"{device.compute_units} {units}", f"{device.memory_bytes / 2**30:.0f} GiB"]
+    facts = [f"{device.compute_units} {units}"] if device.compute_units else []
+    if device.memory_bytes:
+        facts.append(f"{device.memory_bytes / 2**30:.0f} GiB")
     if device.last_level_cache_bytes:
         facts.append(f"{device.last_level_cache_bytes / 2**20:.0f} MiB last-level cache")
     facts += device.instruction_sets
@@ -42,7 +45,7 @@ def show_device_line(console: Console, device: Device, datasheet: DeviceSpec | N
 
 def show_rates(console: Console, profile: Profile) -> None:
     """Print the best achieved rates with 90 % intervals, next to the datasheet's peaks."""
-    known = any(r.utilization is not None for r in profile.rates)
+    known, bars = any(r.utilization is not None for r in profile.rates), with_bars(console)
     columns = ["quantity", "achieved", "90 % interval"]
     columns += ["datasheet", "utilization", ""] if known else [""]
     table = make_table(*columns)
@@ -57,7 +60,11 @@ def show_rates(console: Console, profile: Profile) -> None:
         if known:
             claimed = f"{digits(rate.datasheet / divisor)} {unit}" if rate.datasheet else ""
             share = f"{rate.utilization:.0%}" if rate.utilization else ""
-            row += [claimed, share, bar(rate.utilization) if rate.utilization else plain(rate.note)]
+            row += [
+                claimed,
+                share,
+                bar(rate.utilization) if rate.utilization and bars else plain(rate.note),
+            ]
         else:
             row.append(plain(rate.note))
         table.add_row(*row)
@@ -82,7 +89,7 @@ def show_utilization(console: Console, profile: Profile) -> None:
         if shares:
             inside = f"{u.low:.0%} to {u.high:.0%}" if u.low and u.high else ""
             share = f"{u.share:.0%}" if u.share else ""
-            row += [share, inside, bar(u.share, width=12) if u.share else ""]
+            row += [share, inside, bar(u.share, width=12) if u.share and with_bars(console) else ""]
         else:
             row.append("extrapolated" if u.extrapolated else "")
         table.add_row(*row)
@@ -215,7 +222,7 @@ def show_comparison(console: Console, comparison: ProfileComparison) -> None:
             f"{digits(c.first / divisor)} {unit}",
             f"{digits(c.second / divisor)} {unit}",
             f"{c.change_fraction:+.1%}",
-            "yes" if c.beyond_noise else "",
+            "unknown" if c.beyond_noise is None else "yes" if c.beyond_noise else "",
         )
     console.print(table)
     if comparison.median_change_fraction is not None:

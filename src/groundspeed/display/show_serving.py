@@ -5,7 +5,16 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from groundspeed.display.terminal import bar, digits, make_table, plain, safe, shown, shown_interval
+from groundspeed.display.terminal import (
+    bar,
+    digits,
+    make_table,
+    plain,
+    safe,
+    shown,
+    shown_interval,
+    with_bars,
+)
 from groundspeed.estimator.decisions.adjust import Adjustment
 from groundspeed.estimator.decisions.backtest import RowResult, Summary
 from groundspeed.estimator.serving.pools import Disaggregated
@@ -89,10 +98,11 @@ def show_parts(console: Console, prediction: Prediction) -> None:
     ):
         if not parts:
             continue
-        table = make_table(title, "time", "90 % interval", "share", "bound by", "")
+        bars = with_bars(console)
+        table = make_table(title, "time", "90 % interval", "share", "bound by", *[""] * bars)
         for part in parts:
             if part.share >= 0.005:
-                table.add_row(*_part_row(part))
+                table.add_row(*_part_row(part), *[bar(part.share, width=12)] * bars)
         console.print(table)
         console.print()
 
@@ -106,7 +116,6 @@ def _part_row(part: PartTime) -> list[Text | str]:
         f"{digits(part.low_s / divisor)} to {digits(part.high_s / divisor)}",
         f"{part.share:.0%}",
         part.bound,
-        bar(part.share, width=12),
     ]
 
 
@@ -223,6 +232,37 @@ def show_adjustments(console: Console, adjustments: Sequence[Adjustment]) -> Non
             f"{a.before_median_percent:.1f} %" if a.before_median_percent is not None else "",
             f"{a.after_median_percent:.1f} %" if a.after_median_percent is not None else "",
         )
+    console.print(table)
+    console.print()
+
+
+MOST_ROWS_SHOWN = 30
+"""More rows do not fit a screen; ``--json`` has them all."""
+
+
+def show_rows(console: Console, results: Sequence[RowResult]) -> None:
+    """Print prediction, interval and measurement of each row, if they fit a screen."""
+    judged = [r for r in results if r.measured and not r.skipped_reason]
+    if len(judged) > MOST_ROWS_SHOWN:
+        return
+    table = make_table("row", "metric", "predicted", "90 % interval", "measured", "error", "")
+    for r in judged:
+        name = " ".join(
+            r.labels[key] for key in ("model", "gpu", "batch_or_concurrency") if r.labels.get(key)
+        )
+        for metric, measured in r.measured.items():
+            if (value := r.predicted.get(metric)) is None:
+                continue
+            low, high = r.low[metric], r.high[metric]
+            table.add_row(
+                plain(f"{r.row} {name}"),
+                NAMES[metric],
+                digits(value),
+                f"{digits(low)} to {digits(high)}",
+                digits(measured),
+                f"{value / measured - 1.0:+.1%}",
+                "" if low <= measured <= high else "outside",
+            )
     console.print(table)
     console.print()
 

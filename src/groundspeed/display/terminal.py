@@ -108,11 +108,23 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def make_table(*columns: str, title: str | None = None) -> Table:
-    """Make a table without borders: first column left-aligned, the others right-aligned."""
+    """Make a table without borders: first column left-aligned, the others right-aligned.
+
+    In a narrow terminal, cells continue on the next line: a cut name or number cannot be used.
+    """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     return table
+
+
+WIDTH_FOR_BARS = 80
+"""[characters] In a narrower terminal the columns of numbers need the room of the bars."""
+
+
+def with_bars(console: Console) -> bool:
+    """Return whether there is room for bars beside the numbers of a table."""
+    return console.width >= WIDTH_FOR_BARS
 
 
 def plain(text: str) -> Text:

@@ -26,7 +26,8 @@ def comparison_page(comparison: ProfileComparison) -> Page:
     }  # fmt: skip
     figure = Figure(
         "changes", "Change of each rate.",
-        "Orange: the two 90 % intervals do not overlap. Grey: the change may be noise.",
+        "Orange: the two 90 % intervals do not overlap. Grey: the change may be noise, or the "
+        "noise is unknown (single published numbers).",
         [trace], Axis("second / first - 1", share=True), Axis(""),
         height=140 + 22 * len(order),
     )  # fmt: skip
@@ -36,7 +37,7 @@ def comparison_page(comparison: ProfileComparison) -> Page:
             shown(r.first, r.unit),
             shown(r.second, r.unit),
             f"{r.change_fraction:+.1%}",
-            "yes" if r.beyond_noise else "",
+            "unknown" if r.beyond_noise is None else "yes" if r.beyond_noise else "",
         )
         for r in comparison.rates
     ]

@@ -247,13 +247,13 @@ def _require_runnable(request: VerifyRequest) -> None:
 
 
 def _require_memory(request: VerifyRequest, batch: int, capacity: int) -> None:
-    model, device = request.model, request.running.device
+    model, running = request.model, request.running
     item = 4.0 if request.dtype == "float32" else 2.0
     needed = item * (model.parameters + model.kv_items_per_token * batch * capacity)
-    if needed > HEADROOM * device.memory_bytes:
+    if needed > HEADROOM * running.memory_bytes:
         raise InputError(
             f"{model.id} at batch {batch} needs {needed / 2**30:.1f} GiB, "
-            f"but {device.name} has {device.memory_bytes / 2**30:.1f} GiB, of which "
+            f"but {running.device.name} has {running.memory_bytes / 2**30:.1f} GiB, of which "
             f"{HEADROOM:.0%} can be used",
             remedy="verify fewer layers with --layers N; all layers do the same work",
         )

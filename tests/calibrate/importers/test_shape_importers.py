@@ -12,8 +12,10 @@ from groundspeed.calibrate.fit.dataframe import FittedLaw
 from groundspeed.calibrate.importers import IMPORTERS, ImportRequest, import_profile
 from groundspeed.estimator.hardware.find_hardware import shipped_profile
 from groundspeed.profiles import InputError, check_profile
+from groundspeed.profiles.difference import compare_profiles
 from groundspeed.profiles.schema import Profile
-from groundspeed.profiles.store import require_valid_profile
+from groundspeed.profiles.store import load_profile, require_valid_profile
+from program import groundspeed
 from repository import SHIPPED_PROFILES, TEST_DATA
 
 SILICON = TEST_DATA / "silicon"
@@ -264,3 +266,50 @@ def test_every_shipped_profile_passes_the_physics_check() -> None:
         profile = shipped_profile(path.stem)
         assert profile is not None
         assert [v.what for v in check_profile(profile) if v.severity == "error"] == []
+
+
+UNKNOWN_PART = """BabelStream
+Version: 5.0
+Implementation: CUDA
+Running kernels 100 times
+Precision: double
+Array size: 268.4 MB (=0.3 GB)
+Total size: 805.3 MB (=0.8 GB)
+Using CUDA device {name}
+Function    MBytes/sec  Min (sec)   Max         Average
+Copy        1704190.123 0.00031     0.00033     0.00032
+"""
+
+
+def test_import_without_a_datasheet_compares_nothing_and_says_so(tmp_path: Path) -> None:
+    capture = tmp_path / "stream.txt"
+    capture.write_text(UNKNOWN_PART.format(name="Future"))
+    made = tmp_path / "made.json"
+    importing = ("profile", "import", "babelstream", str(capture), "-o", str(made))
+    assert "name does not say whose GPU it is" in groundspeed(*importing, "--device", "X9").err
+    ran = groundspeed(*importing, "--device", "NVIDIA X9")
+    assert ran.code == 0, ran.err
+    assert "there is no datasheet of 'NVIDIA X9': its rates are compared with" in flat(ran.out)
+    profile = load_profile(made)
+    assert profile.datasheet is None and profile.device.memory_bytes is None
+    assert [round(r.value / 1e9) for r in profile.rates] == [1704]
+    assert groundspeed("profile", "check", str(made)).code == 0
+    refused = groundspeed("estimate", "qwen3-8b", "--gpu", str(made))
+    assert refused.code == 2 and "memory size" in refused.err, refused.err
+
+
+def test_single_published_numbers_have_an_unknown_noise(tmp_path: Path) -> None:
+    """Intervals without width do not overlap even when the change is nothing."""
+    made = []
+    for day, rate in (("monday", "1704190.123"), ("tuesday", "1704190.124")):
+        capture = tmp_path / f"{day}.txt"
+        capture.write_text(UNKNOWN_PART.format(name="NVIDIA A100-SXM4-80GB").replace(
+            "1704190.123", rate))  # fmt: skip
+        made.append(tmp_path / f"{day}.json")
+        groundspeed("profile", "import", "babelstream", str(capture), "-o", str(made[-1]))
+    comparison = compare_profiles(load_profile(made[0]), load_profile(made[1]))
+    assert [r.beyond_noise for r in comparison.rates] == [None]
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())

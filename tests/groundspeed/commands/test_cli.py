@@ -247,3 +247,16 @@ def test_a_terminal_of_ascii_gets_an_answer_and_no_traceback() -> None:
     )  # fmt: skip
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert b"concurrency 1" in ran.stdout
+
+
+def test_narrow_terminal_cuts_no_name_and_no_number() -> None:
+    ran = groundspeed("estimate", "qwen3-32b", "--gpu", "h100", COLUMNS="60")
+    assert "…" not in ran.out
+    assert "18.1 ms   16.7 to 19.7" in ran.out
+    assert "rtx-pro-6000-workstation" in groundspeed("profile", "list", COLUMNS="80").out
+
+
+def test_a_result_is_not_written_under_a_name_that_promises_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    ran = groundspeed("estimate", "qwen3-8b", "--gpu", "h100", "-o", str(path))
+    assert ran.code == 2 and "would hold JSON, not text" in ran.err and not path.exists()
