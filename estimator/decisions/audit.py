@@ -226,7 +226,12 @@ def _roof(claim: Claim, datasheet: DeviceSpec, engine: Engine) -> Check:
     """Compare the claim with the rate at datasheet peaks, without any overhead."""
     nothing = Costs(step_s=0.0, layer_s=0.0, sequence_s=0.0, collective_s=0.0, request_s=0.0)
     bare = engine.model_copy(
-        update={"costs": nothing, "overhead_bytes": 0.0, "memory_fraction": 1.0}
+        update={
+            "costs": nothing,
+            "overhead_bytes": 0.0,
+            "memory_fraction": 1.0,
+            "memory_rule": "everything",
+        }
     )
     roof, refused = 0.0, ""
     for layout in _layouts(claim):

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from groundspeed.estimator.deployment.deployment import Deployment
-from groundspeed.estimator.engines.engine import find_engine
+from groundspeed.estimator.engines.limits import engine_on, override_limits
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.catalog import find_model
 from groundspeed.estimator.model.quantization import NAMES
-from groundspeed.estimator.serving.server import Server, override_limits
+from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Kind, Prediction, Workload
 from groundspeed.profiles.errors import InputError, PhysicsError
 from groundspeed.profiles.record import Record
@@ -128,8 +128,7 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, Workload]
         replicas=max(1, _integer(row, "replicas", 1)),
         kv_dtype="fp8" if _text(row, "kv_dtype").lower().startswith("fp8") else None,
     )
-    platform = "rocm" if hardware.architecture.lower().startswith("cdna") else "cuda"
-    engine = find_engine(_text(row, "engine") or "vllm", version=_version(row), platform=platform)
+    engine = engine_on(_text(row, "engine") or "vllm", hardware, version=_version(row))
     budget = _integer(row, "token_budget", 0)
     low, high = _number(row, "length_low"), _number(row, "length_high")
     kind = KINDS.get(_text(row, "load_kind").split("(")[0].strip() or "closed")
@@ -160,7 +159,11 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, Workload]
     )
     if delay is not None:
         workload = replace(workload, client_delay_s=delay * 1e-3)
-    return Server(model, deployment, override_limits(engine, budget or None), hardware), workload
+    engine = override_limits(
+        engine, budget or None, _integer(row, "max_sequences", 0) or None,
+        _number(row, "memory_fraction"), _integer(row, "max_model_len", 0) or None,
+    )  # fmt: skip
+    return Server(model, deployment, engine, hardware), workload
 
 
 def backtest(

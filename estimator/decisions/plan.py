@@ -204,13 +204,8 @@ def _points(
 ) -> list[tuple[PlanPoint, Server, Workload]]:
     """Evaluate the closed form of one deployment at every concurrency that fits its KV cache."""
     engine, hardware = candidate.engine, candidate.hardware
-    memory_bytes = hardware.memory_bytes
-    if memory_bytes is None:
-        raise InputError(
-            f"the memory size of {candidate.name} is missing in its datasheet or profile"
-        )
     tokens = workload.longest_tokens
-    memory = plan_memory(model, deployment, engine, memory_bytes)
+    memory = plan_memory(model, deployment, engine, hardware)
     fit = most_sequences(model, deployment, memory, tokens)
     if fit < 1:
         raise InputError(f"{model.id} does not fit {deployment.devices} x {candidate.name}")

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groundspeed.estimator.deployment.deployment import Deployment
-from groundspeed.estimator.engines.engine import Engine, find_engine
+from groundspeed.estimator.engines.engine import Engine
+from groundspeed.estimator.engines.limits import engine_on, override_limits
 from groundspeed.estimator.hardware.find_hardware import HardwareChoice, find_hardware
 from groundspeed.estimator.model.catalog import find_model
 from groundspeed.estimator.model.spec import Model
-from groundspeed.estimator.serving.server import Server, override_limits
+from groundspeed.estimator.serving.server import Server
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class ServerOptions:
     """Maximum number of tokens in one step; None: the engine's default."""
     max_sequences: int | None = None
     """Maximum number of sequences that run at once; None: the engine's default."""
+    memory_fraction: float | None = None
+    """Fraction of the device memory that the engine may use; None: the engine's default."""
+    max_model_len: int | None = None
+    """Longest request [tokens] that must fit in the cache; None: the longest of the load."""
 
     @property
     def deployment(self) -> Deployment:
@@ -54,8 +59,10 @@ class ServerOptions:
 
     def engine_on(self, hardware: HardwareChoice) -> Engine:
         """Return the engine's constants for the platform of a device, with the limits given."""
-        engine = find_engine(self.engine, version=self.engine_version, platform=hardware.platform)
-        return override_limits(engine, self.token_budget, self.max_sequences)
+        engine = engine_on(self.engine, hardware.best, version=self.engine_version)
+        return override_limits(
+            engine, self.token_budget, self.max_sequences, self.memory_fraction, self.max_model_len
+        )
 
 
 def build_server(

@@ -15,7 +15,7 @@ A violation is an error of this program, never of its user: the message holds th
 import math
 
 from groundspeed.estimator.deployment.deployment import Deployment, formats
-from groundspeed.estimator.deployment.memory import step_weight_bytes
+from groundspeed.estimator.deployment.stored import step_weight_bytes
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.quantization import STORED_BYTES
 from groundspeed.estimator.model.spec import Model

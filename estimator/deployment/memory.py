@@ -1,23 +1,60 @@
-"""Memory of a deployment: weights, KV cache and overhead compared with the device memory.
+"""Memory of a deployment: weights, KV cache and what the engine keeps beside them.
 
-    cache = memory x fraction - weights - overhead
+    cache = usable memory - weights - reserve
     sequences = cache / bytes per sequence
 
-An engine takes a fraction of the device memory (0.9), loads the weights, reserves memory for
-activations, CUDA graphs and the runtime, and uses the rest for KV cache blocks. A sliding-window
-layer caches at most its window; a recurrent layer keeps a state of fixed size.
+"Usable" is what the driver reports: an H100 of "80 GB" has 79.2 GiB. Engines divide it by three
+rules. vLLM takes a fraction (0.9) for everything and measures at start what a step needs. SGLang
+gives a fraction to weights and cache alone, so that the rest is left for the steps. TensorRT-LLM
+takes a fraction of what weights and steps leave free. See ``reserve`` for the amounts.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
-from groundspeed.estimator.deployment.deployment import Deployment, formats
+from groundspeed.estimator.deployment.deployment import Deployment
+from groundspeed.estimator.deployment.reserve import (
+    GIB,
+    Reserve,
+    communication_bytes,
+    measured_reserve,
+    rule_fraction,
+)
+from groundspeed.estimator.deployment.stored import (
+    cache_bytes,
+    expert_padding,
+    state_bytes,
+    token_bytes,
+    weight_bytes,
+)
 from groundspeed.estimator.engines.engine import Engine
-from groundspeed.estimator.model.quantization import STORED_BYTES
 from groundspeed.estimator.model.spec import Model
+from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.errors import InputError
-from groundspeed.profiles.operations import weight_bytes as weight_item_bytes
 
-GIB = 2.0**30
+
+class Device(Protocol):
+    """What the memory plan needs to know of a device."""
+
+    @property
+    def id(self) -> str:
+        """Name of the device or profile."""
+        ...
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """Memory in the profile or the datasheet."""
+        ...
+
+    @property
+    def datasheet(self) -> DeviceSpec | None:
+        """Datasheet of the device."""
+        ...
+
+    @property
+    def architecture(self) -> str:
+        """Architecture of the device."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,10 +62,18 @@ class Memory:
     """Memory of one device of a deployment [bytes]."""
 
     device_bytes: float
+    """[bytes] Memory that the driver reports."""
     usable_bytes: float
     """[bytes] Memory that the engine may use."""
     weight_bytes: float
-    overhead_bytes: float
+    reserve: Reserve
+    state_share: float = 0.0
+    """[1] Share of the cache that holds nothing but the states of recurrent layers."""
+
+    @property
+    def overhead_bytes(self) -> float:
+        """[bytes] What the engine keeps inside the usable memory."""
+        return self.reserve.total_bytes
 
     @property
     def cache_bytes(self) -> float:
@@ -36,70 +81,82 @@ class Memory:
         return self.usable_bytes - self.weight_bytes - self.overhead_bytes
 
 
-def weight_bytes(model: Model, deployment: Deployment) -> float:
-    """Return the bytes of weights on one device, in the pipeline stage that holds most."""
-    f, d = formats(model, deployment), deployment
-    linear, expert, rest = STORED_BYTES[f.linear], STORED_BYTES[f.experts], STORED_BYTES[f.rest]
-    dense = model.mlp_layers * model.mlp_parameters
-    sharded = linear * (model.mixer_parameters + dense) / d.tp
-    if model.experts is not None:
-        e = model.experts
-        routed = e.layers * e.count * model.expert_parameters
-        others = e.layers * model.mixture_parameters - routed
-        sharded += expert * routed / d.world + linear * others / d.tp
-    ends = model.embedding_parameters * (1 if model.tied_head else 2) * rest / d.tp
-    return sharded / d.pp + ends
+def device_bytes(hardware: Device) -> float:
+    """Return the memory of a device as its driver reports it.
 
-
-def step_weight_bytes(model: Model, deployment: Deployment, tokens: float) -> float:
-    """Return the bytes of weights that a step of ``tokens`` tokens must read on one device.
-
-    All weights of the layers and the head are read once, whatever the batch. Of a mixture's
-    experts a step reads those that at least one token is routed to: with uniform routing
-    ``E (1 - (1 - k/E)^tokens)`` of ``E``. An input embedding is a lookup of a few rows. The scales
-    of quantized weights are not counted.
+    Raises
+    ------
+    InputError
+        If neither the profile nor the datasheet says it.
     """
-    f, d = formats(model, deployment), deployment
-    linear, expert, rest = (weight_item_bytes(name) for name in (f.linear, f.experts, f.rest))
-    each = linear * (model.mixer_parameters + model.mlp_layers * model.mlp_parameters) / d.tp
-    if model.experts is not None:
-        e = model.experts
-        hit = e.count * (1.0 - (1.0 - e.top_k / e.count) ** (tokens * d.dp))
-        others = model.mixture_parameters - e.count * model.expert_parameters
-        each += expert * e.layers * hit * model.expert_parameters / d.world
-        each += linear * e.layers * others / d.tp
-    return each + rest * model.embedding_parameters / d.tp
+    spec = hardware.datasheet
+    if spec is not None and spec.usable_memory_bytes is not None:
+        return spec.usable_memory_bytes.value
+    if hardware.memory_bytes is None:
+        raise InputError(
+            f"the memory size of {hardware.id} is missing in its datasheet or profile",
+            remedy="give a GPU with a datasheet (groundspeed gpus lists them)",
+        )
+    return hardware.memory_bytes
 
 
-def cache_bytes(model: Model, deployment: Deployment, tokens: float) -> float:
-    """Return the bytes that the cache of one sequence of ``tokens`` tokens takes on one device."""
-    per_item = STORED_BYTES[formats(model, deployment).cache]
-    tp = deployment.tp
-    kept = sum(m.cached_items(tokens) / m.cache_ways(tp) for m in model.mixers)
-    states = sum(m.state_bytes() / m.cache_ways(tp) for m in model.mixers)
-    return (per_item * kept + states) / deployment.pp
-
-
-def plan_memory(
-    model: Model, deployment: Deployment, engine: Engine, device_bytes: float
-) -> Memory:
+def plan_memory(model: Model, deployment: Deployment, engine: Engine, hardware: Device) -> Memory:
     """Return how the engine divides the memory of one device."""
-    return Memory(
-        device_bytes=device_bytes,
-        usable_bytes=engine.memory_fraction * device_bytes,
-        weight_bytes=weight_bytes(model, deployment),
-        overhead_bytes=engine.overhead_bytes,
-    )
+    total = device_bytes(hardware)
+    padding = expert_padding(model, deployment, engine, hardware.architecture)
+    weights = weight_bytes(model, deployment, padding=padding)
+    if engine.memory_rule == "weights_and_cache":
+        groups = deployment.dp > 1
+        fraction = engine.memory_fraction or rule_fraction(
+            engine, deployment, total, attention_groups=groups
+        )
+        share = STATE_SHARE if model.recurrent is not None else 0.0
+        buffers = communication_bytes(engine, deployment.devices)
+        usable = fraction * (total - engine.overhead_bytes - buffers)
+        return Memory(total, usable, weights, Reserve(), state_share=share)
+    fraction = engine.memory_fraction or 1.0
+    if engine.memory_rule == "everything":
+        reserve = Reserve(runtime_bytes=engine.overhead_bytes)
+        return Memory(total, fraction * total, weights, reserve)
+    reserve = measured_reserve(model, deployment, engine, engine.max_model_len)
+    if engine.memory_rule == "of_the_free":
+        usable = weights + reserve.total_bytes
+        usable += fraction * max(total - usable, 0.0) if usable < total else total - usable
+        return Memory(total, usable, weights, reserve)
+    return Memory(total, fraction * total, weights, reserve)
+
+
+STATE_SHARE = 0.9 / 1.9
+"""[1] SGLang divides its cache between states and keys in the ratio 0.9 to 1
+(``mamba_full_memory_ratio``)."""
 
 
 def most_sequences(model: Model, deployment: Deployment, memory: Memory, tokens: float) -> int:
     """Return the number of sequences of ``tokens`` tokens that one attention group can cache."""
-    each = cache_bytes(model, deployment, tokens)
-    return max(0, int(memory.cache_bytes / each))
+    return max(0, int(_sequences(model, deployment, memory, tokens)))
+
+
+def cache_tokens(model: Model, deployment: Deployment, memory: Memory, length: float) -> float:
+    """Return the size of the cache in tokens of sequences of this length, as engines print it."""
+    return max(0.0, _sequences(model, deployment, memory, length)) * length
+
+
+def _sequences(model: Model, deployment: Deployment, memory: Memory, tokens: float) -> float:
+    if memory.state_share:
+        states = memory.state_share * memory.cache_bytes / state_bytes(model, deployment)
+        keys = token_bytes(model, deployment, tokens)
+        kept = (1.0 - memory.state_share) * memory.cache_bytes
+        return min(states, kept / keys) if keys else states
+    return memory.cache_bytes / cache_bytes(model, deployment, tokens)
 
 
 def require_fit(
-    model: Model, deployment: Deployment, engine: Engine, memory: Memory, tokens: float
+    model: Model,
+    deployment: Deployment,
+    engine: Engine,
+    hardware: Device,
+    memory: Memory,
+    tokens: float,
 ) -> None:
     """Reject a deployment whose memory cannot hold the weights and one request.
 
@@ -109,15 +166,23 @@ def require_fit(
         If it does not fit; the message gives the shortfall in GiB and the smallest change that
         makes it fit.
     """
-    short = cache_bytes(model, deployment, tokens) - memory.cache_bytes
+    longest = max(tokens, float(engine.max_model_len or 0))
+    if engine.max_model_len and model.max_context and engine.max_model_len > model.max_context:
+        raise InputError(
+            f"{model.id} reads at most {model.max_context:,} tokens, not {engine.max_model_len:,}",
+            where="--max-model-len",
+        )
+    each = cache_bytes(model, deployment, longest)
+    short = each - memory.cache_bytes
     if short <= 0:
         return
+    what = f"one request of {longest:,.0f} tokens"
     raise InputError(
         f"{model.id} does not fit: {short / GIB:.1f} GiB short on {_each(deployment.devices)} "
         f"(weights {memory.weight_bytes / GIB:.1f}, engine "
-        f"{memory.overhead_bytes / GIB:.1f}, one request {(short + memory.cache_bytes) / GIB:.1f} "
+        f"{memory.overhead_bytes / GIB:.1f}, {what} {each / GIB:.1f} "
         f"of {memory.usable_bytes / GIB:.1f} GiB)",
-        remedy=_suggest_fix(model, deployment, engine, memory, tokens),
+        remedy=_suggest_fix(model, deployment, engine, hardware, memory, tokens),
     )
 
 
@@ -126,7 +191,7 @@ def _each(devices: int) -> str:
 
 
 def min_devices(
-    model: Model, engine: Engine, device_bytes: float, tokens: float, deployment: Deployment
+    model: Model, engine: Engine, hardware: Device, tokens: float, deployment: Deployment
 ) -> int | None:
     """Return the smallest power of two of devices that fits the model and one request.
 
@@ -136,16 +201,26 @@ def min_devices(
         if model.heads % tp:
             continue
         trial = Deployment(tp=tp, dtype=deployment.dtype, kv_dtype=deployment.kv_dtype)
-        memory = plan_memory(model, trial, engine, device_bytes)
+        memory = plan_memory(model, trial, engine, hardware)
         if cache_bytes(model, trial, tokens) <= memory.cache_bytes:
             return tp
     return None
 
 
 def _suggest_fix(
-    model: Model, deployment: Deployment, engine: Engine, memory: Memory, tokens: float
+    model: Model,
+    deployment: Deployment,
+    engine: Engine,
+    hardware: Device,
+    memory: Memory,
+    tokens: float,
 ) -> str:
-    needed = min_devices(model, engine, memory.device_bytes, tokens, deployment)
+    longest = float(engine.max_model_len or 0)
+    if longest > tokens and cache_bytes(model, deployment, tokens) <= memory.cache_bytes:
+        fits = cache_tokens(model, deployment, memory, longest)
+        return f"--max-model-len {int(fits):d} fits"
+    longest = max(longest, tokens)
+    needed = min_devices(model, engine, hardware, longest, deployment)
     if needed is not None and needed > deployment.devices:
         return f"it needs at least {needed} of these GPUs: --tp {needed}"
     if needed is not None:

@@ -59,6 +59,35 @@ class Costs(Record):
     """Time of prefill latent attention in the engine / time of the tabulated kernel."""
 
 
+MemoryRule = Literal["measured", "weights_and_cache", "of_the_free", "everything"]
+
+
+class SmallDevices(Record):
+    """Limits that an engine sets on devices with less memory."""
+
+    below_bytes: Positive
+    """[bytes] Devices with less than this are small."""
+    architectures: tuple[str, ...] = ()
+    """Architectures that are treated as small whatever their memory."""
+    token_budget: Annotated[int, Field(ge=1)]
+    max_sequences: Annotated[int, Field(ge=1)]
+
+
+class VersionFacts(Record):
+    """What an engine does otherwise from a version on; None: as before."""
+
+    from_version: str
+    memory_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    reserves_graphs: bool | None = None
+    chunks_prompts: bool | None = None
+    max_sequences: Annotated[int, Field(ge=1)] | None = None
+    overhead_bytes: NonNegative | None = None
+    communication_bytes: NonNegative | None = None
+    communication_doubling_bytes: NonNegative | None = None
+    sampler_words: NonNegative | None = None
+    padded_experts: dict[str, tuple[int, int]] | None = None
+
+
 class Engine(Record):
     """Constants of one engine for one version range and platform."""
 
@@ -71,10 +100,28 @@ class Engine(Record):
     token_budget: Annotated[int, Field(ge=1)]
     """Largest number of tokens in a step."""
     max_sequences: Annotated[int, Field(ge=1)]
-    memory_fraction: Annotated[float, Field(gt=0.0, le=1.0)]
-    """[1] Fraction of the device memory that the engine uses."""
+    small_devices: SmallDevices | None = None
+    """Other limits on devices with little memory; None: the same everywhere."""
+    memory_rule: MemoryRule
+    """What the fraction is a fraction of: see ``deployment/memory``."""
+    memory_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """[1] Fraction of the device memory that the engine uses; None: by SGLang's rule."""
     overhead_bytes: NonNegative
-    """[bytes] Part of that memory for activations, CUDA graphs and the runtime."""
+    """[bytes] Memory that the libraries take beside weights, cache, activations and graphs."""
+    communication_bytes: NonNegative = 0.0
+    """[bytes] Buffers for communication, where there are several ranks."""
+    communication_doubling_bytes: NonNegative = 0.0
+    """[bytes] More of them for each doubling of the ranks beyond two."""
+    sampler_words: NonNegative = 0.0
+    """[1] Peak memory of the sampler / size of its logits in 32 bits."""
+    reserves_graphs: bool = False
+    """True if the captured graphs are counted inside the fraction."""
+    chunks_prompts: bool = True
+    """False: a step must hold the longest prompt, so it also decides the memory for activations."""
+    max_model_len: Annotated[int, Field(ge=1)] | None = None
+    """[tokens] Longest request that must fit; None: only those of the load."""
+    padded_experts: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    """By architecture: the multiples to which 4-bit experts are padded (intermediate, hidden)."""
     reserve_output: Annotated[float, Field(ge=0.0, le=1.0)]
     """[1] Fraction of a request's output that must fit in the KV cache before it is admitted."""
     custom_all_reduce: bool = True
@@ -85,6 +132,8 @@ class Engine(Record):
     """True if per-tensor 8-bit quantization of activations is fused into the previous operation."""
     fused: bool = True
     """True if small operations are fused, as in serving engines; False: one kernel for each."""
+    facts: tuple[VersionFacts, ...] = ()
+    """Published defaults by version, oldest first; the constants have versions of their own."""
     costs: Costs
     fitted_architecture: str = ""
     """GPU architecture of the measurements that its constants were fitted to; empty if none."""
@@ -97,6 +146,24 @@ class Engine(Record):
     date: str
     source: str
     """How the constants were found, and from which measurements."""
+
+    def at_version(self, version: str) -> "Engine":
+        """Return the engine with the defaults of a version; empty: of the newest one."""
+        known: dict[str, object] = {}
+        for fact in self.facts:
+            if not version or _version_tuple(fact.from_version) <= _version_tuple(version):
+                known |= fact.model_dump(exclude={"from_version"}, exclude_none=True)
+        return self.model_copy(update=known) if known else self
+
+    def on_device(self, memory_bytes: float | None, architecture: str) -> "Engine":
+        """Return the engine with the limits that it sets on a device of this kind."""
+        small = self.small_devices
+        if small is None or memory_bytes is None:
+            return self
+        if memory_bytes >= small.below_bytes and architecture.lower() not in small.architectures:
+            return self
+        limits = {"token_budget": small.token_budget, "max_sequences": small.max_sequences}
+        return self.model_copy(update=limits)
 
 
 @functools.cache
@@ -153,7 +220,7 @@ def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engi
             raise InputError(f"unknown engine '{name}'", remedy=did_you_mean(wanted, known))
         raise InputError(f"there are no constants of the engine {wanted} for {platform}")
     if not version.strip():
-        return fitting[0]
+        return fitting[0].at_version("")
     if wanted == NO_ENGINE:
         raise InputError("bare is no engine, so it has no version", where="engine version",
                          remedy="leave the version out")  # fmt: skip
@@ -164,7 +231,7 @@ def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engi
             remedy="give a number such as 0.12, or leave it out for the newest that is known",
         )
     older = [e for e in fitting if _version_tuple(e.from_version) <= _version_tuple(version)]
-    return older[0] if older else fitting[-1]
+    return (older[0] if older else fitting[-1]).at_version(version)
 
 
 def engine_name(name: str) -> str:

@@ -50,6 +50,31 @@ STORED_BYTES: dict[str, float] = {
 """Bytes per weight including scales: a 32-bit scale per 128 x 128 block (fp8_block), a 16-bit scale
 and a zero point per 128 weights (int4), an 8-bit scale per 32 (mxfp4) or 16 weights (nvfp4)."""
 
+
+def stored_bytes(name: str, group: int | None = None) -> float:
+    """Return the bytes per weight of a format, with scales.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`STORED_BYTES`.
+    group : int, optional
+        Number of weights with one scale, for 4-bit integers. Not given: 128.
+
+    Examples
+    --------
+    >>> stored_bytes("int4_wo", 32)
+    0.5625
+    """
+    if name == "int4_wo" and group is not None and group != 128:
+        return 0.5 + 2.0 / group
+    return STORED_BYTES[name]
+
+
+def _is_group(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 NAMES: dict[str, str] = {
     "bf16": "bfloat16",
     "fp16": "float16",
@@ -150,7 +175,10 @@ def _weight_facts(stated: Mapping[str, Any], where: str) -> Facts:
         bits = stated.get("bits", 4)
         if bits not in (4, 8):
             raise InputError(f"{method} with {bits} bits is not modelled", where=where)
-        return {"weights": "int4_wo" if bits == 4 else "int8"}
+        group = (
+            {"weight_group": stated["group_size"]} if _is_group(stated.get("group_size")) else {}
+        )
+        return {"weights": "int4_wo", **group} if bits == 4 else {"weights": "int8"}
     if method in ("modelopt", "nvfp4", "modelopt_fp4"):
         algorithm = str(stated.get("quant_algo", "NVFP4")).upper()
         known = {"FP8": "fp8", "FP8_PER_CHANNEL_PER_TOKEN": "fp8_row", "FP8_PB_WO": "fp8_block",
@@ -177,7 +205,10 @@ def _compressed(stated: Mapping[str, Any], where: str) -> Facts:
     if bits == 8:
         return {"weights": "fp8" if kind == "float" else "int8"}
     if bits == 4:
-        return {"weights": "nvfp4" if kind == "float" else "int4_wo"}
+        group = weights.get("group_size") if isinstance(weights, dict) else None
+        if kind == "float":
+            return {"weights": "nvfp4"}
+        return {"weights": "int4_wo", **({"weight_group": group} if _is_group(group) else {})}
     raise InputError(
         f"compressed-tensors is modelled only for 4 or 8 bit weights, not {bits}", where=where
     )

@@ -137,6 +137,8 @@ class Model(Record):
     """Scaling of 8-bit weights by the publisher; the meaning of ``--dtype fp8`` for this model."""
     quantized_part: Literal["linear", "experts"] = "linear"
     """Quantized weights: all linear layers, or only the experts."""
+    weight_group: Count | None = None
+    """Number of 4-bit weights that share a scale; None: 128."""
     kv_dtype: str | None = None
     """Format of the KV cache; None: the checkpoint does not specify it."""
     published_parameters: int | None = None

@@ -12,7 +12,7 @@ bisection, because the right side grows with X.
 import math
 from dataclasses import dataclass
 
-from groundspeed.estimator.deployment.memory import cache_bytes
+from groundspeed.estimator.deployment.stored import cache_bytes
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.step_time import StepTimes, step_graph
 from groundspeed.estimator.serving.workload import Workload

@@ -18,14 +18,13 @@ import numpy as np
 from groundspeed.estimator.deployment.deployment import Deployment, formats, require_valid
 from groundspeed.estimator.deployment.invariants import require_physics
 from groundspeed.estimator.deployment.memory import (
-    GIB,
     Memory,
-    cache_bytes,
+    cache_tokens,
     most_sequences,
     plan_memory,
     require_fit,
-    step_weight_bytes,
 )
+from groundspeed.estimator.deployment.stored import cache_bytes, step_weight_bytes
 from groundspeed.estimator.engines.engine import NO_ENGINE, Engine, find_engine
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.spec import Model
@@ -98,23 +97,13 @@ class Server:
         """Return one of the groups that share the load, with its step times and memory."""
         model, d, engine = self.model, self.deployment, self.engine
         hardware = self.hardware.for_devices(d.devices)
-        memory_bytes = hardware.memory_bytes
-        if memory_bytes is None:
-            raise InputError(
-                f"the memory size of {self.hardware.id} is missing in its datasheet or profile"
-            )
         tokens = w.longest_tokens
         # A static batch is run by a program of its own, which does not reserve memory in advance.
-        # It can use what the driver reports; the reservations of engines were fitted to the nominal
-        # size.
         holder = engine
         if w.kind == "static" and engine.policy == "whole_batch":
             holder = find_engine(NO_ENGINE)
-            spec = hardware.datasheet
-            if spec is not None and spec.usable_memory_bytes is not None:
-                memory_bytes = max(memory_bytes, spec.usable_memory_bytes.value)
-        memory = plan_memory(model, d, holder, memory_bytes)
-        require_fit(model, d, holder, memory, tokens)
+        memory = plan_memory(model, d, holder, hardware)
+        require_fit(model, d, holder, hardware, memory, tokens)
         # The pipeline's batches share the cache of a device.
         fit = most_sequences(model, d, memory, tokens) // d.pp
         open_loop = w.kind in ("poisson", "trace")
@@ -240,6 +229,12 @@ class Server:
             weight_bytes=group.memory.weight_bytes,
             cache_bytes_per_sequence=cache_bytes(model, d, w.longest_tokens),
             cache_bytes=group.memory.cache_bytes,
+            cache_tokens=int(
+                cache_tokens(
+                    model, d, group.memory, float(engine.max_model_len or w.longest_tokens)
+                )
+            ),
+            reserved_bytes=group.memory.overhead_bytes,
             decode_parts=decode,
             prefill_parts=prefill,
             answered_by=self._answered_by(group.steps),
@@ -342,29 +337,4 @@ def _latency(values: Array, weights: Array) -> Latency:
     return Latency(mean=float(np.average(values, weights=weights)), p50=p50, p90=p90, p99=p99)
 
 
-def override_limits(engine: Engine, token_budget: int | None, most: int | None = None) -> Engine:
-    """Return a copy of an engine with another token budget or maximum number of sequences.
-
-    Raises
-    ------
-    InputError
-        If a limit is not positive.
-    """
-    update: dict[str, object] = {}
-    for name, option, value in (
-        ("token_budget", "--token-budget", token_budget),
-        ("max_sequences", "--max-sequences", most),
-    ):
-        if value is None:
-            continue
-        if not 1 <= value <= 10_000_000:
-            raise InputError(
-                f"must lie between 1 and 10,000,000, not {value}",
-                where=option,
-                remedy="leave it out for the engine's own default",
-            )
-        update[name] = value
-    return engine.model_copy(update=update) if update else engine
-
-
-__all__ = ["GIB", "Prediction", "Server", "Workload", "override_limits"]
+__all__ = ["Prediction", "Server", "Workload"]

@@ -144,6 +144,12 @@ class Prediction(Record):
     weight_bytes: float
     cache_bytes_per_sequence: float
     cache_bytes: float
+    """[bytes] Memory of each device for the cache."""
+    cache_tokens: int
+    """[tokens] What the cache of one attention group holds, in sequences of --max-model-len, else
+    of the longest request: the size that engines print at start."""
+    reserved_bytes: float
+    """[bytes] Memory of each device that the engine keeps for activations, graphs and buffers."""
     decode_parts: tuple[PartTime, ...]
     """Time of a decode step by group; empty if there is only one output token."""
     prefill_parts: tuple[PartTime, ...]

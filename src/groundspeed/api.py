@@ -125,6 +125,8 @@ def estimate(
     acceptance: float = 0.0,
     token_budget: int | None = None,
     max_sequences: int | None = None,
+    memory_fraction: float | None = None,
+    max_model_len: int | None = None,
     slo: tuple[float, float] | None = None,
     price: float | None = None,
     profile_dir: Path | None = None,
@@ -188,6 +190,7 @@ def estimate(
         "--batch": batch, "--concurrency": concurrency, "--rate": rate, "--engine": engine,
         "--engine-version": engine_version or None, "--num-prompts": num_prompts, "--slo": slo,
         "--max-sequences": max_sequences, "--token-budget": token_budget,
+        "--memory-fraction": memory_fraction, "--max-model-len": max_model_len,
         "--length-low": length_low if length_low != 1.0 else None,
         "--length-high": length_high if length_high != 1.0 else None,
         "--draft-tokens": draft_tokens or None, "--acceptance": acceptance or None,
@@ -204,6 +207,7 @@ def estimate(
         tp=tp, pp=pp, ep=ep, dp=dp, replicas=replicas, dtype=dtype, kv_dtype=kv_dtype,
         engine=engine or ("bare" if kind == "static" else "vllm"), engine_version=engine_version,
         token_budget=token_budget, max_sequences=max_sequences,
+        memory_fraction=memory_fraction, max_model_len=max_model_len,
     )  # fmt: skip
     server = build_server(model, gpu, options, profile_dir=profile_dir)
     workload = Workload(

@@ -116,7 +116,7 @@ def audit_command(
     --isl 3200 --osl 800 --concurrency 1
     """
     from groundspeed.estimator.decisions.audit import audit_claim, compare_claims
-    from groundspeed.estimator.engines.engine import find_engine
+    from groundspeed.estimator.engines.limits import engine_on
     from groundspeed.estimator.hardware.find_hardware import find_hardware
 
     given = {
@@ -128,7 +128,7 @@ def audit_command(
     audits = []
     for claim in claims:
         hardware = find_hardware(claim.gpu, profile_dir=profile_dir)
-        chosen = find_engine(engine, version=engine_version, platform=hardware.platform)
+        chosen = engine_on(engine, hardware.best, version=engine_version)
         audits.append(audit_claim(claim, hardware.best, hardware.spec, chosen))
     fair = compare_claims(claims[0], claims[1]) if len(claims) == 2 else None
     if as_json or output is not None:

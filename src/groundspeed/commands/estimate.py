@@ -187,6 +187,20 @@ def estimate_command(
             "the engine's own default."
         ),
     ] = None,
+    memory_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of the device memory for weights and cache (vLLM: "
+            "--gpu-memory-utilization; SGLang: --mem-fraction-static). Default: the engine's own."
+        ),
+    ] = None,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(
+            help="Longest request, in tokens, that the cache must hold (vLLM: --max-model-len; "
+            "SGLang: --context-length). Default: the longest of the load."
+        ),
+    ] = None,
     engine_version: Annotated[
         str,
         typer.Option(
@@ -297,6 +311,7 @@ def estimate_command(
         "--prefill-decode": prefill_decode, "--num-prompts": num_prompts,
         "--length-low": length_low, "--length-high": length_high,
         "--max-sequences": max_sequences, "--token-budget": token_budget, "--price": price,
+        "--memory-fraction": memory_fraction, "--max-model-len": max_model_len,
         "--draft-tokens": draft_tokens, "--acceptance": acceptance, "--kv-dtype": kv_dtype,
         "--cached": cached or None, "--utilization": utilization, "--isl": isl, "--osl": osl,
         **{f"--{n}": v if v != 1 else None
@@ -340,6 +355,7 @@ def estimate_command(
             tp=tp, pp=pp, ep=ep, dp=dp, replicas=replicas, dtype=dtype, kv_dtype=kv_dtype,
             engine=engine or ("bare" if load == "static" else "vllm"),
             engine_version=engine_version, token_budget=token_budget, max_sequences=max_sequences,
+            memory_fraction=memory_fraction, max_model_len=max_model_len,
         ),
         concurrency=clients,
         percentiles=simulate,

@@ -95,7 +95,7 @@ def plan_command(
     from groundspeed.estimating.parsing import parse_slo
     from groundspeed.estimator import find_model
     from groundspeed.estimator.decisions.plan import Candidate, make_plan
-    from groundspeed.estimator.engines.engine import find_engine
+    from groundspeed.estimator.engines.limits import engine_on
     from groundspeed.estimator.hardware.find_hardware import find_hardware
     from groundspeed.estimator.serving.workload import Workload
     from groundspeed.profiles.errors import InputError
@@ -107,7 +107,7 @@ def plan_command(
     candidates = []
     for name, each in zip(gpu, prices, strict=True):
         hardware = find_hardware(name, profile_dir=profile_dir)
-        chosen = find_engine(engine, version=engine_version, platform=hardware.platform)
+        chosen = engine_on(engine, hardware.best, version=engine_version)
         candidates.append(Candidate(name, hardware.best, chosen, gpus, each))
     limits = parse_slo(slo)
     finite = [x if x != float("inf") else None for x in limits] if limits else [None, None]

@@ -124,8 +124,9 @@ def show_memory(console: Console, prediction: Prediction, prefix: str = "") -> N
     console.print(
         plain(
             f"{prefix}memory of {_each(prediction.devices)}: weights "
-            f"{prediction.weight_bytes / GIB:.1f} GiB, KV cache "
-            f"{prediction.cache_bytes / GIB:.1f} GiB "
+            f"{prediction.weight_bytes / GIB:.1f} GiB, engine "
+            f"{prediction.reserved_bytes / GIB:.1f} GiB, KV cache "
+            f"{prediction.cache_bytes / GIB:.1f} GiB = {prediction.cache_tokens:,} tokens "
             f"({shown(prediction.cache_bytes_per_sequence, 'bytes')} per request); at most "
             f"{prediction.most_sequences:,} requests of this length fit at once"
         )

@@ -38,6 +38,8 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "--engine": ANY,
     "--engine-version": ANY,
     "--token-budget": ANY,
+    "--memory-fraction": ANY,
+    "--max-model-len": ANY,
     "--price": ANY,
     "--draft-tokens": ANY,
     "--acceptance": ANY,

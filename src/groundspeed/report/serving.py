@@ -165,7 +165,8 @@ def _parts(predictions: Sequence[Prediction]) -> Section:
 def _memory(p: Prediction) -> Section:
     rows = [
         ("weights", shown(p.weight_bytes, "bytes")),
-        ("KV cache, all that fits", shown(p.cache_bytes, "bytes")),
+        ("kept by the engine", shown(p.reserved_bytes, "bytes")),
+        ("KV cache, all that fits", f"{shown(p.cache_bytes, 'bytes')}, {p.cache_tokens:,} tokens"),
         ("KV cache of one sequence", shown(p.cache_bytes_per_sequence, "bytes")),
         ("most sequences at once", f"{p.most_sequences:,}"),
     ]

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from groundspeed.estimator import DatasheetHardware, ProfileHardware, find_model
 from groundspeed.estimator.deployment.deployment import Deployment
-from groundspeed.estimator.deployment.memory import cache_bytes, min_devices, weight_bytes
+from groundspeed.estimator.deployment.memory import min_devices
+from groundspeed.estimator.deployment.stored import cache_bytes, weight_bytes
 from groundspeed.estimator.engines.engine import Engine, find_engine, load_engines
+from groundspeed.estimator.engines.limits import override_limits
 from groundspeed.estimator.hardware.find_hardware import find_hardware, shipped_profile
 from groundspeed.estimator.serving.closed_form import Loads, closed_form
 from groundspeed.estimator.serving.pools import Pools, predict_disaggregated
 from groundspeed.estimator.serving.scheduler import Load, simulate
-from groundspeed.estimator.serving.server import Server, override_limits
+from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.step_time import StepTimes, step_graph
 from groundspeed.estimator.serving.workload import Prediction, Workload
 from groundspeed.profiles import InputError
@@ -84,7 +86,9 @@ def test_weight_bytes_scale_with_tp_and_fp8_keeps_embeddings_in_16_bit() -> None
 
 def test_llama_405b_needs_at_least_16_devices_of_80_gb() -> None:
     engine = find_engine("vllm")
-    needed = min_devices(find_model("llama-3.1-405b"), engine, 80e9, 4096.0, Deployment())
+    needed = min_devices(
+        find_model("llama-3.1-405b"), engine, hardware("h100-sxm"), 4096.0, Deployment()
+    )
     assert needed == 16  # 812 GB of weights
 
 

@@ -17,7 +17,7 @@ from groundspeed.estimator import (
     find_model,
 )
 from groundspeed.estimator.deployment.deployment import Deployment
-from groundspeed.estimator.deployment.memory import step_weight_bytes
+from groundspeed.estimator.deployment.stored import step_weight_bytes
 from groundspeed.estimator.engines.engine import find_engine
 from groundspeed.profiles import InputError, find_device
 
