@@ -62,15 +62,15 @@ class Costs(Record):
 MemoryRule = Literal["measured", "weights_and_cache", "of_the_free", "everything"]
 
 
-class SmallDevices(Record):
-    """Limits that an engine sets on devices with less memory."""
+class DeviceLimits(Record):
+    """Limits that an engine sets on devices with less memory than others."""
 
     below_bytes: Positive
-    """[bytes] Devices with less than this are small."""
+    """[bytes] They hold for devices with less memory than this."""
     architectures: tuple[str, ...] = ()
-    """Architectures that are treated as small whatever their memory."""
+    """Architectures for which they hold whatever the memory."""
     token_budget: Annotated[int, Field(ge=1)]
-    max_sequences: Annotated[int, Field(ge=1)]
+    max_sequences: Annotated[int, Field(ge=1)] | None = None
 
 
 class VersionFacts(Record):
@@ -100,8 +100,8 @@ class Engine(Record):
     token_budget: Annotated[int, Field(ge=1)]
     """Largest number of tokens in a step."""
     max_sequences: Annotated[int, Field(ge=1)]
-    small_devices: SmallDevices | None = None
-    """Other limits on devices with little memory; None: the same everywhere."""
+    device_limits: tuple[DeviceLimits, ...] = ()
+    """Other limits on devices with less memory, smallest first; the first that fits holds."""
     memory_rule: MemoryRule
     """What the fraction is a fraction of: see ``deployment/memory``."""
     memory_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
@@ -157,13 +157,12 @@ class Engine(Record):
 
     def on_device(self, memory_bytes: float | None, architecture: str) -> "Engine":
         """Return the engine with the limits that it sets on a device of this kind."""
-        small = self.small_devices
-        if small is None or memory_bytes is None:
-            return self
-        if memory_bytes >= small.below_bytes and architecture.lower() not in small.architectures:
-            return self
-        limits = {"token_budget": small.token_budget, "max_sequences": small.max_sequences}
-        return self.model_copy(update=limits)
+        for limits in self.device_limits:
+            small = memory_bytes is not None and memory_bytes < limits.below_bytes
+            if small or architecture.lower() in limits.architectures:
+                fields = {"token_budget", "max_sequences"}
+                return self.model_copy(update=limits.model_dump(include=fields, exclude_none=True))
+        return self
 
 
 @functools.cache

@@ -19,6 +19,7 @@ import numpy as np
 
 from groundspeed.estimator.serving.scheduler import Load, Outcome
 from groundspeed.estimator.serving.workload import PROMPTS_A_CLIENT, Workload
+from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.operations import Array
 
 SIMULATED_ROUNDS = 5
@@ -29,6 +30,9 @@ FIRST_REQUESTS, MOST_REQUESTS = 250, 8000
 
 SETTLED = 0.03
 """Relative change of the mean TTFT by twice as many requests below which it has settled."""
+
+LARGEST_BENCHMARK = 200_000
+"""Most requests that are simulated: they take seconds and some hundred megabytes."""
 
 PROVEN_FROM = 1000
 """Smallest number of requests that proves a saturation."""
@@ -134,7 +138,19 @@ def make_load(
     clients: int | None = None,
     groups: float = 1.0,
 ) -> Load:
-    """Draw ``count`` requests: of ``clients``, or arriving at a share of the workload's rate."""
+    """Draw ``count`` requests: of ``clients``, or arriving at a share of the workload's rate.
+
+    Raises
+    ------
+    InputError
+        If they are too many to simulate.
+    """
+    if count > LARGEST_BENCHMARK:
+        raise InputError(
+            f"a benchmark of {count:,} requests is too large to simulate",
+            where="--concurrency, --num-prompts or --rate",
+            remedy=f"at most {LARGEST_BENCHMARK:,} requests are; rates settle far earlier",
+        )
     rng = np.random.default_rng(0)
     prompts, outputs = (
         _lengths(nominal, w.length_low, w.length_high, count, rng)

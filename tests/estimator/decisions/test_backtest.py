@@ -98,6 +98,7 @@ def test_row_with_common_spellings_is_predicted() -> None:
         ({"weight_dtype": "int1"}, "unknown data type 'int1'"),
         ({"gpu": "A100-SXM-80GB", "model": "deepseek-r1", "tp": "8"}, "does not fit"),
         ({"isl": "nan"}, "values: isl|must lie between"),
+        ({"batch_or_concurrency": "5000000"}, "too large to simulate"),
     ],
 )
 def test_bad_row_is_skipped_with_its_reason_and_the_next_is_predicted(
