@@ -58,6 +58,12 @@ They differ from that data type only in how values are scaled or stored.
 """
 
 
+PCIE = re.compile(r"PCIe Gen\s?(\d) x(\d+)")
+
+PCIE_LANE_BYTES_PER_S = {3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
+"""[bytes/s] One lane in one direction, by generation (PCI-SIG: 8, 16, 32 and 64 GT/s, encoded)."""
+
+
 class DeviceSpec(Record):
     """Datasheet of one device: SI units, dense peaks, link bandwidths in one direction."""
 
@@ -85,6 +91,11 @@ class DeviceSpec(Record):
     """[bytes/s] Bandwidth in one direction, all scale-up links of the device together."""
     p2p_bandwidth_bytes_per_s: Quantity | None = None
     """[bytes/s] Bandwidth in one direction between two devices."""
+    scaleup_devices: Quantity | None = None
+    """[1] Number of devices that share the scale-up links: 8 in most nodes, 72 in an NVL72."""
+    inter_node_bandwidth_bytes_per_s: Quantity | None = None
+    """[bytes/s] Line rate of one device between nodes, in one direction, in the vendor's reference
+    system; a cluster may have less."""
     host_link: str | None = None
     power_cap_w: Quantity | None = None
 
@@ -104,6 +115,15 @@ class DeviceSpec(Record):
                 quantities[name] = value
         quantities |= {f"peak_flops_per_s.{d}": q for d, q in self.peak_flops_per_s.items()}
         return quantities
+
+    @property
+    def device_link_bytes_per_s(self) -> float | None:
+        """[bytes/s] Line rate between devices in one direction: scale-up, peer, else host link."""
+        for quantity in (self.scaleup_bandwidth_bytes_per_s, self.p2p_bandwidth_bytes_per_s):
+            if quantity is not None:
+                return quantity.value
+        found = PCIE.search(self.host_link or "")
+        return PCIE_LANE_BYTES_PER_S[int(found[1])] * int(found[2]) if found else None
 
     def peak(self, dtype: str) -> Quantity | None:
         """Return the dense peak of a data type or scaled format; None if the datasheet has none."""

@@ -9,7 +9,7 @@ here, so an option means the same everywhere.
 from dataclasses import dataclass
 from pathlib import Path
 
-from groundspeed.estimator.deployment.deployment import Deployment
+from groundspeed.estimator.deployment.deployment import Deployment, Network
 from groundspeed.estimator.engines.engine import Engine
 from groundspeed.estimator.engines.limits import engine_on, override_limits
 from groundspeed.estimator.hardware.find_hardware import HardwareChoice, find_hardware
@@ -49,12 +49,22 @@ class ServerOptions:
     max_model_len: int | None = None
     """Longest request [tokens] that must fit in the cache; None: the longest of the load."""
 
+    gpus_per_node: int | None = None
+    """Devices of a node; None: those that share fast links by the datasheet, else eight."""
+    inter_node_bytes_per_s: float | None = None
+    """Line rate of one device between nodes [bytes/s]; None: the vendor's reference system."""
+    gpu_link_bytes_per_s: float | None = None
+    """Line rate of one device inside its node [bytes/s]; None: measured, or the datasheet."""
+
     @property
     def deployment(self) -> Deployment:
         """Parallelism and formats."""
         return Deployment(
             tp=self.tp, pp=self.pp, ep=self.ep, dp=self.dp, replicas=self.replicas,
             dtype=self.dtype, kv_dtype=self.kv_dtype,
+            network=Network(
+                self.gpus_per_node, self.inter_node_bytes_per_s, self.gpu_link_bytes_per_s
+            ),
         )  # fmt: skip
 
     def engine_on(self, hardware: HardwareChoice) -> Engine:

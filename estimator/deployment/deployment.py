@@ -16,6 +16,18 @@ from groundspeed.profiles.errors import InputError
 
 
 @dataclass(frozen=True)
+class Network:
+    """Links between devices where they are stated; None: measured, or from the datasheet."""
+
+    per_node: int | None = None
+    """Devices of a node. None: those that the datasheet says share fast links, else eight."""
+    inter_node_bytes_per_s: float | None = None
+    """[bytes/s] Line rate of one device between nodes, in one direction."""
+    device_link_bytes_per_s: float | None = None
+    """[bytes/s] Line rate of one device to the others of its node, in one direction."""
+
+
+@dataclass(frozen=True)
 class Deployment:
     """Parallelism and number formats of one replica of a model."""
 
@@ -31,6 +43,8 @@ class Deployment:
     """Format of the KV cache; None: the checkpoint's format, else 16 bit."""
     experts_dtype: str | None = None
     """Format of the experts' weights; None: as the other weights, or as in the checkpoint."""
+    network: Network = Network()
+    """Links that are stated by the user."""
 
     @property
     def world(self) -> int:
@@ -131,6 +145,17 @@ def require_valid(model: Model, deployment: Deployment) -> None:
         raise InputError(
             f"--tp {d.tp} does not divide the MLP's intermediate size of {model.id} "
             f"({model.intermediate})"
+        )
+    for option, rate in (
+        ("--inter-node", d.network.inter_node_bytes_per_s),
+        ("--gpu-link", d.network.device_link_bytes_per_s),
+    ):
+        if rate is not None and not 1e6 <= rate <= 1e14:
+            raise InputError(f"{rate:g} bytes/s is no rate of a link", where=option,
+                             remedy="give a rate such as 400Gb/s or 50GB/s")  # fmt: skip
+    if d.network.per_node is not None and not 1 <= d.network.per_node <= 4096:
+        raise InputError(
+            f"must lie between 1 and 4096, not {d.network.per_node}", where="--gpus-per-node"
         )
     if d.pp > model.layers:
         raise InputError(f"--pp {d.pp} is more than the {model.layers} layers of {model.id}")

@@ -33,6 +33,9 @@ from groundspeed.estimator.model.quantization import Formats
 from groundspeed.estimator.model.spec import Experts, Model
 from groundspeed.profiles.operations import Array
 
+GATHERED_RANKS = 8
+"""Most ranks over which engines gather the tokens of all groups; beyond, they use all-to-all."""
+
 WIRE_BYTES = 2.0
 """[bytes] Size of an activation that is sent to other ranks: 16 bit."""
 
@@ -53,6 +56,8 @@ class StepGraph:
     """True if small operations are fused as in serving engines; False: one kernel for each."""
     busy_groups: float | None = None
     """Number of attention groups that have sequences, of ``dp``; None: all."""
+    per_node: int = 8
+    """Number of devices that share fast links."""
 
     @property
     def formats(self) -> Formats:
@@ -95,7 +100,12 @@ class StepGraph:
         parts += self._norms(m)
         if d.pp > 1:
             # A pipeline stage sends its rows to the next one: half the bytes of a 2-rank gather.
-            parts.append(self._collective("all_gather", 2.0 * m, 2, d.pp - 1))
+            crossing = min(d.pp - 1, -(-d.devices // self.per_node) - 1)
+            if d.pp - 1 > crossing:
+                parts.append(self._collective("all_gather", 2.0 * m, 2, d.pp - 1 - crossing))
+            if crossing:
+                sent = self._collective("all_gather", 2.0 * m, 2, crossing)
+                parts.append(sent.with_key(hosts="2"))
         return parts
 
     def head(self, sequences: Array) -> list[Operator]:
@@ -189,7 +199,13 @@ class StepGraph:
                 )
         if e.latent_hidden:
             parts += self.shard.linear("router", m, 2 * e.latent_hidden, model.hidden, e.layers)
-        if d.dp > 1:
+        if d.dp > 1 and d.world > GATHERED_RANKS:
+            # Wide expert parallelism sends each token to the ranks of its experts: in 8 bits there,
+            # in 16 bits back.
+            sent = m * e.top_k
+            parts.append(self._collective("alltoall", sent / WIRE_BYTES, d.world, e.layers))
+            parts.append(self._collective("alltoall", sent, d.world, e.layers))
+        elif d.dp > 1:
             # Gather the tokens of all groups for the experts, then scatter the results back.
             parts.append(self._collective("all_gather", tokens, d.world, e.layers))
             parts.append(self._collective("reduce_scatter", tokens, d.world, e.layers))

@@ -95,9 +95,12 @@ def wire_time(spec: DeviceSpec, operator: Operator) -> OperatorTime:
     InputError
         If the datasheet gives no bandwidth between devices.
     """
-    wire = spec.scaleup_bandwidth_bytes_per_s or spec.p2p_bandwidth_bytes_per_s
+    wire = spec.device_link_bytes_per_s
     if wire is None:
-        raise InputError(f"the datasheet of {spec.id} has no bandwidth between GPUs")
+        raise InputError(
+            f"the datasheet of {spec.id} has no bandwidth between GPUs",
+            remedy="give it, such as --gpu-link 32GB/s",
+        )
     factor = bus_factor(operator.config_key["op"], int(operator.config_key["world_size"]))
-    time = operator.bytes * factor / wire.value
+    time = operator.bytes * factor / wire
     return OperatorTime(time, time, time, "link", extrapolated=False)

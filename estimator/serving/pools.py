@@ -110,6 +110,8 @@ def predict_disaggregated(pools: Pools, w: Workload) -> Disaggregated:
 
 
 def _steps(server: Server, w: Workload, most: int) -> StepTimes:
-    graph = step_graph(server.model, server.deployment, server.engine)
+    graph = step_graph(
+        server.model, server.deployment, server.engine, per_node=server.nodes.per_node
+    )
     longest = float(w.prompt_tokens + w.output_tokens)
-    return StepTimes(graph, server.hardware, server.engine, most, longest)
+    return StepTimes(graph, server.nodes, server.engine, most, longest)

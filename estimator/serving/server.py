@@ -12,6 +12,7 @@ length distribution, number of prompts, statistic) are inputs and are repeated i
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from groundspeed.estimator.deployment.memory import (
 from groundspeed.estimator.deployment.stored import cache_bytes, step_weight_bytes
 from groundspeed.estimator.engines.engine import NO_ENGINE, Engine, find_engine
 from groundspeed.estimator.hardware.law_lookup import Hardware
+from groundspeed.estimator.hardware.nodes import Nodes, in_nodes, require_used
 from groundspeed.estimator.model.spec import Model
 from groundspeed.estimator.serving.explain import assumptions, explain_ttft, serving_notes
 from groundspeed.estimator.serving.interval import interval_factors
@@ -58,6 +60,11 @@ class Server:
     engine: Engine
     hardware: Hardware
 
+    @cached_property
+    def nodes(self) -> Nodes:
+        """The devices of the deployment with the links inside and between their nodes."""
+        return in_nodes(self.hardware.for_devices(self.deployment.devices), self.deployment.network)
+
     def predict(
         self,
         workload: Workload,
@@ -86,6 +93,7 @@ class Server:
         """
         require_valid(self.model, self.deployment)
         require_workload(self.model, workload)
+        require_used(self.deployment.network, self.nodes, self.deployment.devices)
         group = self._group(workload)
         outcome = self._run(workload, group)
         prediction = self._prediction(workload, group, outcome, slo)
@@ -96,11 +104,11 @@ class Server:
     def _group(self, w: Workload) -> "_Group":
         """Return one of the groups that share the load, with its step times and memory."""
         model, d, engine = self.model, self.deployment, self.engine
-        hardware = self.hardware.for_devices(d.devices)
+        hardware = self.nodes
         tokens = w.longest_tokens
         # A static batch is run by a program of its own, which does not reserve memory in advance.
         holder = engine
-        if w.kind == "static" and engine.policy == "whole_batch":
+        if w.kind == "static" and engine.policy == "whole_batch" and engine.name != NO_ENGINE:
             holder = find_engine(NO_ENGINE)
         memory = plan_memory(model, d, holder, hardware)
         require_fit(model, d, holder, hardware, memory, tokens)
@@ -120,7 +128,9 @@ class Server:
             )
         busy = float(d.groups) if open_loop else at_once / clients
         most = min(max(fit, 1), engine.max_sequences) if open_loop else clients
-        graph = step_graph(model, d, engine, busy_groups=min(float(d.dp), busy))
+        graph = step_graph(
+            model, d, engine, busy_groups=min(float(d.dp), busy), per_node=hardware.per_node
+        )
         steps = StepTimes(graph, hardware, engine, most, tokens, 1 + w.drafted_tokens)
         return _Group(steps, memory, fit, clients, busy)
 
@@ -144,7 +154,7 @@ class Server:
         simulated: Simulated,
         slo: tuple[float, float] | None,
     ) -> Prediction:
-        model, d, engine, hardware = self.model, self.deployment, self.engine, self.hardware
+        model, d, engine, hardware = self.model, self.deployment, self.engine, self.nodes
         outcome, weights = simulated.outcome, simulated.weights
         # A static batch is run inside the engine's process: there is no request overhead.
         request_s = engine.costs.request_s if w.kind != "static" else 0.0
@@ -235,6 +245,7 @@ class Server:
                 )
             ),
             reserved_bytes=group.memory.overhead_bytes,
+            max_model_len=engine.max_model_len,
             decode_parts=decode,
             prefill_parts=prefill,
             answered_by=self._answered_by(group.steps),

@@ -28,12 +28,17 @@ LARGEST_TOKENS = 262_144.0
 
 
 def step_graph(
-    model: Model, deployment: Deployment, engine: Engine, *, busy_groups: float | None = None
+    model: Model,
+    deployment: Deployment,
+    engine: Engine,
+    *,
+    busy_groups: float | None = None,
+    per_node: int = 8,
 ) -> StepGraph:
     """Return the operators of a model as an engine runs them on a deployment."""
     return StepGraph(
         model, deployment, engine.custom_all_reduce, engine.fused_quantize, engine.kernels,
-        engine.fused, busy_groups,
+        engine.fused, busy_groups, per_node,
     )  # fmt: skip
 
 

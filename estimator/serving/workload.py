@@ -148,6 +148,8 @@ class Prediction(Record):
     cache_tokens: int
     """[tokens] What the cache of one attention group holds, in sequences of --max-model-len, else
     of the longest request: the size that engines print at start."""
+    max_model_len: int | None = None
+    """[tokens] Longest request that must fit; None: the longest of the load."""
     reserved_bytes: float
     """[bytes] Memory of each device that the engine keeps for activations, graphs and buffers."""
     decode_parts: tuple[PartTime, ...]

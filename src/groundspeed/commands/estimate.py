@@ -108,6 +108,27 @@ def estimate_command(
             "16 bit."
         ),
     ] = None,
+    gpus_per_node: Annotated[
+        int | None,
+        typer.Option(
+            help="GPUs of a node. Default: those that share fast links by the datasheet (72 in an "
+            "NVL72), else 8."
+        ),
+    ] = None,
+    inter_node: Annotated[
+        str | None,
+        typer.Option(
+            help="Rate of one GPU between nodes, in one direction, such as 400Gb/s or 50GB/s. "
+            "Default: that of the vendor's reference system."
+        ),
+    ] = None,
+    gpu_link: Annotated[
+        str | None,
+        typer.Option(
+            help="Rate of one GPU to the others of its node, in one direction, such as 32GB/s. "
+            "Default: measured, else the datasheet's link, else its PCIe."
+        ),
+    ] = None,
     batch: Annotated[
         int | None,
         typer.Option(
@@ -295,6 +316,7 @@ def estimate_command(
     from groundspeed.estimating.parsing import (
         parse_concurrency,
         parse_pools,
+        parse_rate,
         parse_slo,
         prices_of,
         read_measured,
@@ -314,6 +336,7 @@ def estimate_command(
         "--memory-fraction": memory_fraction, "--max-model-len": max_model_len,
         "--draft-tokens": draft_tokens, "--acceptance": acceptance, "--kv-dtype": kv_dtype,
         "--cached": cached or None, "--utilization": utilization, "--isl": isl, "--osl": osl,
+        "--gpus-per-node": gpus_per_node, "--inter-node": inter_node, "--gpu-link": gpu_link,
         **{f"--{n}": v if v != 1 else None
            for n, v in (("tp", tp), ("pp", pp), ("ep", ep), ("dp", dp), ("replicas", replicas))},
     }  # fmt: skip
@@ -356,6 +379,9 @@ def estimate_command(
             engine=engine or ("bare" if load == "static" else "vllm"),
             engine_version=engine_version, token_budget=token_budget, max_sequences=max_sequences,
             memory_fraction=memory_fraction, max_model_len=max_model_len,
+            gpus_per_node=gpus_per_node,
+            inter_node_bytes_per_s=parse_rate(inter_node, "--inter-node"),
+            gpu_link_bytes_per_s=parse_rate(gpu_link, "--gpu-link"),
         ),
         concurrency=clients,
         percentiles=simulate,

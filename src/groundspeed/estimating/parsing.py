@@ -1,5 +1,6 @@
 """Parse the options of ``groundspeed estimate`` that are more than a number."""
 
+import re
 from pathlib import Path
 
 from groundspeed.profiles.errors import InputError
@@ -40,6 +41,36 @@ def parse_concurrency(text: str, load: str = "closed") -> tuple[int, ...]:
             value *= 2
         values.append(numbers[-1])
     return tuple(dict.fromkeys(values))
+
+
+RATE = re.compile(r"([\d.]+(?:e\d+)?)\s*([kKMGT]?)([bB])(?:it|yte)?s?(?:/s|ps)", re.ASCII)
+PREFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def parse_rate(text: str | None, where: str) -> float | None:
+    """Parse the rate of a link to bytes per second; None gives None.
+
+    Raises
+    ------
+    InputError
+        If it is not a number with a unit that says bits or bytes.
+
+    Examples
+    --------
+    >>> parse_rate("400Gb/s", "--inter-node"), parse_rate("50 GB/s", "--inter-node")
+    (50000000000.0, 50000000000.0)
+    """
+    if text is None:
+        return None
+    found = RATE.fullmatch(text.strip())
+    if found is None:
+        raise InputError(
+            f"'{text}' is no rate: it needs a unit of bits (Gb/s) or bytes (GB/s)",
+            where=where,
+            remedy="give a rate such as 400Gb/s or 50GB/s",
+        )
+    number, prefix, unit = found.groups()
+    return float(number) * PREFIXES[prefix] * (0.125 if unit == "b" else 1.0)
 
 
 def parse_slo(text: str | None) -> tuple[float, float] | None:

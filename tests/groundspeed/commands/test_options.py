@@ -24,6 +24,8 @@ VALUES = {
     "--token-budget": ("300",), "--price": ("2.5",), "--draft-tokens": ("3", "--acceptance", "0.5"),
     "--kv-dtype": ("fp8",), "--cached": ("0.5",), "--tp": ("2",), "--pp": ("2",), "--ep": ("2",),
     "--dp": ("2",), "--replicas": ("2",), "--dtype": ("fp8",), "--isl": ("700",), "--osl": ("90",),
+    "--memory-fraction": ("0.8",), "--max-model-len": ("8192",), "--gpus-per-node": ("4",),
+    "--inter-node": ("100Gb/s",), "--gpu-link": ("100GB/s",),
     "--simulate": (), "--prefill-decode": ("1+1",),
 }  # fmt: skip
 """A value for each option, and what it needs beside it."""
@@ -53,6 +55,9 @@ def test_option_changes_the_result_or_is_refused(option: str, load: str) -> None
         index = base.index(option)
         del base[index : index + 2]
     changed = [*base, option, *VALUES[option]]
+    if option in ("--gpus-per-node", "--inter-node", "--gpu-link"):  # two nodes
+        base += ["--tp", "16"]
+        changed += ["--tp", "16"]
     if option in ("--ep", "--dp"):  # two devices, whose experts are spread or split
         base += ["--tp", "2"]
         changed += ["--tp", "2"]
