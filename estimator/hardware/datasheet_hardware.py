@@ -1,17 +1,17 @@
 """The classic roofline at the peaks of a datasheet: no kernel is faster, so times are bounds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from groundspeed.estimator.graph.operator import Operator
-from groundspeed.estimator.hardware.hardware import Bound, OperatorTime
+from groundspeed.estimator.hardware.hardware import BOUNDS, OperatorTime
 from groundspeed.profiles.busbw import bus_factor
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DatasheetHardware:
     """Roofline at the vendor's peaks: an upper bound on speed, not an estimate."""
 
@@ -77,14 +77,14 @@ class DatasheetHardware:
             return wire_time(self.spec, operator)
         if "gemm" in operator.config_key:  # an engine can fuse the quantization: no bound
             none = np.zeros_like(operator.bytes)
-            return OperatorTime(none, none, none, "memory", extrapolated=False)
+            return OperatorTime.of(none, bound="memory")
         traffic_s = operator.bytes / self.spec.memory_bandwidth()
         compute_s = np.zeros_like(traffic_s)
         if operator.flops.any():
             compute_s = operator.flops / self.spec.peak_flops(operator.config_key["dtype"])
         time = np.maximum(traffic_s, compute_s)
-        bound: Bound = "compute" if compute_s.sum() > traffic_s.sum() else "memory"
-        return OperatorTime(time, time, time, bound, extrapolated=False)
+        limits = np.where(compute_s > traffic_s, BOUNDS.index("compute"), BOUNDS.index("memory"))
+        return replace(OperatorTime.of(time, bound="memory"), bounds=limits.astype(np.int8))
 
 
 def wire_time(spec: DeviceSpec, operator: Operator) -> OperatorTime:
@@ -103,4 +103,4 @@ def wire_time(spec: DeviceSpec, operator: Operator) -> OperatorTime:
         )
     factor = bus_factor(operator.config_key["op"], int(operator.config_key["world_size"]))
     time = operator.bytes * factor / wire
-    return OperatorTime(time, time, time, "link", extrapolated=False)
+    return OperatorTime.of(time, bound="link")

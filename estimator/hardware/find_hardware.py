@@ -1,6 +1,7 @@
 """Find everything that is known of a device by its name."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -33,7 +34,7 @@ class HardwareChoice:
         """Differences between the files that were joined."""
         return self.known.notes if self.known is not None else ()
 
-    @property
+    @cached_property
     def best(self) -> ProfileHardware | DatasheetHardware:
         """Hardware from the profiles if there are any, else from the datasheet."""
         if self.known is not None:

@@ -3,11 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from groundspeed.estimator.graph.operator import Operator
 from groundspeed.profiles.datasheet import DeviceSpec
 from groundspeed.profiles.operations import Array
 
 Bound = Literal["compute", "memory", "start-up", "link"]
+
+BOUNDS: tuple[Bound, ...] = ("compute", "memory", "start-up", "link")
 
 
 @dataclass(frozen=True)
@@ -17,13 +22,62 @@ class OperatorTime:
     time_s: Array
     low_s: Array
     high_s: Array
-    bound: Bound
-    extrapolated: bool
-    """True if an input lies outside the fit range of the law."""
+    bounds: NDArray[np.int8]
+    """(N,) Index in ``BOUNDS`` of what limits each."""
+    outside: NDArray[np.bool_]
+    """(N,) Whether an input lies outside the fit range of the law."""
+
+    @classmethod
+    def of(
+        cls,
+        time_s: Array,
+        low_s: Array | None = None,
+        high_s: Array | None = None,
+        *,
+        bound: Bound,
+        extrapolated: bool = False,
+    ) -> "OperatorTime":
+        """Return times with one bound; without ends, they are exact."""
+        return cls(
+            time_s,
+            time_s if low_s is None else low_s,
+            time_s if high_s is None else high_s,
+            np.full(time_s.shape, BOUNDS.index(bound), dtype=np.int8),
+            np.full(time_s.shape, extrapolated),
+        )
+
+    @property
+    def bound(self) -> Bound:
+        """What limits most of the time."""
+        shares = np.bincount(self.bounds, weights=self.time_s, minlength=len(BOUNDS))
+        return BOUNDS[int(shares.argmax())]
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether any input lies outside the fit range of the law."""
+        return bool(self.outside.any())
+
+    def where_faster(self, other: "OperatorTime") -> "OperatorTime":
+        """Return, at each point, the faster of two ways to do the same."""
+        return self._chosen(other, self.time_s <= other.time_s)
+
+    def where_slower(self, other: "OperatorTime") -> "OperatorTime":
+        """Return, at each point, the slower of two devices that wait for each other."""
+        return self._chosen(other, self.time_s >= other.time_s)
+
+    def _chosen(self, other: "OperatorTime", mine: NDArray[np.bool_]) -> "OperatorTime":
+        names = ("time_s", "low_s", "high_s", "bounds", "outside")
+        return OperatorTime(
+            *(np.where(mine, getattr(self, name), getattr(other, name)) for name in names)
+        )
 
 
 class Hardware(Protocol):
     """Interface of everything that predicts operator times: datasheets and sets of profiles."""
+
+    def __hash__(self) -> int:
+        """Return a hash: step tables are kept by hardware."""
+        ...
 
     @property
     def id(self) -> str:

@@ -13,7 +13,7 @@ from groundspeed.estimator.graph.operator import Operator
 from groundspeed.estimator.hardware.composed import experts_one_by_one
 from groundspeed.estimator.hardware.datasheet_hardware import DatasheetHardware
 from groundspeed.estimator.hardware.fallback import Found, find_law, whole_dtypes
-from groundspeed.estimator.hardware.hardware import Bound, Hardware, OperatorTime
+from groundspeed.estimator.hardware.hardware import BOUNDS, Hardware, OperatorTime
 from groundspeed.estimator.hardware.nodes import link_time
 from groundspeed.estimator.hardware.roofs import WIDER, roof_s
 from groundspeed.profiles.busbw import bus_factor
@@ -28,7 +28,7 @@ RANKS_SPREAD = 0.15
 H100 and H200 the laws of 4 and 8 ranks, scaled so, differ by 5 to 20 %."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProfileHardware:
     """Hardware described by the fitted laws of the profiles of a device."""
 
@@ -108,7 +108,9 @@ class ProfileHardware:
     def for_devices(self, count: int) -> "ProfileHardware":
         """Return the hardware of a group: its slowest measured device determines the time."""
         units = self.known.units() if count > 1 else ()
-        return replace(self, units=units if len(units) > 1 else (), _laws={})
+        if len(units) <= 1:
+            return replace(self, units=(), _laws={}) if self.units else self
+        return replace(self, units=units, _laws={})
 
     def source(self, operator: Operator) -> str:
         """Return the id of the profile that answers, and the origin of its law."""
@@ -154,7 +156,7 @@ class ProfileHardware:
         """
         if "gemm" in operator.config_key and self._includes_quantization(operator):
             none = np.zeros_like(operator.bytes)
-            return OperatorTime(none, none, none, "memory", extrapolated=False)
+            return OperatorTime.of(none, bound="memory")
         found = self._find(operator)
         if found is None:
             return self._without_law(operator)
@@ -162,14 +164,14 @@ class ProfileHardware:
         for unit in self.units:
             other = find_law(ProfileSet((unit,)), operator.operation, dict(operator.config_key))
             if other is not None and other.profile is not found.profile:
-                result = _slower(result, self._law_time(other.law, operator))
+                result = result.where_slower(self._law_time(other.law, operator))
         for dtype in WIDER.get(operator.config_key.get("dtype", ""), ()):
             if operator.operation not in ("matmul", "experts"):
                 break
             wider = self._find(operator.with_key(dtype=dtype))
             if wider is not None and wider.law.config_key.get("dtype") == dtype:
                 wide = replace(operator, config_key={**operator.config_key, "dtype": dtype})
-                result = _faster(result, self._law_time(wider.law, wide))
+                result = result.where_faster(self._law_time(wider.law, wide))
         return self._within_roofs(result, operator)
 
     def _includes_quantization(self, operator: Operator) -> bool:
@@ -193,8 +195,9 @@ class ProfileHardware:
                 for name in ("time_s", "low_s", "high_s")
             ]
             bound = max(times, key=lambda t: float((t[0].time_s * t[1]).sum()))[0].bound
-            return OperatorTime(
-                summed[0], summed[1], summed[2], bound, any(t.extrapolated for t, _ in times)
+            outside = any(t.extrapolated for t, _ in times)
+            return OperatorTime.of(
+                summed[0], summed[1], summed[2], bound=bound, extrapolated=outside
             )
         fewer = self._of_fewer_ranks(operator)
         if fewer is not None:
@@ -236,9 +239,9 @@ class ProfileHardware:
         scale = bus_factor(op, ranks) / bus_factor(op, below[-1])
         doublings = math.log2(ranks / below[-1])
         wider = (1.0 + RANKS_SPREAD) ** doublings
-        return OperatorTime(
+        return OperatorTime.of(
             scale * time.time_s, scale * time.low_s / wider, scale * time.high_s * wider,
-            time.bound, extrapolated=True,
+            bound=time.bound, extrapolated=True,
         )  # fmt: skip
 
     def _remedy(self, operator: Operator) -> str:
@@ -269,40 +272,23 @@ class ProfileHardware:
     def _law_time(self, law: Law, operator: Operator) -> OperatorTime:
         prediction = law_time(law, operator.columns)
         count = operator.count
-        extrapolated = bool(prediction.extrapolated.any())
-        times = [count * t for t in (prediction.time_s, prediction.low_s, prediction.high_s)]
+        time, low, high = (
+            count * t for t in (prediction.time_s, prediction.low_s, prediction.high_s)
+        )
         if law.piecewise_linear is not None:
-            bound: Bound = "link" if law.operation == "collective" else "memory"
-            return OperatorTime(times[0], times[1], times[2], bound, extrapolated)
+            code = BOUNDS.index("link" if law.operation == "collective" else "memory")
+            return OperatorTime(
+                time, low, high, np.full(time.shape, code, dtype=np.int8), prediction.extrapolated
+            )
         values = law.values()
-        parts: dict[Bound, float] = {
-            "start-up": count * values["startup_s"] * prediction.time_s.size,
-            "memory": float(operator.bytes.sum()) / values["bandwidth_bytes_per_s"],
-        }
+        limits = np.zeros((len(BOUNDS), time.size))
+        limits[BOUNDS.index("start-up")] = count * values["startup_s"]
+        limits[BOUNDS.index("memory")] = operator.bytes / values["bandwidth_bytes_per_s"]
         if "compute_flops_per_s" in values:
-            parts["compute"] = float(operator.flops.sum()) / values["compute_flops_per_s"]
-        bound = max(parts, key=lambda p: parts[p])
-        return OperatorTime(times[0], times[1], times[2], bound, extrapolated)
-
-
-def _slower(a: OperatorTime, b: OperatorTime) -> OperatorTime:
-    """Return the later end of two devices that wait for each other."""
-    return replace(
-        a,
-        time_s=np.maximum(a.time_s, b.time_s),
-        low_s=np.maximum(a.low_s, b.low_s),
-        high_s=np.maximum(a.high_s, b.high_s),
-    )
-
-
-def _faster(a: OperatorTime, b: OperatorTime) -> OperatorTime:
-    """Return the faster of two ways to do the same."""
-    return replace(
-        a,
-        time_s=np.minimum(a.time_s, b.time_s),
-        low_s=np.minimum(a.low_s, b.low_s),
-        high_s=np.minimum(a.high_s, b.high_s),
-    )
+            limits[BOUNDS.index("compute")] = operator.flops / values["compute_flops_per_s"]
+        return OperatorTime(
+            time, low, high, limits.argmax(axis=0).astype(np.int8), prediction.extrapolated
+        )
 
 
 __all__ = ["DatasheetHardware", "Hardware", "OperatorTime", "ProfileHardware"]

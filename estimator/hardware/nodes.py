@@ -209,13 +209,12 @@ class Nodes:
         count = operator.count
         if self._is_bound:  # nothing is faster than the line rate
             least = low + count * sent / rate
-            return OperatorTime(least, least, least, "link", extrapolated=False)
-        return OperatorTime(
+            return OperatorTime.of(least, bound="link")
+        return OperatorTime.of(
             mid + count * (hops * LATENCY_S + sent / (ACHIEVED * rate)),
             low + count * (hops * LATENCY_LOW_S + sent / (ACHIEVED_HIGH * rate)),
             high + count * (hops * LATENCY_HIGH_S + sent / (ACHIEVED_LOW * rate)),
-            "link",
-            extrapolated=False,
+            bound="link",
         )
 
     def _all_to_all(self, operator: Operator) -> OperatorTime:
@@ -230,10 +229,10 @@ class Nodes:
             rate *= wire.value / PUBLISHED_NVLINK if wire is not None else 1.0
         if self._is_bound:
             least: Array = operator.count * operator.columns["bytes"] / rate
-            return OperatorTime(least, least, least, "link", extrapolated=False)
+            return OperatorTime.of(least, bound="link")
         time: Array = operator.count * (floor + operator.columns["bytes"] / rate)
-        return OperatorTime(
-            time, time / FACTOR_ALL_TO_ALL, time * FACTOR_ALL_TO_ALL, "link", extrapolated=False
+        return OperatorTime.of(
+            time, time / FACTOR_ALL_TO_ALL, time * FACTOR_ALL_TO_ALL, bound="link"
         )
 
 
@@ -252,14 +251,14 @@ def link_time(operator: Operator, rate_bytes_per_s: float, *, bound: bool) -> Op
     factor = bus_factor(operator.config_key["op"], int(operator.config_key["world_size"]))
     least = operator.bytes * factor / rate_bytes_per_s
     if bound:
-        return OperatorTime(least, least, least, "link", extrapolated=False)
+        return OperatorTime.of(least, bound="link")
     ranks = int(operator.config_key["world_size"])
     start = operator.count * math.ceil(math.log2(ranks))
-    return OperatorTime(
+    return OperatorTime.of(
         least / LOCAL_ACHIEVED + start * LOCAL_LATENCY_S,
         least / LOCAL_ACHIEVED_HIGH + start * LOCAL_LATENCY_S / 2.0,
         least / LOCAL_ACHIEVED_LOW + start * LOCAL_LATENCY_S * 2.0,
-        "link",
+        bound="link",
         extrapolated=True,
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from groundspeed.estimator.engines.engine import Costs
 from groundspeed.estimator.graph.step import StepGraph
-from groundspeed.estimator.serving.step_time import Part
+from groundspeed.estimator.serving.step_tables import Part
 from groundspeed.estimator.serving.workload import PartTime
 
 

@@ -11,7 +11,7 @@ length distribution, number of prompts, statistic) are inputs and are repeated i
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -36,6 +36,7 @@ from groundspeed.estimator.serving.parts import in_engine, limits_sentence, part
 from groundspeed.estimator.serving.requests import Simulated, make_load, simulate_group
 from groundspeed.estimator.serving.scheduler import simulate
 from groundspeed.estimator.serving.static_batch import static_outcome, static_parts
+from groundspeed.estimator.serving.step_tables import Part
 from groundspeed.estimator.serving.step_time import StepTimes, step_graph
 from groundspeed.estimator.serving.workload import (
     Latency,
@@ -136,7 +137,7 @@ class Server:
 
     def _run(self, w: Workload, group: "_Group") -> Simulated:
         if w.kind == "static":
-            outcome = static_outcome(group.steps, w, group.clients)
+            outcome = static_outcome(group.steps, w, group.clients, group.static(w))
             load = make_load(w, group.clients, clients=group.clients)
             rate = group.clients / float(outcome.end_s.max())
             return Simulated(load, outcome, np.ones(group.clients), rate, None, growing=False)
@@ -283,25 +284,21 @@ class Server:
         """Return the time per group of a decode step at the mean context and of one prefill."""
         steps, graph = group.steps, group.steps.graph
         if w.kind == "static":
-            decode, prefill = static_parts(steps, w, running)
+            decode, prefill = group.static(w)
             total = steps.engine_step_s(prefill, 0, prefilling=True)
             first = part_times(prefill, total)
             if not decode:
                 return (), first
             return part_times(decode, steps.engine_step_s(decode, running, prefilling=False)), first
         costs = self.engine.costs
-        prompt = np.array([max(w.mean_length * w.prompt_tokens * (1.0 - w.cached_share), 1.0)])
-        prefill = in_engine(
-            steps.parts(graph.prefill_step(np.ones(1), prompt)), costs, graph, decode=False
-        )
-        first = part_times(prefill, steps.step_s(0, 0.0, float(prompt[0]), 1.0, 0.0))
+        prompt = max(w.mean_length * w.prompt_tokens * (1.0 - w.cached_share), 1.0)
+        prefill = in_engine(steps.prefill_parts(1.0, prompt), costs, graph, decode=False)
+        first = part_times(prefill, steps.step_s(0, 0.0, prompt, 1.0, 0.0))
         if w.output_tokens * w.length_high < 2.0:
             return (), first
         context = w.mean_length * (w.prompt_tokens + w.output_tokens / 2.0)
-        operators = graph.decode_step(
-            np.array([float(running)]), np.array([context]), float(steps.rows_a_sequence)
-        )
-        decode = in_engine(steps.parts(operators), costs, graph, decode=True)
+        parts = steps.decode_parts(float(running), context)
+        decode = in_engine(parts, costs, graph, decode=True)
         return part_times(decode, steps.decode_s(running, context)), first
 
     def _with_costs(self, prediction: Prediction, price_per_hour: float | None) -> Prediction:
@@ -336,6 +333,13 @@ class _Group:
     clients: int
     busy: float
     """Number of groups that have work."""
+    _static: list[tuple[list[Part], list[Part]]] = field(default_factory=list, repr=False)
+
+    def static(self, w: Workload) -> tuple[list[Part], list[Part]]:
+        """Return the parts of decode and prefill of a static batch, evaluated once."""
+        if not self._static:
+            self._static.append(static_parts(self.steps, w, self.clients))
+        return self._static[0]
 
 
 def _latency(values: Array, weights: Array) -> Latency:

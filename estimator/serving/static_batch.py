@@ -11,7 +11,8 @@ import numpy as np
 
 from groundspeed.estimator.serving.parts import in_engine
 from groundspeed.estimator.serving.scheduler import Outcome
-from groundspeed.estimator.serving.step_time import Part, StepTimes
+from groundspeed.estimator.serving.step_tables import Part
+from groundspeed.estimator.serving.step_time import StepTimes
 from groundspeed.estimator.serving.workload import Workload
 from groundspeed.profiles.operations import Array
 
@@ -47,9 +48,11 @@ def static_parts(steps: StepTimes, w: Workload, batch: int) -> tuple[list[Part],
     return decode, prefill
 
 
-def static_outcome(steps: StepTimes, w: Workload, batch: int) -> Outcome:
-    """Return the times of a static batch."""
-    decode, prefill = static_parts(steps, w, batch)
+def static_outcome(
+    steps: StepTimes, w: Workload, batch: int, parts: tuple[list[Part], list[Part]]
+) -> Outcome:
+    """Return the times of a static batch, given its :func:`static_parts`."""
+    decode, prefill = parts
     cached = w.prompt_tokens * w.cached_share
     if steps.engine.policy == "whole_batch" and not cached:
         first = steps.engine_step_s(prefill, 0, prefilling=True)

@@ -1,9 +1,8 @@
-"""Time of one engine step, interpolated from tables of its parts.
+"""Time of one engine step: kernels from the tables of its operators, and what the host adds.
 
-A simulation needs the time of ten thousand steps, so the laws are evaluated once on grids and then
-interpolated: GEMMs and other per-token operations over the tokens of a step, decode attention over
-sequences and context, prefill attention over prompts and length. The host costs of the engine are
-added to the kernel times. Without CUDA graphs, launching the layers sets a lower bound:
+The kernels of a step are those of its tokens, of its decoding sequences and of its prompts; their
+times are interpolated (``step_tables``). The host costs of the engine are added. Without CUDA
+graphs, launching the layers sets a lower bound:
 
     step = max(kernels, layers x eager launch) + layers x gaps + step + sequences x each
 """
@@ -18,13 +17,20 @@ from groundspeed.estimator.graph.operator import Operator
 from groundspeed.estimator.graph.step import StepGraph
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.spec import Model
-from groundspeed.estimator.serving.interpolation import Axis, Curve1, Curve2
+from groundspeed.estimator.serving.interpolation import Curve1, Curve2
+from groundspeed.estimator.serving.step_tables import (
+    Part,
+    StepTables,
+    joined,
+    operator_time,
+    rounded_up,
+    step_tables,
+    ways,
+)
 from groundspeed.profiles.operations import Array
 
-OWN_KERNELS = ("custom", "one_shot", "two_shot", "multimem")
-"""All-reduce kernels of the engines themselves, in addition to those of NCCL or RCCL."""
-
-LARGEST_TOKENS = 262_144.0
+LEAST_SEQUENCES, LEAST_LONGEST = 256.0, 4096.0
+"""Smallest extents of the tables, so that the loads of a deployment share them."""
 
 
 def step_graph(
@@ -40,20 +46,6 @@ def step_graph(
         model, deployment, engine.custom_all_reduce, engine.fused_quantize, engine.kernels,
         engine.fused, busy_groups, per_node,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Part:
-    """Time of one group of operators at one grid point, with its 90 % interval [s]."""
-
-    group: str
-    time_s: float
-    low_s: float
-    high_s: float
-    bound: str
-    flops: float
-    bytes: float
-    extrapolated: bool
 
 
 @dataclass
@@ -81,90 +73,62 @@ class StepTimes:
     longest: float
     rows_a_sequence: int = 1
     """Number of tokens per decoding sequence in a step; above 1 with speculative decoding."""
+    tables: StepTables = field(init=False, repr=False)
+    _floor_s: float = field(init=False, repr=False)
+    _prefill_floor_s: float = field(init=False, repr=False)
+    _fixed_s: float = field(init=False, repr=False)
     _rows: Curve1 = field(init=False, repr=False)
-    _experts: Curve1 | None = field(init=False, repr=False)
     _head: Curve1 = field(init=False, repr=False)
     _prefill: Curve2 = field(init=False, repr=False)
     _decode: Curve2 = field(init=False, repr=False)
-    _collectives: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        top = max(2.0 * self.engine.token_budget, 2.0 * self.most_sequences, 64.0)
-        tokens = Axis(1.0, min(top, LARGEST_TOKENS), 48)
-        operators = self.graph.rows(tokens.values)
-        experts = [o for o in operators if o.group == "experts"]
-        self._rows = Curve1(
-            tokens.low, tokens.high, self.total([o for o in operators if o.group != "experts"])
-        )
-        self._experts = Curve1(tokens.low, tokens.high, self.total(experts)) if experts else None
-        sequences = Axis(1.0, max(2.0 * self.most_sequences, 4.0), 14)
-        heads = self.total(self.graph.head(sequences.values))
-        self._head = Curve1(sequences.low, sequences.high, heads)
-        contexts = Axis(16.0, max(self.longest, 64.0), 20)
-        b, c = _pairs(sequences, contexts)
-        times_s = self.total(self.graph.decode(b, c))
-        self._decode = Curve2(sequences, contexts, times_s.reshape(sequences.count, contexts.count))
-        prompts, lengths = Axis(1.0, 1024.0, 11), Axis(8.0, max(self.longest, 64.0), 20)
-        n, length = _pairs(prompts, lengths)
-        times_s = self.total(self.graph.prefill(n, length))
-        self._prefill = Curve2(prompts, lengths, times_s.reshape(prompts.count, lengths.count))
-        self._collectives = self.graph.collectives
-
-    def total(self, operators: list[Operator]) -> Array:
-        """Return the summed time of the operators at each grid point [s]."""
-        times = [self.timed(o) for o in operators]
-        summed: Array = np.sum(times, axis=0) if times else np.zeros(1)
-        return summed
-
-    def timed(self, operator: Operator) -> Array:
-        """Return the time of an operator; a collective uses the engine's fastest kernel."""
-        if operator.operation != "collective":
-            return self.hardware.time(operator).time_s
-        ways = [self.hardware.time(o).time_s for o in self.ways(operator)]
-        fastest: Array = np.min(ways, axis=0)
-        return fastest
-
-    def ways(self, operator: Operator) -> list[Operator]:
-        """Return a collective once per kernel that the engine can use and the hardware has.
-
-        Kernels are compared within one file: a published time of one kernel says nothing about the
-        links of this machine once they were measured.
-        """
-        for known in self.hardware.modes(operator):
-            usable = [
-                mode for mode in known if self.graph.custom_all_reduce or mode not in OWN_KERNELS
-            ]
-            if usable:
-                return [operator.with_key(mode=mode) for mode in dict.fromkeys(usable)]
-        return [operator]
+        costs, latent = self.engine.costs, self.graph.model.latent is not None
+        sequences = 2.0 * rounded_up(float(self.most_sequences), LEAST_SEQUENCES)
+        longest = rounded_up(self.longest, LEAST_LONGEST)
+        most = max(2.0 * self.engine.token_budget, sequences)
+        t = self.tables = step_tables(self.graph, self.hardware, most, sequences, longest)
+        experts = [g for g in t.rows.groups if g == "experts"]
+        rows = t.rows.total([g for g in t.rows.groups if g != "experts"])
+        if experts:
+            rows = rows + costs.experts_factor * t.rows.total(experts)
+        self._rows = Curve1(t.rows.axes[0].low, t.rows.axes[0].high, rows)
+        self._head = Curve1(t.head.axes[0].low, t.head.axes[0].high, t.head.total())
+        decode = costs.latent_decode_factor if latent else costs.attention_factor
+        x, y = t.decode.axes
+        self._decode = Curve2(x, y, decode * t.decode.total().reshape(x.count, y.count))
+        x, y = t.prefill.axes
+        prefill = costs.latent_prefill_factor if latent else 1.0
+        self._prefill = Curve2(x, y, prefill * t.prefill.total().reshape(x.count, y.count))
+        launch = costs.eager_decode_layer_s
+        if latent:
+            launch = max(launch, costs.eager_latent_layer_s)
+        layers = self.graph.model.layers
+        self._floor_s = layers * launch
+        self._prefill_floor_s = layers * max(launch, costs.eager_prefill_layer_s)
+        self._fixed_s = costs.step_s + layers * costs.layer_s + t.collectives * costs.collective_s
 
     def fastest(self, operator: Operator) -> Operator:
         """Return the operator itself, or a collective with the kernel that the engine would use."""
-        if operator.operation != "collective":
-            return operator
-        return min(self.ways(operator), key=lambda o: float(self.hardware.time(o).time_s.mean()))
+        chosen = ways(self.graph, self.hardware, operator)
+        if len(chosen) == 1:
+            return chosen[0]
+        return min(chosen, key=lambda o: float(self.hardware.time(o).time_s.mean()))
 
     def rows_s(self, tokens: float) -> float:
         """Return the time of GEMMs, elementwise operations and collectives of a step [s]."""
-        if self._experts is None:
-            return self._rows(tokens)
-        return self._rows(tokens) + self.engine.costs.experts_factor * self._experts(tokens)
+        return self._rows(tokens)
 
     def decode_attention_s(self, sequences: float, context: float) -> float:
         """Return the time of decode attention and recurrent state updates in all layers [s]."""
-        costs = self.engine.costs
-        latent = self.graph.model.latent is not None
-        factor = costs.latent_decode_factor if latent else costs.attention_factor
-        return factor * self._decode(sequences, context)
+        return self._decode(sequences, context)
 
     def prefill_attention_s(self, prompts: float, length: float, past: float = 0.0) -> float:
         """Return the time of prefill attention of ``length`` tokens after ``past`` cached ones."""
-        latent = self.graph.model.latent is not None
-        factor = self.engine.costs.latent_prefill_factor if latent else 1.0
         whole = self._prefill(prompts, past + length)
         if past >= 1.0:
             whole = max(whole - self._prefill(prompts, past), self._prefill(1.0, 8.0))
-        return factor * whole
+        return whole
 
     def decode_s(self, sequences: int, context: float) -> float:
         """Return the time of a decode-only step [s]."""
@@ -193,110 +157,76 @@ class StepTimes:
         float
             Time of the step [s].
         """
-        costs, model = self.engine.costs, self.graph.model
         tokens = sequences * self.rows_a_sequence
-        kernels = self.rows_s(max(tokens + chunk, 1.0))
-        kernels += self._head(max(tokens + prompts, 1.0))
+        rows = self._rows(max(tokens + chunk, 1.0))
+        kernels = rows + self._head(max(tokens + prompts, 1.0))
         if sequences:
-            kernels += self.decode_attention_s(sequences, context)
-        launch = costs.eager_decode_layer_s
-        if model.latent is not None:
-            launch = max(launch, costs.eager_latent_layer_s)
-        floor = model.layers * launch
+            kernels += self._decode(sequences, context)
+        floor = self._floor_s
         if chunk:
             attention = self.prefill_attention_s(prompts, chunk / prompts, past)
             # prefill_factor scales the whole step if nothing decodes, else only the added time.
-            base = self.rows_s(tokens) if tokens else 0.0
-            added = self.rows_s(tokens + chunk) - base
-            kernels += attention + (costs.prefill_factor - 1.0) * (added + attention)
-            floor = max(floor, model.layers * costs.eager_prefill_layer_s)
+            added = rows - self._rows(tokens) if tokens else rows
+            kernels += attention
+            kernels += (self.engine.costs.prefill_factor - 1.0) * (added + attention)
+            floor = self._prefill_floor_s
         return max(kernels, floor) + self.host_s(sequences)
 
     def engine_step_s(self, parts: list[Part], sequences: int, *, prefilling: bool) -> float:
         """Return the time of a step whose kernels take the time of ``parts`` [s]."""
-        costs, model = self.engine.costs, self.graph.model
-        launch = costs.eager_decode_layer_s
-        if model.latent is not None:
-            launch = max(launch, costs.eager_latent_layer_s)
-        if prefilling:
-            launch = max(launch, costs.eager_prefill_layer_s)
         kernels = sum(part.time_s for part in parts)
-        return max(kernels, model.layers * launch) + self.host_s(sequences)
+        floor = self._prefill_floor_s if prefilling else self._floor_s
+        return max(kernels, floor) + self.host_s(sequences)
 
     def host_s(self, sequences: float) -> float:
         """Return the time that host and gaps between kernels add to a step [s]."""
-        costs = self.engine.costs
-        host = costs.step_s + self.graph.model.layers * costs.layer_s
-        return host + self._collectives * costs.collective_s + sequences * costs.sequence_s
+        return self._fixed_s + sequences * self.engine.costs.sequence_s
 
     def step_many(self, sequences: Array, context: Array, chunk: Array, prompts: Array) -> Array:
         """Vectorized :meth:`step_s` of whole prompts for arrays (N,); 0 where a kind is absent."""
-        costs, model = self.engine.costs, self.graph.model
+        costs = self.engine.costs
         tokens = sequences * self.rows_a_sequence
-        kernels = self._rows_many(np.maximum(tokens + chunk, 1.0))
+        kernels = self._rows.many(np.maximum(tokens + chunk, 1.0))
         kernels += self._head.many(np.maximum(tokens + prompts, 1.0))
-        latent = model.latent is not None
-        factor = costs.latent_decode_factor if latent else costs.attention_factor
         decoding, prefilling = sequences > 0, chunk > 0
         attention = self._decode.many(np.maximum(sequences, 1.0), np.maximum(context, 1.0))
-        kernels += np.where(decoding, factor * attention, 0.0)
+        kernels += np.where(decoding, attention, 0.0)
         whole = self._prefill.many(np.maximum(prompts, 1.0), np.maximum(chunk / prompts, 1.0))
-        whole *= costs.latent_prefill_factor if latent else 1.0
-        base = np.where(decoding, self._rows_many(np.maximum(tokens, 1.0)), 0.0)
-        added = self._rows_many(np.maximum(tokens + chunk, 1.0)) - base
+        base = np.where(decoding, self._rows.many(np.maximum(tokens, 1.0)), 0.0)
+        added = self._rows.many(np.maximum(tokens + chunk, 1.0)) - base
         extra = whole + (costs.prefill_factor - 1.0) * (added + whole)
         kernels += np.where(prefilling, extra, 0.0)
-        launch = costs.eager_decode_layer_s
-        if latent:
-            launch = max(launch, costs.eager_latent_layer_s)
-        eager = np.where(prefilling, max(launch, costs.eager_prefill_layer_s), launch)
-        fixed = costs.step_s + model.layers * costs.layer_s
-        fixed += self._collectives * costs.collective_s
-        floor = np.maximum(kernels, model.layers * eager)
-        times_s: Array = floor + fixed + sequences * costs.sequence_s
+        eager = np.where(prefilling, self._prefill_floor_s, self._floor_s)
+        times_s: Array = np.maximum(kernels, eager) + self._fixed_s + sequences * costs.sequence_s
         return times_s
 
-    def _rows_many(self, tokens: Array) -> Array:
-        if self._experts is None:
-            return self._rows.many(tokens)
-        return self._rows.many(tokens) + self.engine.costs.experts_factor * self._experts.many(
-            tokens
+    def decode_parts(self, sequences: float, context: float) -> list[Part]:
+        """Return the time of each group of operators in a step that only decodes."""
+        t, rows = self.tables, sequences * self.rows_a_sequence
+        return joined(
+            [*t.rows.parts(rows), *t.head.parts(rows), *t.decode.parts(sequences, context)]
         )
 
+    def prefill_parts(self, prompts: float, length: float) -> list[Part]:
+        """Return the time of each group of operators in a step that prefills whole prompts."""
+        t = self.tables
+        return joined(
+            [*t.rows.parts(prompts * length), *t.head.parts(prompts),
+             *t.prefill.parts(prompts, length)]
+        )  # fmt: skip
+
     def parts(self, operators: list[Operator]) -> list[Part]:
-        """Return the mean time of each group over the grid points, with its interval."""
-        groups: dict[str, list[Part]] = {}
+        """Return the mean time of each group over exactly these shapes, with its interval."""
+        found = []
         for operator in operators:
-            fastest = self.hardware.time(self.fastest(operator))
+            t = operator_time(self.graph, self.hardware, operator)
             counted = operator.operation != "collective"
-            groups.setdefault(operator.group, []).append(
+            found.append(
                 Part(
-                    operator.group,
-                    float(fastest.time_s.mean()),
-                    float(fastest.low_s.mean()),
-                    float(fastest.high_s.mean()),
-                    fastest.bound,
+                    operator.group, float(t.time_s.mean()), float(t.low_s.mean()),
+                    float(t.high_s.mean()), t.bound,
                     float(operator.flops.mean()) if counted else 0.0,
-                    float(operator.bytes.mean()) if counted else 0.0,
-                    fastest.extrapolated,
+                    float(operator.bytes.mean()) if counted else 0.0, t.extrapolated,
                 )
-            )
-        return [_joined(name, parts) for name, parts in groups.items()]
-
-
-def _joined(name: str, parts: list[Part]) -> Part:
-    time = sum(p.time_s for p in parts)
-    below = sum((p.time_s - p.low_s) ** 2 for p in parts) ** 0.5
-    above = sum((p.high_s - p.time_s) ** 2 for p in parts) ** 0.5
-    largest = max(parts, key=lambda p: p.time_s)
-    return Part(
-        name, time, max(time - below, 0.0), time + above, largest.bound,
-        sum(p.flops for p in parts), sum(p.bytes for p in parts),
-        any(p.extrapolated for p in parts),
-    )  # fmt: skip
-
-
-def _pairs(x: Axis, y: Axis) -> tuple[Array, Array]:
-    """Return all pairs of two grids as two flat arrays."""
-    first, second = np.meshgrid(x.values, y.values, indexing="ij")
-    return first.ravel(), second.ravel()
+            )  # fmt: skip
+        return joined(found)

@@ -88,11 +88,16 @@ class ResidualGP(Record):
         return self.evaluate(columns)[0]
 
     def _coordinates(self, columns: Columns) -> Single:
-        points = np.array(self.points)
-        raw = np.stack([np.log2(columns[c]) for c in self.columns], axis=1)
-        inside = np.clip(raw, points.min(axis=0), points.max(axis=0))
-        scaled: Single = (inside / np.array(self.octaves)).astype(np.float32)
+        low, high, octaves = self._range
+        raw = np.log2(np.stack([columns[c] for c in self.columns], axis=1))
+        scaled: Single = (np.minimum(np.maximum(raw, low), high) / octaves).astype(np.float32)
         return scaled
+
+    @cached_property
+    def _range(self) -> tuple[Array, Array, Array]:
+        """Return the lowest and highest coordinates of the points, and the length scales."""
+        points = np.array(self.points)
+        return points.min(axis=0), points.max(axis=0), np.array(self.octaves)
 
     @cached_property
     def _solved(self) -> tuple[Single, Single, Single]:
