@@ -1,5 +1,7 @@
 """Find everything that is known of a device by its name."""
 
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -68,7 +70,35 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> HardwareChoi
     InputError
         If no profile or datasheet has this name.
     """
-    if name.endswith(".json") or "/" in name:
+    folder = profile_dir or profile_folder()
+    named = [Path(name).expanduser()] if _is_path(name) else []
+    return _found(name, folder, (Path.cwd(), _state([*named, *folder.glob("*.json")])))
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".json") or "/" in name
+
+
+FOUND_KEPT = 64
+"""Devices that are kept in memory with their laws: a program asks for few, again and again."""
+
+
+def _state(paths: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Return what changes when a file does: its name, time and size."""
+    found = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        found.append((str(path), status.st_mtime_ns, status.st_size))
+    return tuple(sorted(found))
+
+
+@functools.lru_cache(maxsize=FOUND_KEPT)
+def _found(name: str, profile_dir: Path, state: object) -> HardwareChoice:
+    """Find a device; ``state`` of the files decides whether an earlier answer still holds."""
+    if _is_path(name):
         return _of_profile(name, load_profile(Path(name).expanduser()), profile_dir)
     try:
         match = find_device(name)

@@ -265,18 +265,9 @@ class Server:
 
     def _answered_by(self, steps: StepTimes) -> tuple[str, ...]:
         """Say which file answered for which operations, one line for each file and origin."""
-        one = np.ones(1)
-        operators = [
-            *steps.graph.decode_step(one, 64.0 * one, 1.0),
-            *steps.graph.prefill_step(one, 64.0 * one),
-        ]
-        found: dict[str, list[str]] = {}
-        for operator in operators:
-            chosen = steps.fastest(operator)
-            names = found.setdefault(steps.hardware.source(chosen), [])
-            if operator.operation not in names:
-                names.append(operator.operation)
-        return tuple(f"times from {s}: {', '.join(names)}" for s, names in found.items())
+        return tuple(
+            f"times from {source}: {', '.join(names)}" for source, names in steps.tables.answered_by
+        )
 
     def _parts(
         self, group: "_Group", w: Workload, running: int

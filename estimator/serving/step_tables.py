@@ -105,6 +105,8 @@ class StepTables:
     prefill: Grid
     collectives: float
     """Number of collectives in a step."""
+    answered_by: tuple[tuple[str, tuple[str, ...]], ...]
+    """File and origin, and the operations that it answered for."""
 
 
 @functools.lru_cache(maxsize=TABLES_KEPT)
@@ -132,7 +134,27 @@ def step_tables(graph: StepGraph, hardware: Hardware, tokens: float, sequences: 
         build((many, contexts), graph.decode(b, c)),
         build((prompts, lengths), graph.prefill(n, length)),
         graph.collectives,
+        _answered_by(graph, hardware),
     )
+
+
+def _answered_by(graph: StepGraph, hardware: Hardware) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    one = np.ones(1)
+    found: dict[str, dict[str, None]] = {}
+    for operator in (
+        *graph.decode_step(one, 64.0 * one, 1.0), *graph.prefill_step(one, 64.0 * one)
+    ):  # fmt: skip
+        source = hardware.source(fastest(graph, hardware, operator))
+        found.setdefault(source, {})[operator.operation] = None
+    return tuple((source, tuple(names)) for source, names in found.items())
+
+
+def fastest(graph: StepGraph, hardware: Hardware, operator: Operator) -> Operator:
+    """Return the operator itself, or a collective with the kernel that the engine would use."""
+    chosen = ways(graph, hardware, operator)
+    if len(chosen) == 1:
+        return chosen[0]
+    return min(chosen, key=lambda o: float(hardware.time(o).time_s.mean()))
 
 
 def rounded_up(value: float, least: float) -> float:

@@ -25,7 +25,6 @@ from groundspeed.estimator.serving.step_tables import (
     operator_time,
     rounded_up,
     step_tables,
-    ways,
 )
 from groundspeed.profiles.operations import Array
 
@@ -77,6 +76,8 @@ class StepTimes:
     _floor_s: float = field(init=False, repr=False)
     _prefill_floor_s: float = field(init=False, repr=False)
     _fixed_s: float = field(init=False, repr=False)
+    _of_tokens: dict[int, tuple[float, float]] = field(init=False, repr=False, default_factory=dict)
+    """Kernels on the tokens of a decode step, and the host, by the number of sequences."""
     _rows: Curve1 = field(init=False, repr=False)
     _head: Curve1 = field(init=False, repr=False)
     _prefill: Curve2 = field(init=False, repr=False)
@@ -108,13 +109,6 @@ class StepTimes:
         self._prefill_floor_s = layers * max(launch, costs.eager_prefill_layer_s)
         self._fixed_s = costs.step_s + layers * costs.layer_s + t.collectives * costs.collective_s
 
-    def fastest(self, operator: Operator) -> Operator:
-        """Return the operator itself, or a collective with the kernel that the engine would use."""
-        chosen = ways(self.graph, self.hardware, operator)
-        if len(chosen) == 1:
-            return chosen[0]
-        return min(chosen, key=lambda o: float(self.hardware.time(o).time_s.mean()))
-
     def rows_s(self, tokens: float) -> float:
         """Return the time of GEMMs, elementwise operations and collectives of a step [s]."""
         return self._rows(tokens)
@@ -132,7 +126,13 @@ class StepTimes:
 
     def decode_s(self, sequences: int, context: float) -> float:
         """Return the time of a decode-only step [s]."""
-        return self.step_s(sequences, context, 0.0, 0.0, 0.0)
+        fixed = self._of_tokens.get(sequences)
+        if fixed is None:
+            tokens = sequences * self.rows_a_sequence
+            fixed = self._rows(tokens) + self._head(tokens), self.host_s(sequences)
+            self._of_tokens[sequences] = fixed
+        kernels = fixed[0] + self._decode(sequences, context)
+        return (kernels if kernels > self._floor_s else self._floor_s) + fixed[1]
 
     def step_s(
         self, sequences: int, context: float, chunk: float, prompts: float, past: float
