@@ -1,22 +1,28 @@
 """Plan a deployment: search all, keep the Pareto front, find the cheapest that meets the SLO.
 
-Every parallelism of a model on some GPUs (tensor, expert and data parallel, replicas) is evaluated
-at every concurrency with the closed form. The Pareto front trades tokens/s per GPU against tokens/s
-per user. The best candidates are then simulated, because the closed form of queueing is too
-inaccurate to decide whether an SLO is met.
+Every placement of a model on some GPUs is evaluated at every concurrency with the closed form, and
+those that can lie on the front (tokens/s per GPU against tokens/s per user) or be the cheapest are
+simulated, because the closed form of queueing is too inaccurate to decide whether an SLO is met. A
+candidate is left out only if a simulated one is better than it by more than the closed form errs.
+What is shown is simulated, all of it.
+
+Prefill and decode on pools of their own (``plan_pools``) are a steady state, shown apart.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
-from groundspeed.estimator.deployment.deployment import Deployment, require_valid
+from groundspeed.estimator.decisions.launch import Chosen, Launch, launch
+from groundspeed.estimator.decisions.objective import Limit
+from groundspeed.estimator.decisions.placements import Formats, placements, useful
+from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.deployment.memory import most_sequences, plan_memory
-from groundspeed.estimator.engines.engine import Engine
+from groundspeed.estimator.engines.engine import NO_ENGINE, Engine
 from groundspeed.estimator.hardware.law_lookup import Hardware
-from groundspeed.estimator.model.catalog import hub_name
 from groundspeed.estimator.model.spec import Model
 from groundspeed.estimator.serving.closed_form import Loads, closed_form
 from groundspeed.estimator.serving.server import Server
@@ -25,17 +31,24 @@ from groundspeed.estimator.serving.workload import Prediction, Workload
 from groundspeed.profiles.errors import InputError, PhysicsError
 from groundspeed.profiles.record import Record
 
-MOST_CONCURRENCY = 4096
-SIMULATED = 6
-"""Number of candidates that are simulated, best first."""
+MOST_CONCURRENCY = 1024
+"""Most clients of one attention group; engines run no more sequences by default."""
+
+CLOSED_FORM_ERRS = 1.2
+"""Factor within which the closed form of TPOT and throughput agrees with the simulation (closed
+against simulated on the shipped profiles: 15 %)."""
+
+MOST_SIMULATED = 80
+"""Most points that are simulated."""
 
 
 class PlanPoint(Record):
-    """Predicted performance and cost of one deployment at one concurrency."""
+    """Predicted performance and cost of one deployment at one concurrency, simulated."""
 
     gpu: str
     engine: str
     tp: int
+    pp: int = 1
     ep: int
     dp: int
     replicas: int
@@ -45,16 +58,39 @@ class PlanPoint(Record):
     tpot_s: float
     ttft_high_s: float
     tpot_high_s: float
+    ttft_p99_s: float
+    tpot_p99_s: float
     output_tokens_per_s: float
     tokens_per_s_per_gpu: float
     tokens_per_s_per_user: float
     cost_per_million_output_tokens: float | None
     meets: bool
-    """True if the predicted means meet the objective."""
+    """True if the predictions meet the objective."""
     surely: bool
-    """True if the upper ends of the 90 % intervals meet the objective, too."""
-    simulated: bool
+    """True if the upper ends of the 90 % intervals meet the objective, too; never of a datasheet,
+    which is a bound."""
+    stands_on: str
+    """``measured``, ``imported``, ``transferred`` or ``datasheet`` (a bound)."""
     on_front: bool = False
+
+
+class PoolPoint(Record):
+    """Prefill and decode on pools of their own, in a steady state."""
+
+    prefill: str
+    """Replicas, parallelism and GPU of the prefill pool."""
+    decode: str
+    gpus: int
+    concurrency: int
+    ttft_s: float
+    tpot_s: float
+    ttft_high_s: float
+    tpot_high_s: float
+    tokens_per_s_per_gpu: float
+    tokens_per_s_per_user: float
+    cost_per_million_output_tokens: float | None
+    meets: bool
+    limited_by: str
 
 
 class Plan(Record):
@@ -63,14 +99,21 @@ class Plan(Record):
     model: str
     prompt_tokens: int
     output_tokens: int
-    ttft_limit_s: float | None
-    tpot_limit_s: float | None
+    objective: tuple[str, ...]
     points: tuple[PlanPoint, ...]
-    """The Pareto front, and every candidate that was simulated."""
+    """The Pareto front, and the best."""
     best: PlanPoint | None
     """The cheapest that meets the objective; without a price, the most tokens/s per GPU."""
+    pools: tuple[PoolPoint, ...] = ()
+    """Separate pools for prefill and decode that meet the objective, best first."""
     tried: int
+    """Deployments times concurrencies that were evaluated."""
+    simulated: int
     launch: str | None
+    """Command of one replica."""
+    router: str | None = None
+    """Command of what distributes requests over the replicas."""
+    remark: str = ""
     advice: str
     skipped: tuple[str, ...] = ()
     """Deployments whose prediction would break physics, an error of this program."""
@@ -87,240 +130,276 @@ class Candidate:
     price_per_hour: float | None
 
 
-def make_plan(
-    model: Model,
-    candidates: Sequence[Candidate],
-    workload: Workload,
-    *,
-    ttft_limit_s: float | None = None,
-    tpot_limit_s: float | None = None,
-    dtype: str | None = None,
-    kv_dtype: str | None = None,
-) -> Plan:
-    """Search the deployments of a model on the candidate devices.
+@dataclass(frozen=True)
+class Request:
+    """What is planned."""
 
-    Parameters
-    ----------
-    model : Model
-        The model to deploy.
-    candidates : sequence of Candidate
-        Devices to consider.
-    workload : Workload
-        Prompt and output lengths; its concurrency is ignored, because it is searched.
-    ttft_limit_s, tpot_limit_s : float, optional
-        Limits of mean TTFT and TPOT [s], above 0. Not given: no limit.
-    dtype, kv_dtype : str, optional
-        Formats of weights and KV cache. Not given: the checkpoint's.
+    model: Model
+    candidates: Sequence[Candidate]
+    workload: Workload
+    """Lengths, cache and speculation; its concurrency is searched."""
+    limits: tuple[Limit, ...] = ()
+    formats: Formats = field(default_factory=Formats)
+    served_as: str | None = None
+    """Name or folder of the model for the engine; None: the hub's name of a shipped model."""
+    pools: bool = True
+    """Whether separate pools for prefill and decode are tried, too."""
+
+
+@dataclass(frozen=True)
+class Rough:
+    """A deployment at a concurrency, by the closed form."""
+
+    candidate: Candidate
+    server: Server
+    workload: Workload
+    replicas: int
+    tpot_s: float
+    tokens_per_s_per_gpu: float
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all replicas."""
+        return self.replicas * self.server.deployment.devices
+
+    @property
+    def price(self) -> float:
+        """Price of a million output tokens, else the inverse of tokens/s per GPU."""
+        each = self.candidate.price_per_hour
+        return (each if each is not None else 1.0) / self.tokens_per_s_per_gpu
+
+
+def served_as(name: str) -> str | None:
+    """Return what an engine is told of a model given by this name: the folder of a config.json.
+
+    >>> served_as("qwen2.5-7b") is None
+    True
+    """
+    path = Path(name).expanduser()
+    if not path.exists():
+        return name if "/" in name and not name.endswith(".json") else None
+    return str((path if path.is_dir() else path.parent).resolve())
+
+
+def make_plan(request: Request) -> Plan:
+    """Search the deployments of a model on the candidate devices.
 
     Raises
     ------
     InputError
         If a limit or price is not positive, or nothing fits.
     """
-    for name, value in (("TTFT", ttft_limit_s), ("TPOT", tpot_limit_s)):
-        if value is not None and not value > 0:
-            raise InputError(f"the {name} limit must be above 0 s, not {value} s")
-    candidates_tried: list[tuple[PlanPoint, Server, Workload]] = []
-    first_error = ""
-    for candidate in candidates:
-        if candidate.price_per_hour is not None and not 0 < candidate.price_per_hour < 10_000:
-            raise InputError(
-                f"the price of a GPU-hour must be above 0 and below 10,000, "
-                f"not {candidate.price_per_hour}",
-                where="--price",
-                remedy="give the price of one GPU-hour, such as 2.5",
-            )
-        for deployment in _placements(model, candidate.gpus, dtype, kv_dtype):
-            try:
-                candidates_tried += _points(
-                    model, candidate, deployment, workload, ttft_limit_s, tpot_limit_s
-                )
-            except InputError as error:
-                first_error = str(error)  # of the most devices: it says what is missing
-    if not candidates_tried:
+    for candidate in request.candidates:
+        _require_candidate(candidate)
+    roughs, first_error = _all_roughs(request)
+    if not roughs:
         raise InputError(f"no deployment is possible: {first_error or 'no parallelism fits'}")
-    front = _front([p for p, _, _ in candidates_tried])
-    order = sorted(candidates_tried, key=lambda f: _rank(f[0]))
-    simulated: list[PlanPoint] = []
-    skipped: list[str] = []
-    for entry in order:
-        try:
-            simulated.append(_simulated(entry, ttft_limit_s, tpot_limit_s))
-        except PhysicsError as error:
-            skipped.append(str(error))
-        if len(simulated) == SIMULATED:
-            break
-    meets_objective = [p for p in simulated if p.meets]
-    best = min(meets_objective, key=_rank) if meets_objective else None
-    kept = {_key(p): p.model_copy(update={"on_front": True}) for p in front}
-    for p in simulated:
-        kept[_key(p)] = p.model_copy(update={"on_front": _key(p) in kept})
-    points = tuple(sorted(kept.values(), key=lambda p: -p.tokens_per_s_per_gpu))
+    search = _Search(request, roughs)
+    search.run()
+    front = _front(search.points)
+    meeting = [p for p in search.points if p.meets]
+    best = min(meeting, key=_rank) if meeting and request.limits else None
+    if best is None and not request.limits:
+        best = min(search.points, key=_rank)
+    kept = {id(p): p for p in front}
+    if best is not None:
+        kept[id(best)] = best
+    fronts = {id(p) for p in front}
+    points = [p.model_copy(update={"on_front": id(p) in fronts}) for p in kept.values()]
+    started = search.command(best) if best is not None else None
+    pools: tuple[PoolPoint, ...] = ()
+    if request.pools:
+        from groundspeed.estimator.decisions.plan_pools import plan_pools
+
+        pools = plan_pools(request, roughs)
     return Plan(
-        model=model.id,
-        prompt_tokens=workload.prompt_tokens,
-        output_tokens=workload.output_tokens,
-        ttft_limit_s=ttft_limit_s,
-        tpot_limit_s=tpot_limit_s,
-        points=points,
+        model=request.model.id,
+        prompt_tokens=request.workload.prompt_tokens,
+        output_tokens=request.workload.output_tokens,
+        objective=tuple(str(limit) for limit in request.limits),
+        points=tuple(sorted(points, key=lambda p: -p.tokens_per_s_per_gpu)),
         best=best,
-        tried=len(candidates_tried),
-        launch=launch_command(model, best, dtype, workload, kv_dtype) if best else None,
-        skipped=tuple(skipped),
-        advice=_advice(best, [p for p, _, _ in candidates_tried], ttft_limit_s, tpot_limit_s),
+        pools=pools,
+        tried=len(roughs),
+        simulated=len(search.points),
+        launch=started.server if started else None,
+        router=started.router if started else None,
+        remark=started.remark if started else "",
+        skipped=tuple(search.skipped),
+        advice=_advice(best, search.points, request.limits),
     )
 
 
-def _placements(
-    model: Model, gpus: int, dtype: str | None, kv_dtype: str | None
-) -> list[Deployment]:
-    """Return every parallelism of one replica on up to ``gpus`` GPUs."""
-    if gpus < 1:
-        raise InputError(f"--gpus must be at least 1, not {gpus}")
-    placements = []
-    tp = 1
-    while tp <= gpus:
-        ways = [(tp, 1, 1)]
-        if model.experts is not None and tp > 1:
-            ways += [(tp, tp, 1), (1, tp, tp)]
-        for attention, ep, dp in ways:
-            trial = Deployment(tp=attention, ep=ep, dp=dp, dtype=dtype, kv_dtype=kv_dtype)
-            try:
-                require_valid(model, trial)
-            except InputError:
+def _require_candidate(candidate: Candidate) -> None:
+    price = candidate.price_per_hour
+    if price is not None and not 0 < price < 10_000:
+        raise InputError(
+            f"the price of a GPU-hour must be above 0 and below 10,000, not {price}",
+            where="--price",
+            remedy="give the price of one GPU-hour, such as 2.5",
+        )
+    if candidate.engine.name == NO_ENGINE:
+        raise InputError(
+            "bare is no engine, so it serves nothing",
+            where="--engine",
+            remedy="give vllm, sglang or trtllm",
+        )
+
+
+def _all_roughs(request: Request) -> tuple[list[Rough], str]:
+    """Return every deployment at every concurrency, and why the largest did not fit."""
+    roughs: list[Rough] = []
+    reason = ""
+    for candidate in request.candidates:
+        one_fits = False
+        for deployment in placements(request.model, candidate.gpus, request.formats):
+            if not useful(deployment, candidate.gpus, one_fits):
                 continue
-            placements.append(trial)
-        tp *= 2
-    return placements
+            try:
+                found = _roughs(request, candidate, deployment)
+            except InputError as error:
+                reason = str(error)  # of the most devices: it says what is missing
+                continue
+            one_fits |= deployment.devices == 1
+            roughs += found
+    return roughs, reason
 
 
-def _points(
-    model: Model,
-    candidate: Candidate,
-    deployment: Deployment,
-    workload: Workload,
-    ttft_limit_s: float | None,
-    tpot_limit_s: float | None,
-) -> list[tuple[PlanPoint, Server, Workload]]:
+def _roughs(request: Request, candidate: Candidate, deployment: Deployment) -> list[Rough]:
     """Evaluate the closed form of one deployment at every concurrency that fits its KV cache."""
-    engine, hardware = candidate.engine, candidate.hardware
-    tokens = workload.longest_tokens
-    memory = plan_memory(model, deployment, engine, hardware)
-    fit = most_sequences(model, deployment, memory, tokens)
+    model, engine, w = request.model, candidate.engine, request.workload
+    server = Server(model, deployment, engine, candidate.hardware)
+    tokens = w.longest_tokens
+    memory = plan_memory(model, deployment, engine, server.nodes)
+    fit = most_sequences(model, deployment, memory, tokens) // deployment.pp
     if fit < 1:
         raise InputError(f"{model.id} does not fit {deployment.devices} x {candidate.name}")
-    replicas = candidate.gpus // deployment.devices
-    top = min(fit, MOST_CONCURRENCY)
+    top = min(fit, engine.max_sequences, MOST_CONCURRENCY)
     clients = np.unique(np.append(2.0 ** np.arange(0.0, math.log2(top) + 1e-9), float(top)))
-    graph = step_graph(model, deployment, engine)
-    steps = StepTimes(graph, hardware, engine, top, tokens)
-    mean = (workload.length_low + workload.length_high) / 2.0
+    graph = step_graph(model, deployment, engine, per_node=server.nodes.per_node)
+    steps = StepTimes(graph, server.nodes, engine, top, tokens, 1 + w.drafted_tokens)
+    mean = w.mean_length
     loads = Loads(
-        np.full(clients.shape, mean * workload.prompt_tokens),
-        np.full(clients.shape, mean * workload.output_tokens),
+        np.full(clients.shape, max(mean * w.prompt_tokens * (1.0 - w.cached_share), 1.0)),
+        np.full(clients.shape, mean * w.output_tokens / (1.0 + w.accepted_tokens)),
         clients,
-        fixed=workload.length_low == workload.length_high,
+        fixed=w.length_low == w.length_high,
     )
     estimates = closed_form(steps, engine, loads)
-    server = Server(model, deployment, engine, hardware)
-    groups = deployment.dp * replicas
-    points = []
-    for i, each in enumerate(clients):
-        ttft, tpot = float(estimates.ttft_s[i]), float(estimates.tpot_s[i])
-        output = float(estimates.requests_per_s[i]) * groups * mean * workload.output_tokens
-        gpus = replicas * deployment.devices
-        point = _point(
-            candidate, deployment, replicas, int(each) * groups, ttft, tpot, output, gpus,
-            (ttft * engine.interval_ttft, tpot * engine.interval_tpot),
-            (ttft_limit_s, tpot_limit_s), simulated=False,
+    replicas = candidate.gpus // deployment.devices
+    rate = estimates.requests_per_s * mean * w.output_tokens * deployment.groups
+    return [
+        Rough(
+            candidate, server, replace(w, concurrency=int(each) * deployment.groups), replicas,
+            float(estimates.tpot_s[i]) / (1.0 + w.accepted_tokens),
+            float(rate[i]) / deployment.devices,
+        )
+        for i, each in enumerate(clients)
+    ]  # fmt: skip
+
+
+class _Search:
+    """Simulates the candidates that can still matter, most promising first."""
+
+    def __init__(self, request: Request, roughs: Sequence[Rough]) -> None:
+        self.request = request
+        self.open = list(roughs)
+        self.points: list[PlanPoint] = []
+        self.of_point: dict[int, Rough] = {}
+        self.skipped: list[str] = []
+
+    def run(self) -> None:
+        while self.open and len(self.points) < MOST_SIMULATED:
+            chosen = self._cheapest() or self._widest()
+            if chosen is None:
+                return
+            self.open.remove(chosen)
+            try:
+                point = self._simulate(chosen)
+            except PhysicsError as error:
+                self.skipped.append(str(error))
+                continue
+            self.points.append(point)
+            self.of_point[id(point)] = chosen
+
+    def _cheapest(self) -> Rough | None:
+        """Return the cheapest that may meet the objective and may beat the best so far."""
+        tpot = [x.seconds for x in self.request.limits if x.metric == "tpot"]
+        fast = [r for r in self.open if not tpot or r.tpot_s / CLOSED_FORM_ERRS <= min(tpot)]
+        if not fast or not self.request.limits:
+            return None
+        first = min(fast, key=lambda r: r.price)
+        meeting = [self.of_point[id(p)].candidate.price_per_hour for p in self.points if p.meets]
+        if meeting:
+            best = min((p for p in self.points if p.meets), key=_rank)
+            each = self.of_point[id(best)].candidate.price_per_hour
+            price = (each if each is not None else 1.0) / best.tokens_per_s_per_gpu
+            if first.price / CLOSED_FORM_ERRS > price:
+                return None
+        return first
+
+    def _widest(self) -> Rough | None:
+        """Return one that the simulated points do not dominate, most tokens/s per GPU first."""
+        for rough in sorted(self.open, key=lambda r: -r.tokens_per_s_per_gpu):
+            rate = rough.tokens_per_s_per_gpu * CLOSED_FORM_ERRS
+            user = CLOSED_FORM_ERRS / rough.tpot_s
+            if not any(
+                p.tokens_per_s_per_gpu >= rate and p.tokens_per_s_per_user >= user
+                for p in self.points
+            ) and self._on_rough_front(rough):
+                return rough
+        return None
+
+    def _on_rough_front(self, rough: Rough) -> bool:
+        return not any(
+            other.tokens_per_s_per_gpu > rough.tokens_per_s_per_gpu * CLOSED_FORM_ERRS
+            and other.tpot_s * CLOSED_FORM_ERRS < rough.tpot_s
+            for other in self.open
+        )
+
+    def _simulate(self, rough: Rough) -> PlanPoint:
+        prediction = rough.server.predict(rough.workload)
+        d, replicas = rough.server.deployment, rough.replicas
+        tpot = prediction.tpot_s or 0.0
+        output = prediction.output_tokens_per_s * replicas
+        price = rough.candidate.price_per_hour
+        gpus = rough.gpus
+        fine = not prediction.saturated
+        limits = self.request.limits
+        known = prediction.origin != "datasheet"
+        return PlanPoint(
+            gpu=rough.candidate.name, engine=rough.candidate.engine.name,
+            tp=d.tp, pp=d.pp, ep=d.ep, dp=d.dp, replicas=replicas, gpus=gpus,
+            concurrency=prediction.concurrency * replicas,
+            ttft_s=prediction.ttft_s, tpot_s=tpot,
+            ttft_high_s=prediction.ttft_high_s, tpot_high_s=prediction.tpot_high_s or 0.0,
+            ttft_p99_s=prediction.ttft.p99,
+            tpot_p99_s=prediction.tpot.p99 if prediction.tpot else 0.0,
+            output_tokens_per_s=output, tokens_per_s_per_gpu=output / gpus,
+            tokens_per_s_per_user=1.0 / tpot if tpot else 0.0,
+            cost_per_million_output_tokens=price * gpus / (output * 3600.0) * 1e6
+            if price is not None else None,
+            meets=fine and all(x.value(prediction) <= x.seconds for x in limits),
+            surely=fine and known and all(x.high(prediction) <= x.seconds for x in limits),
+            stands_on=prediction.origin,
         )  # fmt: skip
-        points.append((point, server, replace(workload, concurrency=int(each) * deployment.dp)))
-    return points
 
-
-def _point(
-    candidate: Candidate,
-    d: Deployment,
-    replicas: int,
-    concurrency: int,
-    ttft: float,
-    tpot: float,
-    output: float,
-    gpus: int,
-    high: tuple[float, float],
-    limits: tuple[float | None, float | None],
-    *,
-    simulated: bool,
-) -> PlanPoint:
-    price = candidate.price_per_hour
-    cost = price * gpus / (output * 3600.0) * 1e6 if price is not None else None
-    return PlanPoint(
-        gpu=candidate.name,
-        engine=candidate.engine.name,
-        tp=d.tp,
-        ep=d.ep,
-        dp=d.dp,
-        replicas=replicas,
-        gpus=gpus,
-        concurrency=concurrency,
-        ttft_s=ttft,
-        tpot_s=tpot,
-        ttft_high_s=high[0],
-        tpot_high_s=high[1],
-        output_tokens_per_s=output,
-        tokens_per_s_per_gpu=output / gpus,
-        tokens_per_s_per_user=1.0 / tpot,
-        cost_per_million_output_tokens=cost,
-        meets=_meets((ttft, tpot), limits),
-        surely=_meets(high, limits),
-        simulated=simulated,
-    )
-
-
-def _meets(times: tuple[float, float], limits: tuple[float | None, float | None]) -> bool:
-    return all(limit is None or time <= limit for time, limit in zip(times, limits, strict=True))
-
-
-def _simulated(
-    entry: tuple[PlanPoint, Server, Workload],
-    ttft_limit_s: float | None,
-    tpot_limit_s: float | None,
-) -> PlanPoint:
-    """Replace the closed-form values of a point by simulated ones."""
-    point, server, workload = entry
-    prediction: Prediction = server.predict(workload)
-    tpot_s, tpot_high_s = prediction.tpot_s or 0.0, prediction.tpot_high_s or 0.0
-    output = prediction.output_tokens_per_s * point.replicas
-    limits = (ttft_limit_s, tpot_limit_s)
-    cost = point.cost_per_million_output_tokens
-    return point.model_copy(
-        update={
-            "ttft_s": prediction.ttft_s,
-            "tpot_s": tpot_s,
-            "ttft_high_s": prediction.ttft_high_s,
-            "tpot_high_s": tpot_high_s,
-            "output_tokens_per_s": output,
-            "tokens_per_s_per_gpu": output / point.gpus,
-            "tokens_per_s_per_user": 1.0 / tpot_s if tpot_s else 0.0,
-            "cost_per_million_output_tokens": cost * point.output_tokens_per_s / output
-            if cost is not None
-            else None,
-            "meets": _meets((prediction.ttft_s, tpot_s), limits) and not prediction.saturated,
-            "surely": _meets((prediction.ttft_high_s, tpot_high_s), limits)
-            and not prediction.saturated,
-            "simulated": True,
-        }
-    )
+    def command(self, point: PlanPoint) -> Launch:
+        rough = self.of_point[id(point)]
+        server = rough.server
+        each = -(-point.concurrency // (point.replicas * server.deployment.dp))
+        return launch(
+            Chosen(
+                self.request.model, server.deployment, server.engine, rough.replicas, each,
+                self.request.workload, server.nodes.per_node, self.request.served_as,
+            )
+        )  # fmt: skip
 
 
 def _rank(p: PlanPoint) -> tuple[bool, float]:
     """Sort key: first points that meet the objective, then by cost, else by tokens/s per GPU."""
     cost = p.cost_per_million_output_tokens
     return (not p.meets, cost if cost is not None else -p.tokens_per_s_per_gpu)
-
-
-def _key(p: PlanPoint) -> tuple[object, ...]:
-    return (p.gpu, p.engine, p.tp, p.ep, p.dp, p.concurrency)
 
 
 def _front(points: Sequence[PlanPoint]) -> list[PlanPoint]:
@@ -334,72 +413,39 @@ def _front(points: Sequence[PlanPoint]) -> list[PlanPoint]:
     return front
 
 
-def _advice(
-    best: PlanPoint | None,
-    points: Sequence[PlanPoint],
-    ttft_limit_s: float | None,
-    tpot_limit_s: float | None,
-) -> str:
-    if ttft_limit_s is None and tpot_limit_s is None:
+def _advice(best: PlanPoint | None, points: Sequence[PlanPoint], limits: Sequence[Limit]) -> str:
+    if not limits:
         return "no objective was given: the Pareto front shows the possible trade-offs"
     if best is not None:
         if best.surely:
             return "the upper ends of its intervals meet the objective, too"
+        if best.stands_on == "datasheet":
+            return (
+                "nothing was measured of this GPU: its datasheet is a bound that no kernel "
+                "reaches, so measure it before you decide (groundspeed calibrate)"
+            )
         return (
-            "its means meet the objective, but the upper ends of its intervals do not: "
+            "its predictions meet the objective, but the upper ends of its intervals do not: "
             "measure it before you decide"
         )
     parts = []
-    if tpot_limit_s is not None:
-        fastest = min(points, key=lambda p: p.tpot_s)
-        if fastest.tpot_s > tpot_limit_s:
+    for metric, name, more in (
+        ("tpot", "fastest TPOT", "more devices per replica, fewer bits, or a faster GPU"),
+        ("ttft", "shortest TTFT", "shorter prompts, a prefix cache, or more devices"),
+    ):
+        wanted = [x.seconds for x in limits if x.metric == metric]
+        if not wanted:
+            continue
+        quickest = min(points, key=lambda p: getattr(p, f"{metric}_s"))
+        value = getattr(quickest, f"{metric}_s")
+        if value > min(wanted):
             parts.append(
-                f"the fastest TPOT is {fastest.tpot_s * 1e3:.1f} ms (tp {fastest.tp} on "
-                f"{fastest.gpu}): try more devices per replica, fewer bits, or a faster GPU"
-            )
-    if ttft_limit_s is not None:
-        quickest = min(points, key=lambda p: p.ttft_s)
-        if quickest.ttft_s > ttft_limit_s:
-            parts.append(
-                f"the shortest TTFT is {quickest.ttft_s * 1e3:.0f} ms (tp {quickest.tp}, "
-                f"{quickest.concurrency} clients): try shorter prompts, a prefix cache, or more "
-                "devices"
+                f"the {name} is {value * 1e3:.1f} ms (tp {quickest.tp} on {quickest.gpu}, "
+                f"{quickest.concurrency} clients): try {more}"
             )
     return "nothing meets the objective; " + (
-        "; ".join(parts) or "each limit alone can be met, but not both together: relax one"
+        "; ".join(parts) or "each limit alone can be met, but not all together: relax one"
     )
 
 
-def launch_command(
-    model: Model, p: PlanPoint, dtype: str | None, workload: Workload, kv_dtype: str | None = None
-) -> str:
-    """Return the shell command that starts one replica of a point."""
-    name = hub_name(model)
-    length = math.ceil(workload.longest_tokens)
-    each = -(-p.concurrency // p.replicas)
-    if p.engine == "sglang":
-        words = [
-            "python -m sglang.launch_server",
-            f"--model-path {name}",
-            f"--tp {p.tp * p.dp}",
-        ]
-        words += [f"--dp {p.dp} --enable-dp-attention"] if p.dp > 1 else []
-        words += [f"--ep-size {p.ep}"] if p.ep > 1 else []
-        words += [f"--context-length {length}", f"--max-running-requests {each}"]
-    elif p.engine == "trtllm":
-        words = ["trtllm-serve", name, f"--tp_size {p.tp * p.dp}"]
-        words += [f"--ep_size {p.ep}"] if p.ep > 1 else []
-        words += [f"--max_batch_size {each}", f"--max_seq_len {length}"]
-    else:
-        words = ["vllm serve", name, f"--tensor-parallel-size {p.tp}"]
-        words += [f"--data-parallel-size {p.dp}"] if p.dp > 1 else []
-        words += ["--enable-expert-parallel"] if p.ep > 1 else []
-        words += [f"--max-model-len {length}", f"--max-num-seqs {each}"]
-    if dtype in ("fp8",) and model.weights is None and p.engine != "trtllm":
-        words.append("--quantization fp8")
-    if kv_dtype is not None and p.engine in ("vllm", "sglang"):
-        name = {"fp8": "fp8" if p.engine == "vllm" else "fp8_e4m3"}.get(kv_dtype, "auto")
-        words.append(f"--kv-cache-dtype {name}")
-    if p.engine == "trtllm" and (dtype or kv_dtype):
-        words.append("  # takes its formats from the checkpoint: give a quantized one")
-    return " ".join(words)
+__all__ = ["Candidate", "Plan", "PlanPoint", "PoolPoint", "Prediction", "Request", "make_plan"]

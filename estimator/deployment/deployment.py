@@ -141,6 +141,11 @@ def require_valid(model: Model, deployment: Deployment) -> None:
             f"--tp {d.tp} does not divide the {model.heads} attention heads of {model.id}",
             remedy=f"use one of {fits}",
         )
+    if model.latent is None and model.kv_heads % d.tp and d.tp % model.kv_heads:
+        raise InputError(
+            f"--tp {d.tp} neither divides the {model.kv_heads} KV heads of {model.id} nor is a "
+            "multiple of them"
+        )
     if model.intermediate % d.tp and model.mlp_layers:
         raise InputError(
             f"--tp {d.tp} does not divide the MLP's intermediate size of {model.id} "

@@ -256,6 +256,7 @@ def plan(
     output_tokens: int = 1024,
     ttft_s: float | None = None,
     tpot_s: float | None = None,
+    slo: str | None = None,
     engine: str = "vllm",
     engine_version: str = "",
     price: float | Sequence[float] | None = None,
@@ -279,6 +280,8 @@ def plan(
         Input and output length of each request.
     ttft_s, tpot_s : float, optional
         Limits of mean TTFT and TPOT [s]. Default: no limit.
+    slo : str, optional
+        More limits in ms, on means or percentiles: ``"ttft_p99=2000"``.
     engine, engine_version, dtype, kv_dtype, length_low, length_high, profile_dir
         As in :func:`estimate`.
     price : float or sequence of float, optional
@@ -289,7 +292,9 @@ def plan(
     InputError
         If nothing fits, or a limit or price is not positive.
     """
-    from groundspeed.estimator.decisions.plan import Candidate, make_plan
+    from groundspeed.estimator.decisions.objective import Limit, parse_limits
+    from groundspeed.estimator.decisions.placements import Formats
+    from groundspeed.estimator.decisions.plan import Candidate, Request, make_plan, served_as
 
     names = [gpu] if isinstance(gpu, str) else list(gpu)
     prices = [price] * len(names) if price is None or isinstance(price, int | float) else price
@@ -303,10 +308,23 @@ def plan(
     workload = Workload(
         prompt_tokens, output_tokens, length_low=length_low, length_high=length_high
     )
+    limits = list(parse_limits(slo))
+    for metric, seconds in (("ttft", ttft_s), ("tpot", tpot_s)):
+        if seconds is None:
+            continue
+        if not seconds > 0.0:
+            raise InputError(f"the limit of {metric.upper()} must be above 0 s, not {seconds}")
+        limits.append(Limit("ttft" if metric == "ttft" else "tpot", "mean", seconds))
     return make_plan(
-        find_model(model), candidates, workload, ttft_limit_s=ttft_s, tpot_limit_s=tpot_s,
-        dtype=dtype, kv_dtype=kv_dtype,
-    )  # fmt: skip
+        Request(
+            find_model(model),
+            candidates,
+            workload,
+            tuple(limits),
+            Formats(dtype, kv_dtype),
+            served_as(model),
+        )
+    )
 
 
 def compare(

@@ -36,8 +36,9 @@ def plan_command(
         str | None,
         typer.Option(
             help=(
-                "Limits in ms on the mean TTFT and TPOT, e.g. ttft=500,tpot=50. Not given: no "
-                "limit. Exit code 1 if no deployment meets them."
+                "Limits in ms on TTFT, TPOT and latency, on means or percentiles, e.g. "
+                "ttft=500,tpot=50,ttft_p99=2000. Not given: no limit. Exit code 1 if no "
+                "deployment meets them."
             )
         ),
     ] = None,
@@ -79,6 +80,68 @@ def plan_command(
             "uniformly distributed between --length-low and --length-high."
         ),
     ] = 1.0,
+    cached: Annotated[
+        float,
+        typer.Option(
+            help="Fraction of each prompt that is already in the prefix cache, from 0 to below 1."
+        ),
+    ] = 0.0,
+    draft_tokens: Annotated[
+        int,
+        typer.Option(help="Draft tokens per sequence and step of speculative decoding; 0: none."),
+    ] = 0,
+    acceptance: Annotated[
+        float,
+        typer.Option(
+            help="Probability (0 to 1) that a draft token is accepted, given that those before it "
+            "were. Needs --draft-tokens."
+        ),
+    ] = 0.0,
+    pools: Annotated[
+        bool,
+        typer.Option(
+            "--pools/--no-pools",
+            help="Also try prefill and decode on pools of their own, of one GPU or of two.",
+        ),
+    ] = True,
+    token_budget: Annotated[
+        int | None,
+        typer.Option(help="Maximum number of tokens in one step. Default: the engine's own."),
+    ] = None,
+    max_sequences: Annotated[
+        int | None,
+        typer.Option(
+            help="Maximum number of sequences that run at once. Default: the engine's own."
+        ),
+    ] = None,
+    memory_fraction: Annotated[
+        float | None,
+        typer.Option(help="Fraction of the device memory to use. Default: the engine's own."),
+    ] = None,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(
+            help="Longest request, in tokens, that must fit. Default: the longest of the load."
+        ),
+    ] = None,
+    gpus_per_node: Annotated[
+        int | None,
+        typer.Option(help="GPUs of a node. Default: by the datasheet (72 in an NVL72), else 8."),
+    ] = None,
+    inter_node: Annotated[
+        str | None,
+        typer.Option(
+            help="Rate of one GPU between nodes, in one direction, such as 400Gb/s. Default: that "
+            "of the vendor's reference system."
+        ),
+    ] = None,
+    gpu_link: Annotated[
+        str | None,
+        typer.Option(
+            help="Rate of one GPU to the others of its node, in one direction, such as 32GB/s. "
+            "Default: measured, else the datasheet's."
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(help="Plot the Pareto front to this .png or .svg file. Not given: no plot."),
@@ -92,10 +155,12 @@ def plan_command(
 
     Example: groundspeed plan llama-3.3-70b --gpu h200 --dtype fp8 --slo ttft=1000,tpot=30
     """
-    from groundspeed.estimating.parsing import parse_slo
+    from groundspeed.estimating.parsing import parse_rate
     from groundspeed.estimator import find_model
-    from groundspeed.estimator.decisions.plan import Candidate, make_plan
-    from groundspeed.estimator.engines.limits import engine_on
+    from groundspeed.estimator.decisions.objective import parse_limits
+    from groundspeed.estimator.decisions.placements import Formats
+    from groundspeed.estimator.decisions.plan import Candidate, Request, make_plan, served_as
+    from groundspeed.estimator.deployment.build_server import ServerOptions
     from groundspeed.estimator.hardware.find_hardware import find_hardware
     from groundspeed.estimator.serving.workload import Workload
     from groundspeed.profiles.errors import InputError
@@ -104,22 +169,32 @@ def plan_command(
     if len(prices) != len(gpu):
         raise InputError(f"{len(prices)} prices for {len(gpu)} GPUs", where="--price",
                          remedy="give --price once for each --gpu, in the same order")  # fmt: skip
+    if bool(draft_tokens) != bool(acceptance):
+        raise InputError("--draft-tokens and --acceptance need each other", where="--acceptance",
+                         remedy="give both, or neither")  # fmt: skip
+    options = ServerOptions(
+        dtype=dtype, kv_dtype=kv_dtype, engine=engine, engine_version=engine_version,
+        token_budget=token_budget, max_sequences=max_sequences, memory_fraction=memory_fraction,
+        max_model_len=max_model_len, gpus_per_node=gpus_per_node,
+        inter_node_bytes_per_s=parse_rate(inter_node, "--inter-node"),
+        gpu_link_bytes_per_s=parse_rate(gpu_link, "--gpu-link"),
+    )  # fmt: skip
     candidates = []
     for name, each in zip(gpu, prices, strict=True):
         hardware = find_hardware(name, profile_dir=profile_dir)
-        chosen = engine_on(engine, hardware.best, version=engine_version)
+        chosen = options.engine_on(hardware)
         candidates.append(Candidate(name, hardware.best, chosen, gpus, each))
-    limits = parse_slo(slo)
-    finite = [x if x != float("inf") else None for x in limits] if limits else [None, None]
+    limits = parse_limits(slo)
     plan = make_plan(
-        find_model(model),
-        candidates,
-        Workload(isl, osl, length_low=length_low, length_high=length_high),
-        ttft_limit_s=finite[0],
-        tpot_limit_s=finite[1],
-        dtype=dtype,
-        kv_dtype=kv_dtype,
-    )
+        Request(
+            find_model(model), candidates,
+            Workload(
+                isl, osl, length_low=length_low, length_high=length_high, cached_share=cached,
+                drafted_tokens=draft_tokens, acceptance=acceptance,
+            ),
+            limits, Formats(dtype, kv_dtype, options.deployment.network), served_as(model), pools,
+        )
+    )  # fmt: skip
     if plot is not None:
         from groundspeed.display.plot_plan import plot_plan
 
@@ -131,5 +206,5 @@ def plan_command(
         from groundspeed.display.terminal import make_console
 
         show_plan(make_console(), plan)
-    if plan.best is None and limits is not None:
+    if plan.best is None and limits:
         raise typer.Exit(1)

@@ -199,9 +199,9 @@ def show_pools(console: Console, pools: Disaggregated) -> None:
     table = make_table("", "TTFT", "KV transfer", "TPOT", "output", "prefill load", "decode batch")
     table.add_row(
         "",
-        shown(pools.ttft_s, "s"),
+        shown_interval(pools.ttft_s, pools.ttft_low_s, pools.ttft_high_s, "s"),
         shown(pools.transfer_s, "s"),
-        shown(pools.tpot_s, "s"),
+        shown_interval(pools.tpot_s, pools.tpot_low_s, pools.tpot_high_s, "s"),
         shown(pools.output_tokens_per_s, "token/s"),
         f"{pools.prefill_load:.0%}",
         f"{pools.sequences_per_decode_replica:.0f}",

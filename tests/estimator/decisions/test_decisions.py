@@ -1,7 +1,6 @@
 """Decisions based on predictions: plans, audits of claims, comparisons and adjustments."""
 
 import csv
-import itertools
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from groundspeed.estimator.decisions.audit import (
 )
 from groundspeed.estimator.decisions.backtest import RowResult, backtest, summarize
 from groundspeed.estimator.decisions.compare import Option, compare_servers
-from groundspeed.estimator.decisions.plan import Candidate, Plan, make_plan
 from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.engines.engine import find_engine
 from groundspeed.estimator.hardware.find_hardware import find_hardware
@@ -26,60 +24,6 @@ from groundspeed.estimator.serving.workload import Workload
 from groundspeed.profiles import InputError
 
 H200 = find_hardware("h200")
-
-
-def candidate(gpus: int = 8, price: float | None = None) -> Candidate:
-    return Candidate("h200", H200.best, find_engine("vllm"), gpus, price)
-
-
-def plan(tpot_limit_s: float, ttft_limit_s: float | None = None) -> Plan:
-    return make_plan(
-        find_model("llama-3.1-70b"), [candidate(price=3.0)], Workload(1024, 512),
-        dtype="fp8", ttft_limit_s=ttft_limit_s, tpot_limit_s=tpot_limit_s,
-    )  # fmt: skip
-
-
-def test_best_plan_meets_the_slo_and_no_front_point_is_dominated() -> None:
-    made = plan(ttft_limit_s=1.0, tpot_limit_s=0.02)
-    best = made.best
-    assert best is not None and best.simulated
-    assert best.ttft_s <= 1.0 and best.tpot_s <= 0.02
-    assert best.gpus == best.replicas * best.tp * best.dp
-    assert made.launch is not None
-    assert made.launch.startswith("vllm serve meta-llama/")
-    front = [p for p in made.points if p.on_front and not p.simulated]
-    for p in front:
-        assert not any(
-            q.tokens_per_s_per_gpu > p.tokens_per_s_per_gpu
-            and q.tokens_per_s_per_user > p.tokens_per_s_per_user
-            for q in front
-        )
-
-
-def test_looser_slo_never_costs_more() -> None:
-    costs = []
-    for tpot in (0.012, 0.02, 0.04, 0.1):
-        best = plan(tpot_limit_s=tpot).best
-        assert best is not None and best.cost_per_million_output_tokens is not None
-        costs.append(best.cost_per_million_output_tokens)
-    assert all(b <= a * 1.02 for a, b in itertools.pairwise(costs))
-
-
-def test_unreachable_slo_reports_the_fastest_possible_tpot() -> None:
-    made = plan(tpot_limit_s=0.001)
-    assert made.best is None
-    assert made.advice.startswith("nothing meets the objective; the fastest TPOT is")
-
-
-@pytest.mark.parametrize("price", [0.0, -1.0, 1e6])
-def test_price_outside_the_plausible_range_is_refused(price: float) -> None:
-    with pytest.raises(InputError, match="the price of a GPU-hour must be"):
-        make_plan(find_model("llama-3.1-8b"), [candidate(price=price)], Workload(128, 128))
-
-
-def test_model_that_fits_no_deployment_is_refused() -> None:
-    with pytest.raises(InputError, match="no deployment is possible"):
-        make_plan(find_model("deepseek-r1"), [candidate(gpus=2)], Workload(128, 128))
 
 
 # Audits. The claim is the article's: DeepSeek-R1 on 8 x H200, 170 total tokens/s, concurrency 1.
