@@ -26,10 +26,17 @@ class Winner(Record):
     """Value of each option; None if it is saturated."""
     winner: str | None
     """Name of the best option; None for a tie."""
+    tied: tuple[str, ...] = ()
+    """Options that are as good as the best within the noise, the best first."""
     ratio: float | None
     """Best value over second best, at least 1; None if fewer than two options have a value."""
     noise: float | None
     """Ratio that the 90 % intervals would allow for two equal options."""
+
+    @property
+    def tie(self) -> str:
+        """Between whom there is a tie, in words; empty if there is none."""
+        return f"tie of {' and '.join(self.tied)}" if self.tied else ""
 
 
 class ServingComparison(Record):
@@ -134,28 +141,43 @@ def _winner(
         return Winner(
             concurrency=n, metric=metric, values=values, winner=alone, ratio=None, noise=None
         )
-    first, second = order[:2]
-    a, b = values[first] or 1.0, values[second] or 1.0
-    ratio = a / b if up else b / a
-    engines = {
-        (options[i].server.engine.name, options[i].server.engine.from_version,
-         options[i].server.engine.platform)
-        for i in (first, second)
-    }  # fmt: skip
-    spreads = [
-        _spread(metric, options[i], p, shared=len(engines) == 1)
-        for i in (first, second)
-        if (p := predictions[i]) is not None
-    ]
-    noise = math.exp(math.hypot(*spreads))
+    first, *others = order
+    leads = [_lead(metric, options, predictions, values, first, i) for i in others]
+    ratio, noise = leads[0]
+    level = [i for i, (lead, allowed) in zip(others, leads, strict=True) if lead <= allowed]
     return Winner(
         concurrency=n,
         metric=metric,
         values=values,
-        winner=options[first].name if ratio > noise else None,
+        winner=None if level else options[first].name,
+        tied=tuple(options[i].name for i in (first, *level)) if level else (),
         ratio=ratio,
         noise=noise,
     )
+
+
+def _lead(
+    metric: str,
+    options: Sequence[Option],
+    predictions: Sequence[Prediction | None],
+    values: Sequence[float | None],
+    first: int,
+    other: int,
+) -> tuple[float, float]:
+    """Return by which ratio the best option leads another, and what the noise would allow."""
+    a, b = values[first] or 1.0, values[other] or 1.0
+    ratio = a / b if metric in HIGHER_IS_BETTER else b / a
+    engines = {
+        (options[i].server.engine.name, options[i].server.engine.from_version,
+         options[i].server.engine.platform)
+        for i in (first, other)
+    }  # fmt: skip
+    spreads = [
+        _spread(metric, options[i], p, shared=len(engines) == 1)
+        for i in (first, other)
+        if (p := predictions[i]) is not None
+    ]
+    return ratio, math.exp(math.hypot(*spreads))
 
 
 NAMES = {
@@ -170,7 +192,7 @@ def _summary(metric: str, rows: Sequence[Winner]) -> str:
     """Describe which option wins in which range of concurrency."""
     runs: list[tuple[str, int, int]] = []
     for row in rows:
-        who = row.winner or "a tie"
+        who = row.winner or row.tie or "nobody"
         if runs and runs[-1][0] == who:
             runs[-1] = (who, runs[-1][1], row.concurrency)
         else:

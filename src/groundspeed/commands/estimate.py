@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
-from groundspeed.estimating.load import load_of
+from groundspeed.estimating.load import load_of, refuse_unmodelled
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -276,6 +276,16 @@ def estimate_command(
     plot: Annotated[
         Path | None, typer.Option(help="Plot throughput over latency to this .png or .svg file.")
     ] = None,
+    image_tokens: Annotated[
+        int,
+        typer.Option(
+            help="Tokens of images in each prompt, added to --isl. The time of the encoder that "
+            "makes them is not included."
+        ),
+    ] = 0,
+    eager: Annotated[bool, typer.Option("--eager", hidden=True)] = False,
+    lora_rank: Annotated[int | None, typer.Option(hidden=True)] = None,
+    host_cache: Annotated[str | None, typer.Option(hidden=True)] = None,
     assume: Annotated[
         str | None,
         typer.Option(
@@ -335,18 +345,21 @@ def estimate_command(
         "--max-sequences": max_sequences, "--token-budget": token_budget, "--price": price,
         "--memory-fraction": memory_fraction, "--max-model-len": max_model_len,
         "--draft-tokens": draft_tokens, "--acceptance": acceptance, "--kv-dtype": kv_dtype,
-        "--cached": cached or None, "--utilization": utilization, "--isl": isl, "--osl": osl,
+        "--cached": cached or None, "--image-tokens": image_tokens or None,
+        "--utilization": utilization, "--isl": isl, "--osl": osl,
         "--gpus-per-node": gpus_per_node, "--inter-node": inter_node, "--gpu-link": gpu_link,
         **{f"--{n}": v if v != 1 else None
            for n, v in (("tp", tp), ("pp", pp), ("ep", ep), ("dp", dp), ("replicas", replicas))},
     }  # fmt: skip
     named = [name for name, value in given.items() if value is not None]
+    refuse_unmodelled({"--eager": eager, "--lora-rank": lora_rank, "--host-cache": host_cache})
     naive = _is_naive(method)
     load = load_of(named, naive=naive)
     arrivals = read_trace(trace) if trace else None
     if arrivals is not None:  # what is shown of a prompt is shown of the mean one
         isl, osl = (max(1, round(sum(a[i] for a in arrivals) / len(arrivals))) for i in (1, 2))
     isl, osl = (1024 if length is None else length for length in (isl, osl))
+    isl += image_tokens
     shape = find_model(model, assume=assume)
     choices = [find_hardware(name, profile_dir=profile_dir) for name in gpu]
     if naive:

@@ -14,7 +14,7 @@ def report_command(
         list[str],
         typer.Argument(
             help="What to report: one profile, two profiles to compare, a fleet (CSV files, a "
-            "store, folders of profiles), or a JSON file of estimate or backtest."
+            "store, folders of profiles), or a JSON file of estimate, plan, compare or backtest."
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write.")] = Path(

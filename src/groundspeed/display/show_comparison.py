@@ -30,7 +30,7 @@ def show_servers(console: Console, comparison: ServingComparison) -> None:
             table.add_row(
                 f"concurrency {row.concurrency}",
                 *values,
-                plain(row.winner or "tie"),
+                plain(row.winner or row.tie or "none"),
                 f"{row.ratio - 1.0:.0%}" if row.ratio else "",
                 f"{row.noise - 1.0:.0%}" if row.noise else "",
             )

@@ -9,7 +9,7 @@ it does not. Every option is therefore used, or refused in one line.
 'static'
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from groundspeed.profiles.errors import InputError
@@ -38,6 +38,7 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "--engine": ANY,
     "--engine-version": ANY,
     "--token-budget": ANY,
+    "--image-tokens": ("static", "closed", "open"),
     "--memory-fraction": ANY,
     "--gpus-per-node": ANY,
     "--inter-node": ANY,
@@ -74,6 +75,28 @@ NAMES = {
     "closed": "a closed loop (--concurrency)",
     "open": "an open loop (--rate or --trace)",
 }
+
+
+UNMODELLED = {
+    "--eager": "steps without captured graphs are not modelled: their launches depend on the host, "
+    "and nothing published measures them",
+    "--lora-rank": "adapters are not modelled: their grouped GEMMs were not measured",
+    "--host-cache": "a tier of the cache in host memory is not modelled",
+}
+"""Options of engines that change the result and that no prediction covers."""
+
+
+def refuse_unmodelled(given: Mapping[str, object]) -> None:
+    """Reject an option that would change the result in a way that is not modelled.
+
+    Raises
+    ------
+    InputError
+        If one is given; the message says why.
+    """
+    for name, value in given.items():
+        if value:
+            raise InputError(UNMODELLED[name], where=name, remedy="leave it out")
 
 
 def load_of(given: Sequence[str], *, naive: bool = False) -> Load:

@@ -138,16 +138,23 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _document(document: dict[str, Any], where: str) -> Page:
     from groundspeed.estimator.decisions.backtest import Summary
+    from groundspeed.estimator.decisions.compare import ServingComparison
+    from groundspeed.estimator.decisions.plan import Plan
     from groundspeed.estimator.serving.workload import Prediction
     from groundspeed.report.backtest import backtest_page, read_row
+    from groundspeed.report.decisions import plan_page, servers_page
     from groundspeed.report.serving import serving_page
 
     try:
-        if "summary" in document and "rows" in document:
+        if "options" not in document and "summary" in document and "rows" in document:
             rows = [read_row(r) for r in document["rows"]]
             return backtest_page(
                 rows, [Summary.model_validate(s) for s in document["summary"]], Path(where).name
             )
+        if "points" in document and "advice" in document:
+            return plan_page(Plan.model_validate(document))
+        if "options" in document and "summary" in document:
+            return servers_page(ServingComparison.model_validate(document))
         predictions = document.get("predictions")
         if predictions and "concurrency" in predictions[0]:
             columns: dict[str, list[Prediction]] = {}
@@ -164,5 +171,5 @@ def _document(document: dict[str, Any], where: str) -> Page:
     raise InputError(
         "is not a profile or a result that has a report",
         where=where,
-        remedy="give a profile, or the --json output of estimate --concurrency or backtest",
+        remedy="give a profile, or the --json output of estimate, plan, compare or backtest",
     )

@@ -100,7 +100,7 @@ def option(name: str, tp: int = 1) -> Option:
 def test_comparison_of_two_equal_servers_is_a_tie() -> None:
     comparison = compare_servers([option("a"), option("b")], Workload(512, 128), [1, 16])
     assert all(row.winner is None and row.ratio == pytest.approx(1.0) for row in comparison.rows)
-    assert comparison.summary[0] == "TTFT: a tie from 1 to 16"
+    assert comparison.summary[0] == "TTFT: tie of a and b from 1 to 16"
 
 
 def test_comparison_names_the_faster_and_the_cheaper_server() -> None:

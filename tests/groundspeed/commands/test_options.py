@@ -24,6 +24,7 @@ VALUES = {
     "--token-budget": ("300",), "--price": ("2.5",), "--draft-tokens": ("3", "--acceptance", "0.5"),
     "--kv-dtype": ("fp8",), "--cached": ("0.5",), "--tp": ("2",), "--pp": ("2",), "--ep": ("2",),
     "--dp": ("2",), "--replicas": ("2",), "--dtype": ("fp8",), "--isl": ("700",), "--osl": ("90",),
+    "--image-tokens": ("576",),
     "--memory-fraction": ("0.8",), "--max-model-len": ("8192",), "--gpus-per-node": ("4",),
     "--inter-node": ("100Gb/s",), "--gpu-link": ("100GB/s",),
     "--simulate": (), "--prefill-decode": ("1+1",),

@@ -256,3 +256,22 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         assert reason in ran.err
     ran = groundspeed("report", "b200", "h100", "h200", "-o", str(tmp_path / "y.html"))
     assert ran.code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("plan", "llama-3.1-8b", "--gpu", "h100", "--gpus", "2", "--slo", "tpot=20"),
+         "Plan of llama-3.1-8b"),
+        (("compare", "llama-3.1-8b", "--option", "gpu=h100", "--option", "gpu=h200"),
+         "Comparison of deployments"),
+        (("estimate", "llama-3.1-8b", "--gpu", "h100"), "llama-3.1-8b on 1 x h100-sxm"),
+    ],
+)  # fmt: skip
+def test_every_result_has_a_report(command: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    ran = groundspeed(*command, "-o", str(result))
+    assert ran.code == 0, ran.err
+    written = groundspeed("report", str(result), "-o", str(tmp_path / "page.html"))
+    assert written.code == 0, written.err
+    assert said in (tmp_path / "page.html").read_text()
