@@ -23,7 +23,8 @@ import numpy as np
 import groundspeed as gs
 from groundspeed.estimator import find_model
 from groundspeed.estimator.decisions.backtest import backtest
-from groundspeed.estimator.decisions.plan import Candidate, Request, make_plan
+from groundspeed.estimator.decisions.plan import make_plan
+from groundspeed.estimator.decisions.plan_records import Candidate, Request
 from groundspeed.estimator.deployment.build_server import ServerOptions, build_server
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving.closed_form import Loads, closed_form
@@ -61,8 +62,9 @@ def main() -> None:
             begin = time.perf_counter()
             server.predict(Workload(1024, 512, n))
             times.append(time.perf_counter() - begin)
-    print(f"one prediction with simulation         {1e3 * statistics.median(times):8.1f} ms median, "
-          f"{1e3 * max(times):.1f} largest of {len(times)}")  # fmt: skip
+    median_ms, largest_ms = 1e3 * statistics.median(times), 1e3 * max(times)
+    print(f"one prediction with simulation         {median_ms:8.1f} ms median, "
+          f"{largest_ms:.1f} largest of {len(times)}")  # fmt: skip
     sweep = [timed(lambda: gs.sweep("deepseek-r1", gpu="h200", tp=8, concurrency=CONCURRENCY))
              for _ in range(TURNS)]  # fmt: skip
     print(f"sweep of eight concurrencies           {1e3 * statistics.median(sweep):8.1f} ms")

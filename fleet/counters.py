@@ -20,6 +20,7 @@ NVIDIA_RETIREMENT = (
     "NVIDIA, Dynamic Page Retirement: at most 64 pages can be retired; a pending one needs a reset"
 )
 GCM = "facebookresearch/gcm, check-nvidia-smi and check-dcgmi: the default limits of its checks"
+DCGM = "NVIDIA DCGM, Diagnostics: a failed test of the hardware is a reason to take the GPU out"
 XID = (
     "NVIDIA, XID Errors: 48, 64, 74, 79, 92, 94, 95, 119, 120 and 140 are faults of the hardware "
     "or its firmware, 13, 31, 43 and 45 those of a program"
@@ -41,6 +42,9 @@ class Counter:
 
 
 COUNTERS: tuple[Counter, ...] = (
+    Counter("dcgm_deployment", r"^dcgm_deployment_\w*failed$", 1, float("inf"),
+            "a test of the driver, its libraries or settings failed", DCGM),
+    Counter("dcgm_test", r"^dcgm_\w*failed$", 1, 1, "a test of the hardware failed", DCGM),
     Counter("row_remap_failure", r"row_?remap\w*fail|remap\w*failure", 1, 1,
             "a row of memory could not be remapped: the GPU must be replaced", NVIDIA_MEMORY),
     Counter("row_remap_pending", r"row_?remap\w*pend|remap\w*pending", 1, float("inf"),

@@ -80,7 +80,7 @@ def schemas() -> Iterator[tuple[str, str]]:
     from groundspeed.estimator.decisions.backtest import RowResult, Summary
     from groundspeed.estimator.decisions.compare import ServingComparison
     from groundspeed.estimator.decisions.naive_method import NaiveEstimate
-    from groundspeed.estimator.decisions.plan import Plan
+    from groundspeed.estimator.decisions.plan_records import Plan
     from groundspeed.estimator.serving.pools import Disaggregated
     from groundspeed.estimator.serving.workload import Prediction
     from groundspeed.fleet.health.baseline import Baseline

@@ -18,6 +18,11 @@ from groundspeed.calibrate.importers.csv_table import read_csv
 from groundspeed.calibrate.importers.imported import Importer, ImportRequest, import_profile
 from groundspeed.calibrate.importers.nccl_tests import read_nccl_tests
 from groundspeed.calibrate.importers.nvbandwidth import read_nvbandwidth
+from groundspeed.calibrate.importers.point_tools import (
+    read_hipblaslt,
+    read_p2p_test,
+    read_perftest,
+)
 from groundspeed.calibrate.importers.shapes import read_mamf, read_superbench
 
 IMPORTERS: dict[str, Importer] = {
@@ -31,6 +36,9 @@ IMPORTERS: dict[str, Importer] = {
     "nvbandwidth": read_nvbandwidth,
     "rocm-bandwidth-test": read_rocm_bandwidth_test,
     "transferbench": read_transferbench,
+    "p2pbandwidthlatencytest": read_p2p_test,
+    "perftest": read_perftest,
+    "hipblaslt-bench": read_hipblaslt,
 }
 """The reader of each supported tool, by the name of the tool."""
 

@@ -1,7 +1,8 @@
 """Read result files of common load generators as rows for ``backtest``.
 
 ``vllm bench serve --save-result`` and SGLang's ``bench_serving`` write one JSON object (or one per
-line); guidellm and aiperf / genai-perf write a report of several runs. Values that a result file
+line); guidellm, inference-benchmarker and aiperf / genai-perf write a report of several runs;
+llmperf and inference-perf (Kubernetes) one summary a run. Values that a result file
 does not contain (the GPU, the parallelism) come from the command line and apply to all its rows.
 """
 
@@ -33,9 +34,16 @@ def read_load_tool(path: Path) -> list[Row]:
             rows.append(_aiperf(document))
         elif "mean_ttft_ms" in document:
             rows.append(_bench_serving(document))
+        elif "results_ttft_s_mean" in document:
+            rows.append(_llmperf(document))
+        elif "load_summary" in document and "successes" in document:
+            rows.append(_inference_perf(document))
+        elif "results" in document and "benchmark_kind" in document.get("config", {}):
+            rows += list(_inference_benchmarker(document))
         else:
             raise InputError(
-                "is not a result of vllm bench serve, SGLang bench_serving, guidellm or aiperf",
+                "is not a result of vllm bench serve, SGLang bench_serving, guidellm, aiperf, "
+                "genai-perf, llmperf, inference-perf or inference-benchmarker",
                 where=str(path),
                 remedy="give a result of one of these tools, or a CSV with the backtest columns",
             )
@@ -125,8 +133,9 @@ def _aiperf(d: Mapping[str, Any]) -> Row:
         value = value.get("avg") if isinstance(value, dict) else value
         return float(value) if isinstance(value, int | float) else None
 
-    config = d.get("input_config", {})
-    endpoint = config.get("endpoint", {}) if isinstance(config, dict) else {}
+    config = d.get("input_config") or {}
+    endpoint = config.get("endpoint") or {}
+    endpoint = endpoint if isinstance(endpoint, dict) else {}
     names = endpoint.get("model_names") or config.get("model_names") or config.get("model") or [""]
     load = config.get("loadgen", config.get("perf_analyzer", {}).get("stimulus", {}))
     models = config.get("models")
@@ -136,22 +145,135 @@ def _aiperf(d: Mapping[str, Any]) -> Row:
     profiled = [p for p in phases if p.get("kind", p.get("name")) == "profiling"] or phases
     if profiled and not load:
         load = profiled[-1]
+    if not load:  # genai-perf: everything side by side
+        load = config
     rate = load.get("request_rate") or load.get("rate")
+    engine = {"tensorrtllm": "trtllm", "vllm": "vllm"}.get(str(config.get("backend", "")).lower())
+    ttft, latency = mean("time_to_first_token"), mean("request_latency")
+    if ttft is not None and latency is not None and ttft > 0.999 * latency:
+        ttft = None  # Nothing was streamed: the first token came with the last.
+    # genai-perf names a Triton ensemble, which is no model.
+    names = [n for n in (names if isinstance(names, list) else [names]) if n != "ensemble"] or [""]
     return _nonempty_as_text(
         {
-            "model": names[0] if isinstance(names, list) else names,
+            "model": names[0],
+            "engine": engine,
             "isl": _rounded(mean("input_sequence_length")),
             "osl": _rounded(mean("output_sequence_length")),
             "batch_or_concurrency": load.get("concurrency"),
             "request_rate": None if load.get("concurrency") else rate,
             "num_prompts": _rounded(mean("request_count")),
-            "ttft_ms": mean("time_to_first_token"),
+            "ttft_ms": ttft,
             "tpot_ms": mean("inter_token_latency"),
-            "e2e_latency_ms": mean("request_latency"),
+            "e2e_latency_ms": latency,
             "output_tok_s": mean("output_token_throughput"),
             "stat": "mean",
         }
     )
+
+
+def _llmperf(d: Mapping[str, Any]) -> Row:
+    def milliseconds(name: str) -> float | None:
+        value = d.get(f"results_{name}_mean")
+        return 1e3 * float(value) if value is not None else None
+
+    osl = _number(d.get("results_number_output_tokens_mean")) or _number(
+        d.get("mean_output_tokens")
+    )
+    ttft, latency = milliseconds("ttft_s"), milliseconds("end_to_end_latency_s")
+    return _nonempty_as_text(
+        {
+            "model": d.get("model") or "",
+            "isl": _rounded(_number(d.get("results_number_input_tokens_mean"))
+                            or _number(d.get("mean_input_tokens"))),
+            "osl": _rounded(osl),
+            "batch_or_concurrency": d.get("num_concurrent_requests"),
+            "num_prompts": d.get("results_num_completed_requests"),
+            "ttft_ms": ttft,
+            # Its "inter-token latency" divides the whole latency, TTFT included, by the tokens.
+            "tpot_ms": _time_per_token(ttft, latency, osl),
+            "e2e_latency_ms": latency,
+            "output_tok_s": d.get("results_mean_output_throughput_token_per_s"),
+            "stat": "mean",
+        }
+    )  # fmt: skip
+
+
+def _inference_perf(d: Mapping[str, Any]) -> Row:
+    """Convert a stage of inference-perf: an open loop at a requested rate."""
+    good, load = d["successes"], d["load_summary"]
+
+    def mean(name: str) -> float | None:
+        value = (good.get("latency", {}).get(name) or {}).get("mean")
+        return 1e3 * float(value) if isinstance(value, int | float) else None
+
+    rates = good.get("throughput", {})
+    osl = _number((good.get("output_len") or {}).get("mean"))
+    ttft, latency = mean("time_to_first_token"), mean("request_latency")
+    return _nonempty_as_text(
+        {
+            "isl": _rounded(_number((good.get("prompt_len") or {}).get("mean"))),
+            "osl": _rounded(osl),
+            "request_rate": load.get("achieved_rate") or load.get("requested_rate"),
+            "num_prompts": load.get("count"),
+            "ttft_ms": ttft,
+            # Its own mean counts lines of the stream, of which a server may send two a token.
+            "tpot_ms": _time_per_token(ttft, latency, osl),
+            "e2e_latency_ms": latency,
+            "output_tok_s": rates.get("output_tokens_per_sec"),
+            "total_tok_s": rates.get("total_tokens_per_sec"),
+            "stat": "mean",
+        }
+    )
+
+
+def _inference_benchmarker(d: Mapping[str, Any]) -> Iterator[Row]:
+    """Convert the runs of Hugging Face's inference-benchmarker; its warm-up is none."""
+    config = d["config"]
+    prompt, decode = config.get("prompt_options") or {}, config.get("decode_options") or {}
+    engine = str((config.get("meta") or {}).get("engine", ""))
+    for run in d["results"]:
+        if run.get("id") == "warmup" or not run.get("successful_requests"):
+            continue
+        load = run.get("config") or {}
+        good = float(run["successful_requests"])
+
+        def mean(name: str, run: Mapping[str, Any] = run) -> float | None:
+            return _number((run.get(name) or {}).get("avg"))
+
+        yield _nonempty_as_text(
+            {
+                "model": config.get("model_name") or config.get("tokenizer") or "",
+                "engine": engine if engine in ("vllm", "sglang", "trtllm") else None,
+                "isl": prompt.get("num_tokens")
+                or round(float(run.get("total_tokens_sent", 0)) / good),
+                "osl": round(float(run.get("total_tokens", 0)) / good) or decode.get("num_tokens"),
+                "batch_or_concurrency": load.get("max_vus") if not load.get("rate") else None,
+                "request_rate": load.get("rate"),
+                "num_prompts": round(good),
+                "ttft_ms": mean("time_to_first_token_ms"),
+                "tpot_ms": mean("inter_token_latency_ms"),
+                "e2e_latency_ms": mean("e2e_latency_ms"),
+                "output_tok_s": run.get("token_throughput_secs"),
+                "stat": "mean",
+            }
+        )
+
+
+def _time_per_token(
+    ttft_ms: float | None, latency_ms: float | None, tokens: float | None
+) -> float | None:
+    """Return TPOT by its definition: the time after the first token by the tokens after it."""
+    if ttft_ms is None or latency_ms is None or tokens is None or tokens <= 1.0:
+        return None
+    return (latency_ms - ttft_ms) / (tokens - 1.0)
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(str(value))
+    except ValueError:
+        return None
 
 
 def _rounded(value: float | None) -> int | None:

@@ -11,25 +11,30 @@ Prefill and decode on pools of their own (``plan_pools``) are a steady state, sh
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from groundspeed.estimator.decisions.launch import Chosen, Launch, launch
 from groundspeed.estimator.decisions.objective import Limit
-from groundspeed.estimator.decisions.placements import Formats, placements, useful
+from groundspeed.estimator.decisions.placements import placements, useful
+from groundspeed.estimator.decisions.plan_pools import plan_pools
+from groundspeed.estimator.decisions.plan_records import (
+    Candidate,
+    Plan,
+    PlanPoint,
+    PoolPoint,
+    Request,
+    Rough,
+)
 from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.deployment.memory import most_sequences, plan_memory
-from groundspeed.estimator.engines.engine import NO_ENGINE, Engine
-from groundspeed.estimator.hardware.law_lookup import Hardware
-from groundspeed.estimator.model.spec import Model
+from groundspeed.estimator.engines.engine import NO_ENGINE
 from groundspeed.estimator.serving.closed_form import Loads, closed_form
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.step_time import StepTimes, step_graph
-from groundspeed.estimator.serving.workload import Prediction, Workload
 from groundspeed.profiles.errors import InputError, PhysicsError
-from groundspeed.profiles.record import Record
 
 MOST_CONCURRENCY = 1024
 """Most clients of one attention group; engines run no more sequences by default."""
@@ -40,133 +45,6 @@ against simulated on the shipped profiles: 15 %)."""
 
 MOST_SIMULATED = 80
 """Most points that are simulated."""
-
-
-class PlanPoint(Record):
-    """Predicted performance and cost of one deployment at one concurrency, simulated."""
-
-    gpu: str
-    engine: str
-    tp: int
-    pp: int = 1
-    ep: int
-    dp: int
-    replicas: int
-    gpus: int
-    concurrency: int
-    ttft_s: float
-    tpot_s: float
-    ttft_high_s: float
-    tpot_high_s: float
-    ttft_p99_s: float
-    tpot_p99_s: float
-    output_tokens_per_s: float
-    tokens_per_s_per_gpu: float
-    tokens_per_s_per_user: float
-    cost_per_million_output_tokens: float | None
-    meets: bool
-    """True if the predictions meet the objective."""
-    surely: bool
-    """True if the upper ends of the 90 % intervals meet the objective, too; never of a datasheet,
-    which is a bound."""
-    stands_on: str
-    """``measured``, ``imported``, ``transferred`` or ``datasheet`` (a bound)."""
-    on_front: bool = False
-
-
-class PoolPoint(Record):
-    """Prefill and decode on pools of their own, in a steady state."""
-
-    prefill: str
-    """Replicas, parallelism and GPU of the prefill pool."""
-    decode: str
-    gpus: int
-    concurrency: int
-    ttft_s: float
-    tpot_s: float
-    ttft_high_s: float
-    tpot_high_s: float
-    tokens_per_s_per_gpu: float
-    tokens_per_s_per_user: float
-    cost_per_million_output_tokens: float | None
-    meets: bool
-    limited_by: str
-
-
-class Plan(Record):
-    """Result of the search."""
-
-    model: str
-    prompt_tokens: int
-    output_tokens: int
-    objective: tuple[str, ...]
-    points: tuple[PlanPoint, ...]
-    """The Pareto front, and the best."""
-    best: PlanPoint | None
-    """The cheapest that meets the objective; without a price, the most tokens/s per GPU."""
-    pools: tuple[PoolPoint, ...] = ()
-    """Separate pools for prefill and decode that meet the objective, best first."""
-    tried: int
-    """Deployments times concurrencies that were evaluated."""
-    simulated: int
-    launch: str | None
-    """Command of one replica."""
-    router: str | None = None
-    """Command of what distributes requests over the replicas."""
-    remark: str = ""
-    advice: str
-    skipped: tuple[str, ...] = ()
-    """Deployments whose prediction would break physics, an error of this program."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A device to consider, with its engine, number of GPUs and price."""
-
-    name: str
-    hardware: Hardware
-    engine: Engine
-    gpus: int
-    price_per_hour: float | None
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is planned."""
-
-    model: Model
-    candidates: Sequence[Candidate]
-    workload: Workload
-    """Lengths, cache and speculation; its concurrency is searched."""
-    limits: tuple[Limit, ...] = ()
-    formats: Formats = field(default_factory=Formats)
-    served_as: str | None = None
-    """Name or folder of the model for the engine; None: the hub's name of a shipped model."""
-    pools: bool = True
-    """Whether separate pools for prefill and decode are tried, too."""
-
-
-@dataclass(frozen=True)
-class Rough:
-    """A deployment at a concurrency, by the closed form."""
-
-    candidate: Candidate
-    server: Server
-    workload: Workload
-    replicas: int
-    tpot_s: float
-    tokens_per_s_per_gpu: float
-
-    @property
-    def gpus(self) -> int:
-        """GPUs of all replicas."""
-        return self.replicas * self.server.deployment.devices
-
-    @property
-    def price(self) -> float:
-        """Price of a million output tokens, else the inverse of tokens/s per GPU."""
-        each = self.candidate.price_per_hour
-        return (each if each is not None else 1.0) / self.tokens_per_s_per_gpu
 
 
 def served_as(name: str) -> str | None:
@@ -209,8 +87,6 @@ def make_plan(request: Request) -> Plan:
     started = search.command(best) if best is not None else None
     pools: tuple[PoolPoint, ...] = ()
     if request.pools:
-        from groundspeed.estimator.decisions.plan_pools import plan_pools
-
         pools = plan_pools(request, roughs)
     return Plan(
         model=request.model.id,
@@ -446,6 +322,3 @@ def _advice(best: PlanPoint | None, points: Sequence[PlanPoint], limits: Sequenc
     return "nothing meets the objective; " + (
         "; ".join(parts) or "each limit alone can be met, but not all together: relax one"
     )
-
-
-__all__ = ["Candidate", "Plan", "PlanPoint", "PoolPoint", "Prediction", "Request", "make_plan"]

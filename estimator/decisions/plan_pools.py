@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from groundspeed.estimator.decisions.objective import Limit
-from groundspeed.estimator.decisions.plan import Candidate, PoolPoint, Request, Rough
+from groundspeed.estimator.decisions.plan_records import Candidate, PoolPoint, Request, Rough
 from groundspeed.estimator.hardware.nodes import ACHIEVED, Nodes
 from groundspeed.estimator.serving.pools import Disaggregated, Pools, predict_disaggregated
 from groundspeed.estimator.serving.server import Server

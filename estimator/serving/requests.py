@@ -159,7 +159,9 @@ def make_load(
     arrival = None
     if clients is None:
         scale = groups / (w.request_rate_per_s or 1.0)
-        arrival = np.cumsum(np.random.default_rng(2).exponential(scale, size=count))
+        gaps = np.random.default_rng(2).exponential(scale, size=count)
+        # The drawn gaps have the exact mean: no draw serves more tokens than arrive.
+        arrival = np.cumsum(gaps * (scale / gaps.mean()))
     return Load(
         prompts, outputs, clients=clients, arrival_s=arrival, delay_s=w.client_delay_s,
         cached_share=w.cached_share, drafted_tokens=w.drafted_tokens, acceptance=w.acceptance,

@@ -1,4 +1,4 @@
-"""Read what monitors and burn-in tools print about one node: nvidia-smi, gpu-burn, gpu-fryer.
+"""Read what monitors and burn-in tools print about one node: nvidia-smi, gpu-burn.
 
 Their output names no node, so the file's name stands for it.
 
@@ -23,7 +23,6 @@ BURN = re.compile(r"\((-?\d+(?:\.\d+)?) Gflop/s\)")
 BURN_ERRORS = re.compile(r"errors:\s*([\d\s-]+?)\s+(?:\(WARNING!\)\s*)?temps:")
 BURN_TEMPS = re.compile(r"temps:\s*(.*)$")
 BURN_VERDICT = re.compile(r"^\s*GPU (\d+): (OK|FAULTY)\s*$", re.MULTILINE)
-FRYER = re.compile(r"GPU #?(\d+):\s*([\d.]+)\s*Gflops/s", re.IGNORECASE)
 
 Row = dict[str, object]
 

@@ -21,6 +21,7 @@ from typing import Any
 import pandas as pd
 
 from groundspeed.fleet.reading.columns import ALIASES, plain_name, rename_columns
+from groundspeed.fleet.reading.diagnostics import diagnostic_rows, is_diagnostic
 from groundspeed.fleet.reading.monitors import is_monitor, monitor_rows
 from groundspeed.profiles.errors import InputError
 
@@ -162,6 +163,11 @@ def read_rows(path: Path, mapping: Mapping[str, str]) -> pd.DataFrame:
         If the file cannot be read, or no column holds the nodes or the values.
     """
     data = read_bytes(path)
+    if is_diagnostic(data[:200_000].decode("utf-8", errors="replace")) or is_diagnostic(
+        data[-20_000:].decode("utf-8", errors="replace")
+    ):
+        text = plain_utf8(data, str(path)).decode(errors="replace")
+        return diagnostic_rows(text, path.stem, str(path))
     if data.lstrip()[:1] == b"{":
         text = plain_utf8(data, str(path)).decode(errors="replace")
         return _json_lines(text, path, mapping)

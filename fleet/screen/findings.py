@@ -35,6 +35,7 @@ CAUSES = {
     "host": "launches are slow: check the host's clock, governor and other processes",
     "compute": "matrix units are slow; no reading shows the reason",
     "hardware_errors": "the device counted errors of its hardware",
+    "failed_test": "a test of the vendor's diagnostic failed",
     "broken": "every GPU of the node gives zero: the test or the node is broken",
     "two_groups": "the class is two groups: two kinds of GPU, or a cause that one group shares",
     "missing": "no result: the test did not run, failed, or its node was unavailable",

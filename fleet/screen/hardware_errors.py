@@ -45,7 +45,8 @@ def counter_findings(table: FleetTable) -> list[Finding]:
                 node=node, gpu=table.gpu_of(gpu), metric=said[0][1],
                 metrics=tuple(s[1] for s in said), verdict=tier, value=said[0][2], expected=0.0,
                 loss_fraction=None, z=None, level="node" if gpu == NODE_LEVEL else "gpu",
-                cause="hardware_errors", evidence="; ".join(s[3] for s in said),
+                cause="failed_test" if said[0][1].startswith("dcgm_") else "hardware_errors",
+                evidence="; ".join(s[3] for s in said),
             )
         )  # fmt: skip
     return findings

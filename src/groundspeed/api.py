@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from groundspeed.estimator.decisions.audit import Audit
     from groundspeed.estimator.decisions.backtest import RowResult
     from groundspeed.estimator.decisions.compare import ServingComparison
-    from groundspeed.estimator.decisions.plan import Plan
+    from groundspeed.estimator.decisions.plan_records import Plan
     from groundspeed.fleet.screen.request import Served
 
 __all__ = [
@@ -294,7 +294,8 @@ def plan(
     """
     from groundspeed.estimator.decisions.objective import Limit, parse_limits
     from groundspeed.estimator.decisions.placements import Formats
-    from groundspeed.estimator.decisions.plan import Candidate, Request, make_plan, served_as
+    from groundspeed.estimator.decisions.plan import make_plan, served_as
+    from groundspeed.estimator.decisions.plan_records import Candidate, Request
 
     names = [gpu] if isinstance(gpu, str) else list(gpu)
     prices = [price] * len(names) if price is None or isinstance(price, int | float) else price

@@ -159,7 +159,8 @@ def plan_command(
     from groundspeed.estimator import find_model
     from groundspeed.estimator.decisions.objective import parse_limits
     from groundspeed.estimator.decisions.placements import Formats
-    from groundspeed.estimator.decisions.plan import Candidate, Request, make_plan, served_as
+    from groundspeed.estimator.decisions.plan import make_plan, served_as
+    from groundspeed.estimator.decisions.plan_records import Candidate, Request
     from groundspeed.estimator.deployment.build_server import ServerOptions
     from groundspeed.estimator.hardware.find_hardware import find_hardware
     from groundspeed.estimator.serving.workload import Workload

@@ -204,7 +204,8 @@ def import_command(
         str,
         typer.Argument(
             help="Tool that wrote the file: aiconfigurator, mamf, superbench, babelstream, csv, "
-            "nccl-tests, rccl-tests, nvbandwidth, rocm-bandwidth-test or transferbench."
+            "nccl-tests, rccl-tests, nvbandwidth, rocm-bandwidth-test, transferbench, "
+            "p2pbandwidthlatencytest, perftest or hipblaslt-bench."
         ),
     ],
     file: Annotated[

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from groundspeed.display.plots import INK, LINES, save_figure
 from groundspeed.display.show_plan import deployment_name
-from groundspeed.estimator.decisions.plan import Plan
+from groundspeed.estimator.decisions.plan_records import Plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

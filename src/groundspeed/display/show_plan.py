@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from groundspeed.display.terminal import digits, make_table, plain, safe
-from groundspeed.estimator.decisions.plan import Plan, PlanPoint, PoolPoint
+from groundspeed.estimator.decisions.plan_records import Plan, PlanPoint, PoolPoint
 
 MOST_ROWS = 16
 

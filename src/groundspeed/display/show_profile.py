@@ -126,8 +126,9 @@ def show_profile(console: Console, profile: Profile) -> None:
     console.print(
         plain(
             f"{profile.id}  {profile.mode}, {environment.date_utc}, "
-            + ", ".join(f"{k} {v}" for k, v in environment.libraries.items())
-            + f", {environment.virtualization}, telemetry: {environment.telemetry}"
+            + "".join(f"{k} {v}, " for k, v in environment.libraries.items())
+            + (f"{environment.virtualization}, " if environment.virtualization else "")
+            + f"telemetry: {environment.telemetry}"
         ),
         style="dim",
     )

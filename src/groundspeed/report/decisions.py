@@ -6,7 +6,7 @@ from groundspeed.display.show_comparison import SCALE, UNITS
 from groundspeed.display.show_plan import deployment_name
 from groundspeed.display.terminal import digits
 from groundspeed.estimator.decisions.compare import NAMES, ServingComparison
-from groundspeed.estimator.decisions.plan import Plan, PlanPoint
+from groundspeed.estimator.decisions.plan_records import Plan, PlanPoint
 from groundspeed.report.page import Axis, Figure, Page, Section, Table, numbers
 
 

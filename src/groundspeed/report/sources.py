@@ -139,7 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _document(document: dict[str, Any], where: str) -> Page:
     from groundspeed.estimator.decisions.backtest import Summary
     from groundspeed.estimator.decisions.compare import ServingComparison
-    from groundspeed.estimator.decisions.plan import Plan
+    from groundspeed.estimator.decisions.plan_records import Plan
     from groundspeed.estimator.serving.workload import Prediction
     from groundspeed.report.backtest import backtest_page, read_row
     from groundspeed.report.decisions import plan_page, servers_page

@@ -177,3 +177,62 @@ def test_milliseconds_given_as_microseconds_are_refused(tmp_path: Path) -> None:
     assert ran.code == 2
     assert "fails the physics check" in ran.err and "roof of h200-sxm" in ran.err
     assert not list((tmp_path / "profiles").glob("*.json"))
+
+
+P2P = """\
+[P2P (Peer-to-Peer) GPU Bandwidth Latency Test]
+Device: 0, NVIDIA A100-SXM4-80GB, pciBusID: 10, pciDeviceID: 0, pciDomainID:0
+Device: 1, NVIDIA A100-SXM4-80GB, pciBusID: 16, pciDeviceID: 0, pciDomainID:0
+P2P Connectivity Matrix
+     D\\D     0     1
+     0\t     1     1
+     1\t     1     1
+Unidirectional P2P=Disabled Bandwidth Matrix (GB/s)
+   D\\D     0      1
+     0 1534.71  16.92
+     1  17.00 1576.67
+Unidirectional P2P=Enabled Bandwidth (P2P Writes) Matrix (GB/s)
+   D\\D     0      1
+     0 1534.71 268.94
+     1 265.05 1582.26
+Bidirectional P2P=Enabled Bandwidth Matrix (GB/s)
+   D\\D     0      1
+     0 1590.31 416.29
+     1 418.51 1592.74
+P2P=Enabled Latency (P2P Writes) Matrix (us)
+   GPU     0      1
+     0   3.36   3.38
+     1   3.44   3.28
+"""
+
+
+def test_pairs_of_the_cuda_sample_are_read_with_peer_access(tmp_path: Path) -> None:
+    text = P2P.replace("\\\\", "\\")
+    profile = read("p2pbandwidthlatencytest", "README.md", text)
+    assert profile.datasheet is not None and profile.datasheet.id == "a100-sxm-80gb"
+    (one_way,) = [c for c in profile.curves if c.config_key["direction"] == "one-way"]
+    rates = {(p.case["from"], p.case["to"]): p.case["bytes"] / p.time_s for p in one_way.points}
+    assert rates[0, 1] == pytest.approx(268.94e9) and rates[1, 0] == pytest.approx(265.05e9)
+    assert len(rates) == 2  # the diagonal is no pair
+
+
+def test_perftest_gives_the_link_in_units_of_its_header() -> None:
+    real = (TEST_DATA / "tools" / "ib_write_bw.log").read_text()
+    profile = read("perftest", "README.md", real, device="h100-sxm")
+    # perftest calls 2^20 bytes a MB.
+    assert rate(profile, "pairs one-way") == pytest.approx(24056.72 * 2**20, rel=1e-6)
+    in_bits = real.replace("MB/sec", "Gb/sec").replace("24056.72", "201.80")
+    profile = read("perftest", "README.md", in_bits, device="h100-sxm")
+    assert rate(profile, "pairs one-way") == pytest.approx(201.80e9 / 8, rel=1e-6)
+    with pytest.raises(InputError, match="8 bytes, too few"):
+        read("perftest", "README.md", real.replace("8388608", "8      "), device="h100-sxm")
+
+
+def test_hipblaslt_rows_must_agree_with_themselves() -> None:
+    real = (TEST_DATA / "tools" / "hipblaslt_bench.txt").read_text()
+    profile = read("hipblaslt-bench", "README.md", real, device="mi300x")
+    (curve,) = profile.curves
+    assert curve.config_key["dtype"] == "float32" and curve.backend == "hipblaslt"
+    assert curve.points[0].time_s == pytest.approx(10.4e-6)
+    with pytest.raises(InputError, match="but it says 4032.98"):
+        read("hipblaslt-bench", "README.md", real.replace("403.298", "4032.98"), device="mi300x")

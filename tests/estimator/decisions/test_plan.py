@@ -10,7 +10,8 @@ import pytest
 from groundspeed.estimator import find_model
 from groundspeed.estimator.decisions.objective import Limit, parse_limits
 from groundspeed.estimator.decisions.placements import Formats, placements
-from groundspeed.estimator.decisions.plan import Candidate, Plan, Request, make_plan
+from groundspeed.estimator.decisions.plan import make_plan
+from groundspeed.estimator.decisions.plan_records import Candidate, Plan, Request
 from groundspeed.estimator.deployment.build_server import ServerOptions
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving.server import Server
