@@ -35,7 +35,7 @@ def backtest_command(
             help=(
                 "CSV file of measurements (columns model, gpu, isl, osl, batch_or_concurrency, "
                 "ttft_ms, tpot_ms, ...), or JSON of vllm bench serve, SGLang bench_serving, "
-                "guidellm or aiperf."
+                "guidellm, aiperf, genai-perf, llmperf, inference-perf or inference-benchmarker."
             )
         ),
     ],
