@@ -242,7 +242,13 @@ def find_device(name: str) -> DatasheetMatch:
         If no device has that name; the message suggests similar names.
     """
     specs = load_datasheets()
-    spec = _names(specs).get(_plain(name))
+    names = _names(specs)
+    spec = names.get(_plain(name))
+    bare, _, remark = name.partition(" (")
+    if spec is None and remark and (spec := names.get(_plain(bare))) is not None:
+        return DatasheetMatch(
+            spec, f"'{name}' taken as {spec.id}; '{remark.rstrip(')')}' is not modelled"
+        )
     if spec is None:
         raise InputError(f"unknown GPU '{name}'", remedy=did_you_mean(name, specs))
     if name.strip().lower() in (n.lower() for n in spec.short_names):

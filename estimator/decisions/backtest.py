@@ -24,6 +24,9 @@ Row = Mapping[str, str]
 
 REQUIRED = ("model", "gpu", "isl", "osl")
 
+LENGTHS = ("isl", "osl")
+"""Columns that may be means of real prompts, which are no whole numbers."""
+
 METRICS = ("ttft_ms", "tpot_ms", "e2e_latency_ms", "output_tok_s", "total_tok_s")
 """Columns with measured metrics: times in ms, rates in tokens/s of the whole system."""
 
@@ -308,6 +311,8 @@ def _integer(row: Row, name: str, default: int) -> int:
     value = _number(row, name)
     if value is None:
         return default
+    if name in LENGTHS:
+        return round(value)
     if value != int(value):
         raise InputError(f"{name} is {value:g}, not a whole number")
     return int(value)

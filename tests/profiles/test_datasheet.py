@@ -144,3 +144,9 @@ def test_datasheet_value_with_an_unlisted_source_is_refused() -> None:
                 "memory_bytes": {"value": 1e9, "source": "hearsay"},
             }
         )
+
+
+def test_a_remark_in_the_name_of_a_gpu_is_said_not_to_be_modelled() -> None:
+    found = find_device("A100-SXM4-80GB (330W cap)")
+    assert found.spec.id == "a100-sxm-80gb"
+    assert found.note is not None and "330W cap' is not modelled" in found.note

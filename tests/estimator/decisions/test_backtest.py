@@ -74,6 +74,13 @@ def test_no_row_is_skipped_and_intervals_contain_85_percent(results: list[RowRes
             assert summary.inside_interval_percent >= 85
 
 
+def test_lengths_may_be_means_of_real_prompts() -> None:
+    """A benchmark of real prompts states 199.7 tokens: that is 200, and no reason to skip it."""
+    mean, whole = backtest([GOOD | {"isl": "199.7", "osl": "100.4"},
+                            GOOD | {"isl": "200", "osl": "100"}], find)  # fmt: skip
+    assert mean.skipped_reason == "" and mean.predicted == whole.predicted
+
+
 def test_row_with_common_spellings_is_predicted() -> None:
     (result,) = backtest([GOOD], find)
     assert result.skipped_reason == ""
@@ -89,7 +96,7 @@ def test_row_with_common_spellings_is_predicted() -> None:
         ({"engine": "llama.cpp"}, "unknown engine"),
         ({"isl": ""}, "missing columns or values: isl"),
         ({"isl": "many"}, "isl is 'many', not a number"),
-        ({"isl": "12.5"}, "isl is 12.5, not a whole number"),
+        ({"tp": "1.5"}, "tp is 1.5, not a whole number"),
         ({"osl": "-3"}, "osl is -3"),
         ({"tp": "3"}, "does not divide"),
         ({"isl": "inf"}, "isl is inf"),
