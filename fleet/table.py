@@ -98,7 +98,7 @@ def read_fleet(paths: Sequence[Path], mapping: Mapping[str, str] | None = None) 
 
 
 def read_frames(paths: Sequence[Path], mapping: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Read files and folders of profiles into raw rows.
+    """Read files, and folders of profiles or of such files, into raw rows.
 
     Raises
     ------
@@ -107,8 +107,14 @@ def read_frames(paths: Sequence[Path], mapping: Mapping[str, str] | None = None)
     """
     frames = []
     for path in paths:
-        frame = _profiles(path) if path.is_dir() else read_rows(path, mapping or {})
-        frames.append(frame)
+        if not path.is_dir():
+            frames.append(read_rows(path, mapping or {}))
+            continue
+        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        if not files or any(p.suffix == ".json" and _is_profile(p) for p in files):
+            frames.append(_profiles(path))
+        else:
+            frames += [read_rows(p, mapping or {}) for p in files]
     if len(frames) == 1:
         return frames[0]
     whole = pd.concat([f.astype({"value": object}) for f in frames], ignore_index=True)
@@ -143,6 +149,11 @@ def _newest(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
         "(groundspeed fleet history compares them)"
     )
     return kept, (said,)
+
+
+def _is_profile(path: Path) -> bool:
+    """Return whether a JSON file says that it is a profile, readable or not."""
+    return b'"schema_version"' in path.read_bytes()
 
 
 def _profiles(folder: Path) -> pd.DataFrame:

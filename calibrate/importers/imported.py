@@ -111,7 +111,8 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
         raise InputError(
             f"the output of {request.tool} does not say which GPU was measured",
             where=str(request.path),
-            remedy="give it, for example --device h100-sxm",
+            remedy="give it, for example --device "
+            + ("mi300x" if _vendor("", request.tool) == "amd" else "h100-sxm"),
         )
     datasheet: DeviceSpec | None = None
     try:
@@ -128,6 +129,7 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
         device = Device(
             name=name, kind="rocm" if vendor == "amd" else "cuda", vendor=vendor, architecture=""
         )
+    other = _other_device(request, imported, datasheet) if datasheet is not None else []
     source = f"{request.tool}, {request.path.name}"
     curves = tuple(
         Curve(
@@ -179,6 +181,7 @@ def import_profile(request: ImportRequest, read: Importer, command: str) -> Prof
         interconnect=imported.interconnect,
         warnings=(
             *(() if datasheet else (NOTHING_COMPARED.format(name=name, hint=_similar(name)),)),
+            *other,
             *imported.warnings,
             *_without_law(large_only),
         ),
@@ -196,14 +199,34 @@ def _similar(name: str) -> str:
     return f" ({hint})" if hint.startswith("did you mean") else ""
 
 
+AMD_TOOLS = ("rccl", "rocm", "hipblaslt", "transferbench")
+NVIDIA_TOOLS = ("nccl-tests", "nvbandwidth", "p2pbandwidthlatencytest")
+
+
 def _vendor(name: str, tool: str) -> str | None:
     """Return whose GPU it is by its name or by the tool that ran on it; None if neither says it."""
     word = name.strip().lower()
-    if word.startswith(("amd", "instinct", "mi", "radeon")) or tool.startswith(("rccl", "rocm")):
+    if word.startswith(("amd", "instinct", "mi", "radeon")) or tool.startswith(AMD_TOOLS):
         return "amd"
     if word.startswith(("nvidia", "geforce", "rtx", "gtx", "tesla", "quadro")):
         return "nvidia"
-    return "nvidia" if tool in ("nccl-tests", "nvbandwidth") else None
+    return "nvidia" if tool in NVIDIA_TOOLS else None
+
+
+def _other_device(request: ImportRequest, imported: Imported, datasheet: DeviceSpec) -> list[str]:
+    """Return a warning if the file names another part than the user does."""
+    if request.device is None or imported.device is None:
+        return []
+    try:
+        told = find_device(imported.device)
+    except InputError:
+        return []
+    if told.note is not None or told.spec.id == datasheet.id:
+        return []
+    return [
+        f"the file was measured on '{imported.device}' ({told.spec.id}), not on {datasheet.id}, "
+        "as --device says"
+    ]
 
 
 def _id(device: Device, datasheet: DeviceSpec | None) -> str:

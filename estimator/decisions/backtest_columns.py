@@ -79,9 +79,9 @@ def read_measurements(path: Path) -> list[dict[str, str]]:
         return []
     if "Metric" in first and "avg" in first:
         raise InputError(
-            "is the CSV summary of aiperf, without the load and the lengths of the run",
+            "is a CSV summary of aiperf or genai-perf, without the load and lengths of the run",
             where=str(path),
-            remedy="give the JSON that aiperf writes beside it",
+            remedy="give the JSON that the tool writes beside it",
         )
     names = column_names(list(first), str(path))
     return [dict(_renamed(row, names)) for row in (first, *rows)]

@@ -37,7 +37,7 @@ class Chosen:
     engine: Engine
     replicas: int
     sequences: int
-    """Sequences of one replica."""
+    """Sequences of one attention group of a replica."""
     workload: Workload
     per_node: int
     served_as: str | None = None
@@ -54,10 +54,23 @@ def launch(chosen: Chosen) -> Launch:
     makers = {"sglang": _sglang, "trtllm": _trtllm}
     words = makers.get(chosen.engine.name, _vllm)(chosen)
     remarks = []
-    if chosen.workload.drafted_tokens:
-        remarks.append("name your draft for speculation")
-    if chosen.engine.name == "trtllm" and (chosen.deployment.dtype or chosen.deployment.kv_dtype):
-        remarks.append("formats come from the checkpoint: give a quantized one")
+    drafted = chosen.workload.drafted_tokens
+    if chosen.engine.name == "trtllm":
+        if chosen.deployment.dtype or chosen.deployment.kv_dtype:
+            remarks.append("formats come from the checkpoint: give a quantized one")
+        if chosen.deployment.dp > 1:
+            remarks.append(
+                "write enable_attention_dp: true into the file of --extra_llm_api_options"
+            )
+        if drafted:
+            remarks.append(
+                f"write speculative_config with max_draft_len: {drafted} into that file"
+                if chosen.deployment.dp > 1
+                else f"write speculative_config with max_draft_len: {drafted} into a file for "
+                "--extra_llm_api_options"
+            )
+    elif drafted:
+        remarks.append("DRAFT is your draft model or its folder")
     return Launch(" ".join(words), _router(chosen), "; ".join(remarks))
 
 
@@ -71,7 +84,13 @@ def _vllm(c: Chosen) -> list[str]:
     words += [f"--pipeline-parallel-size {d.pp}"] if d.pp > 1 else []
     words += [f"--data-parallel-size {d.dp}"] if d.dp > 1 else []
     words += ["--enable-expert-parallel"] if d.ep > 1 else []
-    words += ["--distributed-executor-backend ray"] if d.devices > c.per_node else []
+    if d.devices > c.per_node:
+        # Ray starts the ranks of all nodes from one command; each node has its share of them.
+        words += (
+            [f"--data-parallel-backend ray --data-parallel-size-local {c.per_node // d.tp}"]
+            if d.dp > 1 and d.tp <= c.per_node
+            else ["--distributed-executor-backend ray"]
+        )
     words += [f"--max-model-len {_longest(c)}", f"--max-num-seqs {c.sequences}"]
     words += [f"--max-num-batched-tokens {c.engine.token_budget}"]
     words += [f"--gpu-memory-utilization {c.engine.memory_fraction:g}"]
@@ -82,6 +101,9 @@ def _vllm(c: Chosen) -> list[str]:
         words.append("--quantization fp8")
     elif d.dtype in ("bfloat16", "float16") and c.model.weights is None:
         words.append(f"--dtype {d.dtype}")
+    if c.workload.drafted_tokens:
+        draft = f'{{"model": "DRAFT", "num_speculative_tokens": {c.workload.drafted_tokens}}}'
+        words.append(f"--speculative-config {shlex.quote(draft)}")
     if d.kv_dtype is not None:
         words.append(f"--kv-cache-dtype {'fp8' if d.kv_dtype.startswith('fp8') else 'auto'}")
     return words
@@ -96,8 +118,9 @@ def _sglang(c: Chosen) -> list[str]:
     words += [f"--ep-size {d.ep}"] if d.ep > 1 else []
     nodes = -(-d.devices // c.per_node)
     words += [f"--nnodes {nodes} --node-rank 0 --dist-init-addr HOST:20000"] if nodes > 1 else []
-    words += [f"--context-length {_longest(c)}", f"--max-running-requests {c.sequences}"]
-    words += [f"--chunked-prefill-size {c.engine.token_budget}"]
+    # With attention in groups SGLang divides both limits by their number.
+    words += [f"--context-length {_longest(c)}", f"--max-running-requests {c.sequences * d.dp}"]
+    words += [f"--chunked-prefill-size {c.engine.token_budget * d.dp}"]
     if c.engine.memory_fraction is not None:
         words.append(f"--mem-fraction-static {c.engine.memory_fraction:g}")
     words += [] if c.workload.cached_share else ["--disable-radix-cache"]
@@ -105,6 +128,10 @@ def _sglang(c: Chosen) -> list[str]:
         words.append("--quantization fp8")
     elif d.dtype in ("bfloat16", "float16") and c.model.weights is None:
         words.append(f"--dtype {d.dtype}")
+    if tokens := c.workload.drafted_tokens:
+        words.append("--speculative-algorithm EAGLE --speculative-draft-model-path DRAFT")
+        words.append(f"--speculative-num-steps {tokens} --speculative-eagle-topk 1")
+        words.append(f"--speculative-num-draft-tokens {tokens + 1}")
     if d.kv_dtype is not None:
         words.append(f"--kv-cache-dtype {'fp8_e4m3' if d.kv_dtype.startswith('fp8') else 'auto'}")
     return words

@@ -4,6 +4,7 @@ Every placement of a model on some GPUs is evaluated at every concurrency with t
 those that can lie on the front (tokens/s per GPU against tokens/s per user) or be the cheapest are
 simulated, because the closed form of queueing is too inaccurate to decide whether an SLO is met. A
 candidate is left out only if a simulated one is better than it by more than the closed form errs.
+Between the doubled concurrencies the largest that meets the objective is looked for by halving.
 What is shown is simulated, all of it.
 
 Prefill and decode on pools of their own (``plan_pools``) are a steady state, shown apart.
@@ -31,6 +32,7 @@ from groundspeed.estimator.decisions.plan_records import (
 from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.deployment.memory import most_sequences, plan_memory
 from groundspeed.estimator.engines.engine import NO_ENGINE
+from groundspeed.estimator.hardware.nodes import in_nodes, used_links
 from groundspeed.estimator.serving.closed_form import Loads, closed_form
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.step_time import StepTimes, step_graph
@@ -45,6 +47,9 @@ against simulated on the shipped profiles: 15 %)."""
 
 MOST_SIMULATED = 80
 """Most points that are simulated."""
+
+MOST_REFINED, REFINED_TO = 30, 1.12
+"""Most numbers of clients tried between the doubled ones, and the step at which that ends."""
 
 
 def served_as(name: str) -> str | None:
@@ -74,6 +79,7 @@ def make_plan(request: Request) -> Plan:
         raise InputError(f"no deployment is possible: {first_error or 'no parallelism fits'}")
     search = _Search(request, roughs)
     search.run()
+    search.refine()
     front = _front(search.points)
     meeting = [p for p in search.points if p.meets]
     best = min(meeting, key=_rank) if meeting and request.limits else None
@@ -126,11 +132,17 @@ def _all_roughs(request: Request) -> tuple[list[Rough], str]:
     """Return every deployment at every concurrency, and why the largest did not fit."""
     roughs: list[Rough] = []
     reason = ""
+    stated = request.formats.network
+    unused = {name for name, value in vars(stated).items() if value is not None}
     for candidate in request.candidates:
         one_fits = False
-        for deployment in placements(request.model, candidate.gpus, request.formats):
-            if not useful(deployment, candidate.gpus, one_fits):
+        nodes = in_nodes(candidate.hardware, stated)
+        for trial in placements(request.model, candidate.gpus, request.formats):
+            if not useful(trial, candidate.gpus, one_fits):
                 continue
+            links = used_links(stated, nodes, trial.devices)
+            deployment = replace(trial, network=links)
+            unused -= {name for name, value in vars(links).items() if value is not None}
             try:
                 found = _roughs(request, candidate, deployment)
             except InputError as error:
@@ -138,6 +150,11 @@ def _all_roughs(request: Request) -> tuple[list[Rough], str]:
                 continue
             one_fits |= deployment.devices == 1
             roughs += found
+    if unused:
+        options = {"per_node": "--gpus-per-node", "inter_node_bytes_per_s": "--inter-node",
+                   "device_link_bytes_per_s": "--gpu-link"}  # fmt: skip
+        raise InputError("has no effect on any deployment of these GPUs",
+                         where=options[min(unused)], remedy="leave it out")  # fmt: skip
     return roughs, reason
 
 
@@ -180,6 +197,9 @@ class _Search:
     def __init__(self, request: Request, roughs: Sequence[Rough]) -> None:
         self.request = request
         self.open = list(roughs)
+        self.of_server: dict[int, list[Rough]] = {}
+        for rough in roughs:
+            self.of_server.setdefault(id(rough.server), []).append(rough)
         self.points: list[PlanPoint] = []
         self.of_point: dict[int, Rough] = {}
         self.skipped: list[str] = []
@@ -190,13 +210,64 @@ class _Search:
             if chosen is None:
                 return
             self.open.remove(chosen)
-            try:
-                point = self._simulate(chosen)
-            except PhysicsError as error:
-                self.skipped.append(str(error))
-                continue
-            self.points.append(point)
-            self.of_point[id(point)] = chosen
+            self._try(chosen)
+
+    def refine(self) -> None:
+        """Look for the most clients that meet the objective between the doubled numbers.
+
+        The closed form steps by two. A deployment that meets the objective with 8 clients and not
+        with 16 may do so with 13, at a price in proportion.
+        """
+        for _ in range(MOST_REFINED if self.request.limits else 0):
+            between = [b for roughs in self.of_server.values() if (b := self._between(roughs))]
+            if not between:
+                return
+            chosen = min(between, key=lambda rough: rough.price)
+            self.of_server[id(chosen.server)].append(chosen)
+            self._try(chosen)
+
+    def _between(self, roughs: Sequence[Rough]) -> Rough | None:
+        """Return a number of clients between the most that can do and the fewest that cannot."""
+        meets = {self._clients(r): p.meets for p in self.points
+                 if (r := self.of_point[id(p)]).server is roughs[0].server}  # fmt: skip
+        failing = [n for n, fine in meets.items() if not fine]
+        if not failing:
+            return None
+        high = min(failing)
+        fewer = [self._clients(r) for r in roughs if self._clients(r) < high]
+        if not fewer:
+            return None
+        low, groups = max(fewer), roughs[0].server.deployment.groups
+        clients = round(math.sqrt(low * high) / groups) * groups
+        if high <= low * REFINED_TO or not low < clients < high:
+            return None
+        above = next(r for r in roughs if self._clients(r) == high)
+        # The most that it can give lies between the rates at both ends.
+        if self._best_price() * CLOSED_FORM_ERRS < above.price:
+            return None
+        return replace(above, workload=replace(above.workload, concurrency=clients))
+
+    @staticmethod
+    def _clients(rough: Rough) -> int:
+        return rough.workload.concurrency
+
+    def _best_price(self) -> float:
+        """Return the price of the best that meets the objective, infinite if none does."""
+        meeting = [p for p in self.points if p.meets]
+        if not meeting:
+            return math.inf
+        best = min(meeting, key=_rank)
+        each = self.of_point[id(best)].candidate.price_per_hour
+        return (each if each is not None else 1.0) / best.tokens_per_s_per_gpu
+
+    def _try(self, rough: Rough) -> None:
+        try:
+            point = self._simulate(rough)
+        except PhysicsError as error:
+            self.skipped.append(str(error))
+            return
+        self.points.append(point)
+        self.of_point[id(point)] = rough
 
     def _cheapest(self) -> Rough | None:
         """Return the cheapest that may meet the objective and may beat the best so far."""
@@ -205,14 +276,7 @@ class _Search:
         if not fast or not self.request.limits:
             return None
         first = min(fast, key=lambda r: r.price)
-        meeting = [self.of_point[id(p)].candidate.price_per_hour for p in self.points if p.meets]
-        if meeting:
-            best = min((p for p in self.points if p.meets), key=_rank)
-            each = self.of_point[id(best)].candidate.price_per_hour
-            price = (each if each is not None else 1.0) / best.tokens_per_s_per_gpu
-            if first.price / CLOSED_FORM_ERRS > price:
-                return None
-        return first
+        return None if first.price / CLOSED_FORM_ERRS > self._best_price() else first
 
     def _widest(self) -> Rough | None:
         """Return one that the simulated points do not dominate, most tokens/s per GPU first."""

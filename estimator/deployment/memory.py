@@ -167,6 +167,13 @@ def require_fit(
         makes it fit.
     """
     longest = max(tokens, float(engine.max_model_len or 0))
+    if engine.max_model_len and engine.max_model_len < tokens:
+        raise InputError(
+            f"requests of {tokens:,.0f} tokens are longer than {engine.max_model_len:,}: the "
+            "engine refuses them",
+            where="--max-model-len",
+            remedy=f"give at least {tokens:.0f}, or leave it out",
+        )
     if engine.max_model_len and model.max_context and engine.max_model_len > model.max_context:
         raise InputError(
             f"{model.id} reads at most {model.max_context:,} tokens, not {engine.max_model_len:,}",

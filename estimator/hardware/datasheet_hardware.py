@@ -62,8 +62,8 @@ class DatasheetHardware:
         return f"{self.spec.id} (datasheet)"
 
     def modes(self, collective: Operator) -> tuple[tuple[str, ...], ...]:
-        """Return ``nccl``: a datasheet does not know kernels."""
-        return (("nccl",),)
+        """Return ``nccl``: a datasheet does not know kernels, nor the network between nodes."""
+        return () if "hosts" in collective.config_key else (("nccl",),)
 
     def time(self, operator: Operator) -> OperatorTime:
         """Return max(FLOPs / peak, bytes / bandwidth).

@@ -115,6 +115,9 @@ def _found(name: str, profile_dir: Path, state: object) -> HardwareChoice:
     if same:
         joined = ProfileSet.of(same, [shipped] if shipped else [])
         files = ", ".join(p.id for p in joined.profiles if p is not shipped)
+        if not _has_products(joined):
+            reason = f"{note}{files} measured no products: datasheet {match.spec.id}"
+            return HardwareChoice(name, None, match.spec, reason)
         reason = f"{note}measured: {files}"
         if shipped is not None:
             reason += f"; what they lack: {_shipped_phrase(shipped)}"
@@ -141,7 +144,15 @@ def _of_profile(name: str, profile: Profile, profile_dir: Path | None) -> Hardwa
         shipped = shipped_profile(spec.id)
         joined = ProfileSet.of(own, [shipped] if shipped and shipped.id != profile.id else [])
     known = ProfileSet((profile, *joined.profiles), joined.notes)
+    if spec is not None and not _has_products(known):
+        reason = f"profile {profile.id} measured no products: datasheet {spec.id}"
+        return HardwareChoice(name, None, spec, reason)
     return HardwareChoice(name, known, spec, f"profile {profile.id}")
+
+
+def _has_products(known: ProfileSet) -> bool:
+    """Return whether a model can be predicted: without a law of products only its bound can."""
+    return any(law.operation == "matmul" for p in known.profiles for law in p.laws)
 
 
 def _own_of(spec_id: str, profile_dir: Path | None) -> list[Profile]:

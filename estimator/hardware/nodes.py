@@ -207,8 +207,8 @@ class Nodes:
         hops = math.ceil(math.log2(nodes))
         rate = link.bandwidth_bytes_per_s
         count = operator.count
-        if self._is_bound:  # nothing is faster than the line rate
-            least = low + count * sent / rate
+        if self._is_bound:  # nothing is faster than the line rates, of which both can be in use
+            least = np.maximum(low, count * sent / rate)
             return OperatorTime.of(least, bound="link")
         return OperatorTime.of(
             mid + count * (hops * LATENCY_S + sent / (ACHIEVED * rate)),
@@ -273,6 +273,16 @@ def _nccl(operator: Operator, device: Hardware) -> Operator:
     return operator
 
 
+def used_links(network: Network, nodes: Nodes, devices: int) -> Network:
+    """Return the stated links that messages of a deployment go over."""
+    alone = devices == 1
+    return Network(
+        None if alone else network.per_node,
+        network.inter_node_bytes_per_s if devices > nodes.per_node else None,
+        None if alone else network.device_link_bytes_per_s,
+    )
+
+
 def require_used(network: Network, nodes: Nodes, devices: int) -> None:
     """Reject a stated link that no message of the deployment goes over.
 
@@ -282,15 +292,15 @@ def require_used(network: Network, nodes: Nodes, devices: int) -> None:
         If an option would have no effect.
     """
     one = "one device" if devices == 1 else f"{devices} devices in one node of {nodes.per_node}"
-    if network.inter_node_bytes_per_s is not None and devices <= nodes.per_node:
-        raise InputError(f"has no effect on {one}", where="--inter-node",
-                         remedy="leave it out, or give --gpus-per-node")  # fmt: skip
-    for option, value in (
-        ("--gpu-link", network.device_link_bytes_per_s),
-        ("--gpus-per-node", network.per_node),
+    used = used_links(network, nodes, devices)
+    for option, stated, kept in (
+        ("--inter-node", network.inter_node_bytes_per_s, used.inter_node_bytes_per_s),
+        ("--gpu-link", network.device_link_bytes_per_s, used.device_link_bytes_per_s),
+        ("--gpus-per-node", network.per_node, used.per_node),
     ):
-        if value is not None and devices == 1:
-            raise InputError("has no effect on one device", where=option, remedy="leave it out")
+        if stated is not None and kept is None:
+            more = ", or give --gpus-per-node" if option == "--inter-node" and devices > 1 else ""
+            raise InputError(f"has no effect on {one}", where=option, remedy=f"leave it out{more}")
 
 
 def in_nodes(device: Hardware, network: Network) -> Nodes:

@@ -105,9 +105,13 @@ def _open_loop(w: Workload, busy: float, run: Run) -> Simulated:
             load = make_load(w, max(1, math.ceil((w.num_prompts or 1) / busy)), groups=busy)
         outcome = run(load)
         count = len(outcome.first_s)
-        span = float(outcome.arrival_s.max() - outcome.arrival_s.min())
+        first = float(outcome.arrival_s.min())
+        span = float(outcome.arrival_s.max()) - first
         arrived = count / span if span > 0.0 else None
-        per_s = count / max(float(outcome.end_s.max() - outcome.arrival_s.min()), 1e-9)
+        if w.request_rate_per_s is not None and w.arrivals is None:
+            # The clock of random arrivals starts a gap before the first.
+            first, arrived = 0.0, w.request_rate_per_s / busy
+        per_s = count / max(float(outcome.end_s.max()) - first, 1e-9)
         growing = count >= PROVEN_FROM and _growth(outcome) > GROWTH
         return Simulated(load, outcome, np.ones(count), per_s, arrived, growing)
     offered = (w.request_rate_per_s or 1.0) / busy

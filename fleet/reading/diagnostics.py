@@ -34,9 +34,14 @@ DCGM_RATES = (
 """Rates that DCGM's tests print about a GPU."""
 
 
+DCGM_TABLE = re.compile(r"^\+-+\+-+\+\s*\n\|\s*Diagnostic\s*\|\s*Result\s*\|", re.MULTILINE)
+
+
 def is_diagnostic(text: str) -> bool:
     """Return whether a text is the output of a tool that this module reads."""
     head = text[:200_000]
+    if DCGM_TABLE.search(head):
+        return True
     if text.lstrip()[:1] == "{":
         return "test_categories" in head and "DCGM" in head[:2000]
     return bool(FRYER.search(text)) and "Gflops/s" in head
@@ -50,6 +55,12 @@ def diagnostic_rows(text: str, node: str, where: str) -> pd.DataFrame:
     InputError
         If it is neither whole JSON of DCGM nor a summary of gpu-fryer.
     """
+    if DCGM_TABLE.search(text):
+        raise InputError(
+            "is the table of dcgmi, which has no results of single GPUs",
+            where=where,
+            remedy="give the JSON of: dcgmi diag -j",
+        )
     rows = list(_dcgm(text, where) if text.lstrip()[:1] == "{" else _fryer(text))
     frame = pd.DataFrame.from_records(rows, columns=["gpu", "metric", "value", "unit", "note"])
     return frame.assign(node=node)

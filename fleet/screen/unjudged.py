@@ -51,7 +51,7 @@ def broken_nodes(table: FleetTable, silent: frozenset[str]) -> list[Finding]:
     findings = []
     for node in sorted({z[0] for z in wanted}):
         metrics = []
-        others = False
+        others = some = False
         for metric in sorted({z[2] for z in wanted if z[0] == node}):
             mine = rows[(rows["node"] == node) & (rows["metric"] == metric)]
             zeros = sum(z[0] == node and z[2] == metric for z in wanted)
@@ -59,6 +59,7 @@ def broken_nodes(table: FleetTable, silent: frozenset[str]) -> list[Finding]:
                 continue
             metrics.append(metric)
             rest = rows[(rows["node"] != node) & (rows["metric"] == metric)]
+            some |= bool((rest["value"] > 0.0).any())
             others |= bool(rest["value"].notna().sum() >= FEWEST_UNITS)
         # A single GPU that gives zero is one missing result of its node.
         gpus = {z[1] for z in wanted if z[0] == node and z[1] != NODE_LEVEL}
@@ -67,7 +68,11 @@ def broken_nodes(table: FleetTable, silent: frozenset[str]) -> list[Finding]:
         verdict: Verdict = "FAIL" if others else "INCONCLUSIVE"
         count = f"all {len(gpus)} GPUs" if len(gpus) > 1 else "it"
         evidence = f"{count} gave 0 in {shorten(metrics)}"
-        evidence += "; other nodes have results" if others else "; there is no other node"
+        evidence += (
+            "; other nodes have results" if others
+            else "; too few other nodes to know what is usual" if some
+            else "; there is no other node"
+        )  # fmt: skip
         findings.append(
             Finding(
                 node=node, gpu=None, metric=metrics[0], metrics=tuple(metrics), verdict=verdict,

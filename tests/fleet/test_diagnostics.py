@@ -8,6 +8,7 @@ import pytest
 from groundspeed.fleet.screen.findings import Finding
 from groundspeed.fleet.screen.screen_table import screen
 from groundspeed.fleet.table import FleetTable, read_fleet
+from groundspeed.profiles import InputError
 from repository import TEST_DATA
 
 REAL = TEST_DATA / "tools" / "dcgm_diag_gb10.json"
@@ -44,6 +45,34 @@ def test_failed_hardware_test_condemns_the_gpu(tmp_path: Path, version: int) -> 
     (finding,) = judged(read_fleet([path]))
     assert (finding.node, finding.gpu, finding.verdict) == ("n9", 5, "FAIL")
     assert finding.cause == "failed_test"
+
+
+TABLE = """\
+Successfully ran diagnostic for group.
++---------------------------+------------------------------------------------+
+| Diagnostic                | Result                                         |
++===========================+================================================+
+| Denylist                  | Pass                                           |
++---------------------------+------------------------------------------------+
+"""
+
+
+def test_table_of_dcgmi_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    path = tmp_path / "n1.txt"
+    path.write_text(TABLE)
+    with pytest.raises(InputError, match="dcgmi diag -j"):
+        read_fleet([path])
+
+
+def test_a_folder_of_captures_is_a_fleet_of_its_files(tmp_path: Path) -> None:
+    for node in ("n1", "n2", "n3", "n4"):
+        (tmp_path / f"{node}.out").write_text("======== Run with bf16 ==========\n" + "".join(
+            FRYER.format(gpu=g, rate=700_000 if (node, g) == ("n3", 2) else 880_000 + 100 * g,
+                         heat=69, hot="false")
+            for g in range(8)
+        ))  # fmt: skip
+    (finding,) = judged(read_fleet([tmp_path]))
+    assert (finding.node, finding.gpu) == ("n3", 2)
 
 
 FRYER = """\

@@ -18,13 +18,30 @@ Json = Annotated[
         help="Print one JSON document instead of text; units are in its keys (ttft_s: seconds).",
     ),
 ]
+TEXT_SUFFIXES = (".txt", ".log", ".md")
+"""Endings of names that promise text, which ``-o`` does not write for results."""
+
+
+def _json_file(output: Path | None) -> Path | None:
+    """Refuse a name that promises text before anything is computed."""
+    if output is not None and output.suffix.lower() in TEXT_SUFFIXES:
+        raise InputError(
+            "would hold JSON, not text",
+            where=str(output),
+            remedy=f"name it {output.with_suffix('.json')}; to keep the text, redirect the "
+            "command's output to a file instead of -o",
+        )
+    return output
+
+
 Output = Annotated[
     Path | None,
     typer.Option(
         "-o",
         "--output",
-        help="File to write the result to, instead of printing it. calibrate and profile import "
-        "write the profile to it, instead of to --profile-dir.",
+        help="File to write the result to as JSON, instead of printing it. calibrate and profile "
+        "import write the profile to it, instead of to --profile-dir.",
+        callback=_json_file,
     ),
 ]
 Force = Annotated[
@@ -96,18 +113,13 @@ def require_writable(output: Path | None, *, force: bool) -> None:
     trial.unlink(missing_ok=True)
 
 
-TEXT_SUFFIXES = (".txt", ".log", ".md")
-"""Endings of names that promise text, which ``-o`` does not write for results."""
-
-
 def deliver(text: str, output: Path | None, *, force: bool) -> None:
     """Print a document if ``output`` is None, else write it to that file.
 
     Raises
     ------
     InputError
-        If ``output`` is a URL, exists (without ``force``), cannot be written, or has a name that
-        promises text where the result is JSON.
+        If ``output`` is a URL, exists (without ``force``) or cannot be written.
     """
     if output is None:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
@@ -115,13 +127,6 @@ def deliver(text: str, output: Path | None, *, force: bool) -> None:
     else:
         if re.match(r"[a-z0-9]+:/[^/]", str(output)):
             raise InputError("is a URL, not a file", where=str(output), remedy="give a local path")
-        if output.suffix.lower() in TEXT_SUFFIXES and text.startswith(("{", "[")):
-            raise InputError(
-                "would hold JSON, not text",
-                where=str(output),
-                remedy=f"name it {output.with_suffix('.json')}; to keep the text, redirect the "
-                "command's output to a file instead of -o",
-            )
         write_whole(output, (text.rstrip("\n") + "\n").encode(), force=force)
 
 

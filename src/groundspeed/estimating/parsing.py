@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from groundspeed.estimator.decisions.objective import parse_limits
 from groundspeed.profiles.errors import InputError
 
 Measured = dict[int, dict[str, float]]
@@ -95,8 +96,15 @@ def parse_slo(text: str | None) -> tuple[float, float] | None:
         if not limits.get(name.lower(), 1.0) > 0.0:
             raise InputError(f"the limit '{part}' must be above 0 ms", where="--slo")
         if name.lower() not in ("ttft", "tpot"):
-            raise InputError(f"'{part}' is not a limit on ttft or tpot", where="--slo",
-                             remedy="give limits in ms, such as ttft=500,tpot=50")  # fmt: skip
+            known = parse_limits(part) if "_p" in name else ()
+            raise InputError(
+                f"'{part}' is not a limit on ttft or tpot",
+                where="--slo",
+                remedy="here each request must keep a limit, and goodput counts those that do; "
+                "plan takes percentiles"
+                if known
+                else "give limits in ms, such as ttft=500,tpot=50",
+            )
     return limits["ttft"], limits["tpot"]
 
 

@@ -216,6 +216,12 @@ def test_pairs_of_the_cuda_sample_are_read_with_peer_access(tmp_path: Path) -> N
     assert len(rates) == 2  # the diagonal is no pair
 
 
+def test_another_part_than_the_file_names_is_said() -> None:
+    profile = read("p2pbandwidthlatencytest", "README.md", P2P, device="h100-sxm")
+    assert any("measured on 'NVIDIA A100-SXM4-80GB'" in w for w in profile.warnings)
+    assert not read("p2pbandwidthlatencytest", "README.md", P2P, device="a100-sxm-80gb").warnings
+
+
 def test_perftest_gives_the_link_in_units_of_its_header() -> None:
     real = (TEST_DATA / "tools" / "ib_write_bw.log").read_text()
     profile = read("perftest", "README.md", real, device="h100-sxm")

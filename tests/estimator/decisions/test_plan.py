@@ -2,17 +2,20 @@
 
 import itertools
 import json
+import math
 import shlex
 from pathlib import Path
 
 import pytest
 
 from groundspeed.estimator import find_model
+from groundspeed.estimator.decisions.launch import Chosen, launch
 from groundspeed.estimator.decisions.objective import Limit, parse_limits
 from groundspeed.estimator.decisions.placements import Formats, placements
 from groundspeed.estimator.decisions.plan import make_plan
 from groundspeed.estimator.decisions.plan_records import Candidate, Plan, Request
 from groundspeed.estimator.deployment.build_server import ServerOptions
+from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Workload
@@ -200,6 +203,65 @@ def test_launch_command_has_only_options_that_the_engine_knows(
         assert "--kv-cache-dtype" in words and "--quantization" in words
     if document["best"]["replicas"] > 1:
         assert document["router"].count("http://") == document["best"]["replicas"]
+
+
+def test_the_most_clients_that_meet_the_slo_are_found_between_doubled_ones() -> None:
+    """A plan of 2 x tp1 is fine with 6 clients each and not with 8: four is not the answer."""
+    one = candidate(gpu="h100-sxm", gpus=1, price=2.0)
+    long = Workload(8000, 300)
+    made = plan(*limit("ttft=1500,tpot=15"), model="qwen3-30b-a3b", dtype=None, candidates=(one,),
+                workload=long)  # fmt: skip
+    assert made.best is not None
+    server = Server(find_model("qwen3-30b-a3b"), ServerOptions().deployment, one.engine,
+                    one.hardware)  # fmt: skip
+    more = server.predict(Workload(8000, 300, math.ceil(1.13 * made.best.concurrency)))
+    assert more.tpot_s is not None
+    assert more.tpot_s > 0.015 or more.ttft_s > 1.5
+
+
+def test_links_between_nodes_hold_for_the_placements_that_use_them() -> None:
+    rates = []
+    for rate in ("100Gb/s", "800Gb/s"):
+        ran = groundspeed("plan", "deepseek-r1", "--gpu", "h200", "--gpus", "16", "--no-pools",
+                          "--inter-node", rate, "--json")  # fmt: skip
+        assert ran.code == 0, ran.err
+        rates.append(max(p["tokens_per_s_per_user"] for p in json.loads(ran.out)["points"]
+                         if p["gpus"] == 16 and p["replicas"] == 1))  # fmt: skip
+    assert rates[0] < rates[1]
+    ran = groundspeed("plan", "llama-3.1-8b", "--gpu", "h100", "--gpus", "2", "--inter-node",
+                      "400Gb/s")  # fmt: skip
+    assert ran.code == 2 and "no effect on any deployment" in ran.err
+
+
+def test_attention_groups_over_two_nodes_are_told_to_each_engine() -> None:
+    """SGLang divides its limits by the groups (server_args); vLLM starts all ranks through Ray."""
+    groups = Deployment(tp=1, ep=16, dp=16)
+    words = {}
+    for engine in ("vllm", "sglang"):
+        chosen = Chosen(find_model("deepseek-r1"), groups, candidate(engine=engine).engine, 1, 32,
+                        Workload(1024, 512), per_node=8)  # fmt: skip
+        words[engine] = shlex.split(launch(chosen).server)
+        assert {w for w in words[engine] if w.startswith("--")} <= known_options(engine)
+    sglang, vllm = words["sglang"], words["vllm"]
+    assert sglang[sglang.index("--max-running-requests") + 1] == "512"
+    assert sglang[sglang.index("--nnodes") + 1] == "2"
+    assert vllm[vllm.index("--max-num-seqs") + 1] == "32"  # of each rank
+    assert vllm[vllm.index("--data-parallel-size-local") + 1] == "8"
+    assert vllm[vllm.index("--data-parallel-backend") + 1] == "ray"
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_speculation_is_told_to_the_engine(engine: str) -> None:
+    made = plan(candidates=(candidate(engine=engine),),
+                workload=Workload(512, 256, drafted_tokens=3, acceptance=0.7))  # fmt: skip
+    words = shlex.split(made.launch or "")
+    assert {w for w in words if w.startswith("--")} <= known_options(engine)
+    if engine == "vllm":
+        told = json.loads(words[words.index("--speculative-config") + 1])
+        assert told["num_speculative_tokens"] == 3
+    else:
+        assert words[words.index("--speculative-num-draft-tokens") + 1] == "4"
+    assert "DRAFT" in made.remark
 
 
 def test_model_from_a_folder_is_served_from_that_folder(tmp_path: Path) -> None:
