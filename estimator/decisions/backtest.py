@@ -319,6 +319,8 @@ def _integer(row: Row, name: str, default: int) -> int:
 
 
 def _format(name: str) -> str | None:
-    """Return the weight format of a name; None if empty (the checkpoint's format is used)."""
+    """Return the weight format of a name; None if empty or native: the checkpoint's is used."""
     plain = name.lower().split(" ")[0]
+    if "native" in name.lower():
+        return None
     return NAMES.get(plain, plain) if plain else None

@@ -108,7 +108,11 @@ def formats(model: Model, deployment: Deployment) -> Formats:
         )
     return Formats(
         linear=rest if only_experts else weights,
-        experts=weight_format(deployment.experts_dtype) if deployment.experts_dtype else weights,
+        experts=weight_format(deployment.experts_dtype)
+        if deployment.experts_dtype
+        else model.expert_weights
+        if model.expert_weights and not stated
+        else weights,
         rest=rest,
         cache=weight_format(cache) if cache else rest,
     )

@@ -53,9 +53,10 @@ def constant(like: Array, value: float) -> Array:
     return np.full(like.shape, float(value))
 
 
-def matmul(group: str, m: Array, n: float, k: float, count: float, dtype: str) -> Operator:
+def matmul(group: str, m: Array, n: float | Array, k: float, count: float, dtype: str) -> Operator:
     """Return GEMMs of (m, k) activations with (n, k) weights."""
-    columns = {"m": m, "n": constant(m, n), "k": constant(m, k)}
+    wide = n if isinstance(n, np.ndarray) else constant(m, n)
+    columns = {"m": m, "n": wide, "k": constant(m, k)}
     return Operator(group, "matmul", {"dtype": dtype}, columns, count)
 
 

@@ -148,6 +148,83 @@ def _routed(r: HfConfig, count: int, layers: int) -> Facts:
     }
 
 
+def deepseek_v4(r: HfConfig) -> Facts:
+    """Parse DeepSeek-V4: compressed attention, wide residuals, 4-bit experts in every layer."""
+    layers, heads = r.whole("num_hidden_layers"), r.whole("num_attention_heads")
+    # One ratio a layer; a last one belongs to the layer for speculation.
+    ratios = r.config.get("compress_ratios")
+    if (
+        not isinstance(ratios, list)
+        or len(ratios) < layers
+        or not all(isinstance(n, int) and n >= 0 for n in ratios)
+    ):
+        raise InputError("needs 'compress_ratios', a number for each layer", where=r.where)
+    experts = _routed(r, r.whole("n_routed_experts"), layers) | {"layers": layers}
+    return {
+        "hidden": r.whole("hidden_size"),
+        "intermediate": r.whole("moe_intermediate_size"),
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": heads,
+        "head_dim": r.whole("head_dim"),
+        "vocabulary": r.whole("vocab_size"),
+        "tied_head": r.flag("tie_word_embeddings", default=False),
+        "max_context": r.optional("max_position_embeddings"),
+        "dense_layers": 0,
+        "compressed": {
+            "ratios": tuple((n, ratios[:layers].count(n)) for n in sorted(set(ratios[:layers]))),
+            "query_rank": r.whole("q_lora_rank"),
+            "output_rank": r.whole("o_lora_rank"),
+            "output_groups": r.whole("o_groups"),
+            "window": r.whole("sliding_window"),
+            "index_heads": r.whole("index_n_heads"),
+            "index_dim": r.whole("index_head_dim"),
+            "index_top_k": r.whole("index_topk"),
+            "streams": r.whole("hc_mult", default=1),
+        },
+        "experts": experts,
+        # The cache holds the vectors in 8 bits, which is the only format of its kernels.
+        "kv_dtype": "fp8",
+        **({"expert_weights": "w4a8_mxfp4_mxfp8"} if r.text("expert_dtype", "") == "fp4" else {}),
+    }
+
+
+def minimax_m3(r: HfConfig) -> Facts:
+    """Parse MiniMax-M3: attention over chosen blocks, a shared expert, three dense layers."""
+    facts = llama_like(r)
+    layers = int(facts["layers"])
+    sparse = r.config.get("sparse_attention_config")
+    sparse = sparse if isinstance(sparse, dict) else {}
+    inner = HfConfig(sparse, r.where)
+    frequency = r.config.get("moe_layer_freq")
+    mixed = sum(map(bool, frequency)) if isinstance(frequency, list) else layers
+    chosen = sparse.get("sparse_attention_freq")
+    return facts | {
+        "intermediate": r.whole("dense_intermediate_size", default=facts["intermediate"]),
+        "qk_norm": r.flag("use_qk_norm", default=True),
+        "experts": {
+            "count": r.whole("num_local_experts"),
+            "top_k": r.whole("num_experts_per_tok"),
+            "intermediate": r.whole("moe_intermediate_size", "intermediate_size"),
+            "layers": mixed,
+            "shared_intermediate": r.number("shared_intermediate_size"),
+            "router_bias": r.flag("use_routing_bias", default=True),
+        },
+        **(
+            {
+                "sparse": {
+                    "layers": sum(map(bool, chosen)),
+                    "index_heads": inner.whole("sparse_num_index_heads"),
+                    "index_dim": inner.whole("sparse_index_dim"),
+                    "seen": inner.whole("sparse_topk_blocks") * inner.whole("sparse_block_size"),
+                }
+            }
+            if isinstance(chosen, list) and any(chosen)
+            else {}
+        ),
+    }
+
+
 def glm4_moe(r: HfConfig) -> Facts:
     """Parse GLM-4 MoE: grouped-query attention, and experts like those of DeepSeek."""
     facts = llama_like(r)
@@ -273,6 +350,9 @@ MIXTURES = {
     "KimiK25ForConditionalGeneration": deepseek,
     "Glm4MoeForCausalLM": glm4_moe,
     "MiniMaxM2ForCausalLM": minimax_m2,
+    "MiniMaxM3ForCausalLM": minimax_m3,
+    "MiniMaxM3SparseForConditionalGeneration": minimax_m3,
+    "DeepseekV4ForCausalLM": deepseek_v4,
     "Llama4ForConditionalGeneration": llama4,
     "Llama4ForCausalLM": llama4,
     "NemotronHForCausalLM": nemotron_h,

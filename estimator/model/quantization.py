@@ -159,7 +159,10 @@ def quantization_facts(
         raise InputError("'quantization_config' must be an object", where=where)
     facts = _weight_facts(stated, where) | _cache_facts(stated)
     layers = (text or config).get("num_hidden_layers", 0)
-    if "quantized_part" not in facts and _keeps_attention(stated, layers):
+    if str(stated.get("moe_quant_algo", "")).upper() == "NVFP4":
+        # Experts in another format than the rest, which "quant_method" names.
+        facts["expert_weights"] = "nvfp4"
+    elif "quantized_part" not in facts and _keeps_attention(stated, layers):
         facts["quantized_part"] = "experts"
     return facts
 

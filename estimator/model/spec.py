@@ -15,10 +15,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from groundspeed.estimator.mixers.compressed import CompressedAttention
 from groundspeed.estimator.mixers.grouped import Grouped
 from groundspeed.estimator.mixers.latent import LatentAttention
 from groundspeed.estimator.mixers.mixer import Mixer
 from groundspeed.estimator.mixers.recurrent import Recurrence
+from groundspeed.estimator.mixers.sparse_blocks import SparseAttention
 from groundspeed.profiles.record import Record
 
 Size = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
@@ -39,6 +41,33 @@ class Latent(Record):
     index_dim: NonNegativeSize = 0
     index_top_k: NonNegativeSize = 0
     """Sparse attention: number of past tokens that a new token attends to; 0: all of them."""
+
+
+class Compressed(Record):
+    """Compressed attention (DeepSeek-V4): a window, and vectors that stand for several tokens."""
+
+    ratios: tuple[tuple[NonNegativeSize, Count], ...]
+    """Numbers of tokens that one vector stands for (0: window alone), each with its layers."""
+    query_rank: Size
+    output_rank: Size
+    output_groups: Count
+    window: Size
+    index_heads: Count
+    index_dim: Size
+    index_top_k: Size
+    streams: Count = 1
+    """Width of the residual in hidden sizes (hyper-connections)."""
+
+
+class SparseBlocks(Record):
+    """Grouped attention over the best blocks of past tokens, chosen by an index (MiniMax-M3)."""
+
+    layers: Count
+    """Number of layers that have it; the others attend to all tokens."""
+    index_heads: Count
+    index_dim: Size
+    seen: Size
+    """Number of past tokens that a new token attends to."""
 
 
 class Experts(Record):
@@ -123,6 +152,8 @@ class Model(Record):
     windowed_layers: NonNegativeSize = 0
     """Number of layers whose attention is limited to the last ``sliding_window`` tokens."""
     latent: Latent | None = None
+    compressed: Compressed | None = None
+    sparse: SparseBlocks | None = None
     experts: Experts | None = None
     recurrent: Recurrent | None = None
     mixer_layers: NonNegativeSize | None = None
@@ -137,6 +168,8 @@ class Model(Record):
     """Scaling of 8-bit weights by the publisher; the meaning of ``--dtype fp8`` for this model."""
     quantized_part: Literal["linear", "experts"] = "linear"
     """Quantized weights: all linear layers, or only the experts."""
+    expert_weights: str | None = None
+    """Format of the experts' weights where the publisher gives them one of their own."""
     weight_group: Count | None = None
     """Number of 4-bit weights that share a scale; None: 128."""
     kv_dtype: str | None = None
@@ -185,12 +218,27 @@ class Model(Record):
                     layers=self.attention_layers, hidden=self.hidden, heads=self.heads, **sizes
                 )
             )
+        elif self.compressed is not None:
+            sizes = self.compressed.model_dump(exclude={"ratios"})
+            found += [
+                CompressedAttention(
+                    layers=count, ratio=ratio, hidden=self.hidden, heads=self.heads,
+                    head_dim=self.head_dim, **sizes,
+                )
+                for ratio, count in self.compressed.ratios
+            ]  # fmt: skip
         else:
+            blocks = self.sparse.layers if self.sparse is not None else 0
             found += [
                 self._grouped(count, window)
-                for count, window in ((whole, None), (self.windowed_layers, self.sliding_window))
+                for count, window in (
+                    (whole - blocks, None), (self.windowed_layers, self.sliding_window),
+                )
                 if count
-            ]
+            ]  # fmt: skip
+            if self.sparse is not None:
+                sizes = self.sparse.model_dump(exclude={"layers"})
+                found.append(SparseAttention(self._grouped(blocks, None), **sizes))
         if self.recurrent is not None:
             sizes = self.recurrent.model_dump(exclude={"kind", "heads"})
             found.append(Recurrence(hidden=self.hidden, **sizes))

@@ -11,7 +11,9 @@ from groundspeed.profiles import InputError
 def test_parameter_count_equals_the_published_count(name: str) -> None:
     model = find_model(name)
     source = shipped_models()[name]["parameters_source"]
-    if source.startswith("model card"):  # model cards round the count
+    if source.endswith("two digits"):
+        assert model.parameters == pytest.approx(model.published_parameters, rel=0.02)
+    elif source.startswith("model card"):  # model cards round the count
         assert model.parameters == pytest.approx(model.published_parameters, rel=0.012)
     else:
         assert model.parameters == model.published_parameters

@@ -49,6 +49,8 @@ def test_published_configurations_have_the_published_parameters(
         ("moonshotai--Kimi-K2.5", "int4_wo", "experts", None),
         ("nvidia--Kimi-K2.6-NVFP4", "nvfp4", "experts", "fp8"),
         ("nvidia--NVIDIA-Nemotron-3-Super-120B-A12B-FP8", "fp8", "linear", "fp8"),
+        ("deepseek-ai--DeepSeek-V4-Flash", "fp8_block", "linear", "fp8"),
+        ("nvidia--DeepSeek-V4-Flash-NVFP4", "fp8_block", "linear", "fp8"),
     ],
 )
 def test_formats_are_those_of_the_checkpoint(
@@ -56,6 +58,8 @@ def test_formats_are_those_of_the_checkpoint(
 ) -> None:
     model = read_config(cases / "configs" / folder)
     assert (model.weights, model.quantized_part, model.kv_dtype) == (weights, part, cache)
+    if "V4" in folder:
+        assert model.expert_weights == ("nvfp4" if "NVFP4" in folder else "w4a8_mxfp4_mxfp8")
 
 
 @pytest.mark.parametrize(
