@@ -67,6 +67,8 @@ class Memory:
     """[bytes] Memory that the engine may use."""
     weight_bytes: float
     reserve: Reserve
+    steps_bytes: float = 0.0
+    """[bytes] What the engine leaves free outside the usable memory for its steps, by its rule."""
     state_share: float = 0.0
     """[1] Share of the cache that holds nothing but the states of recurrent layers."""
 
@@ -113,7 +115,7 @@ def plan_memory(model: Model, deployment: Deployment, engine: Engine, hardware: 
         share = STATE_SHARE if model.recurrent is not None else 0.0
         buffers = communication_bytes(engine, deployment.devices)
         usable = fraction * (total - engine.overhead_bytes - buffers)
-        return Memory(total, usable, weights, Reserve(), state_share=share)
+        return Memory(total, usable, weights, Reserve(), total - usable, state_share=share)
     fraction = engine.memory_fraction or 1.0
     if engine.memory_rule == "everything":
         reserve = Reserve(runtime_bytes=engine.overhead_bytes)

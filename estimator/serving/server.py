@@ -245,7 +245,7 @@ class Server:
                     model, d, group.memory, float(engine.max_model_len or w.longest_tokens)
                 )
             ),
-            reserved_bytes=group.memory.overhead_bytes,
+            reserved_bytes=group.memory.overhead_bytes + group.memory.steps_bytes,
             max_model_len=engine.max_model_len,
             decode_parts=decode,
             prefill_parts=prefill,
