@@ -40,6 +40,11 @@ class DatasheetHardware:
         return size.value if size else None
 
     @property
+    def network_bytes_per_s(self) -> float | None:
+        """Return None: a datasheet's network is asked where nodes are built."""
+        return None
+
+    @property
     def architecture(self) -> str:
         """Of the device."""
         return self.spec.architecture

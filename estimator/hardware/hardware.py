@@ -105,6 +105,11 @@ class Hardware(Protocol):
         ...
 
     @property
+    def network_bytes_per_s(self) -> float | None:
+        """Measured rate of one device's link to other nodes [bytes/s]; None: not measured."""
+        ...
+
+    @property
     def architecture(self) -> str:
         """GPU architecture, e.g. ``hopper`` or ``cdna3``; empty if not known."""
         ...

@@ -78,6 +78,19 @@ class ProfileHardware:
         return DatasheetHardware(self.datasheet).last_level_cache_bytes
 
     @property
+    def network_bytes_per_s(self) -> float | None:
+        """Rate of a network link that a profile holds, as perftest measures it [bytes/s]."""
+        rates = [
+            point.bytes / point.time_s
+            for profile in self.known.profiles
+            for curve in profile.curves
+            if curve.operation == "p2p" and curve.config_key.get("over") == "network"
+            for point in curve.points
+            if point.valid
+        ]
+        return max(rates, default=None)
+
+    @property
     def architecture(self) -> str:
         """Of the device."""
         datasheet = self.datasheet

@@ -6,9 +6,10 @@ devices of a node share the result:
 
     all_reduce(S) = all_reduce of L devices + latency x log2 N + 2 (N - 1) / N x S / L / rate
 
-The step inside the node has a law; the network is measured, imported (a law for as many ranks on
-several hosts), given by the user (``--inter-node 400Gb/s``), or that of the vendor's reference
-system. What is not measured has a wide interval: 10 to 40 us, 60 to 95 % of the line rate.
+The step inside the node has a law; the network is measured (a law for as many ranks on several
+hosts, or the rate of a link by perftest), given by the user (``--inter-node 400Gb/s``), or that of
+the vendor's reference system. What has no law has a wide interval: 10 to 40 us, 60 to 95 % of the
+line rate.
 
 Experts over more devices than one node exchange tokens with all-to-all kernels. Their rates are
 DeepEP's: 287 and 252 GB/s on NVLink (floors of 8 and 9 us), 85, 58 and 50 GB/s over 2, 4 and 8
@@ -60,7 +61,7 @@ PUBLISHED_NVLINK = 450e9
 FACTOR_ALL_TO_ALL = 1.4
 """Factor around published all-to-all rates within which other kernels and networks lie."""
 
-Origin = Literal["given", "reference system"]
+Origin = Literal["given", "measured", "reference system"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class NodeLink:
 
     def __str__(self) -> str:
         rate = f"{8e-9 * self.bandwidth_bytes_per_s:.0f} Gb/s for each device"
-        return f"{rate}, {'as given' if self.origin == 'given' else 'as in the reference system'}"
+        as_in = "as in the reference system"
+        return f"{rate}, {as_in if self.origin == 'reference system' else f'as {self.origin}'}"
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class Nodes:
     def last_level_cache_bytes(self) -> float | None:
         """Of the device."""
         return self.device.last_level_cache_bytes
+
+    @property
+    def network_bytes_per_s(self) -> float | None:
+        """Of the device."""
+        return self.device.network_bytes_per_s
 
     @property
     def architecture(self) -> str:
@@ -315,6 +322,8 @@ def in_nodes(device: Hardware, network: Network) -> Nodes:
     link = None
     if network.inter_node_bytes_per_s is not None:
         link = NodeLink(network.inter_node_bytes_per_s, "given")
+    elif (measured := device.network_bytes_per_s) is not None:
+        link = NodeLink(measured, "measured")
     elif spec is not None and spec.inter_node_bandwidth_bytes_per_s is not None:
         link = NodeLink(spec.inter_node_bandwidth_bytes_per_s.value, "reference system")
     return Nodes(device, size, link, network.device_link_bytes_per_s)

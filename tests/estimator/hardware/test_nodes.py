@@ -19,6 +19,7 @@ from groundspeed.estimator.hardware.nodes import Nodes, in_nodes
 from groundspeed.profiles import InputError
 from groundspeed.profiles.busbw import bus_factor
 from program import groundspeed
+from repository import TEST_DATA
 
 SIZES = 2.0 ** np.arange(10.0, 31.0)
 
@@ -92,6 +93,17 @@ def test_what_the_network_is_must_be_said_where_nothing_knows_it() -> None:
     assert "100 Gb/s for each device, as given" in given_rate.source(
         collective("all_reduce", SIZES, 16, 1.0)
     )
+
+
+def test_a_measured_link_comes_before_that_of_the_reference_system(tmp_path: Path) -> None:
+    log = TEST_DATA / "tools" / "ib_write_bw.log"
+    profile = tmp_path / "network.json"
+    imported = groundspeed("profile", "import", "perftest", str(log), "--device", "h200-sxm", "-o",
+                           str(profile))  # fmt: skip
+    assert imported.code == 0, imported.err
+    ran = groundspeed("estimate", "llama-3.1-405b", "--gpu", str(profile), "--tp", "16",
+                      "--concurrency", "4")  # fmt: skip
+    assert "202 Gb/s for each device, as measured" in " ".join(ran.out.split())
 
 
 def test_nvl72_is_one_node_of_72() -> None:
