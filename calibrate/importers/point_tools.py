@@ -8,6 +8,7 @@
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -146,17 +147,19 @@ def read_hipblaslt(request: ImportRequest) -> Imported:
         If the log has no table, or a row contradicts itself.
     """
     points: dict[str, dict[tuple[int, int, int], Point]] = {}
+    left: Counter[str] = Counter()
     device = HIPBLASLT_DEVICE.search(request.text)
     for row in _hipblaslt_rows(request):
         kind = row.get("a_type") or row.get("d_type", "")
         dtype = HIPBLASLT_TYPES.get(kind)
         if dtype is None:
+            left[f"of type {kind or 'unknown'}"] += 1
             continue
-        m, n, k = int(row["m"]), int(row["n"]), int(row["k"])
-        batch = int(row.get("batch_count") or 1)
-        time_s = float(row["us"]) * 1e-6
+        m, n, k = (round(_cell(request, row, name)) for name in ("m", "n", "k"))
+        batch = round(_cell(request, row, "batch_count")) if "batch_count" in row else 1
+        time_s = _cell(request, row, "us") * 1e-6
         flops = 2.0 * m * n * k * batch
-        told = float(row["hipblaslt-Gflops"]) * 1e9
+        told = _cell(request, row, "hipblaslt-Gflops") * 1e9
         if abs(flops / time_s / told - 1.0) > 0.05:
             raise InputError(
                 f"{m} x {n} x {k} in {row['us']} us is {flops / time_s / 1e9:.4g} Gflops, but it "
@@ -164,6 +167,7 @@ def read_hipblaslt(request: ImportRequest) -> Imported:
                 where=str(request.path),
             )
         if batch != 1:
+            left["batched"] += 1
             continue
         columns: dict[str, Array] = {
             name: np.array([float(v)]) for name, v in (("m", n), ("n", m), ("k", k))
@@ -171,15 +175,38 @@ def read_hipblaslt(request: ImportRequest) -> Imported:
         moved = float(OPERATIONS["matmul"].bytes(columns, {"dtype": dtype})[0])
         case = {"m": float(n), "n": float(m), "k": float(k)}
         points.setdefault(dtype, {})[n, m, k] = imported_point(case, time_s, moved, flops=flops)
+    warnings = tuple(f"left out: {n} products {what}" for what, n in left.items())
     if not points:
-        raise InputError("no table of hipblaslt-bench in it", where=str(request.path))
+        raise InputError(
+            "; ".join(warnings) or "no table of hipblaslt-bench in it", where=str(request.path)
+        )
     return Imported(
         device=device[1] if device else None,
         curves=[
             ImportedCurve("matmul", {"dtype": dtype}, "hipblaslt", list(found.values()))
             for dtype, found in points.items()
         ],
+        warnings=warnings,
     )
+
+
+def _cell(request: ImportRequest, row: dict[str, str], name: str) -> float:
+    """Return a number of a row above 0.
+
+    Raises
+    ------
+    InputError
+        If the table has no such column, or it holds something else there.
+    """
+    text = row.get(name)
+    try:
+        value = float(text) if text is not None else 0.0
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < np.inf:
+        what = f"'{text}' as {name}" if text is not None else f"no column {name}"
+        raise InputError(f"a row has {what}, not a number above 0", where=str(request.path))
+    return value
 
 
 def _hipblaslt_rows(request: ImportRequest) -> Iterator[dict[str, str]]:

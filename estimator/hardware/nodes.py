@@ -58,8 +58,10 @@ PUBLISHED_LINK = 50e9
 PUBLISHED_NVLINK = 450e9
 """[bytes/s] Rate inside the node of :data:`ALL_TO_ALL`."""
 
-FACTOR_ALL_TO_ALL = 1.4
-"""Factor around published all-to-all rates within which other kernels and networks lie."""
+ALL_TO_ALL_FASTER, ALL_TO_ALL_SLOWER = 1.2, 2.0
+"""Factors between the rates of :data:`ALL_TO_ALL` and those of other kernels on InfiniBand, over 2
+and 4 nodes: 63 and 48 GB/s on H800 (DeepEP's README), 74 and 60 or 55 and 30 on MI300X (README of
+ROCm/mori, kernels for throughput and for latency). On EFA they reach a third (33 and 19, same)."""
 
 Origin = Literal["given", "measured", "reference system"]
 
@@ -239,7 +241,7 @@ class Nodes:
             return OperatorTime.of(least, bound="link")
         time: Array = operator.count * (floor + operator.columns["bytes"] / rate)
         return OperatorTime.of(
-            time, time / FACTOR_ALL_TO_ALL, time * FACTOR_ALL_TO_ALL, bound="link"
+            time, time / ALL_TO_ALL_FASTER, time * ALL_TO_ALL_SLOWER, bound="link"
         )
 
 

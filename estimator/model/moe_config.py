@@ -165,7 +165,7 @@ def deepseek_v4(r: HfConfig) -> Facts:
         "intermediate": r.whole("moe_intermediate_size"),
         "layers": layers,
         "heads": heads,
-        "kv_heads": heads,
+        "kv_heads": r.whole("num_key_value_heads", default=1),
         "head_dim": r.whole("head_dim"),
         "vocabulary": r.whole("vocab_size"),
         "tied_head": r.flag("tie_word_embeddings", default=False),

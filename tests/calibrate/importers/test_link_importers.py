@@ -242,3 +242,10 @@ def test_hipblaslt_rows_must_agree_with_themselves() -> None:
     assert curve.points[0].time_s == pytest.approx(10.4e-6)
     with pytest.raises(InputError, match="but it says 4032.98"):
         read("hipblaslt-bench", "README.md", real.replace("403.298", "4032.98"), device="mi300x")
+    for old, new, said in (
+        (",10.4,", ",0,", "'0' as us"), (",10.4,", ",n/a,", "'n/a' as us"),
+        ("hipblaslt-Gflops", "rocblas-Gflops", "no column hipblaslt-Gflops"),
+        ("f32_r,f32_r", "f64_r,f32_r", "left out: 1 products of type f64_r"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            read("hipblaslt-bench", "README.md", real.replace(old, new, 1), device="mi300x")
