@@ -99,6 +99,10 @@ def make_plan(request: Request) -> Plan:
         prompt_tokens=request.workload.prompt_tokens,
         output_tokens=request.workload.output_tokens,
         objective=tuple(str(limit) for limit in request.limits),
+        tpot_limit_s=min(
+            (x.seconds for x in request.limits if (x.metric, x.statistic) == ("tpot", "mean")),
+            default=None,
+        ),
         points=tuple(sorted(points, key=lambda p: -p.tokens_per_s_per_gpu)),
         best=best,
         pools=pools,

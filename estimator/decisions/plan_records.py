@@ -71,6 +71,8 @@ class Plan(Record):
     prompt_tokens: int
     output_tokens: int
     objective: tuple[str, ...]
+    tpot_limit_s: float | None = None
+    """[s] The tightest limit on the mean of TPOT, if there is one."""
     points: tuple[PlanPoint, ...]
     """The Pareto front, and the best."""
     best: PlanPoint | None

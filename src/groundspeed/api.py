@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from groundspeed.display.notebook import Estimate, Estimates, FleetScreening, MeasuredProfile
 from groundspeed.estimating.load import load_of
+from groundspeed.estimating.parsing import parse_rate
 from groundspeed.estimator import Workload, find_model
 from groundspeed.estimator.deployment.build_server import ServerOptions, build_server
 from groundspeed.estimator.hardware.find_hardware import find_hardware
@@ -127,6 +128,9 @@ def estimate(
     max_sequences: int | None = None,
     memory_fraction: float | None = None,
     max_model_len: int | None = None,
+    gpus_per_node: int | None = None,
+    inter_node: str | None = None,
+    gpu_link: str | None = None,
     slo: tuple[float, float] | None = None,
     price: float | None = None,
     profile_dir: Path | None = None,
@@ -169,6 +173,15 @@ def estimate(
         Probability that a draft token is accepted, given that those before it were.
     token_budget, max_sequences : int, optional
         Limits of the engine. Default: its own.
+    memory_fraction : float, optional
+        Fraction of the device memory that the engine uses. Default: its own.
+    max_model_len : int, optional
+        Longest request that the cache must hold [tokens]. Default: the longest of the load.
+    gpus_per_node : int, optional
+        GPUs of a node. Default: by the datasheet (72 in an NVL72), else 8.
+    inter_node, gpu_link : str, optional
+        Rate of one GPU between nodes, and to the others of its node, in one direction, with a unit:
+        ``"400Gb/s"``, ``"50GB/s"``. Default: measured, else of the vendor's reference system.
     slo : (float, float), optional
         Limits of TTFT and TPOT [s], for the goodput.
     price : float, optional
@@ -208,6 +221,9 @@ def estimate(
         engine=engine or ("bare" if kind == "static" else "vllm"), engine_version=engine_version,
         token_budget=token_budget, max_sequences=max_sequences,
         memory_fraction=memory_fraction, max_model_len=max_model_len,
+        gpus_per_node=gpus_per_node,
+        inter_node_bytes_per_s=parse_rate(inter_node, "inter_node"),
+        gpu_link_bytes_per_s=parse_rate(gpu_link, "gpu_link"),
     )  # fmt: skip
     server = build_server(model, gpu, options, profile_dir=profile_dir)
     workload = Workload(
@@ -264,6 +280,17 @@ def plan(
     kv_dtype: str | None = None,
     length_low: float = 1.0,
     length_high: float = 1.0,
+    cached: float = 0.0,
+    draft_tokens: int = 0,
+    acceptance: float = 0.0,
+    token_budget: int | None = None,
+    max_sequences: int | None = None,
+    memory_fraction: float | None = None,
+    max_model_len: int | None = None,
+    gpus_per_node: int | None = None,
+    inter_node: str | None = None,
+    gpu_link: str | None = None,
+    pools: bool = True,
     profile_dir: Path | None = None,
 ) -> "Plan":
     """Find the cheapest deployment of a model that meets latency limits.
@@ -282,8 +309,14 @@ def plan(
         Limits of mean TTFT and TPOT [s]. Default: no limit.
     slo : str, optional
         More limits in ms, on means or percentiles: ``"ttft_p99=2000"``.
-    engine, engine_version, dtype, kv_dtype, length_low, length_high, profile_dir
+    engine, engine_version, dtype, kv_dtype, length_low, length_high, cached, draft_tokens
         As in :func:`estimate`.
+    acceptance, token_budget, max_sequences, memory_fraction, max_model_len, profile_dir
+        As in :func:`estimate`.
+    gpus_per_node, inter_node, gpu_link
+        As in :func:`estimate`; they hold for the deployments that use them.
+    pools : bool, default True
+        Whether separate pools for prefill and decode are tried, too.
     price : float or sequence of float, optional
         Price of one GPU-hour, of each GPU. Default: the plan with the most tokens/s per GPU wins.
 
@@ -301,14 +334,21 @@ def plan(
     prices = [price] * len(names) if price is None or isinstance(price, int | float) else price
     if len(prices) != len(names):
         raise InputError(f"{len(prices)} prices for {len(names)} GPUs", where="price")
-    options = ServerOptions(engine=engine, engine_version=engine_version)
+    options = ServerOptions(
+        engine=engine, engine_version=engine_version, token_budget=token_budget,
+        max_sequences=max_sequences, memory_fraction=memory_fraction, max_model_len=max_model_len,
+        gpus_per_node=gpus_per_node,
+        inter_node_bytes_per_s=parse_rate(inter_node, "inter_node"),
+        gpu_link_bytes_per_s=parse_rate(gpu_link, "gpu_link"),
+    )  # fmt: skip
     candidates = []
     for name, each in zip(names, prices, strict=True):
         found = find_hardware(name, profile_dir=profile_dir)
         candidates.append(Candidate(name, found.best, options.engine_on(found), gpus, each))
     workload = Workload(
-        prompt_tokens, output_tokens, length_low=length_low, length_high=length_high
-    )
+        prompt_tokens, output_tokens, length_low=length_low, length_high=length_high,
+        cached_share=cached, drafted_tokens=draft_tokens, acceptance=acceptance,
+    )  # fmt: skip
     limits = list(parse_limits(slo))
     for metric, seconds in (("ttft", ttft_s), ("tpot", tpot_s)):
         if seconds is None:
@@ -322,8 +362,9 @@ def plan(
             candidates,
             workload,
             tuple(limits),
-            Formats(dtype, kv_dtype),
+            Formats(dtype, kv_dtype, options.deployment.network),
             served_as(model),
+            pools,
         )
     )
 

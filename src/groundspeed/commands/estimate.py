@@ -7,6 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
+from groundspeed.commands.server_options import (
+    Dtype,
+    EngineVersion,
+    GpuLink,
+    GpusPerNode,
+    InterNode,
+    KvDtype,
+    MaxModelLen,
+    MaxSequences,
+    MemoryFraction,
+    TokenBudget,
+)
 from groundspeed.estimating.load import load_of, refuse_unmodelled
 from groundspeed.profiles.errors import InputError
 
@@ -92,43 +104,11 @@ def estimate_command(
         int,
         typer.Option(help="Independent copies of the deployment, which share the clients equally."),
     ] = 1,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help=(
-                "Data type of the weights: bfloat16, fp8, fp8_block, int4, nvfp4, ... Default: "
-                "that of the checkpoint."
-            )
-        ),
-    ] = None,
-    kv_dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="Data type of the KV cache, e.g. fp8. Default: that of the checkpoint, else "
-            "16 bit."
-        ),
-    ] = None,
-    gpus_per_node: Annotated[
-        int | None,
-        typer.Option(
-            help="GPUs of a node. Default: those that share fast links by the datasheet (72 in an "
-            "NVL72), else 8."
-        ),
-    ] = None,
-    inter_node: Annotated[
-        str | None,
-        typer.Option(
-            help="Rate of one GPU between nodes, in one direction, such as 400Gb/s or 50GB/s. "
-            "Default: that of the vendor's reference system."
-        ),
-    ] = None,
-    gpu_link: Annotated[
-        str | None,
-        typer.Option(
-            help="Rate of one GPU to the others of its node, in one direction, such as 32GB/s. "
-            "Default: measured, else the datasheet's link, else its PCIe."
-        ),
-    ] = None,
+    dtype: Dtype = None,
+    kv_dtype: KvDtype = None,
+    gpus_per_node: GpusPerNode = None,
+    inter_node: InterNode = None,
+    gpu_link: GpuLink = None,
     batch: Annotated[
         int | None,
         typer.Option(
@@ -192,42 +172,11 @@ def estimate_command(
             "were. Needs --draft-tokens."
         ),
     ] = None,
-    token_budget: Annotated[
-        int | None,
-        typer.Option(
-            help=(
-                "Maximum number of tokens in one step (vLLM: --max-num-batched-tokens). Default: "
-                "the engine's own default."
-            )
-        ),
-    ] = None,
-    max_sequences: Annotated[
-        int | None,
-        typer.Option(
-            help="Maximum number of sequences that run at once (vLLM: --max-num-seqs). Default: "
-            "the engine's own default."
-        ),
-    ] = None,
-    memory_fraction: Annotated[
-        float | None,
-        typer.Option(
-            help="Fraction of the device memory for weights and cache (vLLM: "
-            "--gpu-memory-utilization; SGLang: --mem-fraction-static). Default: the engine's own."
-        ),
-    ] = None,
-    max_model_len: Annotated[
-        int | None,
-        typer.Option(
-            help="Longest request, in tokens, that the cache must hold (vLLM: --max-model-len; "
-            "SGLang: --context-length). Default: the longest of the load."
-        ),
-    ] = None,
-    engine_version: Annotated[
-        str,
-        typer.Option(
-            help="Version of the engine, e.g. 0.12. Default: the newest whose host costs are known."
-        ),
-    ] = "",
+    token_budget: TokenBudget = None,
+    max_sequences: MaxSequences = None,
+    memory_fraction: MemoryFraction = None,
+    max_model_len: MaxModelLen = None,
+    engine_version: EngineVersion = "",
     prefill_decode: Annotated[
         str | None,
         typer.Option(

@@ -6,6 +6,18 @@ from typing import Annotated
 import typer
 
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
+from groundspeed.commands.server_options import (
+    Dtype,
+    EngineVersion,
+    GpuLink,
+    GpusPerNode,
+    InterNode,
+    KvDtype,
+    MaxModelLen,
+    MaxSequences,
+    MemoryFraction,
+    TokenBudget,
+)
 
 
 def plan_command(
@@ -43,12 +55,7 @@ def plan_command(
         ),
     ] = None,
     engine: Annotated[str, typer.Option(help="Serving engine: vllm, sglang or trtllm.")] = "vllm",
-    engine_version: Annotated[
-        str,
-        typer.Option(
-            help="Version of the engine, e.g. 0.12. Default: the newest whose host costs are known."
-        ),
-    ] = "",
+    engine_version: EngineVersion = "",
     price: Annotated[
         list[float] | None,
         typer.Option(
@@ -56,16 +63,8 @@ def plan_command(
             "Not given: the best plan is the one with the most tokens/s per GPU."
         ),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="Data type of the weights, e.g. fp8. Default: the checkpoint's."),
-    ] = None,
-    kv_dtype: Annotated[
-        str | None,
-        typer.Option(
-            help=("Data type of the KV cache, e.g. fp8. Default: the checkpoint's, else 16 bit.")
-        ),
-    ] = None,
+    dtype: Dtype = None,
+    kv_dtype: KvDtype = None,
     length_low: Annotated[
         float,
         typer.Option(
@@ -104,44 +103,13 @@ def plan_command(
             help="Also try prefill and decode on pools of their own, of one GPU or of two.",
         ),
     ] = True,
-    token_budget: Annotated[
-        int | None,
-        typer.Option(help="Maximum number of tokens in one step. Default: the engine's own."),
-    ] = None,
-    max_sequences: Annotated[
-        int | None,
-        typer.Option(
-            help="Maximum number of sequences that run at once. Default: the engine's own."
-        ),
-    ] = None,
-    memory_fraction: Annotated[
-        float | None,
-        typer.Option(help="Fraction of the device memory to use. Default: the engine's own."),
-    ] = None,
-    max_model_len: Annotated[
-        int | None,
-        typer.Option(
-            help="Longest request, in tokens, that must fit. Default: the longest of the load."
-        ),
-    ] = None,
-    gpus_per_node: Annotated[
-        int | None,
-        typer.Option(help="GPUs of a node. Default: by the datasheet (72 in an NVL72), else 8."),
-    ] = None,
-    inter_node: Annotated[
-        str | None,
-        typer.Option(
-            help="Rate of one GPU between nodes, in one direction, such as 400Gb/s. Default: that "
-            "of the vendor's reference system."
-        ),
-    ] = None,
-    gpu_link: Annotated[
-        str | None,
-        typer.Option(
-            help="Rate of one GPU to the others of its node, in one direction, such as 32GB/s. "
-            "Default: measured, else the datasheet's."
-        ),
-    ] = None,
+    token_budget: TokenBudget = None,
+    max_sequences: MaxSequences = None,
+    memory_fraction: MemoryFraction = None,
+    max_model_len: MaxModelLen = None,
+    gpus_per_node: GpusPerNode = None,
+    inter_node: InterNode = None,
+    gpu_link: GpuLink = None,
     plot: Annotated[
         Path | None,
         typer.Option(help="Plot the Pareto front to this .png or .svg file. Not given: no plot."),

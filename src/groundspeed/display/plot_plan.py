@@ -35,6 +35,10 @@ def _draw(axes: "Axes", plan: Plan) -> None:
             [p.tokens_per_s_per_user for p in mine], [p.tokens_per_s_per_gpu for p in mine],
             color=LINES[i % len(LINES)], s=28, label=name, zorder=3,
         )  # fmt: skip
+    if plan.tpot_limit_s is not None:
+        axes.axvline(1.0 / plan.tpot_limit_s, color=INK, linestyle=":", linewidth=1.0)
+        axes.annotate("TPOT limit", (1.0 / plan.tpot_limit_s, axes.get_ylim()[1]), fontsize=8,
+                      xytext=(4, -12), textcoords="offset points", color=INK)  # fmt: skip
     if plan.best is not None:
         axes.scatter(
             [plan.best.tokens_per_s_per_user], [plan.best.tokens_per_s_per_gpu], s=160,

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 import groundspeed as gs
 from groundspeed.fleet.trial.simulated_fleet import Fault, simulate_fleet
+from groundspeed.profiles import InputError
 from profile_factory import profile as make_profile
 from program import environment
 
@@ -182,3 +183,17 @@ def test_claim_of_replicas_is_possible_and_impossible_conditions_are_refused() -
     for wrong in conditions:
         with pytest.raises(gs.InputError, match="at least 1|counts total or output"):
             gs.audit("llama-3.1-8b", gpu="l40s", tokens_per_s=10.0, **(load | wrong))
+
+
+def test_links_and_limits_of_the_command_are_options_of_python_too() -> None:
+    slow, fast = (
+        gs.estimate("kimi-k2", gpu="h200", tp=16, concurrency=8, inter_node=rate)
+        for rate in ("100Gb/s", "800Gb/s")
+    )
+    assert slow.ttft_s > 1.2 * fast.ttft_s
+    made = gs.plan("llama-3.1-8b", gpu="h100", gpus=2, slo="tpot=12", cached=0.5,
+                   memory_fraction=0.8, pools=False)  # fmt: skip
+    assert made.launch is not None and "--gpu-memory-utilization 0.8" in made.launch
+    assert made.tpot_limit_s == 0.012 and made.pools == ()
+    with pytest.raises(InputError, match="inter_node: 'fast' is no rate"):
+        gs.estimate("llama-3.1-8b", gpu="h100", concurrency=2, inter_node="fast")
