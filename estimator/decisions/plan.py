@@ -106,6 +106,7 @@ def make_plan(request: Request) -> Plan:
         points=tuple(sorted(points, key=lambda p: -p.tokens_per_s_per_gpu)),
         best=best,
         pools=pools,
+        gpus=tuple(dict.fromkeys(r.candidate.name for r in roughs)),
         tried=len(roughs),
         simulated=len(search.points),
         launch=started.server if started else None,

@@ -79,6 +79,8 @@ class Plan(Record):
     """The cheapest that meets the objective; without a price, the most tokens/s per GPU."""
     pools: tuple[PoolPoint, ...] = ()
     """Separate pools for prefill and decode that meet the objective, best first."""
+    gpus: tuple[str, ...] = ()
+    """Kinds of GPU on which a deployment was possible, in the order of the request."""
     tried: int
     """Deployments times concurrencies that were evaluated."""
     simulated: int

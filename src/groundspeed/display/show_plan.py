@@ -10,11 +10,10 @@ MOST_ROWS = 16
 
 def show_plan(console: Console, plan: Plan) -> None:
     """Print the Pareto front, from the most tokens/s per GPU to the most tokens/s per user."""
-    names = sorted({p.gpu for p in plan.points})
     console.print(
         f"[bold]{safe(plan.model)}[/bold]  prompt {plan.prompt_tokens}, output "
         f"{plan.output_tokens}; objective: {safe('; '.join(plan.objective) or 'none')}; "
-        f"{plan.tried} candidates on {safe(' or '.join(names))}, {plan.simulated} simulated"
+        f"{plan.tried} candidates on {safe(' or '.join(plan.gpus))}, {plan.simulated} simulated"
     )
     console.print()
     priced = any(p.cost_per_million_output_tokens is not None for p in plan.points)
@@ -31,7 +30,7 @@ def show_plan(console: Console, plan: Plan) -> None:
         points = [p for i, p in enumerate(points) if i in kept or _is_best(plan, p)]
     for p in points:
         row = [
-            ("> " if _is_best(plan, p) else "  ") + deployment_name(p, with_gpu=len(names) > 1),
+            ("> " if _is_best(plan, p) else "  ") + deployment_name(p, with_gpu=len(plan.gpus) > 1),
             str(p.concurrency),
             digits(p.ttft_s * 1e3),
             digits(p.ttft_p99_s * 1e3),

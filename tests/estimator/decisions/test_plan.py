@@ -79,6 +79,11 @@ def test_every_point_is_what_the_server_predicts() -> None:
         assert p.ttft_p99_s == pytest.approx(found.ttft.p99)
 
 
+def test_every_kind_of_gpu_that_was_tried_is_named() -> None:
+    made = plan(*limit("tpot=30"), candidates=(candidate(), candidate("l40s")))
+    assert made.gpus == ("h200", "l40s")
+
+
 def test_looser_slo_never_costs_more() -> None:
     costs = []
     for tpot in (12, 20, 40, 100):
