@@ -146,7 +146,7 @@ def speed(nodes: int) -> None:
             "import sys, time, resource\n"
             "from pathlib import Path\n"
             "from groundspeed.fleet.screen.screen_table import screen\n"
-            "from groundspeed.fleet.table import read_fleet\n"
+            "from groundspeed.fleet.reading.fleet_files import read_fleet\n"
             "begin = time.perf_counter()\n"
             "screening = screen(read_fleet([Path(sys.argv[1])]))\n"
             "took = time.perf_counter() - begin\n"

@@ -3,7 +3,7 @@
 Unusable rows are not errors: they are left out, counted and explained. Values of one metric in
 several units are converted to the unit that most rows have.
 
-    table = read_fleet([Path("fleet.csv")])
+    table = clean_fleet(rows, "fleet.csv")
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,13 +19,11 @@ from numpy.typing import NDArray
 from groundspeed.fleet.kinds import UNJUDGED
 from groundspeed.fleet.metrics import facts_of
 from groundspeed.fleet.reading.columns import ALIASES, numbers_of, plain_name
-from groundspeed.fleet.reading.table_file import long_form, read_rows
+from groundspeed.fleet.reading.table_file import long_form
 from groundspeed.fleet.settings import setting_of
 from groundspeed.fleet.units import factor
 from groundspeed.profiles.datasheet import find_device
 from groundspeed.profiles.errors import InputError
-from groundspeed.profiles.schema import Profile
-from groundspeed.profiles.store import list_profiles
 
 CLASS_COLUMNS = ("sku", "memory", "form_factor", "partition", "benchmark_version")
 """Columns that must be equal for two GPUs or two nodes to be compared with each other: what the
@@ -72,123 +69,6 @@ class FleetTable:
     def gpu_of(self, gpu: int) -> int | str | None:
         """Return how people call a GPU: its index, its name, or None for the whole node."""
         return None if gpu == NODE_LEVEL else self.names.get(gpu, gpu)
-
-
-def read_fleet(paths: Sequence[Path], mapping: Mapping[str, str] | None = None) -> FleetTable:
-    """Read files and folders of profiles into one table.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-        Tables, JSON lines, and folders of profiles.
-    mapping : mapping of str to str, optional
-        Column of the files for names used here. Default: the usual names of each.
-
-    Raises
-    ------
-    InputError
-        If a path cannot be read, a column is missing, or no measurement is left.
-    """
-    frame = read_frames(paths, mapping)
-    said: tuple[str, ...] = ()
-    frame = with_days(frame)
-    if "run" in frame and frame["run"].nunique() > 1:
-        frame, said = _newest(frame)
-    return clean_fleet(frame, ", ".join(str(p) for p in paths), said)
-
-
-def read_frames(paths: Sequence[Path], mapping: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Read files, and folders of profiles or of such files, into raw rows.
-
-    Raises
-    ------
-    InputError
-        If a path cannot be read or a column is missing.
-    """
-    frames = []
-    for path in paths:
-        if not path.is_dir():
-            frames.append(read_rows(path, mapping or {}))
-            continue
-        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-        if not files or any(p.suffix == ".json" and _is_profile(p) for p in files):
-            frames.append(_profiles(path))
-        else:
-            frames += [read_rows(p, mapping or {}) for p in files]
-    if len(frames) == 1:
-        return frames[0]
-    whole = pd.concat([f.astype({"value": object}) for f in frames], ignore_index=True)
-    whole.attrs["comma_decimal"] = any(f.attrs.get("comma_decimal") for f in frames)
-    return whole
-
-
-def with_days(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with a column ``run`` that is the day, if it repeats its rows on several days.
-
-    Rows of one run may have times of their own, also around midnight, but then none comes twice.
-    """
-    if "run" in frame or "date_utc" not in frame or "node" not in frame or "metric" not in frame:
-        return frame
-    day = frame["date_utc"].astype(str).str.slice(0, 10)
-    keys = [c for c in ("node", "gpu", "metric") if c in frame]
-    if day.nunique() < 2 or not frame.duplicated(keys).any():
-        return frame
-    return frame.assign(run=day)
-
-
-def _newest(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return the newest run of a table with several, and a sentence about the others."""
-    runs = frame["run"].astype(str)
-    dates = frame["date_utc"].astype(str) if "date_utc" in frame else runs
-    order = dates.groupby(runs).max().sort_values(kind="stable")
-    newest = str(order.index[-1])
-    kept = frame[runs == newest]
-    kept.attrs.update(frame.attrs)
-    said = (
-        f"{len(order) - 1} older runs: only the newest, {newest}, is screened "
-        "(groundspeed fleet history compares them)"
-    )
-    return kept, (said,)
-
-
-def _is_profile(path: Path) -> bool:
-    """Return whether a JSON file says that it is a profile, readable or not."""
-    return b'"schema_version"' in path.read_bytes()
-
-
-def _profiles(folder: Path) -> pd.DataFrame:
-    """Return the rates of every profile in a folder, one row for each quantity."""
-    records: list[dict[str, object]] = []
-    for path, profile in list_profiles(folder):
-        if not isinstance(profile, Profile):
-            raise InputError(str(profile), where=str(path))
-        records += profile_rows(profile)
-    if not records:
-        raise InputError("the folder contains no profile", where=str(folder))
-    return pd.DataFrame.from_records(records)
-
-
-def profile_rows(profile: Profile) -> list[dict[str, object]]:
-    """Return the rates of a profile as rows of a fleet table."""
-    environment = profile.environment
-    about = {
-        "node": environment.host,
-        "gpu": environment.device_index,
-        "sku": profile.device.name,
-        "memory": _text(profile.device.memory_bytes),
-        "power_cap": _text(environment.power_cap_w),
-        "partition": _text(environment.partition_mode),
-        "driver": environment.driver or "",
-        "benchmark_version": f"calibrate-{environment.method_version}",
-    }
-    return [
-        {**about, "metric": r.quantity.replace(" ", "_"), "value": r.value, "unit": r.unit}
-        for r in profile.rates
-    ]
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
 
 
 def clean_fleet(frame: pd.DataFrame, where: str, said: Sequence[str] = ()) -> FleetTable:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from groundspeed.fleet.reading.fleet_files import read_fleet, read_frames, with_days
 from groundspeed.fleet.screen.confirm import confirm, control, measured_units, replace_rows
 from groundspeed.fleet.screen.findings import Screening
 from groundspeed.fleet.screen.screen_table import screen
-from groundspeed.fleet.table import FleetTable, clean_fleet, read_fleet, read_frames, with_days
+from groundspeed.fleet.table import FleetTable, clean_fleet
 from groundspeed.profiles.errors import InputError, did_you_mean
 
 

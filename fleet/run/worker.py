@@ -181,7 +181,7 @@ def _index(device: str) -> int:
 
 def _calibrated(work: Work, node: str, folder: Path, store: "Store") -> pd.DataFrame:
     """Calibrate every device, store the profiles, and return their rates as rows."""
-    from groundspeed.fleet.table import profile_rows
+    from groundspeed.fleet.reading.fleet_files import profile_rows
     from groundspeed.profiles.store import list_profiles
 
     devices = _devices(work.device)

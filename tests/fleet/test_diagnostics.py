@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from groundspeed.fleet.reading.fleet_files import read_fleet
 from groundspeed.fleet.screen.findings import Finding
 from groundspeed.fleet.screen.screen_table import screen
-from groundspeed.fleet.table import FleetTable, read_fleet
+from groundspeed.fleet.table import FleetTable
 from groundspeed.profiles import InputError
 from repository import TEST_DATA
 

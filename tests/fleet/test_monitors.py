@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from groundspeed.fleet.reading.fleet_files import read_fleet
 from groundspeed.fleet.screen.screen_table import screen
-from groundspeed.fleet.table import read_fleet
 
 QUERY = """\
 timestamp, index, name, temperature.gpu, clocks.sm [MHz], power.draw [W], power.limit [W], \

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from findings import judged, named
 from groundspeed.fleet.achieved.reference import reference_rates_for
 from groundspeed.fleet.metrics import facts_of
+from groundspeed.fleet.reading.fleet_files import read_fleet
 from groundspeed.fleet.screen.screen_table import screen
-from groundspeed.fleet.table import clean_fleet, read_fleet
+from groundspeed.fleet.table import clean_fleet
 from groundspeed.fleet.trial.simulated_fleet import Fault, simulate_fleet
 from groundspeed.profiles import InputError
 

@@ -15,10 +15,11 @@ from groundspeed.estimator.engines.engine import find_engine
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Workload
+from groundspeed.fleet.reading.fleet_files import read_fleet
 from groundspeed.fleet.screen.cost import cost_of
 from groundspeed.fleet.screen.findings import CAUSES, Screening
 from groundspeed.fleet.screen.screen_table import screen
-from groundspeed.fleet.table import clean_fleet, read_fleet
+from groundspeed.fleet.table import clean_fleet
 from groundspeed.fleet.trial.baseline_detectors import DETECTORS
 from groundspeed.fleet.trial.simulated_fleet import Fault, simulate_fleet
 from program import groundspeed
