@@ -283,7 +283,7 @@ OPERATIONS: dict[str, Operation] = {
             ("m", "n", "k"),
             streamed=_matmul_weights,
             form="gemm",
-            optional=("quantize",),
+            optional=("quantize", "library"),
         ),
         Operation(
             "attention_prefill",
@@ -342,7 +342,7 @@ OPERATIONS: dict[str, Operation] = {
             countable=False,
             streamed=_experts_weights,
             form="experts",
-            optional=("distribution",),
+            optional=("distribution", "library"),
         ),
         Operation(
             "mla_decode",
@@ -376,7 +376,7 @@ OPERATIONS: dict[str, Operation] = {
             _elementwise_bytes,
             False,
             ("rows", "width"),
-            optional=("gemm",),
+            optional=("gemm", "library"),
         ),
     )
 }

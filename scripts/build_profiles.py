@@ -3,14 +3,17 @@
 GPUs with published timing tables get an imported profile. Other GPUs get a profile transferred
 from a similar one.
 
-    pip install aiconfigurator-core pyarrow
-    python scripts/build_profiles.py [--tables systems/data]
+    pip download --no-deps aisimulate==0.13.0.dev202610270000000085
+    unzip aisimulate-*.whl 'aisimulate_core/systems/data/*'
+    python scripts/build_profiles.py --tables aisimulate_core/systems/data
 
-It needs no GPU and no torch. The same tables always give the same files.
+It needs no GPU and no torch. The same tables always give the same files. Run it with
+OPENBLAS_NUM_THREADS=1: the fits are many and small.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -33,8 +36,10 @@ KEPT_POINTS = 10
 """Curves with more points are reduced to the fastest points and those with the least and most work.
 The residual GP of the law still holds all points that it was fitted to."""
 
-SOURCE = "aiconfigurator-core 0.12.0, Copyright NVIDIA CORPORATION & AFFILIATES, Apache-2.0"
-DATE = "2026-08-21T00:00:00Z"
+SOURCE = (
+    "aisimulate 0.13.0.dev202610270000000085, Copyright NVIDIA CORPORATION & AFFILIATES, Apache-2.0"
+)
+DATE = "2026-10-27T00:00:00Z"
 
 TRANSFER_SOURCE = {
     "h100-pcie": "h100-sxm", "h100-nvl": "h100-sxm", "h800-sxm": "h100-sxm", "h20": "h200-sxm",
@@ -145,6 +150,8 @@ def keep_extreme_points(curve: Curve) -> Curve:
 def transferred(name: str, source: Profile) -> Profile:
     """Build a profile of a device without tables, by transfer from ``source``."""
     datasheet = find_device(name).spec
+    if device_of(datasheet).vendor != device_of(source.datasheet or datasheet).vendor:
+        source = source.model_copy(update={"laws": of_no_library(source.laws)})
     laws = transfer_law(source, datasheet, anchors_of(name))
     figures = sorted({row["source"] for row in published(name)})
     note = f"laws transferred from {source.id}; this device was never measured"
@@ -162,6 +169,18 @@ def transferred(name: str, source: Profile) -> Profile:
         rates=(),
         warnings=(note,),
     )
+
+
+def of_no_library(laws: Sequence[Law]) -> tuple[Law, ...]:
+    """Keep the law of one library for each case, without its name: other vendors have others."""
+    kept: dict[tuple[str, ...], Law] = {}
+    for library in (None, "vllm", "trtllm", "sglang"):
+        for law in laws:
+            if law.config_key.get("library") == library:
+                key = {k: v for k, v in law.config_key.items() if k != "library"}
+                case = (law.operation, *sorted(f"{k}={v}" for k, v in key.items()))
+                kept.setdefault(case, law.model_copy(update={"config_key": key}))
+    return tuple(kept.values())
 
 
 def write(name: str, profile: Profile) -> None:

@@ -1,178 +1,514 @@
-"""Fit the host costs of serving engines to published measurements, and print them as TOML.
+"""Fit the costs of all serving engines to published measurements, and write them into their files.
 
-    python scripts/fit_engines.py ROWS.csv
+    python scripts/fit_engines.py ROWS.csv [--check]
 
-The output goes into the files of ``estimator/engines``. For each engine, version and platform, a
-few constants are fitted to log(predicted / measured) of TPOT and TTFT, with priors. A constant that
-the rows do not determine stays at its prior, which is typical of all engines.
+Each constant of an engine is a product of effects (``estimator/engines/costs.py``). The logarithms
+of all effects of one engine are fitted to log(predicted / measured) of TPOT and TTFT of all its
+rows at once: Gauss-Newton steps on the real predictions, normal priors on the effects, and weights
+that fall off for outliers (Student's t). Rows of one model on one GPU share an error that no
+constant of an engine explains, so twenty rows of a sweep do not count twenty times.
+
+Then whole groups are left out in turn and predicted from the rest: by how much of a group the rest
+knew, their errors are the intervals (``distance.toml``). ``--check`` prints these errors only.
 """
 
 import argparse
 import csv
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import least_squares
+from numpy.typing import NDArray
 
 from groundspeed.estimator.decisions.backtest import Resolver, server_and_workload
-from groundspeed.estimator.engines.engine import Engine
+from groundspeed.estimator.engines.costs import Costs
+from groundspeed.estimator.engines.engine import family, load_engines, version_tuple
 from groundspeed.estimator.hardware.find_hardware import find_hardware
-from groundspeed.estimator.serving import server as serving
+from groundspeed.estimator.serving.interval import law_errors
 from groundspeed.estimator.serving.server import Server
-from groundspeed.estimator.serving.step_time import StepTimes
-from groundspeed.estimator.serving.workload import Workload
+from groundspeed.estimator.serving.workload import Prediction, Workload
+from groundspeed.profiles.errors import InputError
 
-PRIOR = {
-    "step_s": (0.5e-3, 0.5),
-    "layer_s": (6e-6, 0.5),
-    "sequence_s": (12e-6, 0.9),
-    "collective_s": (2e-6, 0.5),
-    "request_s": (20e-3, 0.5),
-    "prefill_factor": (1.05, 0.08),
-    "attention_factor": (1.0, 0.15),
+Array = NDArray[np.float64]
+
+FOLDER = Path(__file__).resolve().parents[1] / "estimator" / "engines"
+MARK = "# Written by scripts/fit_engines.py.\n"
+
+PRIOR: dict[str, tuple[float, float, float]] = {
+    # constant: median, standard deviation of its log for an engine, and for each effect
+    "step_s": (0.5e-3, 0.5, 0.3),
+    "layer_s": (6e-6, 0.5, 0.3),
+    "sequence_s": (15e-6, 0.7, 0.4),
+    "collective_s": (2e-6, 0.5, 0.2),
+    "request_s": (16e-3, 0.5, 0.4),
+    "launch_s": (50e-6, 0.7, 0.5),
+    "admission_steps": (1.0, 1.0, 0.7),
+    "gemm_factor": (1.0, 0.05, 0.10),
+    "prefill_factor": (1.06, 0.08, 0.10),
+    "attention_factor": (1.05, 0.15, 0.15),
+    "experts_factor": (1.05, 0.15, 0.20),
+    "small_experts_factor": (1.0, 0.15, 0.25),
+    "latent_decode_factor": (1.05, 0.2, 0.3),
+    "latent_prefill_factor": (1.05, 0.3, 0.3),
+    "recurrent_factor": (1.2, 0.3, 0.3),
 }
-"""Log-normal priors of the engine constants: median, and standard deviation of the logarithm. They
-are the costs of a serving engine on top of its kernels."""
+"""Priors: what a serving engine costs on top of its kernels. Engines of one kernel library differ
+less in the factors than in the work of their hosts."""
 
-EARLY_ENGINE_PRIOR = {
-    "eager_latent_layer_s": (600e-6, 0.8),
-    "experts_factor": (1.5, 0.4),
-    "latent_decode_factor": (1.3, 0.5),
-    "latent_prefill_factor": (2.0, 0.8),
-    "prefill_factor": (1.1, 0.15),
-    "sequence_s": (15e-6, 1.0),
-    "layer_s": (10e-6, 0.7),
+VERSIONS: dict[str, tuple[str, ...]] = {
+    "vllm": ("0", "0.8", "0.11", "0.15", "0.18"),
+    "sglang": ("0", "0.5", "0.5.6", "0.5.9", "0.5.10"),
+    "trtllm": ("0", "0.10", "0.17", "1.0", "1.2"),
+    "atom": ("0",),
 }
-"""Priors for engines of early 2025 running a model that was new then: first versions of the
-kernels, and no CUDA graphs in prefill."""
+"""First versions of the ranges that have an effect of their own: those that rows exist for."""
 
-TPOT_SPREAD, TTFT_SPREAD = 0.04, 0.10
-"""Scale of the TPOT and TTFT error, in log time: the residuals are divided by it."""
+ROW_SPREAD = {"tpot_ms": 0.04, "ttft_ms": 0.10, "e2e_latency_ms": 0.05}
+"""Standard deviation of one row around its group, in log time."""
+
+GROUP_SPREAD = {"tpot_ms": 0.12, "ttft_ms": 0.20, "e2e_latency_ms": 0.12}
+"""Standard deviation of a group (a model on a GPU) around the engine, in log time."""
+
+FREEDOM = 4.0
+"""Degrees of freedom of Student's t: the weight of a row at three spreads is a third."""
+
+MOST_IN_GROUP = 12
+MOST_TTFT_MS = 5000.0
+STEP = {"admission_steps": 0.5, "launch_s": 0.15}
+"""Steps of the numerical derivatives where a prediction is not smooth; else 0.03."""
+
+LEFT_OUT: tuple[tuple[str, Callable[[Mapping[str, str]], bool]], ...] = (
+    ("random weights route all tokens evenly",
+     lambda r: r["source_id"].startswith("trtllm-0.9") and r["model"] == "Mixtral-8x7B"),
+    ("labelled Llama-3.1-8B, but slower than its bytes by a constant factor",
+     lambda r: r["source_id"] == "nvidia-aic-gap" and r["model"] == "Llama-3.1-8B"
+     and r["engine"] == "vLLM"),
+    ("attention a hundred times as slow as its bytes: a kernel fell back",
+     lambda r: r["source_id"] == "sgl-cookbook2" and r["model"].startswith("Kimi-K2.")),
+    ("version of the engine is only known as mid-2024",
+     lambda r: r["source_id"].startswith("argonne")),
+    ("first requests compile kernels: TTFT of 4 s at one client",
+     lambda r: r["source_id"] == "sgl-cookbook2" and r["gpu"].startswith("MI300X")),
+)  # fmt: skip
+"""Rows that are not fitted, with the reason."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """A group of rows that share one set of engine constants."""
+@dataclass
+class Case:
+    """One published row with its server and what is known of it."""
 
-    name: str
-    source: str
+    row: Mapping[str, str]
+    server: Server
+    workload: Workload
+    measured: dict[str, float]
     engine: str
-    gpu: str
-    prior: Mapping[str, tuple[float, float]]
+    platform: str
+    family: str
+    version: str
+    kind: str
+    names: tuple[str, ...] = ()
+    """Constants that its prediction depends on."""
+    value: dict[str, float] = field(default_factory=dict)
+    slope: dict[str, dict[str, float]] = field(default_factory=dict)
+    law: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def effects(self) -> tuple[tuple[str, str], ...]:
+        """The effects that make up its costs."""
+        return (("engine", ""), ("platform", self.platform), ("architecture", self.family),
+                ("version", f"{self.platform} {self.version}"))  # fmt: skip
 
-GROUPS = (
-    Group("vllm cuda 0.12", "nvidia-aic-gap", "vLLM", "", PRIOR),
-    Group("vllm cuda fp8", "inferencex-aic", "vLLM", "", PRIOR),
-    Group("sglang cuda", "nvidia-aic-gap", "SGLang", "", PRIOR),
-    Group("trtllm 0.9", "trtllm-0.9.0-dli", "TensorRT", "", PRIOR),
-    Group("vllm rocm", "rocm-vllm-devdocker", "vLLM", "", PRIOR),
-    Group("sglang cuda 0.4", "dstack-dsr1-online", "SGLang", "H200", EARLY_ENGINE_PRIOR),
-    Group("sglang rocm 0.4", "dstack-dsr1-online", "SGLang", "MI300X", EARLY_ENGINE_PRIOR),
-    Group("vllm cuda 0.7", "dstack-dsr1-online", "vLLM", "H200", EARLY_ENGINE_PRIOR),
-    Group("vllm rocm 0.7", "dstack-dsr1-online", "vLLM", "MI300X", EARLY_ENGINE_PRIOR),
-    Group("trtllm 0.17", "dstack-dsr1-online", "TensorRT", "H200", EARLY_ENGINE_PRIOR),
-)
+    @property
+    def group(self) -> tuple[str, ...]:
+        """Engine, version, architecture, kind of model: what is left out together."""
+        return (self.engine, self.version, self.family, self.kind)
 
-Case = tuple[Server, Workload, dict[str, float]]
+    @property
+    def model(self) -> tuple[str, ...]:
+        """The model on a GPU, inside its group."""
+        return (*self.group, self.row["model"], self.row["gpu"])
 
 
 def main() -> None:
-    """Fit each group and print its constants."""
+    """Fit all engines, print the errors of what was left out, and write the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path, help="CSV file of published measurements")
-    parser.add_argument(
-        "--only", default="", help="fit only groups whose name contains this text; default: all"
-    )
-    parser.add_argument(
-        "--most", type=int, default=45, help="rows of a group to fit, about; default: 45"
-    )
+    parser.add_argument("--check", action="store_true", help="print the errors, write nothing")
+    parser.add_argument("--residuals", type=Path, help="CSV file for the log errors that are left")
+    parser.add_argument("--rounds", type=int, default=4, help="Gauss-Newton steps; default: 4")
     arguments = parser.parse_args()
     with arguments.rows.open(newline="") as file:
-        rows = [r for r in csv.DictReader(file) if r["tier"] != "C"]
-    cache_step_times()
-    resolver = Resolver(lambda name: find_hardware(name).best)
-    for group in GROUPS:
-        if arguments.only in group.name:
-            chosen = [
-                r for r in rows
-                if r["source_id"] == group.source and r["engine"].startswith(group.engine)
-                and r["gpu"].startswith(group.gpu)
-            ]  # fmt: skip
-            fit(group, [case(r, resolver) for r in chosen], arguments.most)
-
-
-def case(row: Mapping[str, str], resolver: Resolver) -> Case:
-    """Convert a CSV row to a server, a workload and its measured metrics [ms]."""
-    server, workload = server_and_workload(row, resolver)
-    measured = {m: float(row[m]) for m in ("ttft_ms", "tpot_ms", "e2e_latency_ms") if row.get(m)}
-    return server, workload, measured
-
-
-def cache_step_times() -> None:
-    """Cache the step-time tables: they do not depend on the constants that are fitted here."""
-    made: dict[object, StepTimes] = {}
-    plain = StepTimes
-
-    def remembered(
-        layers: object, hardware: object, engine: Engine, most: int, longest: float, rows: int
-    ) -> StepTimes:
-        key = (layers.model.id, layers.deployment, hardware.id, most, longest,  # type: ignore[attr-defined]
-               engine.token_budget, engine.kernels)  # fmt: skip
-        if key not in made:
-            made[key] = plain(layers, hardware, engine, most, longest, rows)  # type: ignore[arg-type]
-        made[key].engine = engine
-        return made[key]
-
-    serving.StepTimes = remembered  # type: ignore[assignment, misc]
-
-
-def errors(cases: Sequence[Case], constants: Mapping[str, float]) -> list[float]:
-    """Return log(predicted / measured) divided by its spread, with a robust (soft L1) loss."""
-    residuals = []
-    for server, workload, measured in cases:
-        costs = server.engine.costs.model_copy(update=dict(constants))
-        engine = server.engine.model_copy(update={"costs": costs})
-        prediction = Server(server.model, server.deployment, engine, server.hardware).predict(
-            workload
-        )
-        predicted = {
-            "ttft_ms": prediction.ttft_s * 1e3,
-            "tpot_ms": prediction.tpot_s * 1e3,
-            "e2e_latency_ms": prediction.e2e_s * 1e3,
+        cases = [c for row in chosen(csv.DictReader(file)) if (c := case(row)) is not None]
+    print(f"{len(cases)} rows", flush=True)
+    engines = sorted({c.engine for c in cases})
+    with ProcessPoolExecutor(initializer=remember, initargs=([c.row for c in cases],)) as pool:
+        results = {
+            e: fit_engine(e, [c for c in cases if c.engine == e], arguments.rounds, pool)
+            for e in engines
         }
-        for metric, value in measured.items():
-            if metric == "e2e_latency_ms" and "tpot_ms" in measured:
+    errors = [e for r in results.values() for e in r.errors]
+    if arguments.residuals:
+        left = [(c.row["row_id"], m, v) for c in cases for m, v in c.value.items()]
+        arguments.residuals.write_text("".join(f"{i},{m},{v:.4f}\n" for i, m, v in left))
+    spreads = conformal(errors)
+    if arguments.check:
+        return
+    for engine, result in results.items():
+        write_engine(engine, result)
+    write_distances(spreads)
+
+
+def chosen(rows: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """Return the rows to fit: fully described ones, at most a dozen of one sweep."""
+    kept: dict[tuple[str, ...], list[Mapping[str, str]]] = defaultdict(list)
+    for row in rows:
+        if row["tier"] not in ("A", "B") or row.get("spec") or row.get("disagg"):
+            continue
+        if row["load_kind"] not in ("closed_loop_concurrency", "static_batch", "open_loop_qps"):
+            continue
+        if any(test(row) for _, test in LEFT_OUT):
+            continue
+        if row["ttft_ms"] and float(row["ttft_ms"]) > MOST_TTFT_MS:
+            continue
+        sweep = ("source_id", "engine", "gpu", "model", "weight_dtype", "engine_version")
+        kept[tuple(row[k] for k in sweep)].append(row)
+    rng = np.random.default_rng(11)
+    picked = []
+    for group in kept.values():
+        order = rng.permutation(len(group))[:MOST_IN_GROUP]
+        picked += [group[i] for i in sorted(order)]
+    return picked
+
+
+RESOLVER = Resolver(lambda name: find_hardware(name).best)
+
+
+def case(row: Mapping[str, str]) -> Case | None:
+    """Return a row with its server, or None if it cannot be predicted or has no engine."""
+    try:
+        server, workload = server_and_workload(row, RESOLVER)
+    except InputError:
+        return None
+    engine = server.engine
+    if engine.name not in VERSIONS:
+        return None
+    measured = {m: float(row[m]) for m in ("ttft_ms", "tpot_ms", "e2e_latency_ms") if row.get(m)}
+    if "tpot_ms" in measured:
+        measured.pop("e2e_latency_ms", None)
+    text = row["engine_version"]
+    found = re.search(r"\d+\.\d+(?:\.\d+)*", text or "")
+    version = found.group() if found else ""
+    if "nim" in row["engine"].lower():
+        version = "0.10"
+    ranges = VERSIONS[engine.name]
+    if version:
+        older = [v for v in ranges if version_tuple(v) <= version_tuple(version)]
+        version = (older or ranges[:1])[-1]
+    else:
+        version = ranges[-1]
+    return Case(
+        row, server, workload, measured, engine.name, engine.platform,
+        family(server.hardware.architecture), version, server.model.kind,
+    )  # fmt: skip
+
+
+@dataclass
+class Fitted:
+    """The fitted effects of one engine, and the errors of what was left out."""
+
+    rows: int
+    effects: dict[tuple[str, str], dict[str, float]]
+    """Logarithm of each constant of each effect."""
+    counts: dict[tuple[str, str], int]
+    seen: tuple[tuple[str, str, str], ...]
+    errors: list[tuple[str, str, float, float, tuple[str, ...]]]
+    """Distance, metric, log error, error that the laws explain, group."""
+
+
+def fit_engine(engine: str, cases: list[Case], rounds: int, pool: ProcessPoolExecutor) -> Fitted:
+    """Fit the effects of one engine."""
+    cases = [c for c in cases if prepare(c)]
+    keys = sorted({e for c in cases for e in c.effects})
+    index = {(e, n): i for i, (e, n) in enumerate((e, n) for e in keys for n in PRIOR)}
+    width = np.array([PRIOR[n][1 if e == ("engine", "") else 2] for e, n in index])
+    theta = np.zeros(len(index))
+    for turn in range(rounds):
+        evaluate(cases, theta, index, pool)
+        print(f"{engine} round {turn}: {summary(cases)}", flush=True)
+        change = np.zeros_like(theta)
+        for _ in range(4):
+            shifted = [shift(c, change, index) for c in cases]
+            change = change + solve(shifted, theta + change, index, width)
+        theta = theta + (1.0 if turn else 0.7) * change
+    evaluate(cases, theta, index, pool)
+    print(f"{engine} fitted: {summary(cases)}", flush=True)
+    errors = leave_out(cases, theta, index, width)
+    counts = {e: sum(e in c.effects for c in cases) for e in keys}
+    effects = {e: {n: float(theta[index[e, n]]) for n in PRIOR} for e in keys}
+    seen = tuple(sorted({(c.version, c.family, c.kind) for c in cases}))
+    return Fitted(len(cases), effects, counts, seen, errors)
+
+
+def prepare(c: Case) -> bool:
+    """Find the constants that a case depends on; return False if it cannot be predicted."""
+    model, names = c.server.model, set(PRIOR)
+    if model.experts is None:
+        names -= {"experts_factor", "small_experts_factor"}
+    elif c.server.model.experts is not None:
+        stored = c.server.deployment.dtype or model.expert_weights or model.weights or ""
+        if not any(k in stored for k in ("4", "int4")):
+            names -= {"small_experts_factor"}
+    if model.attends_latents:
+        names -= {"attention_factor"}
+    else:
+        names -= {"latent_decode_factor", "latent_prefill_factor"}
+    if model.recurrent is None:
+        names -= {"recurrent_factor"}
+    if c.workload.kind == "static":
+        names -= {"request_s", "admission_steps"}
+    if c.server.deployment.world == 1:
+        names -= {"collective_s"}
+    c.names = tuple(n for n in PRIOR if n in names)
+    try:
+        c.server.predict(c.workload)
+    except Exception as error:  # a row that does not fit is no row to fit
+        print(f"  not fitted: {c.row['row_id']}: {str(error)[:90]}")
+        return False
+    return True
+
+
+def costs_of(c: Case, theta: Array, index: Mapping[object, int]) -> dict[str, float]:
+    """Return the constants of a case under the current effects."""
+    return {n: PRIOR[n][0] * math.exp(sum(theta[index[e, n]] for e in c.effects)) for n in PRIOR}
+
+
+def predict(c: Case, constants: Mapping[str, float]) -> tuple[dict[str, float], bool, Prediction]:
+    """Predict a case with other constants; return its metrics [ms] and whether it is saturated."""
+    eager = c.server.engine.costs.eager_latent_layer_s
+    costs = Costs(**constants, eager_latent_layer_s=eager)
+    engine = c.server.engine.model_copy(update={"costs": costs})
+    p = Server(c.server.model, c.server.deployment, engine, c.server.hardware).predict(c.workload)
+    out = {"ttft_ms": p.ttft_s * 1e3, "e2e_latency_ms": p.e2e_s * 1e3}
+    if p.tpot_s is not None:
+        out["tpot_ms"] = p.tpot_s * 1e3
+    return out, p.saturated, p
+
+
+KNOWN: dict[str, Case] = {}
+"""The cases of a worker process, by the id of the row."""
+
+
+def remember(rows: Sequence[Mapping[str, str]]) -> None:
+    """Build the cases of all rows in a worker: servers are too large to be sent."""
+    for row in rows:
+        found = case(row)
+        if found is not None:
+            KNOWN[row["row_id"]] = found
+
+
+def evaluate(
+    cases: Sequence[Case], theta: Array, index: Mapping[object, int], pool: ProcessPoolExecutor
+) -> None:
+    """Predict all cases, with the derivatives by the logarithm of each constant."""
+    asked = [(c.row["row_id"], c.names, costs_of(c, theta, index)) for c in cases]
+    for c, found in zip(cases, pool.map(evaluated, asked, chunksize=25), strict=True):
+        c.value, c.slope, c.law = found
+
+
+def evaluated(
+    asked: tuple[str, tuple[str, ...], dict[str, float]],
+) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, float]]:
+    """Return the log errors of a case, their derivatives, and the errors that laws explain."""
+    row_id, names, constants = asked
+    c = KNOWN[row_id]
+    values, saturated, prediction = predict(c, constants)
+    value = {
+        m: math.log(values[m] / c.measured[m])
+        for m in c.measured
+        if m in values and not (saturated and m == "ttft_ms")
+    }
+    laws = [
+        max(law_errors(parts, c.server.hardware)) if parts else 0.0
+        for parts in (prediction.decode_parts, prediction.prefill_parts)
+    ]
+    law = {"tpot_ms": laws[0], "ttft_ms": laws[1], "e2e_latency_ms": laws[0]}
+    slope: dict[str, dict[str, float]] = {m: {} for m in value}
+    for name in names:
+        by = STEP.get(name, 0.03)
+        turned, _, _ = predict(c, {**constants, name: constants[name] * math.exp(by)})
+        for m in value:
+            slope[m][name] = math.log(turned[m] / values[m]) / by
+    return value, slope, law
+
+
+def solve(cases: Sequence[Case], theta: Array, index: Mapping[object, int], width: Array) -> Array:
+    """Return the Gauss-Newton step of the effects."""
+    sizes: dict[tuple[object, ...], int] = defaultdict(int)
+    for c in cases:
+        for m in c.value:
+            sizes[(*c.model, m)] += 1
+    matrix, side = np.diag(1.0 / width**2), -theta / width**2
+    for c in cases:
+        for m, error in c.value.items():
+            n = sizes[(*c.model, m)]
+            spread = math.sqrt(ROW_SPREAD[m] ** 2 + n * GROUP_SPREAD[m] ** 2)
+            own = error / math.hypot(ROW_SPREAD[m], GROUP_SPREAD[m])
+            weight = (FREEDOM + 1.0) / (FREEDOM + own**2) / spread**2
+            places = [(index[e, name], s) for name, s in c.slope[m].items() if s for e in c.effects]
+            if not places:
                 continue
-            if metric == "ttft_ms" and prediction.saturated:
+            at = np.array([p for p, _ in places])
+            by = np.array([s for _, s in places])
+            matrix[np.ix_(at, at)] += weight * np.outer(by, by)
+            side[at] -= weight * error * by
+    return np.linalg.solve(matrix, side)
+
+
+def summary(cases: Sequence[Case]) -> str:
+    """Return the median and mean absolute error of each metric."""
+    told = []
+    for m in ("tpot_ms", "ttft_ms", "e2e_latency_ms"):
+        errors = 100.0 * np.abs(np.expm1([c.value[m] for c in cases if m in c.value]))
+        if errors.size:
+            told.append(f"{m} {np.median(errors):.1f} / {errors.mean():.1f} % ({errors.size})")
+    return ", ".join(told)
+
+
+def leave_out(
+    cases: Sequence[Case], theta: Array, index: Mapping[object, int], width: Array
+) -> list[tuple[str, str, float, float, tuple[str, ...]]]:
+    """Leave out models, kinds, versions and architectures in turn, and predict them."""
+    held: list[tuple[str, Callable[[Case], bool], Callable[[Case], bool]]] = []
+    for one in sorted({c.model for c in cases}):
+        held.append(
+            ("seen", lambda c, one=one: c.model == one, lambda c, one=one: c.group == one[:4])
+        )
+    for one in sorted({c.group for c in cases}):
+        held.append(
+            (
+                "version",
+                lambda c, one=one: c.group == one,
+                lambda c, one=one: c.group[:3] == one[:3],
+            )
+        )
+    for one in sorted({c.group[:3] for c in cases}):
+        held.append(
+            ("engine", lambda c, one=one: c.group[:3] == one, lambda c, one=one: c.family == one[2])
+        )
+    for one in sorted({c.family for c in cases}):
+        held.append(("other", lambda c, one=one: c.family == one, lambda c: True))
+    errors = []
+    for what, out, known in held:
+        left = [c for c in cases if out(c)]
+        rest = [c for c in cases if not out(c)]
+        if not rest or not any(known(c) for c in rest):
+            continue
+        change = np.zeros_like(theta)
+        for _ in range(2):
+            shifted = [shift(c, change, index) for c in rest]
+            change = change + solve(shifted, theta + change, index, width)
+        for c in left:
+            for m, error in shift(c, change, index).value.items():
+                errors.append((what, m, error, c.law[m], c.group))
+    return errors
+
+
+def shift(c: Case, change: Array, index: Mapping[object, int]) -> Case:
+    """Return a case with its errors moved along its slopes."""
+    value = {
+        m: error
+        + sum(s * sum(change[index[e, n]] for e in c.effects) for n, s in c.slope[m].items())
+        for m, error in c.value.items()
+    }
+    return Case(
+        c.row, c.server, c.workload, c.measured, c.engine, c.platform, c.family, c.version, c.kind,
+        c.names, value, c.slope, c.law,
+    )  # fmt: skip
+
+
+def conformal(
+    errors: Sequence[tuple[str, str, float, float, tuple[str, ...]]],
+) -> dict[str, dict[str, float]]:
+    """Return the 90 % factors by distance, beside what the laws explain."""
+    found: dict[str, dict[str, float]] = {}
+    for what in ("seen", "version", "engine", "other"):
+        found[what] = {}
+        for m, name in (("tpot_ms", "tpot"), ("ttft_ms", "ttft")):
+            mine = [(abs(e), law) for w, metric, e, law, _ in errors if w == what and metric == m]
+            if not mine:
                 continue
-            spread = TTFT_SPREAD if metric == "ttft_ms" else TPOT_SPREAD
-            r = math.log(predicted[metric] / value) / spread
-            residuals.append(math.copysign(math.sqrt(2.0 * (math.sqrt(1.0 + r * r) - 1.0)), r))
-    return residuals
+            size, law = np.array(mine).T
+            needed = np.sort(np.sqrt(np.maximum(size**2 - law**2, 0.0)))
+            rank = min(math.ceil(0.9 * (len(needed) + 1)) - 1, len(needed) - 1)
+            found[what][name] = math.exp(float(needed[rank]))
+            groups = len({g for w, metric, *_, g in errors if w == what and metric == m})
+            found[what]["groups"] = max(found[what].get("groups", 0), groups)
+            percent = 100.0 * np.abs(
+                np.expm1([e for w, k, e, *_ in errors if w == what and k == m])
+            )
+            print(
+                f"left out, {what:8} {name}: median {np.median(percent):.1f} mean "
+                f"{percent.mean():.1f} %, factor {found[what][name]:.2f} beside the laws "
+                f"(median law {np.median(law):.2f}), {groups} groups, {len(mine)} rows"
+            )
+    return found
 
 
-def fit(group: Group, cases: Sequence[Case], most: int) -> None:
-    """Fit the constants of one group to at most about ``most`` of its rows, and print them."""
-    step = max(1, len(cases) // most)
-    few = cases[::step]
-    names = list(group.prior)
-    centre = np.log([group.prior[n][0] for n in names])
-    width = np.array([group.prior[n][1] for n in names])
+LEAST_EFFECT = 0.02
+"""Effects below this (of the logarithm) are not written."""
 
-    def residuals(theta: np.ndarray) -> np.ndarray:
-        constants = dict(zip(names, np.exp(theta).tolist(), strict=True))
-        return np.concatenate([errors(few, constants), (theta - centre) / width])
 
-    solution = least_squares(residuals, centre, diff_step=0.02, max_nfev=12)
-    constants = dict(zip(names, np.exp(solution.x).tolist(), strict=True))
-    print(f"[{group.name}]  {len(few)} of {len(cases)} rows")
-    for name, value in constants.items():
-        print(f"{name} = {value:.3g}")
-    print(flush=True)
+def write_engine(engine: str, result: Fitted) -> None:
+    """Write the costs, effects and groups of an engine into its file."""
+    path = FOLDER / f"{engine}.toml"
+    head = path.read_text().split(MARK)[0].split("[costs]")[0].rstrip()
+    lines = [head, "", MARK.rstrip(), "[costs]"]
+    base = result.effects["engine", ""]
+    lines += [f"{n} = {PRIOR[n][0] * math.exp(base[n]):.3g}" for n in PRIOR]
+    lines += ["", f"# {result.rows} rows of these versions, architectures and kinds of models.",
+              "[[seen_groups]]"]  # fmt: skip
+    lines.pop()
+    for (sort, name), values in result.effects.items():
+        if sort == "engine":
+            continue
+        factors = {n: math.exp(v) for n, v in values.items() if abs(v) >= LEAST_EFFECT}
+        if not factors:
+            factors = {}
+        lines += ["", "[[effects]]"]
+        if sort == "version":
+            platform, version = name.split()
+            lines += [f'platform = "{platform}"', f'from_version = "{version}"']
+        else:
+            lines.append(f'{sort} = "{name}"')
+        lines.append(f"rows = {result.counts[sort, name]}")
+        lines.append("[effects.factors]")
+        lines += [f"{n} = {v:.3g}" for n, v in factors.items()]
+    text = "\n".join(lines) + "\n"
+    seen = "seen = [\n" + "".join(f'  ["{v}", "{a}", "{k}"],\n' for v, a, k in result.seen) + "]\n"
+    # Top-level keys of TOML come before the first table.
+    text = re.sub(r"^seen = \[\n(?:  .*\n)*\]\n", "", text, flags=re.M)
+    at = re.search(r"^(?:#[^\n]*\n)*\[", text, flags=re.M)
+    assert at is not None
+    path.write_text(text[: at.start()] + seen + "\n" + text[at.start() :])
+
+
+def write_distances(spreads: Mapping[str, Mapping[str, float]]) -> None:
+    """Write the 90 % factors of what was left out."""
+    lines = ["# Written by scripts/fit_engines.py: 90 % factors of groups left out of the fit."]
+    for what, values in spreads.items():
+        lines += ["", f"[{what}]"]
+        lines += [
+            f"{k} = {v:.3f}" if k != "groups" else f"{k} = {int(v)}" for k, v in values.items()
+        ]
+    (FOLDER / "distance.toml").write_text("\n".join(lines) + "\n")
+
+
+__all__ = ["load_engines"]
 
 
 if __name__ == "__main__":

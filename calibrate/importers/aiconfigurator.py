@@ -5,8 +5,9 @@
 
 Times are medians of six CUDA-graph replays, in milliseconds. An 8-bit matmul includes the
 quantization of its activations. Tables that are known to be bad are left out: times of eager
-launches (vLLM's block-scaled matmuls), kernels on a slow path, and copies of another GPU's table
-(found by the physics check, or because their times equal those of the other table).
+launches and kernels on a slow path (several times as slow as the same cases elsewhere), and copies
+of another GPU's table (found by the physics check, or because their times equal those of the other
+table). The tables of AISimulate, its successor, have the same layout.
 
 From each table, a few hundred rows that cover its range become the points of a curve.
 """
@@ -71,6 +72,8 @@ class Table:
     """Number of rows kept of each curve."""
     each_library: bool = False
     """True if libraries differ so much that each one needs a separate law."""
+    same_kernel: frozenset[str] = frozenset()
+    """Data types for which all libraries call the same kernels, so that one law serves all."""
     leave_out: frozenset[tuple[str, str]] = frozenset()
     """(library, data type) pairs whose timings are known to be wrong."""
 
@@ -150,36 +153,45 @@ def _experts(rows: "pd.DataFrame") -> "pd.DataFrame":
     rows["width"] = rows["inter_size"] / rows["moe_tp_size"]
     kept = (rows["distribution"] == ROUTING) & (rows["ep"] <= MOST_SHARDS)
     kept &= (rows["moe_tp_size"] <= MOST_SHARDS) & ~rows["kernel_source"].str.contains("nongated")
-    kept &= rows["dtype"] != "int4_wo"
     return rows[kept]
 
+
+LIBRARIES = ("vllm", "trtllm", "sglang")
 
 TABLES = (
     Table(
         "matmul", "gemm/{library}/*/gemm_perf.parquet", ("trtllm", "vllm", "sglang"), _matmul,
-        IN_RANGE_POINTS + OUTSIDE_POINTS,
-        leave_out=frozenset({("vllm", "fp8_block"), ("trtllm", "sq")}),
+        IN_RANGE_POINTS + OUTSIDE_POINTS, True, frozenset({"bfloat16", "float16"}),
+        frozenset({("trtllm", "sq")}),
     ),
     Table(
         "attention_prefill", "attention/{library}/*/context_attention_perf.parquet",
-        ("vllm", "trtllm"), _prefill, ATTENTION_POINTS, True,
+        LIBRARIES, _prefill, ATTENTION_POINTS, True,
     ),
     Table(
         "attention_decode", "attention/{library}/*/generation_attention_perf.parquet",
-        ("vllm", "trtllm"), _decode, ATTENTION_POINTS, True,
+        LIBRARIES, _decode, ATTENTION_POINTS, True,
     ),
     Table(
-        "mla_prefill", "mla/{library}/*/context_mla_perf.parquet", ("trtllm",), _latent_prefill,
-        LATENT_POINTS,
+        "mla_prefill", "mla/{library}/*/context_mla_perf.parquet", ("trtllm", "sglang"),
+        _latent_prefill, LATENT_POINTS, True,
     ),
     Table(
-        "mla_decode", "mla/{library}/*/generation_mla_perf.parquet", ("trtllm",), _latent_decode,
-        LATENT_POINTS,
+        "mla_decode", "mla/{library}/*/generation_mla_perf.parquet", ("trtllm", "sglang"),
+        _latent_decode, LATENT_POINTS, True,
     ),
     Table(
-        "experts", "moe/{library}/*/moe_perf.parquet", ("vllm", "trtllm"), _experts, EXPERT_POINTS,
+        "experts", "moe/{library}/*/moe_perf.parquet", LIBRARIES, _experts, EXPERT_POINTS, True,
     ),
 )  # fmt: skip
+
+SLOW_PATH = 2.5
+"""A table whose times are, in the median of the cases that both have, more than this many times
+those of another library or version is of eager launches or of a kernel on a slow path."""
+
+MOST_ROWS_SHARE = 0.3
+"""A newer table with less than this share of an older one's rows covers only some special shapes,
+and does not replace it."""
 
 
 def systems_folder() -> Path:
@@ -210,8 +222,6 @@ def read_aiconfigurator(request: ImportRequest) -> Imported:
     InputError
         If no GPU is given, or there are no tables for it.
     """
-    import pandas as pd
-
     if request.device is None:
         raise InputError(
             "no GPU was given", where="--device", remedy=f"give one of {', '.join(SYSTEMS)}"
@@ -228,22 +238,75 @@ def read_aiconfigurator(request: ImportRequest) -> Imported:
     curves: list[ImportedCurve] = []
     left_out: list[str] = []
     for table in TABLES:
+        found = _tables(table, folder, datasheet)
         done: set[tuple[str, ...]] = set()
         for library in table.libraries:
-            for path in _newest_first(folder.glob(table.file.format(library=library))):
-                rows = table.read(pd.read_parquet(path))
-                if datasheet.architecture.startswith("blackwell") and table.operation in LATENT:
-                    # Labelled 16 bit, but faster than the 16-bit peak: queries are in fp8 too.
-                    rows.loc[rows["kv_dtype"] == "fp8", "dtype"] = "fp8"
-                # A latency of zero marks a measurement that failed.
-                rows = rows[np.isfinite(rows["latency"]) & (rows["latency"] > 0)]
-                rows = rows[
-                    ~rows["dtype"].isin([d for lib, d in table.leave_out if lib == library])
-                ]
-                backend = f"{library} {path.parent.name}"
-                curves += _curves(table, rows, backend, datasheet, done, left_out)
+            for one in _newest_complete(found, library):
+                curves += _curves(table, one, found, datasheet, done, left_out)
     curves += _collectives(folder)
     return Imported(device=datasheet.id, curves=curves, warnings=tuple(left_out))
+
+
+@dataclass(frozen=True)
+class Timings:
+    """The rows of one data type in one version of one library."""
+
+    library: str
+    version: str
+    key: tuple[tuple[str, str], ...]
+    """``dtype``, and ``kv_dtype`` if the operation has it."""
+    rows: "pd.DataFrame"
+    """One row for each case; where a table has several kernels for a case, the fastest: an engine
+    selects among them by their speed."""
+
+
+def _tables(table: Table, folder: Path, datasheet: DeviceSpec) -> list[Timings]:
+    """Read all versions of all libraries, newest first in each library."""
+    import pandas as pd
+
+    spec = OPERATIONS[table.operation]
+    found = []
+    for library in table.libraries:
+        for path in _newest_first(folder.glob(table.file.format(library=library))):
+            rows = table.read(pd.read_parquet(path))
+            if datasheet.architecture.startswith("blackwell") and table.operation in LATENT:
+                # Labelled 16 bit, but faster than the 16-bit peak: queries are in fp8 too.
+                rows.loc[rows["kv_dtype"] == "fp8", "dtype"] = "fp8"
+            # A latency of zero marks a measurement that failed.
+            rows = rows[np.isfinite(rows["latency"]) & (rows["latency"] > 0)]
+            rows = rows[~rows["dtype"].isin([d for lib, d in table.leave_out if lib == library])]
+            names = [c for c in ("dtype", "kv_dtype") if c in rows.columns]
+            rows = rows.sort_values("latency", kind="stable").drop_duplicates(
+                [*names, *spec.columns]
+            )
+            for values, group in rows.groupby(names, sort=True):
+                key = tuple(zip(names, (str(v) for v in values), strict=True))
+                # A group with few rows comes from a special kernel.
+                if key[0][1] in KNOWN_FORMATS and len(group) >= 2 * LATENT_POINTS:
+                    group = group.sort_index().reset_index(drop=True)
+                    found.append(Timings(library, path.parent.name, key, group))
+    return found
+
+
+def _newest_complete(found: Sequence[Timings], library: str) -> list[Timings]:
+    """Return a library's tables, newest first, without those that cover only special shapes."""
+    own = [t for t in found if t.library == library]
+    most = {t.key: max(len(o.rows) for o in own if o.key == t.key) for t in own}
+    return [t for t in own if len(t.rows) >= MOST_ROWS_SHARE * most[t.key]]
+
+
+def _slow_path(one: Timings, found: Sequence[Timings], columns: Sequence[str]) -> float:
+    """Return the largest median ratio of a table's times to those of another table."""
+    own = one.rows.set_index(list(columns))["latency"]
+    worst = 1.0
+    for other in found:
+        if other.key != one.key or other is one:
+            continue
+        both = other.rows.set_index(list(columns))["latency"]
+        shared = own.index.intersection(both.index)
+        if len(shared) >= LATENT_POINTS:
+            worst = max(worst, float(np.median(own[shared] / both[shared])))
+    return worst
 
 
 def _newest_first(paths: Iterable[Path]) -> list[Path]:
@@ -251,41 +314,43 @@ def _newest_first(paths: Iterable[Path]) -> list[Path]:
         digits = "".join(c if c.isdigit() else " " for c in path.parent.name)
         return [int(part) for part in digits.split()]
 
-    return sorted(paths, key=version, reverse=True)
+    # Builds of a branch ("dev-1aa0e96") have no version number to compare.
+    numbered = [p for p in paths if not p.parent.name.startswith("dev")]
+    return sorted(numbered, key=version, reverse=True)
 
 
 def _curves(
     table: Table,
-    rows: "pd.DataFrame",
-    backend: str,
+    one: Timings,
+    found: Sequence[Timings],
     datasheet: DeviceSpec,
     done: set[tuple[str, ...]],
     left_out: list[str],
 ) -> list[ImportedCurve]:
-    """Make a curve for each data type that no preferred library has already given."""
+    """Make a curve of a table, if its library has none of this data type yet."""
     spec = OPERATIONS[table.operation]
-    if table.each_library:
-        rows = rows.assign(library=backend.split()[0])
-    names = [c for c in ("dtype", "kv_dtype", "library") if c in rows.columns]
-    curves = []
-    for values, group in rows.groupby(names, sort=True):
-        config_key = dict(zip(names, (str(v) for v in values), strict=True))
-        if config_key["dtype"] not in KNOWN_FORMATS or tuple(config_key.values()) in done:
-            continue
-        # Keep one row for each case. A group with few rows comes from a special kernel: skip it.
-        group = group.drop_duplicates(list(spec.columns)).reset_index(drop=True)
-        if len(group) < 2 * LATENT_POINTS:
-            continue
-        beyond = _share_above_bandwidth(table.operation, group, config_key, datasheet)
-        if beyond > MAX_SHARE_ABOVE_BANDWIDTH:
-            what = f"{table.operation} {' '.join(config_key.values())} ({backend})"
-            left_out.append(
-                f"left out: {what}: {beyond:.0%} of its large cases exceed the memory bandwidth"
-            )
-            continue
-        done.add(tuple(config_key.values()))
-        curves.append(_curve(table, group, config_key, backend))
-    return curves
+    config_key = dict(one.key)
+    if table.each_library and config_key["dtype"] not in table.same_kernel:
+        config_key["library"] = one.library
+    if tuple(config_key.values()) in done:
+        return []
+    backend = f"{one.library} {one.version}"
+    what = f"{table.operation} {' '.join(config_key.values())} ({backend})"
+    beyond = _share_above_bandwidth(table.operation, one.rows, config_key, datasheet)
+    if beyond > MAX_SHARE_ABOVE_BANDWIDTH:
+        left_out.append(
+            f"left out: {what}: {beyond:.0%} of its large cases exceed the memory bandwidth"
+        )
+        return []
+    slower = _slow_path(one, found, spec.columns)
+    if slower > SLOW_PATH:
+        left_out.append(
+            f"left out: {what}: {slower:.1f} times as slow as the same cases elsewhere, so eager "
+            "launches or a slow path"
+        )
+        return []
+    done.add(tuple(config_key.values()))
+    return [_curve(table, one.rows, config_key, backend)]
 
 
 MAX_SHARE_ABOVE_BANDWIDTH = 0.01

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from groundspeed.estimator.engines.distance import distance
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Prediction, Workload
 from groundspeed.profiles.errors import InputError, PhysicsError
@@ -119,8 +120,9 @@ def _spread(metric: str, option: Option, p: Prediction, *, shared: bool) -> floa
     whole = math.log(getattr(p, f"{which}_high_s") / getattr(p, f"{which}_s"))
     if not shared:
         return whole
-    engine = option.server.engine
-    part = math.log(engine.interval_ttft if which == "ttft" else engine.interval_tpot)
+    server = option.server
+    known = distance(server.engine, server.hardware.architecture, server.model.kind)
+    part = math.log(known.ttft if which == "ttft" else known.tpot)
     return math.sqrt(max(whole**2 - part**2, 0.0))
 
 

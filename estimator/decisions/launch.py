@@ -1,7 +1,7 @@
 """The commands that start what a plan chose: every choice is an option of the engine.
 
-Options are those of ``vllm serve``, ``python -m sglang.launch_server`` and ``trtllm-serve``; the
-tests hold them against the published option lists.
+Options are those of ``vllm serve``, ``python -m sglang.launch_server``, ``trtllm-serve`` and ATOM;
+the tests hold them against the published option lists.
 """
 
 import math
@@ -51,7 +51,7 @@ class Chosen:
 
 def launch(chosen: Chosen) -> Launch:
     """Return the commands that start a deployment."""
-    makers = {"sglang": _sglang, "trtllm": _trtllm}
+    makers = {"sglang": _sglang, "trtllm": _trtllm, "atom": _atom}
     words = makers.get(chosen.engine.name, _vllm)(chosen)
     remarks = []
     drafted = chosen.workload.drafted_tokens
@@ -147,6 +147,23 @@ def _trtllm(c: Chosen) -> list[str]:
     words += [f"--max_num_tokens {c.engine.token_budget}"]
     if c.engine.memory_fraction is not None:
         words.append(f"--kv_cache_free_gpu_memory_fraction {c.engine.memory_fraction:g}")
+    return words
+
+
+def _atom(c: Chosen) -> list[str]:
+    d = c.deployment
+    words = ["python -m atom.entrypoints.openai_server", f"--model {c.name}"]
+    words += [f"--server-port {FIRST_PORT}", f"--tensor-parallel-size {d.tp}"]
+    words += [f"--data-parallel-size {d.dp} --enable-dp-attention"] if d.dp > 1 else []
+    words += ["--enable-expert-parallel"] if d.ep > 1 else []
+    words += [f"--max-model-len {_longest(c)}", f"--max-num-seqs {c.sequences}"]
+    words += [f"--max-num-batched-tokens {c.engine.token_budget}"]
+    words += [f"--gpu-memory-utilization {c.engine.memory_fraction:g}"]
+    words += ["--enable_prefix_caching"] if c.workload.cached_share else []
+    if c.workload.drafted_tokens:
+        words.append(f"--method mtp --num-speculative-tokens {c.workload.drafted_tokens}")
+    if d.kv_dtype is not None:
+        words.append(f"--kv_cache_dtype {'fp8' if d.kv_dtype.startswith('fp8') else 'bf16'}")
     return words
 
 

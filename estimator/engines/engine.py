@@ -1,8 +1,9 @@
-"""Constants of inference engines: scheduling policy, memory use and host costs.
+"""Constants of inference engines: scheduling policy, memory use and costs.
 
-``engines/`` contains one TOML file per engine, with one entry per version range and platform. The
-constants depend on the engine and its version, never on a model or a GPU: a constant that needed
-the model would indicate an error in the operators. Each file states how its constants were found.
+``engines/`` contains one TOML file per engine: what it does by version, and its fitted costs with
+the effects of platform, architecture and version (:mod:`groundspeed.estimator.engines.costs`). The
+constants never depend on a model or a single GPU: one that needed the model would indicate an error
+in the operators. Each file states how its constants were found.
 
 >>> find_engine("vLLM", version="0.12.0").name
 'vllm'
@@ -11,52 +12,23 @@ the model would indicate an error in the operators. Each file states how its con
 import functools
 import re
 import tomllib
+from collections.abc import Iterable
 from importlib import resources
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from groundspeed.estimator.engines.costs import Costs, Effect
 from groundspeed.profiles.errors import InputError, did_you_mean
 from groundspeed.profiles.record import NonNegative, Positive, Record, describe
 
 Policy = Literal["mixed", "prefill_first", "whole_batch"]
 
+DISTANCES = "distance.toml"
+"""File beside those of the engines with the errors of what was left out of the fit."""
+
 NO_ENGINE = "bare"
 """Name of the entry without any engine around the kernels."""
-
-
-class Costs(Record):
-    """Time that the host and the gaps between kernels add [s], and factors on kernel times."""
-
-    step_s: NonNegative
-    """[s] Per scheduler iteration: sampling, detokenizing, input preparation."""
-    layer_s: NonNegative
-    """[s] Per layer: gaps between the kernels of a CUDA graph, and unmodelled kernels."""
-    sequence_s: NonNegative
-    """[s] Per running sequence and step."""
-    collective_s: NonNegative
-    """[s] Per collective, in addition to the time that the profile predicts."""
-    request_s: NonNegative
-    """[s] Per request: HTTP, tokenizing, first scheduling; affects only TTFT."""
-    eager_decode_layer_s: NonNegative = 0.0
-    """[s] Host time to launch a layer in decode without CUDA graphs: a lower bound per layer."""
-    eager_prefill_layer_s: NonNegative = 0.0
-    """[s] Host time to launch a layer in a step with prefill: a lower bound per layer."""
-    eager_latent_layer_s: NonNegative = 0.0
-    """[s] Host time to launch a layer in decode with latent attention (MLA), in versions whose MLA
-    kernels cannot be captured in a CUDA graph: a lower bound per layer."""
-    prefill_factor: Positive = 1.0
-    """Time of prefill attention and GEMMs in the engine / time of the same kernels alone."""
-    attention_factor: Positive = 1.0
-    """Time of (paged) decode attention in the engine / time of the same kernel alone."""
-    experts_factor: Positive = 1.0
-    """Time of the experts in the engine / time of the tabulated kernels; above 1 for early versions
-    whose grouped GEMMs were not tuned yet. Depends on the kernels of a version, as do the next
-    two."""
-    latent_decode_factor: Positive = 1.0
-    """Time of decode latent attention in the engine / time of the tabulated kernel."""
-    latent_prefill_factor: Positive = 1.0
-    """Time of prefill latent attention in the engine / time of the tabulated kernel."""
 
 
 MemoryRule = Literal["measured", "weights_and_cache", "of_the_free", "everything"]
@@ -127,7 +99,11 @@ class Engine(Record):
     custom_all_reduce: bool = True
     """True if the engine has its own all-reduce kernel for small messages."""
     kernels: str = "vllm"
-    """Library of its attention kernels, or the most similar library in the tables."""
+    """Library of its kernels, or the most similar library in the tables."""
+    experts_run_as: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """By architecture: formats of stored experts, and the format that each is computed in."""
+    run_as: tuple[tuple[str, str], ...] = ()
+    """The entry of ``experts_run_as`` for the device at hand; see :meth:`on_device`."""
     fused_quantize: bool = False
     """True if per-tensor 8-bit quantization of activations is fused into the previous operation."""
     fused: bool = True
@@ -135,14 +111,15 @@ class Engine(Record):
     facts: tuple[VersionFacts, ...] = ()
     """Published defaults by version, oldest first; the constants have versions of their own."""
     costs: Costs
-    fitted_architecture: str = ""
-    """GPU architecture of the measurements that its constants were fitted to; empty if none."""
-    fitted_mixture: bool = False
-    """True if mixtures of experts were among the fitted models."""
-    interval_tpot: Positive
-    """Factor between predicted and measured TPOT that 90 % of the measurements stayed within."""
-    interval_ttft: Positive
-    """Factor between predicted and measured TTFT that 90 % of the measurements stayed within."""
+    """Costs of the engine as a whole; once found for a device, with all effects."""
+    eager_latent_layer_s: NonNegative = 0.0
+    """[s] See :class:`Costs`: a property of early versions."""
+    effects: tuple[Effect, ...] = ()
+    """What platforms, architectures and versions change."""
+    seen: tuple[tuple[str, str, str], ...] = ()
+    """Version (of its effect), architecture and kind of model of the rows it was fitted to."""
+    version_seen: str = ""
+    """Version of the effect that holds for the version asked for."""
     date: str
     source: str
     """How the constants were found, and from which measurements."""
@@ -151,18 +128,50 @@ class Engine(Record):
         """Return the engine with the defaults of a version; empty: of the newest one."""
         known: dict[str, object] = {}
         for fact in self.facts:
-            if not version or _version_tuple(fact.from_version) <= _version_tuple(version):
+            if not version or version_tuple(fact.from_version) <= version_tuple(version):
                 known |= fact.model_dump(exclude={"from_version"}, exclude_none=True)
         return self.model_copy(update=known) if known else self
 
     def on_device(self, memory_bytes: float | None, architecture: str) -> "Engine":
-        """Return the engine with the limits that it sets on a device of this kind."""
+        """Return the engine with the limits and kernels that it has on a device of this kind."""
+        kind = architecture.lower()
+        update: dict[str, object] = {
+            "run_as": tuple(self.experts_run_as.get(kind, {}).items()),
+            "costs": self._costs_with(e for e in self.effects if e.architecture == family(kind)),
+        }
         for limits in self.device_limits:
             small = memory_bytes is not None and memory_bytes < limits.below_bytes
-            if small or architecture.lower() in limits.architectures:
+            if small or kind in limits.architectures:
                 fields = {"token_budget", "max_sequences"}
-                return self.model_copy(update=limits.model_dump(include=fields, exclude_none=True))
-        return self
+                update |= limits.model_dump(include=fields, exclude_none=True)
+                break
+        return self.model_copy(update=update)
+
+    def for_version(self, version: str) -> "Engine":
+        """Return the engine with the effects of its platform and a version; empty: the newest."""
+        chosen = [e for e in self.effects if e.platform == self.platform and not e.from_version]
+        known = sorted(
+            (e for e in self.effects if e.from_version and e.platform in ("", self.platform)),
+            key=lambda e: version_tuple(e.from_version),
+        )
+        older = [
+            e
+            for e in known
+            if not version or version_tuple(e.from_version) <= version_tuple(version)
+        ]
+        newest = (older or known[:1])[-1:]
+        costs = self._costs_with([*chosen, *newest])
+        return self.model_copy(
+            update={
+                "costs": costs.model_copy(
+                    update={"eager_latent_layer_s": self.eager_latent_layer_s}
+                ),
+                "version_seen": newest[0].from_version if newest else "",
+            }
+        )
+
+    def _costs_with(self, effects: Iterable[Effect]) -> Costs:
+        return self.costs.times(pair for e in effects for pair in e.factors.items())
 
 
 @functools.cache
@@ -177,7 +186,7 @@ def load_engines() -> tuple[Engine, ...]:
     engines: list[Engine] = []
     folder = resources.files("groundspeed.estimator") / "engines"
     for entry in sorted(folder.iterdir(), key=lambda e: e.name):
-        if not entry.name.endswith(".toml"):
+        if not entry.name.endswith(".toml") or entry.name == DISTANCES:
             continue
         document = tomllib.loads(entry.read_text(encoding="utf-8"))
         common = {k: v for k, v in document.items() if k != "version"}
@@ -186,7 +195,7 @@ def load_engines() -> tuple[Engine, ...]:
                 engines.append(Engine.model_validate(common | version))
             except ValidationError as error:
                 raise InputError(describe(error), where=f"engine {entry.name}") from error
-    return tuple(sorted(engines, key=lambda e: _version_tuple(e.from_version), reverse=True))
+    return tuple(sorted(engines, key=lambda e: version_tuple(e.from_version), reverse=True))
 
 
 def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engine:
@@ -219,18 +228,18 @@ def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engi
             raise InputError(f"unknown engine '{name}'", remedy=did_you_mean(wanted, known))
         raise InputError(f"there are no constants of the engine {wanted} for {platform}")
     if not version.strip():
-        return fitting[0].at_version("")
+        return fitting[0].at_version("").for_version("")
     if wanted == NO_ENGINE:
         raise InputError("bare is no engine, so it has no version", where="engine version",
                          remedy="leave the version out")  # fmt: skip
-    if not _version_tuple(version):
+    if not version_tuple(version):
         raise InputError(
             f"'{version}' is not a version of {wanted}",
             where="engine version",
             remedy="give a number such as 0.12, or leave it out for the newest that is known",
         )
-    older = [e for e in fitting if _version_tuple(e.from_version) <= _version_tuple(version)]
-    return (older[0] if older else fitting[-1]).at_version(version)
+    older = [e for e in fitting if version_tuple(e.from_version) <= version_tuple(version)]
+    return (older[0] if older else fitting[-1]).at_version(version).for_version(version)
 
 
 def engine_name(name: str) -> str:
@@ -250,11 +259,16 @@ NIM_VERSION = "0.10"
 ENGINE_NAMES = {
     "tensorrtllm": "trtllm", "trtllm": "trtllm", "trt": "trtllm", "nim": "trtllm",
     "vllm": "vllm", "sglang": "sglang", "sgl": "sglang", "bare": "bare", "gptfast": "bare",
-    "none": "bare",
+    "none": "bare", "atom": "atom",
 }  # fmt: skip
 
 
-def _version_tuple(version: str) -> tuple[int, ...]:
+def family(architecture: str) -> str:
+    """Return the family of an architecture: Blackwell Ultra runs the kernels of Blackwell."""
+    return architecture.lower().split()[0] if architecture else ""
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
     """Parse the leading numbers of a version: ``0.7.3.dev138+g21f`` becomes (0, 7, 3)."""
     parts = []
     for part in version.lstrip("v").split("+")[0].split("."):

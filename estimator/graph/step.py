@@ -36,6 +36,11 @@ from groundspeed.profiles.operations import Array
 GATHERED_RANKS = 8
 """Most ranks over which engines gather the tokens of all groups; beyond, they use all-to-all."""
 
+KERNELS = {"experts": 5.0, "recurrent": 5.5}
+"""Kernels behind one operator of a group: experts sort the tokens, multiply, activate, multiply
+and sum; a chunked scan (gated delta rule in flash-linear-attention, as engines call it) and what
+goes with it are eleven kernels, modelled as two operators."""
+
 WIRE_BYTES = 2.0
 """[bytes] Size of an activation that is sent to other ranks: 16 bit."""
 
@@ -50,10 +55,12 @@ class StepGraph:
     """True if the engine has its own all-reduce kernel besides that of NCCL or RCCL."""
     fused_quantize: bool = False
     """True if the activations are quantized by the operation before the GEMM."""
-    attention_library: str = "vllm"
-    """Library of the attention kernels, used if a profile has laws for several."""
+    kernels: str = "vllm"
+    """Library of the kernels, used if a profile has laws for several."""
     fused: bool = True
     """True if small operations are fused as in serving engines; False: one kernel for each."""
+    run_as: tuple[tuple[str, str], ...] = ()
+    """Formats of stored experts, and the format that the engine computes each in."""
     busy_groups: float | None = None
     """Number of attention groups that have sequences, of ``dp``; None: all."""
     per_node: int = 8
@@ -70,7 +77,7 @@ class StepGraph:
         return Shard(
             self.deployment.tp,
             self.formats,
-            self.attention_library,
+            self.kernels,
             self.fused,
             self.fused_quantize,
         )
@@ -79,6 +86,15 @@ class StepGraph:
     def collectives(self) -> float:
         """Number of collectives in one step: after attention and MLP or experts, if sharded."""
         return sum(o.count for o in self.rows(np.ones(1)) if o.operation == "collective")
+
+    @property
+    def launches(self) -> float:
+        """Number of kernels that a step with prefill launches."""
+        one = np.ones(1)
+        return sum(
+            o.count * (KERNELS.get(o.group, 1.0) if o.operation != "matmul" else 1.0)
+            for o in (*self.rows(one), *self.head(one), *self.prefill(one, one))
+        )
 
     def rows(self, m: Array) -> list[Operator]:
         """Return the operators whose time depends on the number of tokens in a step.
@@ -181,7 +197,11 @@ class StepGraph:
         }
         # Serving engines see the skewed routing of real text, the decoder of verify a uniform one.
         routing = "zipf" if self.fused else "balanced"
-        config_key = {"dtype": f.experts, "distribution": routing}
+        config_key = {
+            "dtype": dict(self.run_as).get(f.experts, f.experts),
+            "distribution": routing,
+            "library": self.kernels,
+        }
         parts = [
             matmul("router", m, e.count, model.hidden, e.layers, f.rest),
             elementwise("router", "argmax", m, e.count, e.layers, f.rest),

@@ -59,7 +59,8 @@ def find_law(known: ProfileSet, operation: str, config_key: dict[str, str]) -> F
     operation : str
         Name of the operation, e.g. ``matmul``.
     config_key : dict of str to str
-        ``dtype``; attention: also ``kv_dtype``; collectives: ``op``, ``world_size``, ``mode``.
+        ``dtype``; attention: also ``kv_dtype``; collectives: ``op``, ``world_size``, ``mode``;
+        ``library``: whose kernels are preferred.
     """
     for substitute in (False, True):
         for profile in known.profiles:
@@ -73,19 +74,39 @@ def _law_of(
     profile: Profile, operation: str, config_key: dict[str, str], *, substitute: bool
 ) -> Law | None:
     own = [law for law in profile.laws if law.operation == operation]
+    library = config_key.get("library")
+    if library is None:
+        return _among(own, profile, operation, config_key, substitute=substitute)
+    # Kernels of the engine's own library first; laws that name none hold for all of them.
+    key = {k: v for k, v in config_key.items() if k != "library"}
+    same = [law for law in own if law.config_key.get("library", library) == library]
+    return _among(same, profile, operation, key, substitute=substitute) or _among(
+        own, profile, operation, key, substitute=substitute
+    )
+
+
+def _among(
+    own: list[Law],
+    profile: Profile,
+    operation: str,
+    config_key: dict[str, str],
+    *,
+    substitute: bool,
+) -> Law | None:
+    """Select among laws of one operation, whose library has been chosen."""
     if not own:
         return None
     if operation in ATTENTION:
         return _attention(own, config_key, substitute=substitute)
     if config_key.get("quantize") == "fused":
         key = {k: v for k, v in config_key.items() if k != "quantize"}
-        return _fused(profile, key, substitute=substitute)
+        return _fused(own, profile, key, substitute=substitute)
     exact = [law for law in own if config_key.items() <= law.config_key.items()]
     if exact:
         return exact[0]
     if "distribution" in config_key:  # published tables hold one distribution and do not name it
         unnamed = {k: v for k, v in config_key.items() if k != "distribution"}
-        return _law_of(profile, operation, unnamed, substitute=substitute)
+        return _among(own, profile, operation, unnamed, substitute=substitute)
     dtype = config_key.get("dtype", "")
     for other in COMPUTED_AS.get(dtype, ()):
         wanted = config_key | {"dtype": other}
@@ -110,13 +131,15 @@ def whole_dtypes(laws: Iterable[Law]) -> str:
     return ", ".join(sorted(d for d, o in have.items() if needed <= o)) or "none"
 
 
-def _fused(profile: Profile, config_key: dict[str, str], *, substitute: bool) -> Law | None:
+def _fused(
+    own: list[Law], profile: Profile, config_key: dict[str, str], *, substitute: bool
+) -> Law | None:
     """Return the law of GEMMs whose activations were quantized by the preceding operation.
 
     Tables of 8-bit GEMMs include a separate quantization kernel: its launch and its memory traffic.
     Without that kernel the launch latency is that of a 16-bit GEMM.
     """
-    law = _law_of(profile, "matmul", config_key, substitute=substitute)
+    law = _among(own, profile, "matmul", config_key, substitute=substitute)
     plain = _law_of(profile, "matmul", {"dtype": "bfloat16"}, substitute=False)
     if law is None or "quantize_bytes_per_s" not in law.coefficients:
         return law
@@ -130,9 +153,6 @@ def _fused(profile: Profile, config_key: dict[str, str], *, substitute: bool) ->
 
 def _attention(laws: list[Law], config_key: dict[str, str], *, substitute: bool) -> Law | None:
     """Select an attention law by KV cache format first; all 16-bit query types are equivalent."""
-    library = config_key.get("library")
-    if any(law.config_key.get("library") == library for law in laws):
-        laws = [law for law in laws if law.config_key.get("library") == library]
     dtype = config_key["dtype"]
     cache = config_key.get("kv_dtype", dtype)
     names = (dtype, *COMPUTED_AS.get(dtype, ()))

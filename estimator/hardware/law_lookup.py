@@ -189,8 +189,9 @@ class ProfileHardware:
 
     def _includes_quantization(self, operator: Operator) -> bool:
         """Return whether the GEMM after a quantization has it in its own law."""
+        key = {k: v for k, v in operator.config_key.items() if k == "library"}
         gemm = replace(
-            operator, operation="matmul", config_key={"dtype": operator.config_key["gemm"]}
+            operator, operation="matmul", config_key={"dtype": operator.config_key["gemm"], **key}
         )
         found = self._find(gemm)
         # Our own GEMMs are timed on operands that are quantized already; tables of others are not.

@@ -186,7 +186,9 @@ class CompressedAttention:
     def _attention(self, operation: str, batch: Array, length: Array, at: Shard) -> Operator:
         name = "seq_len" if operation == "mla_prefill" else "kv_len"
         heads = constant(length, max(1, self.heads // at.tp))
-        config_key = {"dtype": at.formats.activations, "kv_dtype": at.formats.cache}
+        config_key = {
+            "dtype": at.formats.activations, "kv_dtype": at.formats.cache, "library": at.kernels,
+        }  # fmt: skip
         return Operator(
             "attention", operation, config_key,
             {"batch": batch, name: length, "heads": heads}, self.layers,

@@ -139,5 +139,5 @@ class Grouped:
             "head_dim": constant(length, self.head_dim),
         }
         f = at.formats
-        config_key = {"dtype": f.activations, "kv_dtype": f.cache, "library": at.attention_library}
+        config_key = {"dtype": f.activations, "kv_dtype": f.cache, "library": at.kernels}
         return Operator("attention", operation, config_key, columns, self.layers)

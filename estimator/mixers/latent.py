@@ -102,7 +102,7 @@ class LatentAttention:
         f, heads = at.formats, self.heads // at.tp
         seen = np.minimum(context, float(self.index_top_k)) if self.index_top_k else context
         columns = {"batch": sequences, "kv_len": seen, "heads": constant(seen, heads)}
-        config_key = {"dtype": f.activations, "kv_dtype": f.cache}
+        config_key = {"dtype": f.activations, "kv_dtype": f.cache, "library": at.kernels}
         parts = [
             Operator("attention", "mla_decode", config_key, columns, self.layers),
             matmul("absorb", sequences, heads * self.kv_rank, self.nope_dim, self.layers, f.rest),
@@ -117,7 +117,7 @@ class LatentAttention:
         """Return causal attention of whole prompts, after the projection of keys and values."""
         f, heads = at.formats, self.heads // at.tp
         columns = {"batch": prompts, "seq_len": length, "heads": constant(length, heads)}
-        config_key = {"dtype": f.activations, "kv_dtype": f.cache}
+        config_key = {"dtype": f.activations, "kv_dtype": f.cache, "library": at.kernels}
         width = heads * (self.nope_dim + self.value_dim)
         return [
             Operator("attention", "mla_prefill", config_key, columns, self.layers),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from groundspeed.estimator.graph.operator import Operator, elementwise, matmul
-from groundspeed.estimator.model.quantization import Formats
+from groundspeed.estimator.model.quantization import SIXTEEN_BIT, Formats
 from groundspeed.profiles.operations import Array
 
 EIGHT_BIT = ("fp8", "fp8_row", "fp8_block", "int8")
@@ -32,8 +32,8 @@ class Shard:
     tp: int
     """Number of ranks over which the layers are split."""
     formats: Formats
-    attention_library: str = "vllm"
-    """Library of the attention kernels, used if a profile has laws for several."""
+    kernels: str = "vllm"
+    """Library of the kernels, used if a profile has laws for several."""
     fused: bool = True
     """True if small operations are fused as in serving engines; False: one kernel for each."""
     fused_quantize: bool = False
@@ -43,13 +43,15 @@ class Shard:
         """Return GEMMs with the weights of the layers, and what quantizes their activations."""
         dtype = self.formats.linear
         gemm = matmul(group, m, n, k, count, dtype)
+        if dtype not in SIXTEEN_BIT:
+            gemm = gemm.with_key(library=self.kernels)
         if self.fused_quantize and dtype in FUSABLE:
             return [gemm.with_key(quantize="fused")]
         if dtype not in EIGHT_BIT:
             return [gemm]
         # A table of GEMMs may contain this operation: see ``hardware/law_lookup``.
         quantize = elementwise("quantize", "fp8_quantize", m, k, count, self.formats.rest)
-        return [quantize.with_key(gemm=dtype), gemm]
+        return [quantize.with_key(gemm=dtype, library=self.kernels), gemm]
 
 
 class Mixer(Protocol):

@@ -79,6 +79,22 @@ def qwen3_next(r: HfConfig) -> Facts:
     return facts
 
 
+def ernie_moe(r: HfConfig) -> Facts:
+    """Parse ERNIE 4.5: a few dense layers first, then experts and shared ones of the same size."""
+    facts = llama_like(r)
+    size, first = r.whole("moe_intermediate_size"), r.number("moe_layer_start_index")
+    return facts | {
+        "experts": {
+            "count": r.whole("moe_num_experts"),
+            "top_k": r.whole("moe_k"),
+            "intermediate": size,
+            "layers": int(facts["layers"]) - int(first),
+            "shared_intermediate": size * r.number("moe_num_shared_experts"),
+            "router_bias": True,
+        },
+    }
+
+
 def gpt_oss(r: HfConfig) -> Facts:
     """Parse gpt-oss: a window in every second layer, experts with biases, attention sinks."""
     facts = llama_like(r)
@@ -340,6 +356,10 @@ MIXTURES = {
     "Qwen3VLMoeForConditionalGeneration": qwen3_moe,
     "Qwen3NextForCausalLM": qwen3_next,
     "Qwen3_5MoeForConditionalGeneration": qwen3_next,
+    "Qwen3_5MoeForCausalLM": qwen3_next,
+    "Qwen3_5ForCausalLM": qwen3_next,
+    "Glm4MoeLiteForCausalLM": deepseek,
+    "Ernie4_5_MoeForCausalLM": ernie_moe,
     "Qwen3_5ForConditionalGeneration": qwen3_next,
     "GptOssForCausalLM": gpt_oss,
     "DeepseekV2ForCausalLM": deepseek,

@@ -207,6 +207,20 @@ class Model(Record):
         return self.layers - (self.experts.layers if self.experts else 0)
 
     @property
+    def attends_latents(self) -> bool:
+        """True if attention runs over compressed vectors that all heads share."""
+        return self.latent is not None or self.compressed is not None
+
+    @property
+    def kind(self) -> str:
+        """What decides which kernels dominate: ``dense``, or what makes it otherwise."""
+        if self.recurrent is not None:
+            return "hybrid"
+        if self.attends_latents:
+            return "latent"
+        return "mixture" if self.experts is not None else "dense"
+
+    @property
     def mixers(self) -> tuple[Mixer, ...]:
         """The kinds of attention and recurrence, each with the number of its layers."""
         found: list[Mixer] = []

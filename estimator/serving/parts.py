@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from groundspeed.estimator.engines.engine import Costs
+from groundspeed.estimator.engines.costs import Costs, attention_factor, kernel_factors
 from groundspeed.estimator.graph.step import StepGraph
 from groundspeed.estimator.serving.step_tables import Part
 from groundspeed.estimator.serving.workload import PartTime
@@ -11,13 +11,9 @@ from groundspeed.estimator.serving.workload import PartTime
 
 def in_engine(parts: Sequence[Part], costs: Costs, graph: StepGraph, *, decode: bool) -> list[Part]:
     """Scale the time of each part by the engine's factor for its own kernels."""
-    latent = graph.model.latent is not None
-    if decode:
-        attention = costs.latent_decode_factor if latent else costs.attention_factor
-    else:
-        attention = costs.latent_prefill_factor if latent else 1.0
     rest = 1.0 if decode else costs.prefill_factor
-    factors = {"experts": costs.experts_factor * rest, "attention": attention * rest}
+    factors = kernel_factors(costs, graph.formats.experts)
+    factors["attention"] = attention_factor(costs, graph.model, decode=decode)
     return [
         dataclasses.replace(
             part,
@@ -26,7 +22,7 @@ def in_engine(parts: Sequence[Part], costs: Costs, graph: StepGraph, *, decode: 
             high_s=factor * part.high_s,
         )
         for part in parts
-        for factor in (factors.get(part.group, rest),)
+        for factor in (rest * factors.get(part.group, 1.0),)
     ]
 
 

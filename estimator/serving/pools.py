@@ -146,12 +146,8 @@ def _interval(
     first = part_times(parts, before.step_s(0, 0.0, prompt, 1.0, 0.0))
     parts = in_engine(after.decode_parts(each, context), d.engine.costs, after.graph, decode=True)
     rest = part_times(parts, after.decode_s(max(1, round(each)), context))
-    ttft = interval_factors(
-        first, p.engine.interval_ttft, p.engine, p.nodes, p.model, one_shape=False
-    )
-    tpot = interval_factors(
-        rest, d.engine.interval_tpot, d.engine, d.nodes, d.model, one_shape=False
-    )
+    ttft = interval_factors(first, "ttft", p.engine, p.nodes, p.model)
+    tpot = interval_factors(rest, "tpot", d.engine, d.nodes, d.model)
     return (*ttft, *tpot)
 
 

@@ -181,17 +181,12 @@ class Server:
             decoding = float((outcome.end_s - outcome.first_s).mean()) * simulated.requests_per_s
             running = max(1, min(round(decoding), group.fit, engine.max_sequences))
         decode, prefill = self._parts(group, w, running)
-        shape = {"one_shape": w.kind == "static"}
-        low_f, high_f = interval_factors(
-            prefill, engine.interval_ttft, engine, hardware, model, **shape
-        )
+        low_f, high_f = interval_factors(prefill, "ttft", engine, hardware, model)
         ttft_s = float(getattr(first, pick))
         tpot_s = float(getattr(each, pick)) if each is not None else None
         tpot_ends: tuple[float | None, float | None] = (None, None)
         if tpot_s is not None:
-            low_t, high_t = interval_factors(
-                decode, engine.interval_tpot, engine, hardware, model, **shape
-            )
+            low_t, high_t = interval_factors(decode, "tpot", engine, hardware, model)
             tpot_ends = (tpot_s * low_t, tpot_s * high_t)
         saturated = (
             group.clients > group.fit

@@ -105,6 +105,8 @@ class StepTables:
     prefill: Grid
     collectives: float
     """Number of collectives in a step."""
+    launches: float
+    """Number of kernels that a step with prefill launches."""
     answered_by: tuple[tuple[str, tuple[str, ...]], ...]
     """File and origin, and the operations that it answered for."""
 
@@ -134,6 +136,7 @@ def step_tables(graph: StepGraph, hardware: Hardware, tokens: float, sequences: 
         build((many, contexts), graph.decode(b, c)),
         build((prompts, lengths), graph.prefill(n, length)),
         graph.collectives,
+        graph.launches,
         _answered_by(graph, hardware),
     )
 

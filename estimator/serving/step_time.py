@@ -2,16 +2,22 @@
 
 The kernels of a step are those of its tokens, of its decoding sequences and of its prompts; their
 times are interpolated (``step_tables``). The host costs of the engine are added. Without CUDA
-graphs, launching the layers sets a lower bound:
+graphs, launching the kernels sets a lower bound:
 
-    step = max(kernels, layers x eager launch) + layers x gaps + step + sequences x each
+    step = max(kernels, launches x host) + layers x gaps + step + sequences x each
+
+Decode is captured in CUDA graphs; a step with prefill launches its kernels one by one, which takes
+longer than the kernels themselves for short prompts on fast GPUs: TTFT then no longer depends on
+the number of GPUs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from groundspeed.estimator.deployment.deployment import Deployment
+from groundspeed.estimator.engines.costs import attention_factor, kernel_factors
 from groundspeed.estimator.engines.engine import Engine
 from groundspeed.estimator.graph.operator import Operator
 from groundspeed.estimator.graph.step import StepGraph
@@ -19,6 +25,7 @@ from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.spec import Model
 from groundspeed.estimator.serving.interpolation import Curve1, Curve2
 from groundspeed.estimator.serving.step_tables import (
+    Grid,
     Part,
     StepTables,
     joined,
@@ -43,8 +50,17 @@ def step_graph(
     """Return the operators of a model as an engine runs them on a deployment."""
     return StepGraph(
         model, deployment, engine.custom_all_reduce, engine.fused_quantize, engine.kernels,
-        engine.fused, busy_groups, per_node,
+        engine.fused, engine.run_as, busy_groups, per_node,
     )  # fmt: skip
+
+
+def weighted(grid: Grid, factors: Mapping[str, float]) -> Array:
+    """Return the summed time of all groups of a grid, each multiplied by its factor, (P,)."""
+    total = grid.total()
+    for group in grid.groups:
+        if (factor := factors.get(group, 1.0)) != 1.0:
+            total = total + (factor - 1.0) * grid.total([group])
+    return total
 
 
 @dataclass
@@ -84,29 +100,24 @@ class StepTimes:
     _decode: Curve2 = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        costs, latent = self.engine.costs, self.graph.model.latent is not None
+        costs, model = self.engine.costs, self.graph.model
         sequences = 2.0 * rounded_up(float(self.most_sequences), LEAST_SEQUENCES)
         longest = rounded_up(self.longest, LEAST_LONGEST)
         most = max(2.0 * self.engine.token_budget, sequences)
         t = self.tables = step_tables(self.graph, self.hardware, most, sequences, longest)
-        experts = [g for g in t.rows.groups if g == "experts"]
-        rows = t.rows.total([g for g in t.rows.groups if g != "experts"])
-        if experts:
-            rows = rows + costs.experts_factor * t.rows.total(experts)
-        self._rows = Curve1(t.rows.axes[0].low, t.rows.axes[0].high, rows)
-        self._head = Curve1(t.head.axes[0].low, t.head.axes[0].high, t.head.total())
-        decode = costs.latent_decode_factor if latent else costs.attention_factor
+        factors = kernel_factors(costs, self.graph.formats.experts)
+        self._rows = Curve1(t.rows.axes[0].low, t.rows.axes[0].high, weighted(t.rows, factors))
+        self._head = Curve1(t.head.axes[0].low, t.head.axes[0].high, weighted(t.head, factors))
         x, y = t.decode.axes
-        self._decode = Curve2(x, y, decode * t.decode.total().reshape(x.count, y.count))
+        decode = {**factors, "attention": attention_factor(costs, model, decode=True)}
+        self._decode = Curve2(x, y, weighted(t.decode, decode).reshape(x.count, y.count))
         x, y = t.prefill.axes
-        prefill = costs.latent_prefill_factor if latent else 1.0
-        self._prefill = Curve2(x, y, prefill * t.prefill.total().reshape(x.count, y.count))
-        launch = costs.eager_decode_layer_s
-        if latent:
-            launch = max(launch, costs.eager_latent_layer_s)
-        layers = self.graph.model.layers
-        self._floor_s = layers * launch
-        self._prefill_floor_s = layers * max(launch, costs.eager_prefill_layer_s)
+        prefill = {**factors, "attention": attention_factor(costs, model, decode=False)}
+        self._prefill = Curve2(x, y, weighted(t.prefill, prefill).reshape(x.count, y.count))
+        layers = model.layers
+        eager = layers * costs.eager_latent_layer_s if model.attends_latents else 0.0
+        self._floor_s = eager
+        self._prefill_floor_s = max(eager, t.launches * costs.launch_s)
         self._fixed_s = costs.step_s + layers * costs.layer_s + t.collectives * costs.collective_s
 
     def rows_s(self, tokens: float) -> float:
