@@ -32,7 +32,7 @@ from groundspeed.profiles.summary import derive_rates
 from groundspeed.profiles.validation import check_profile
 
 FOLDER = Path(__file__).resolve().parents[1] / "profiles" / "shipped"
-KEPT_POINTS = 10
+KEPT_POINTS = 6
 """Curves with more points are reduced to the fastest points and those with the least and most work.
 The residual GP of the law still holds all points that it was fitted to."""
 
@@ -200,7 +200,7 @@ def write(name: str, profile: Profile) -> None:
 
 
 def rounded(value: object) -> object:
-    """Round all numbers to seven significant digits, and GP coordinates to four decimals."""
+    """Round all numbers to seven significant digits, and GP coordinates to three decimals."""
     if isinstance(value, float):
         return float(f"{value:.7g}")
     if isinstance(value, dict):
@@ -217,11 +217,11 @@ def rounded(value: object) -> object:
 
 
 def coordinates(row: object) -> object:
-    """Round coordinates and residuals of a residual GP to four decimals."""
+    """Round coordinates and residuals of a residual GP to three decimals."""
     if isinstance(row, list):
-        return [round(float(v), 4) for v in row]
+        return [round(float(v), 3) for v in row]
     if isinstance(row, float):
-        return round(row, 4)
+        return round(row, 3)
     return rounded(row)
 
 

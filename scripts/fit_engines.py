@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundspeed.estimator.decisions.backtest import Resolver, server_and_workload
+from groundspeed.estimator.deployment.deployment import formats
 from groundspeed.estimator.engines.costs import Costs
 from groundspeed.estimator.engines.engine import family, load_engines, version_tuple
 from groundspeed.estimator.hardware.find_hardware import find_hardware
@@ -33,37 +34,41 @@ from groundspeed.estimator.serving.interval import law_errors
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Prediction, Workload
 from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.operations import WEIGHT_BYTES
 
 Array = NDArray[np.float64]
 
 FOLDER = Path(__file__).resolve().parents[1] / "estimator" / "engines"
 MARK = "# Written by scripts/fit_engines.py.\n"
 
-PRIOR: dict[str, tuple[float, float, float]] = {
-    # constant: median, standard deviation of its log for an engine, and for each effect
-    "step_s": (0.5e-3, 0.5, 0.3),
-    "layer_s": (6e-6, 0.5, 0.3),
-    "sequence_s": (15e-6, 0.7, 0.4),
-    "collective_s": (2e-6, 0.5, 0.2),
-    "request_s": (16e-3, 0.5, 0.4),
-    "launch_s": (50e-6, 0.7, 0.5),
-    "admission_steps": (1.0, 1.0, 0.7),
-    "gemm_factor": (1.0, 0.05, 0.10),
-    "prefill_factor": (1.06, 0.08, 0.10),
-    "attention_factor": (1.05, 0.15, 0.15),
-    "experts_factor": (1.05, 0.15, 0.20),
-    "small_experts_factor": (1.0, 0.15, 0.25),
-    "latent_decode_factor": (1.05, 0.2, 0.3),
-    "latent_prefill_factor": (1.05, 0.3, 0.3),
-    "recurrent_factor": (1.2, 0.3, 0.3),
+PRIOR: dict[str, tuple[float, float, float, float, float]] = {
+    # constant: median, and standard deviations of the log of the engine as a whole, and of the
+    # effects of platform, architecture and version
+    "step_s": (0.5e-3, 0.5, 0.3, 0.2, 0.3),
+    "layer_s": (6e-6, 0.5, 0.3, 0.2, 0.3),
+    "sequence_s": (15e-6, 0.7, 0.3, 0.2, 0.5),
+    "collective_s": (2e-6, 0.5, 0.3, 0.2, 0.2),
+    "request_s": (16e-3, 0.5, 0.2, 0.2, 0.4),
+    "launch_s": (60e-6, 0.7, 0.3, 0.6, 0.5),
+    "stream_steps": (0.5, 0.7, 0.3, 1.5, 0.4),
+    "gemm_factor": (1.0, 0.05, 0.15, 0.05, 0.05),
+    "prefill_factor": (1.06, 0.08, 0.1, 0.1, 0.08),
+    "attention_factor": (1.05, 0.15, 0.15, 0.1, 0.12),
+    "experts_factor": (1.05, 0.12, 0.2, 0.15, 0.15),
+    "int4_experts_factor": (1.0, 0.15, 0.6, 0.3, 0.2),
+    "fp4_experts_factor": (1.0, 0.12, 0.2, 0.15, 0.15),
+    "latent_decode_factor": (1.05, 0.2, 0.3, 0.2, 0.25),
+    "latent_prefill_factor": (1.05, 0.3, 0.3, 0.2, 0.3),
+    "recurrent_factor": (1.2, 0.3, 0.3, 0.2, 0.2),
 }
+SORTS = {"engine": 1, "platform": 2, "architecture": 3, "version": 4}
 """Priors: what a serving engine costs on top of its kernels. Engines of one kernel library differ
 less in the factors than in the work of their hosts."""
 
 VERSIONS: dict[str, tuple[str, ...]] = {
     "vllm": ("0", "0.8", "0.11", "0.15", "0.18"),
     "sglang": ("0", "0.5", "0.5.6", "0.5.9", "0.5.10"),
-    "trtllm": ("0", "0.10", "0.17", "1.0", "1.2"),
+    "trtllm": ("0", "0.10", "0.17", "0.20", "1.0", "1.2"),
     "atom": ("0",),
 }
 """First versions of the ranges that have an effect of their own: those that rows exist for."""
@@ -71,15 +76,17 @@ VERSIONS: dict[str, tuple[str, ...]] = {
 ROW_SPREAD = {"tpot_ms": 0.04, "ttft_ms": 0.10, "e2e_latency_ms": 0.05}
 """Standard deviation of one row around its group, in log time."""
 
-GROUP_SPREAD = {"tpot_ms": 0.12, "ttft_ms": 0.20, "e2e_latency_ms": 0.12}
+GROUP_SPREAD = {"tpot_ms": 0.07, "ttft_ms": 0.15, "e2e_latency_ms": 0.07}
 """Standard deviation of a group (a model on a GPU) around the engine, in log time."""
 
 FREEDOM = 4.0
 """Degrees of freedom of Student's t: the weight of a row at three spreads is a third."""
 
-MOST_IN_GROUP = 12
+MOST_IN_GROUP = 10
+MOST_OPEN = 5
+"""Rows of an open loop in a group: each takes seconds to simulate."""
 MOST_TTFT_MS = 5000.0
-STEP = {"admission_steps": 0.5, "launch_s": 0.15}
+STEP = {"stream_steps": 0.2, "launch_s": 0.15}
 """Steps of the numerical derivatives where a prediction is not smooth; else 0.03."""
 
 LEFT_OUT: tuple[tuple[str, Callable[[Mapping[str, str]], bool]], ...] = (
@@ -92,6 +99,8 @@ LEFT_OUT: tuple[tuple[str, Callable[[Mapping[str, str]], bool]], ...] = (
      lambda r: r["source_id"] == "sgl-cookbook2" and r["model"].startswith("Kimi-K2.")),
     ("version of the engine is only known as mid-2024",
      lambda r: r["source_id"].startswith("argonne")),
+    ("TTFT without the prompt: contexts come from the prefix cache, PCIe between the GPUs",
+     lambda r: r["source_id"] == "rtx6kpro-qwen35"),
     ("first requests compile kernels: TTFT of 4 s at one client",
      lambda r: r["source_id"] == "sgl-cookbook2" and r["gpu"].startswith("MI300X")),
 )  # fmt: skip
@@ -155,6 +164,9 @@ def main() -> None:
     if arguments.residuals:
         left = [(c.row["row_id"], m, v) for c in cases for m, v in c.value.items()]
         arguments.residuals.write_text("".join(f"{i},{m},{v:.4f}\n" for i, m, v in left))
+        told = [(w, m, f"{e:.4f}", f"{law:.4f}", *g) for w, m, e, law, g in errors]
+        lines = "".join(",".join(t) + "\n" for t in told)
+        arguments.residuals.with_suffix(".left_out.csv").write_text(lines)
     spreads = conformal(errors)
     if arguments.check:
         return
@@ -180,7 +192,8 @@ def chosen(rows: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
     rng = np.random.default_rng(11)
     picked = []
     for group in kept.values():
-        order = rng.permutation(len(group))[:MOST_IN_GROUP]
+        most = MOST_OPEN if group[0]["load_kind"] == "open_loop_qps" else MOST_IN_GROUP
+        order = rng.permutation(len(group))[:most]
         picked += [group[i] for i in sorted(order)]
     return picked
 
@@ -235,7 +248,7 @@ def fit_engine(engine: str, cases: list[Case], rounds: int, pool: ProcessPoolExe
     cases = [c for c in cases if prepare(c)]
     keys = sorted({e for c in cases for e in c.effects})
     index = {(e, n): i for i, (e, n) in enumerate((e, n) for e in keys for n in PRIOR)}
-    width = np.array([PRIOR[n][1 if e == ("engine", "") else 2] for e, n in index])
+    width = np.array([PRIOR[n][SORTS[e[0]]] for e, n in index])
     theta = np.zeros(len(index))
     for turn in range(rounds):
         evaluate(cases, theta, index, pool)
@@ -258,11 +271,13 @@ def prepare(c: Case) -> bool:
     """Find the constants that a case depends on; return False if it cannot be predicted."""
     model, names = c.server.model, set(PRIOR)
     if model.experts is None:
-        names -= {"experts_factor", "small_experts_factor"}
-    elif c.server.model.experts is not None:
-        stored = c.server.deployment.dtype or model.expert_weights or model.weights or ""
-        if not any(k in stored for k in ("4", "int4")):
-            names -= {"small_experts_factor"}
+        names -= {"experts_factor", "int4_experts_factor", "fp4_experts_factor"}
+    else:
+        stored = formats(model, c.server.deployment).experts
+        if stored not in WEIGHT_BYTES or stored.startswith("int"):
+            names -= {"fp4_experts_factor"}
+        if stored not in WEIGHT_BYTES or not stored.startswith("int"):
+            names -= {"int4_experts_factor"}
     if model.attends_latents:
         names -= {"attention_factor"}
     else:
@@ -270,7 +285,7 @@ def prepare(c: Case) -> bool:
     if model.recurrent is None:
         names -= {"recurrent_factor"}
     if c.workload.kind == "static":
-        names -= {"request_s", "admission_steps"}
+        names -= {"request_s", "stream_steps"}
     if c.server.deployment.world == 1:
         names -= {"collective_s"}
     c.names = tuple(n for n in PRIOR if n in names)

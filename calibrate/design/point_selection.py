@@ -61,6 +61,7 @@ DISTANCE: dict[str, tuple[float, ...]] = {
     "matmul": (0.5, 1.1, 1.0),
     "attention_prefill": (1.0, 0.7, 0.5, 0.5, 1.0),
     "attention_decode": (1.0, 0.7, 0.5, 0.5, 1.0),
+    "experts": (1.2, 0.6, 0.7, 0.5, 0.5, 0.5),
 }
 """Weight of a doubling of each column in the distance. GEMM residuals are correlated over twice as
 many doublings of the rows as of n and k; attention residuals over more doublings of the heads than

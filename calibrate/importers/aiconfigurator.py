@@ -53,8 +53,9 @@ SYSTEMS = {
 IN_RANGE_POINTS = 96
 OUTSIDE_POINTS = 48
 ATTENTION_POINTS = 112
+DECODE_POINTS = 192
 LATENT_POINTS = 64
-EXPERT_POINTS = 192
+EXPERT_POINTS = 400
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ LATENT = ("mla_prefill", "mla_decode")
 ROUTING = "power_law_1.01"
 """Routing distribution of the rows used: some experts get more tokens, as with real text."""
 
-MOST_SHARDS = 16
+MOST_SHARDS = 8
 """Largest expert-parallel and tensor-parallel size of the MoE rows that are kept."""
 
 
@@ -170,7 +171,7 @@ TABLES = (
     ),
     Table(
         "attention_decode", "attention/{library}/*/generation_attention_perf.parquet",
-        LIBRARIES, _decode, ATTENTION_POINTS, True,
+        LIBRARIES, _decode, DECODE_POINTS, True,
     ),
     Table(
         "mla_prefill", "mla/{library}/*/context_mla_perf.parquet", ("trtllm", "sglang"),
@@ -188,6 +189,10 @@ TABLES = (
 SLOW_PATH = 2.5
 """A table whose times are, in the median of the cases that both have, more than this many times
 those of another library or version is of eager launches or of a kernel on a slow path."""
+
+MINOR_KERNEL = 0.5
+"""A kernel with less than this share of the rows of a table's main kernel serves shapes that the
+main one does not take. One law cannot hold both: they differ by a factor of two."""
 
 MOST_ROWS_SHARE = 0.3
 """A newer table with less than this share of an older one's rows covers only some special shapes,
@@ -282,10 +287,19 @@ def _tables(table: Table, folder: Path, datasheet: DeviceSpec) -> list[Timings]:
             for values, group in rows.groupby(names, sort=True):
                 key = tuple(zip(names, (str(v) for v in values), strict=True))
                 # A group with few rows comes from a special kernel.
+                group = _main_kernels(group)
                 if key[0][1] in KNOWN_FORMATS and len(group) >= 2 * LATENT_POINTS:
                     group = group.sort_index().reset_index(drop=True)
                     found.append(Timings(library, path.parent.name, key, group))
     return found
+
+
+def _main_kernels(rows: "pd.DataFrame") -> "pd.DataFrame":
+    if "kernel_source" not in rows.columns:
+        return rows
+    counts = rows["kernel_source"].value_counts()
+    main = counts.index[counts >= MINOR_KERNEL * counts.max()]
+    return rows[rows["kernel_source"].isin(main)]
 
 
 def _newest_complete(found: Sequence[Timings], library: str) -> list[Timings]:

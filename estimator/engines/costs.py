@@ -35,9 +35,12 @@ class Costs(Record):
     """[s] Per request: HTTP, tokenizing, first scheduling; affects only TTFT."""
     launch_s: NonNegative = 0.0
     """[s] Per kernel of a step with prefill: the host launches them one by one, as the shapes
-    change from step to step. Their sum is a lower bound on the step."""
-    admission_steps: NonNegative = 0.0
-    """Decode steps between two looks at the queue of new requests; 0: after every step."""
+    change from step to step. Their sum is a lower bound on the TTFT, but engines launch while
+    earlier steps run, so it takes no time from other requests."""
+    stream_steps: NonNegative = 0.0
+    """Decode steps by which a client sees its first token late: published recipes look at the queue
+    of new requests, and send tokens, only every ten or thirty steps (SGLang's
+    ``--scheduler-recv-interval`` and ``--stream-interval``)."""
     eager_latent_layer_s: NonNegative = 0.0
     """[s] Host time to launch a layer in decode with latent attention (MLA), in versions whose MLA
     kernels cannot be captured in a CUDA graph: a lower bound per layer."""
@@ -49,8 +52,10 @@ class Costs(Record):
     """Time of (paged) decode attention in the engine / time of the same kernel alone."""
     experts_factor: Positive = 1.0
     """Time of the experts in the engine / time of the tabulated kernels."""
-    small_experts_factor: Positive = 1.0
-    """The same for experts with 4-bit weights, in addition."""
+    int4_experts_factor: Positive = 1.0
+    """The same for experts with 4-bit integer weights, in addition."""
+    fp4_experts_factor: Positive = 1.0
+    """The same for experts with 4-bit floating-point weights, in addition."""
     latent_decode_factor: Positive = 1.0
     """Time of decode latent attention in the engine / time of the tabulated kernel."""
     latent_prefill_factor: Positive = 1.0
@@ -84,7 +89,8 @@ def kernel_factors(costs: Costs, experts_format: str) -> dict[str, float]:
     """Return the engine's factor on the time of each group of operators that is not 1."""
     experts = costs.experts_factor
     if experts_format in WEIGHT_BYTES:
-        experts *= costs.small_experts_factor
+        integer = experts_format.startswith("int")
+        experts *= costs.int4_experts_factor if integer else costs.fp4_experts_factor
     found = dict.fromkeys(GEMM_GROUPS, costs.gemm_factor)
     return found | {"experts": experts, "recurrent": costs.recurrent_factor}
 

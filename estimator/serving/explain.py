@@ -16,12 +16,18 @@ def explain_ttft(steps: StepTimes, w: Workload, ttft_s: float, engine: Engine) -
         if w.concurrency == 1:
             return "TTFT is the prefill of the prompt"
         return f"TTFT is the prefill of all prompts; one alone takes {own * 1e3:.0f} ms"
-    queue = max(ttft_s - own - engine.costs.request_s, 0.0)
+    sent = engine.costs.stream_steps * steps.decode_s(
+        max(1, w.concurrency), w.prompt_tokens + w.output_tokens / 2.0
+    )
+    own = max(own, steps.launch_s)
+    sent = min(sent, max(ttft_s - own - engine.costs.request_s, 0.0))
     parts = {
-        "waiting for other prompts": queue,
+        "waiting for other prompts": max(ttft_s - own - engine.costs.request_s - sent, 0.0),
         "its own prefill": own,
         "the host": engine.costs.request_s,
     }
+    if sent > 0.05 * ttft_s:
+        parts["sending tokens in groups"] = sent
     most = max(parts, key=lambda k: parts[k])
     shown = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in parts.items())
     return f"TTFT is mostly {most} ({shown})"

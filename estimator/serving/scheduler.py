@@ -147,7 +147,6 @@ class _Simulation:
         self.prefilling: deque[list[float]] = deque()  # request, tokens left, tokens done
         self.running: list[tuple[float, int]] = []  # heap of (step at which it ends, request)
         self.done_steps = 0.0
-        self.next_look = 0.0
         self.gain = load.tokens_per_step
         self.context_sum = 0.0
         """[tokens] Sum of the contexts of the running sequences, each minus what all have gained
@@ -178,11 +177,6 @@ class _Simulation:
         )  # fmt: skip
 
     def arrive(self) -> None:
-        if self.running and not self.waiting and not self.prefilling:
-            # A busy server looks at its queue after every so many steps.
-            if self.done_steps < self.next_look - EPSILON:
-                return
-            self.next_look = self.done_steps + self.engine.costs.admission_steps
         while self.coming and self.coming[0][0] <= self.now + EPSILON:
             when, request = heapq.heappop(self.coming)
             self.arrival[request] = when
@@ -267,8 +261,7 @@ class _Simulation:
         many = max(1.0, float(math.ceil(left - EPSILON)))
         if self.coming:
             until = max(self.coming[0][0] - self.now, 0.0)
-            blind = math.ceil(self.next_look - self.done_steps - EPSILON)
-            many = max(1.0, min(many, max(float(-(-until // begin)), float(blind))))
+            many = max(1.0, min(many, float(-(-until // begin))))
         took = 0.5 * many * (begin + self.steps.decode_s(count, context + many * self.gain))
         if self.stall:
             self.gaps.append((self.stall + begin, float(count)))

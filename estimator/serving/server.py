@@ -142,7 +142,7 @@ class Server:
             rate = group.clients / float(outcome.end_s.max())
             return Simulated(load, outcome, np.ones(group.clients), rate, None, growing=False)
         held = group.fit * w.longest_tokens
-        request_s = self.engine.costs.request_s
+        request_s = self.engine.costs.request_s + group.launching_s(w)
         return simulate_group(
             w, group.clients, group.busy, request_s,
             lambda load: simulate(group.steps, self.engine, load, held),
@@ -158,12 +158,19 @@ class Server:
         model, d, engine, hardware = self.model, self.deployment, self.engine, self.nodes
         outcome, weights = simulated.outcome, simulated.weights
         # A static batch is run inside the engine's process: there is no request overhead.
-        request_s = engine.costs.request_s if w.kind != "static" else 0.0
+        request_s = 0.0
+        if w.kind != "static":
+            request_s = engine.costs.request_s + group.launching_s(w)
         ttft = outcome.first_s - outcome.arrival_s + request_s
         e2e = outcome.end_s - outcome.arrival_s + request_s
         more = outcome.output_tokens - 1.0
         several = more > 0
         tpot = (outcome.end_s - outcome.first_s)[several] / more[several]
+        if w.kind != "static":
+            # The first token is sent with those of some steps more; the last one is not later.
+            late = np.minimum(engine.costs.stream_steps, more[several]) * tpot
+            ttft[several] += late
+            tpot = tpot - late / more[several]
         prompts = float(simulated.load.prompt_tokens.mean())
         outputs = float(simulated.load.output_tokens.mean())
         per_s = simulated.requests_per_s * group.busy
@@ -271,11 +278,11 @@ class Server:
         steps, graph = group.steps, group.steps.graph
         if w.kind == "static":
             decode, prefill = group.static(w)
-            total = steps.engine_step_s(prefill, 0, prefilling=True)
+            total = steps.engine_step_s(prefill, 0)
             first = part_times(prefill, total)
             if not decode:
                 return (), first
-            return part_times(decode, steps.engine_step_s(decode, running, prefilling=False)), first
+            return part_times(decode, steps.engine_step_s(decode, running)), first
         costs = self.engine.costs
         prompt = max(w.mean_length * w.prompt_tokens * (1.0 - w.cached_share), 1.0)
         prefill = in_engine(steps.prefill_parts(1.0, prompt), costs, graph, decode=False)
@@ -320,6 +327,11 @@ class _Group:
     busy: float
     """Number of groups that have work."""
     _static: list[tuple[list[Part], list[Part]]] = field(default_factory=list, repr=False)
+
+    def launching_s(self, w: Workload) -> float:
+        """Return how much longer the host launches a prompt's kernels than they take [s]."""
+        prompt = max(w.mean_length * w.prompt_tokens * (1.0 - w.cached_share), 1.0)
+        return max(self.steps.launch_s - self.steps.step_s(0, 0.0, prompt, 1.0, 0.0), 0.0)
 
     def static(self, w: Workload) -> tuple[list[Part], list[Part]]:
         """Return the parts of decode and prefill of a static batch, evaluated once."""

@@ -55,12 +55,12 @@ def static_outcome(
     decode, prefill = parts
     cached = w.prompt_tokens * w.cached_share
     if steps.engine.policy == "whole_batch" and not cached:
-        first = steps.engine_step_s(prefill, 0, prefilling=True)
+        first = steps.engine_step_s(prefill, 0)
     else:
         first = _in_budget(steps, w, batch, cached)
     tpot = 0.0
     if decode:
-        tpot = steps.engine_step_s(decode, batch, prefilling=False) / (1.0 + w.accepted_tokens)
+        tpot = steps.engine_step_s(decode, batch) / (1.0 + w.accepted_tokens)
     end = first + (w.output_tokens - 1) * tpot
     one = np.ones(batch)
     gaps = np.array([[tpot, 1.0]]) if decode else np.zeros((0, 2))

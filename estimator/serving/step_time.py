@@ -2,13 +2,14 @@
 
 The kernels of a step are those of its tokens, of its decoding sequences and of its prompts; their
 times are interpolated (``step_tables``). The host costs of the engine are added. Without CUDA
-graphs, launching the kernels sets a lower bound:
+graphs (early versions of latent attention), launching the layers sets a lower bound:
 
-    step = max(kernels, launches x host) + layers x gaps + step + sequences x each
+    step = max(kernels, layers x eager launch) + layers x gaps + step + sequences x each
 
-Decode is captured in CUDA graphs; a step with prefill launches its kernels one by one, which takes
-longer than the kernels themselves for short prompts on fast GPUs: TTFT then no longer depends on
-the number of GPUs.
+Decode is captured in CUDA graphs; a step with prefill launches its kernels one by one. For short
+prompts on fast GPUs that takes longer than the kernels themselves, and TTFT no longer depends on
+the number of GPUs. Engines launch while earlier steps still run, so it delays the first token but
+hardly takes time from the other requests.
 """
 
 from collections.abc import Mapping
@@ -90,7 +91,8 @@ class StepTimes:
     """Number of tokens per decoding sequence in a step; above 1 with speculative decoding."""
     tables: StepTables = field(init=False, repr=False)
     _floor_s: float = field(init=False, repr=False)
-    _prefill_floor_s: float = field(init=False, repr=False)
+    launch_s: float = field(init=False, repr=False)
+    """[s] Time that the host takes to launch the kernels of a step with prefill."""
     _fixed_s: float = field(init=False, repr=False)
     _of_tokens: dict[int, tuple[float, float]] = field(init=False, repr=False, default_factory=dict)
     """Kernels on the tokens of a decode step, and the host, by the number of sequences."""
@@ -117,7 +119,7 @@ class StepTimes:
         layers = model.layers
         eager = layers * costs.eager_latent_layer_s if model.attends_latents else 0.0
         self._floor_s = eager
-        self._prefill_floor_s = max(eager, t.launches * costs.launch_s)
+        self.launch_s = t.launches * costs.launch_s
         self._fixed_s = costs.step_s + layers * costs.layer_s + t.collectives * costs.collective_s
 
     def rows_s(self, tokens: float) -> float:
@@ -173,21 +175,18 @@ class StepTimes:
         kernels = rows + self._head(max(tokens + prompts, 1.0))
         if sequences:
             kernels += self._decode(sequences, context)
-        floor = self._floor_s
         if chunk:
             attention = self.prefill_attention_s(prompts, chunk / prompts, past)
             # prefill_factor scales the whole step if nothing decodes, else only the added time.
             added = rows - self._rows(tokens) if tokens else rows
             kernels += attention
             kernels += (self.engine.costs.prefill_factor - 1.0) * (added + attention)
-            floor = self._prefill_floor_s
-        return max(kernels, floor) + self.host_s(sequences)
+        return max(kernels, self._floor_s) + self.host_s(sequences)
 
-    def engine_step_s(self, parts: list[Part], sequences: int, *, prefilling: bool) -> float:
+    def engine_step_s(self, parts: list[Part], sequences: int) -> float:
         """Return the time of a step whose kernels take the time of ``parts`` [s]."""
         kernels = sum(part.time_s for part in parts)
-        floor = self._prefill_floor_s if prefilling else self._floor_s
-        return max(kernels, floor) + self.host_s(sequences)
+        return max(kernels, self._floor_s) + self.host_s(sequences)
 
     def host_s(self, sequences: float) -> float:
         """Return the time that host and gaps between kernels add to a step [s]."""
@@ -207,8 +206,9 @@ class StepTimes:
         added = self._rows.many(np.maximum(tokens + chunk, 1.0)) - base
         extra = whole + (costs.prefill_factor - 1.0) * (added + whole)
         kernels += np.where(prefilling, extra, 0.0)
-        eager = np.where(prefilling, self._prefill_floor_s, self._floor_s)
-        times_s: Array = np.maximum(kernels, eager) + self._fixed_s + sequences * costs.sequence_s
+        times_s: Array = (
+            np.maximum(kernels, self._floor_s) + self._fixed_s + sequences * costs.sequence_s
+        )
         return times_s
 
     def decode_parts(self, sequences: float, context: float) -> list[Part]:
