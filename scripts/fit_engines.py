@@ -50,11 +50,11 @@ PRIOR: dict[str, tuple[float, float, float, float, float]] = {
     "collective_s": (2e-6, 0.5, 0.3, 0.2, 0.2),
     "request_s": (16e-3, 0.5, 0.2, 0.2, 0.4),
     "launch_s": (60e-6, 0.7, 0.3, 0.6, 0.5),
-    "stream_steps": (0.5, 0.7, 0.3, 1.5, 0.4),
-    "gemm_factor": (1.0, 0.05, 0.15, 0.05, 0.05),
+    "stream_steps": (0.5, 0.7, 0.3, 2.5, 0.4),
+    "gemm_factor": (1.0, 0.05, 0.15, 0.12, 0.05),
     "prefill_factor": (1.06, 0.08, 0.1, 0.1, 0.08),
     "attention_factor": (1.05, 0.15, 0.15, 0.1, 0.12),
-    "experts_factor": (1.05, 0.12, 0.2, 0.15, 0.15),
+    "experts_factor": (1.05, 0.12, 0.2, 0.2, 0.15),
     "int4_experts_factor": (1.0, 0.15, 0.6, 0.3, 0.2),
     "fp4_experts_factor": (1.0, 0.12, 0.2, 0.15, 0.15),
     "latent_decode_factor": (1.05, 0.2, 0.3, 0.2, 0.25),
@@ -249,7 +249,7 @@ def fit_engine(engine: str, cases: list[Case], rounds: int, pool: ProcessPoolExe
     keys = sorted({e for c in cases for e in c.effects})
     index = {(e, n): i for i, (e, n) in enumerate((e, n) for e in keys for n in PRIOR)}
     width = np.array([PRIOR[n][SORTS[e[0]]] for e, n in index])
-    theta = np.zeros(len(index))
+    theta = start(engine, index)
     for turn in range(rounds):
         evaluate(cases, theta, index, pool)
         print(f"{engine} round {turn}: {summary(cases)}", flush=True)
@@ -257,7 +257,7 @@ def fit_engine(engine: str, cases: list[Case], rounds: int, pool: ProcessPoolExe
         for _ in range(4):
             shifted = [shift(c, change, index) for c in cases]
             change = change + solve(shifted, theta + change, index, width)
-        theta = theta + (1.0 if turn else 0.7) * change
+        theta = theta + change
     evaluate(cases, theta, index, pool)
     print(f"{engine} fitted: {summary(cases)}", flush=True)
     errors = leave_out(cases, theta, index, width)
@@ -265,6 +265,22 @@ def fit_engine(engine: str, cases: list[Case], rounds: int, pool: ProcessPoolExe
     effects = {e: {n: float(theta[index[e, n]]) for n in PRIOR} for e in keys}
     seen = tuple(sorted({(c.version, c.family, c.kind) for c in cases}))
     return Fitted(len(cases), effects, counts, seen, errors)
+
+
+def start(engine: str, index: Mapping[tuple[tuple[str, str], str], int]) -> Array:
+    """Return the effects in the engine's file, where it has them; else 0."""
+    known = next(e for e in load_engines() if e.name == engine)
+    theta = np.zeros(len(index))
+    found = {("engine", ""): {n: getattr(known.costs, n) / PRIOR[n][0] for n in PRIOR}}
+    for e in known.effects:
+        key = ("architecture", e.architecture) if e.architecture else ("platform", e.platform)
+        if e.from_version:
+            key = ("version", f"{e.platform} {e.from_version}")
+        found[key] = e.factors
+    for (effect, name), place in index.items():
+        value = found.get(effect, {}).get(name, 1.0)
+        theta[place] = math.log(value) if value > 0.0 else 0.0
+    return theta
 
 
 def prepare(c: Case) -> bool:
@@ -446,32 +462,55 @@ def shift(c: Case, change: Array, index: Mapping[object, int]) -> Case:
     )  # fmt: skip
 
 
+LEAST_GROUPS = 3
+"""Fewest groups that were left out for which a platform or a kind of model has its own factors."""
+
+COVERED = 0.9
+
+
 def conformal(
     errors: Sequence[tuple[str, str, float, float, tuple[str, ...]]],
-) -> dict[str, dict[str, float]]:
-    """Return the 90 % factors by distance, beside what the laws explain."""
-    found: dict[str, dict[str, float]] = {}
+) -> list[dict[str, str | float | int]]:
+    """Return the 90 % factors by distance, platform and kind, beside what the laws explain."""
+    found: list[dict[str, str | float | int]] = []
+    kinds = sorted({g[3] for *_, g in errors})
     for what in ("seen", "version", "engine", "other"):
-        found[what] = {}
-        for m, name in (("tpot_ms", "tpot"), ("ttft_ms", "ttft")):
-            mine = [(abs(e), law) for w, metric, e, law, _ in errors if w == what and metric == m]
-            if not mine:
-                continue
-            size, law = np.array(mine).T
-            needed = np.sort(np.sqrt(np.maximum(size**2 - law**2, 0.0)))
-            rank = min(math.ceil(0.9 * (len(needed) + 1)) - 1, len(needed) - 1)
-            found[what][name] = math.exp(float(needed[rank]))
-            groups = len({g for w, metric, *_, g in errors if w == what and metric == m})
-            found[what]["groups"] = max(found[what].get("groups", 0), groups)
-            percent = 100.0 * np.abs(
-                np.expm1([e for w, k, e, *_ in errors if w == what and k == m])
-            )
-            print(
-                f"left out, {what:8} {name}: median {np.median(percent):.1f} mean "
-                f"{percent.mean():.1f} %, factor {found[what][name]:.2f} beside the laws "
-                f"(median law {np.median(law):.2f}), {groups} groups, {len(mine)} rows"
-            )
+        for platform in ("", "cuda", "rocm"):
+            for kind in ("", *kinds):
+                entry: dict[str, str | float | int] = {
+                    "what": what, "platform": platform, "kind": kind,
+                }  # fmt: skip
+                most = 0
+                for m, name in (("tpot_ms", "tpot"), ("ttft_ms", "ttft")):
+                    mine = [
+                        (e, law, g)
+                        for w, metric, e, law, g in errors
+                        if w == what and metric == m and kind in ("", g[3])
+                        and platform in ("", platform_of(g[2]))
+                    ]  # fmt: skip
+                    groups = len({g for *_, g in mine})
+                    if groups < LEAST_GROUPS:
+                        break
+                    most = max(most, groups)
+                    size, law = np.array([(abs(e), x) for e, x, _ in mine]).T
+                    needed = np.sort(np.sqrt(np.maximum(size**2 - law**2, 0.0)))
+                    rank = min(math.ceil(COVERED * (len(needed) + 1)) - 1, len(needed) - 1)
+                    entry[name] = math.exp(float(needed[rank]))
+                    percent = 100.0 * np.abs(np.expm1([e for e, *_ in mine]))
+                    print(
+                        f"left out, {what:8} {platform:4} {kind:8} {name}: median "
+                        f"{np.median(percent):.1f} mean {percent.mean():.1f} %, factor "
+                        f"{entry[name]:.2f} beside the laws ({np.median(law):.2f}), "
+                        f"{groups} groups, {len(mine)} rows"
+                    )
+                else:
+                    found.append(entry | {"groups": most})
     return found
+
+
+def platform_of(architecture: str) -> str:
+    """Return the software platform of an architecture."""
+    return "rocm" if architecture.startswith("cdna") else "cuda"
 
 
 LEAST_EFFECT = 0.02
@@ -512,18 +551,17 @@ def write_engine(engine: str, result: Fitted) -> None:
     path.write_text(text[: at.start()] + seen + "\n" + text[at.start() :])
 
 
-def write_distances(spreads: Mapping[str, Mapping[str, float]]) -> None:
+def write_distances(spreads: Sequence[Mapping[str, str | float | int]]) -> None:
     """Write the 90 % factors of what was left out."""
     lines = ["# Written by scripts/fit_engines.py: 90 % factors of groups left out of the fit."]
-    for what, values in spreads.items():
-        lines += ["", f"[{what}]"]
-        lines += [
-            f"{k} = {v:.3f}" if k != "groups" else f"{k} = {int(v)}" for k, v in values.items()
-        ]
+    for entry in spreads:
+        lines += ["", "[[distance]]"]
+        for key, value in entry.items():
+            if isinstance(value, float):
+                lines.append(f"{key} = {value:.3f}")
+            elif value != "":
+                lines.append(f"{key} = {value}" if isinstance(value, int) else f'{key} = "{value}"')
     (FOLDER / "distance.toml").write_text("\n".join(lines) + "\n")
-
-
-__all__ = ["load_engines"]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """How far a case is from those that the engine's constants were fitted to, and what that costs.
 
-Published rows come in groups: one version of an engine, one family of GPUs, one kind of model. The
-fit leaves out one whole group after the other and predicts it from the rest. The errors of whole
-groups, by how much of a group the rest knew, are the interval of a prediction that knows as much:
+Published rows come in groups: one version of an engine, one architecture, one kind of model. The
+fit leaves out one group after the other and predicts it from the rest. The errors of what was left
+out, by how much of it the rest knew, are the interval of a prediction that knows as much:
 
-- ``seen``: rows of this version, architecture and kind of model were fitted;
+- ``seen``: rows of this version, architecture and kind of model were fitted (one model was left
+  out);
 - ``version``: of this version and architecture, but of other kinds of models;
 - ``engine``: of this engine on this architecture, in other versions;
 - ``other``: of this engine on other architectures only.
+
+Errors differ by the kind of model and by the platform, so each has factors of its own where at
+least three groups were left out.
 
 >>> from groundspeed.estimator.engines.engine import find_engine
 >>> distance(find_engine("bare"), "hopper", "dense").what
@@ -17,6 +21,9 @@ groups, by how much of a group the rest knew, are the interval of a prediction t
 import functools
 import tomllib
 from importlib import resources
+from typing import Annotated
+
+from pydantic import Field
 
 from groundspeed.estimator.engines.engine import DISTANCES, NO_ENGINE, Engine, family
 from groundspeed.profiles.record import Positive, Record
@@ -27,10 +34,29 @@ class Distance(Record):
 
     what: str
     """``seen``, ``version``, ``engine``, ``other``; ``none`` without an engine."""
+    platform: str = ""
+    """``cuda`` or ``rocm``; empty: of both."""
+    kind: str = ""
+    """Kind of model; empty: of all."""
     tpot: Positive
     ttft: Positive
-    groups: int
+    groups: Annotated[int, Field(ge=0)]
     """Number of groups that were left out to find the factors."""
+
+    def __str__(self) -> str:
+        known = {
+            "none": "no engine",
+            "seen": "fitted to rows of this version, architecture and kind of model",
+            "version": "fitted to other kinds of models on this version and architecture",
+            "engine": "fitted to other versions on this architecture",
+            "other": "fitted to other architectures only",
+        }[self.what]
+        if self.what == "none":
+            return known
+        return (
+            f"engine's constants {known}; what was left out like this was within "
+            f"{self.tpot:.2f} (TPOT) and {self.ttft:.2f} (TTFT), nine times in ten"
+        )
 
 
 NO_DISTANCE = Distance(what="none", tpot=1.0, ttft=1.0, groups=0)
@@ -58,11 +84,15 @@ def distance(engine: Engine, architecture: str, kind: str) -> Distance:
         what = "engine"
     else:
         what = "other"
-    return _distances()[what]
+    known = _distances()
+    for case in ((engine.platform, kind), ("", kind), (engine.platform, ""), ("", "")):
+        if (found := known.get((what, *case))) is not None:
+            return found
+    return known["other", "", ""]
 
 
 @functools.cache
-def _distances() -> dict[str, Distance]:
+def _distances() -> dict[tuple[str, str, str], Distance]:
     text = (resources.files("groundspeed.estimator") / "engines" / DISTANCES).read_text()
-    found = tomllib.loads(text)
-    return {what: Distance(what=what, **values) for what, values in found.items()}
+    found = [Distance.model_validate(d) for d in tomllib.loads(text)["distance"]]
+    return {(d.what, d.platform, d.kind): d for d in found}

@@ -139,20 +139,30 @@ class CompressedAttention:
         if self.ratio:
             wide = self.blocks * (self.head_dim + (self.index_dim if self.indexed else 0))
             parts.append(matmul("compress", m, 2.0 * wide, h, count, f.rest))
+            # The unfinished block is read, pooled and written back.
+            parts.append(elementwise("compress", "kv_write", m, 2.0 * wide, count, f.rest))
         if self.indexed:
             width = self.index_heads * self.index_dim
             parts += at.linear("index", m, width, self.query_rank, count)
+            # Queries of the index are rotated and quantized.
+            parts.append(elementwise("index", "fp8_quantize", m, width, count, f.rest))
         # A group of heads is projected to a low rank of its own: as many weights as all together.
         depth = self.heads * self.head_dim / self.output_groups
         parts += at.linear("out", m, groups * self.output_rank, depth, count)
         parts += at.linear("out", m, h, groups * self.output_rank, count)
+        parts.append(
+            elementwise("norm", "rms_norm", m, self.query_rank + self.head_dim, count, f.rest)
+        )
         turned = heads * self.head_dim + self.head_dim
         parts.append(elementwise("rotary", "rotary", m, turned, count, f.rest))
         streams = self.streams * h
         mixing = float((2 + self.streams) * self.streams)
         return [
             *parts,
+            elementwise("streams", "rms_norm", m, streams, 2 * count, f.rest),
             matmul("streams", m, mixing, streams, 2 * count, f.rest),
+            # The mixing matrix is made doubly stochastic, by iterations inside one kernel.
+            elementwise("streams", "rms_norm", m, mixing, 2 * count, f.rest),
             elementwise("streams", "residual_add", m, streams, 2 * count, f.rest),
         ]
 
@@ -161,10 +171,12 @@ class CompressedAttention:
         seen = np.maximum(self._seen(context), 1.0)
         parts = [self._attention("mla_decode", sequences, seen, at)]
         if self.indexed:
-            columns = context / self.ratio * self.index_dim / 2.0
-            parts.append(
-                elementwise("index", "argmax", sequences, columns, self.layers, at.formats.rest)
-            )
+            scores = context / self.ratio
+            columns = scores * self.index_dim / 2.0
+            rest, count = at.formats.rest, self.layers
+            parts.append(elementwise("index", "argmax", sequences, columns, count, rest))
+            # The scores, in 32 bits, are read twice to find the largest.
+            parts.append(elementwise("index", "argmax", sequences, 4.0 * scores, count, rest))
         return parts
 
     def prefill(self, prompts: Array, length: Array, at: Shard) -> list[Operator]:

@@ -1,5 +1,6 @@
 """Explain a prediction in words: the cause of TTFT, the assumptions and the warnings."""
 
+from groundspeed.estimator.engines.distance import Distance
 from groundspeed.estimator.engines.engine import Engine
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.quantization import Formats
@@ -33,10 +34,10 @@ def explain_ttft(steps: StepTimes, w: Workload, ttft_s: float, engine: Engine) -
     return f"TTFT is mostly {most} ({shown})"
 
 
-def assumptions(w: Workload, engine: Engine, simulated: int) -> tuple[str, ...]:
+def assumptions(w: Workload, engine: Engine, simulated: int, known: Distance) -> tuple[str, ...]:
     """List the assumptions of a prediction: engine, scheduling policy, lengths and statistic."""
     if w.kind == "static":
-        return (f"static batch, {engine.title}",)
+        return (f"static batch, {engine.title}", str(known))
     lengths = (
         "all equal"
         if w.length_low == w.length_high
@@ -57,6 +58,7 @@ def assumptions(w: Workload, engine: Engine, simulated: int) -> tuple[str, ...]:
         f"lengths {lengths}",
         prompts,
         f"{w.statistic} of requests",
+        str(known),
     )
 
 

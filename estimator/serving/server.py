@@ -26,6 +26,7 @@ from groundspeed.estimator.deployment.memory import (
     require_fit,
 )
 from groundspeed.estimator.deployment.stored import cache_bytes, step_weight_bytes
+from groundspeed.estimator.engines.distance import distance
 from groundspeed.estimator.engines.engine import NO_ENGINE, Engine, find_engine
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.hardware.nodes import Nodes, in_nodes, require_used
@@ -200,7 +201,7 @@ class Server:
             or outcome.queued > QUEUED_SHARE * len(outcome.first_s)
             or simulated.growing
         )
-        f = formats(model, d)
+        f, known = formats(model, d), distance(engine, hardware.architecture, model.kind)
         arriving = simulated.offered_per_s
         offered = arriving * group.busy if arriving is not None else None
         concurrency = w.concurrency
@@ -257,7 +258,7 @@ class Server:
                 step_weight_bytes(model, d, running * group.busy / d.replicas / d.pp / d.dp),
             ),
             ttft_explained=explain_ttft(group.steps, w, ttft_s, engine),
-            assumed=assumptions(w, engine, len(outcome.first_s)),
+            assumed=assumptions(w, engine, len(outcome.first_s), known),
             notes=serving_notes(
                 hardware, model, formats(model, d), decode, prefill, w,
                 fit=group.fit * d.groups, saturated=saturated,
