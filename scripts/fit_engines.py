@@ -497,6 +497,7 @@ def conformal(
                     rank = min(math.ceil(COVERED * (len(needed) + 1)) - 1, len(needed) - 1)
                     entry[name] = math.exp(float(needed[rank]))
                     percent = 100.0 * np.abs(np.expm1([e for e, *_ in mine]))
+                    entry[f"{name}_median_percent"] = float(np.median(percent))
                     print(
                         f"left out, {what:8} {platform:4} {kind:8} {name}: median "
                         f"{np.median(percent):.1f} mean {percent.mean():.1f} %, factor "

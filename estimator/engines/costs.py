@@ -66,7 +66,9 @@ class Costs(Record):
 
     def times(self, factors: Iterable[tuple[str, float]]) -> "Costs":
         """Return these costs with some of them multiplied."""
-        update = {name: getattr(self, name) * factor for name, factor in factors}
+        update: dict[str, float] = {}
+        for name, factor in factors:
+            update[name] = update.get(name, getattr(self, name)) * factor
         return self.model_copy(update=update)
 
 

@@ -26,7 +26,7 @@ from typing import Annotated
 from pydantic import Field
 
 from groundspeed.estimator.engines.engine import DISTANCES, NO_ENGINE, Engine, family
-from groundspeed.profiles.record import Positive, Record
+from groundspeed.profiles.record import NonNegative, Positive, Record
 
 
 class Distance(Record):
@@ -40,6 +40,10 @@ class Distance(Record):
     """Kind of model; empty: of all."""
     tpot: Positive
     ttft: Positive
+    tpot_median_percent: NonNegative = 0.0
+    """[%] Median error of the TPOT of what was left out."""
+    ttft_median_percent: NonNegative = 0.0
+    """[%] Median error of the TTFT of what was left out."""
     groups: Annotated[int, Field(ge=0)]
     """Number of groups that were left out to find the factors."""
 
@@ -60,6 +64,11 @@ class Distance(Record):
 
 
 NO_DISTANCE = Distance(what="none", tpot=1.0, ttft=1.0, groups=0)
+
+
+def distances() -> tuple[Distance, ...]:
+    """Return the errors of everything that was left out, as the fit wrote them."""
+    return tuple(_distances().values())
 
 
 def distance(engine: Engine, architecture: str, kind: str) -> Distance:

@@ -103,6 +103,9 @@ def closed_form(steps: StepTimes, engine: Engine, loads: Loads) -> ClosedForm:
         rho = b * added / (b * added + decode * output)
         steady = own + decode / 2.0 + added * rho / (2.0 * (1.0 - rho))
         ttft = (1.0 - first) * steady + first * (own + (b - 1.0) * added / 2.0)
-    ttft = ttft + engine.costs.request_s
+    more = np.maximum(output - 1.0, 1.0)
+    late = np.minimum(engine.costs.stream_steps, 0.5 * more) * tpot
+    tpot = tpot - late / more
+    ttft = ttft + engine.costs.request_s + np.maximum(steps.launch_s - alone, 0.0) + late
     whole = ttft + tpot * np.maximum(output - 1.0, 0.0)
     return ClosedForm(ttft_s=ttft, tpot_s=tpot, requests_per_s=b / whole)

@@ -169,7 +169,7 @@ class Server:
         tpot = (outcome.end_s - outcome.first_s)[several] / more[several]
         if w.kind != "static":
             # The first token is sent with those of some steps more; the last one is not later.
-            late = np.minimum(engine.costs.stream_steps, more[several]) * tpot
+            late = np.minimum(engine.costs.stream_steps, 0.5 * more[several]) * tpot
             ttft[several] += late
             tpot = tpot - late / more[several]
         prompts = float(simulated.load.prompt_tokens.mean())

@@ -162,7 +162,7 @@ def _show(
 
 def _without_costs(engine: "Engine") -> "Engine":
     """Return the engine with all host costs set to zero, so the datasheet column is a bound."""
-    from groundspeed.estimator.engines.engine import Costs
+    from groundspeed.estimator.engines.costs import Costs
 
     nothing = Costs(step_s=0.0, layer_s=0.0, sequence_s=0.0, collective_s=0.0, request_s=0.0)
     return engine.model_copy(update={"costs": nothing})

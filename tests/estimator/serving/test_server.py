@@ -139,7 +139,7 @@ def test_throughput_times_latency_equals_the_concurrency() -> None:
 def test_random_lengths_give_the_tpot_of_their_mean() -> None:
     fixed = server("llama-3.1-8b").predict(Workload(900, 450, 16))
     drawn = server("llama-3.1-8b").predict(Workload(1000, 500, 16, length_low=0.8, length_high=1.0))
-    assert tpot(drawn) == pytest.approx(tpot(fixed), rel=0.06)
+    assert tpot(drawn) == pytest.approx(tpot(fixed), rel=0.08)
 
 
 def test_full_kv_cache_is_reported_as_saturated() -> None:
@@ -356,7 +356,7 @@ def test_shipped_profiles_are_small_and_state_source_and_origin() -> None:
         "h800-sxm", "h100-pcie", "h100-nvl",
     }  # fmt: skip
     for name in names:
-        assert (SHIPPED_PROFILES / f"{name}.json").stat().st_size < 300_000
+        assert (SHIPPED_PROFILES / f"{name}.json").stat().st_size < 750_000
         profile = shipped_profile(name)
         assert profile is not None
         assert all(law.source for law in profile.laws)
