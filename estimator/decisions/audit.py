@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from groundspeed.estimator.deployment.deployment import Deployment, require_valid
-from groundspeed.estimator.engines.engine import Costs, Engine
+from groundspeed.estimator.engines.costs import Costs
+from groundspeed.estimator.engines.engine import Engine
 from groundspeed.estimator.hardware.law_lookup import DatasheetHardware, Hardware
 from groundspeed.estimator.model.spec import Model
 from groundspeed.estimator.serving.server import Server
