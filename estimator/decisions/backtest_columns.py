@@ -29,7 +29,7 @@ COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ep": ("expert parallel size", ("expert_parallel_size", "ep_size")),
     "dp_attn": ("groups of data-parallel attention", ("dp", "dp_size", "data_parallel_size")),
     "n_gpus": ("GPUs in all", ("num_gpus", "gpus")),
-    "engine": ("vllm, sglang or trtllm", ("backend", "framework", "server")),
+    "engine": ("vllm, sglang, trtllm or atom", ("backend", "framework", "server")),
     "engine_version": ("version of the engine", ("version",)),
     "weight_dtype": ("format of the weights", ("dtype", "quantization", "precision", "quant")),
     "kv_dtype": ("format of the cache", ("kv_cache_dtype",)),

@@ -129,7 +129,7 @@ def _require_candidate(candidate: Candidate) -> None:
         raise InputError(
             "bare is no engine, so it serves nothing",
             where="--engine",
-            remedy="give vllm, sglang or trtllm",
+            remedy="give vllm, sglang, trtllm or atom",
         )
 
 

@@ -37,7 +37,7 @@ class ServerOptions:
     kv_dtype: str | None = None
     """Data type of the KV cache; None: the checkpoint's, else 16 bit."""
     engine: str = "vllm"
-    """``vllm``, ``sglang``, ``trtllm`` or ``bare`` (no engine)."""
+    """``vllm``, ``sglang``, ``trtllm``, ``atom`` or ``bare`` (no engine)."""
     engine_version: str = ""
     """Version of the engine; empty: the newest whose host costs are known."""
     token_budget: int | None = None

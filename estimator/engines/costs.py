@@ -66,9 +66,9 @@ class Costs(Record):
 
     def times(self, factors: Iterable[tuple[str, float]]) -> "Costs":
         """Return these costs with some of them multiplied."""
-        update: dict[str, float] = {}
+        update = {name: float(getattr(self, name)) for name in Costs.model_fields}
         for name, factor in factors:
-            update[name] = update.get(name, getattr(self, name)) * factor
+            update[name] *= factor
         return self.model_copy(update=update)
 
 

@@ -152,7 +152,7 @@ def estimate(
         Number of clients of a server in a closed loop.
     rate : float, optional
         Arrival rate of an open loop [requests/s].
-    engine : {'vllm', 'sglang', 'trtllm', 'bare'}, optional
+    engine : {'vllm', 'sglang', 'trtllm', 'atom', 'bare'}, optional
         Default: ``vllm`` for a server, ``bare`` (no engine) for a static batch.
     engine_version : str, default ''
         Version of the engine. Default: the newest whose constants are known.

@@ -95,7 +95,9 @@ def audit_command(
     ] = None,
     engine: Annotated[
         str,
-        typer.Option(help="Serving engine that the prediction assumes: vllm, sglang or trtllm."),
+        typer.Option(
+            help="Serving engine that the prediction assumes: vllm, sglang, trtllm or atom."
+        ),
     ] = "sglang",
     engine_version: Annotated[
         str,

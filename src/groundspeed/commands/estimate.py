@@ -69,8 +69,8 @@ def estimate_command(
         str | None,
         typer.Option(
             help=(
-                "Serving engine: vllm, sglang, trtllm, or bare (no engine). Default: vllm for a "
-                "server, bare for a static batch."
+                "Serving engine: vllm, sglang, trtllm, atom (AMD), or bare (no engine). "
+                "Default: vllm for a server, bare for a static batch."
             )
         ),
     ] = None,

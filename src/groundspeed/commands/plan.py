@@ -54,7 +54,9 @@ def plan_command(
             )
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="Serving engine: vllm, sglang or trtllm.")] = "vllm",
+    engine: Annotated[
+        str, typer.Option(help="Serving engine: vllm, sglang, trtllm or atom (AMD).")
+    ] = "vllm",
     engine_version: EngineVersion = "",
     price: Annotated[
         list[float] | None,

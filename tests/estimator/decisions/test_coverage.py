@@ -42,7 +42,7 @@ def results(reference: Path) -> list[RowResult]:
 def test_most_rows_are_answered_and_the_rest_say_why(results: list[RowResult]) -> None:
     skipped = [r for r in results if r.skipped_reason]
     assert len(results) > 400
-    assert len(skipped) < 0.05 * len(results)
+    assert len(skipped) < 0.06 * len(results)
     assert all("Traceback" not in r.skipped_reason for r in skipped)
 
 
