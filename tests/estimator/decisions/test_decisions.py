@@ -14,7 +14,7 @@ from groundspeed.estimator.decisions.audit import (
     compare_claims,
     request_time_s,
 )
-from groundspeed.estimator.decisions.backtest import RowResult, backtest, summarize
+from groundspeed.estimator.decisions.backtest import RowResult, backtest
 from groundspeed.estimator.decisions.compare import Option, compare_servers
 from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.engines.engine import find_engine
@@ -153,25 +153,3 @@ def test_adjustment_refuses_contradicting_rows_and_zero_rows() -> None:
         adjust(rows, 2)
     with pytest.raises(InputError, match="--adjust must be at least 1"):
         adjust(rows, 0)
-
-
-STEPS = {"trtllm-0.9.0-dli": 4, "nvidia-aic-gap": 2, "inferencex-aic": 2}
-"""Constants were fitted to every n-th row of these sources: every fourth, second and second."""
-
-
-@pytest.mark.parametrize("metric", ["tpot_ms", "ttft_ms"])
-def test_intervals_contain_80_to_97_percent_of_rows_not_used_in_fits(
-    results: list[RowResult], metric: str
-) -> None:
-    seen: dict[str, int] = {}
-    unseen = []
-    for r in results:
-        source = r.labels["source_id"]
-        key = r.labels["group"]
-        index = seen.get(key, 0)
-        seen[key] = index + 1
-        if source in STEPS and index % STEPS[source]:
-            unseen.append(r)
-    summary = {s.metric: s for s in summarize(unseen)}[metric]
-    assert summary.n > 150
-    assert 80 <= summary.inside_interval_percent <= 97
