@@ -33,7 +33,7 @@ from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving.interval import law_errors
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Prediction, Workload
-from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.errors import InputError, PhysicsError
 from groundspeed.profiles.operations import WEIGHT_BYTES
 
 Array = NDArray[np.float64]
@@ -61,6 +61,10 @@ PRIOR: dict[str, tuple[float, float, float, float, float]] = {
     "latent_prefill_factor": (1.05, 0.3, 0.3, 0.2, 0.3),
     "recurrent_factor": (1.2, 0.3, 0.3, 0.2, 0.2),
 }
+"""Priors, set by hand: what a serving engine costs on top of its kernels. Engines of one kernel
+library differ less in the factors than in the work of their hosts. What a constant is worth stands
+in the rows; where they say nothing, it stays here."""
+
 EARLY = frozenset({"cuda 0", "rocm 0", "cuda 0.17"})
 EARLY_LOG_SD = 0.8
 """Versions whose first kernels for experts and latent attention were several times slower than
@@ -68,8 +72,7 @@ today's, and the standard deviation of their effects on these. TensorRT-LLM 0.17
 given up."""
 
 SORTS = {"engine": 1, "platform": 2, "architecture": 3, "version": 4}
-"""Priors: what a serving engine costs on top of its kernels. Engines of one kernel library differ
-less in the factors than in the work of their hosts."""
+"""Place of each sort of effect in an entry of ``PRIOR``."""
 
 VERSIONS: dict[str, tuple[str, ...]] = {
     "vllm": ("0", "0.8", "0.11", "0.15", "0.18"),
@@ -182,7 +185,7 @@ def main() -> None:
 
 
 def chosen(rows: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    """Return the rows to fit: fully described ones, at most a dozen of one sweep."""
+    """Return the rows to fit: fully described ones, at most ten of one sweep."""
     kept: dict[tuple[str, ...], list[Mapping[str, str]]] = defaultdict(list)
     for row in rows:
         if row["tier"] not in ("A", "B") or row.get("spec") or row.get("disagg"):
@@ -282,7 +285,10 @@ def prior_width(effect: tuple[str, str], name: str) -> float:
 
 
 def start(engine: str, index: Mapping[tuple[tuple[str, str], str], int]) -> Array:
-    """Return the effects in the engine's file, where it has them; else 0."""
+    """Return the effects in the engine's file, where it has them; else 0.
+
+    It is only where the iteration begins: the priors and the rows decide where it ends.
+    """
     known = next(e for e in load_engines() if e.name == engine)
     theta = np.zeros(len(index))
     found = {("engine", ""): {n: getattr(known.costs, n) / PRIOR[n][0] for n in PRIOR}}
@@ -321,7 +327,7 @@ def prepare(c: Case) -> bool:
     c.names = tuple(n for n in PRIOR if n in names)
     try:
         c.server.predict(c.workload)
-    except Exception as error:  # a row that does not fit is no row to fit
+    except (InputError, PhysicsError) as error:  # such as one that does not fit into memory
         print(f"  not fitted: {c.row['row_id']}: {str(error)[:90]}")
         return False
     return True
@@ -512,10 +518,12 @@ def conformal(
                     ]  # fmt: skip
                     groups = len({g for *_, g in mine})
                     if groups < LEAST_GROUPS:
-                        # Nobody published it: as for all platforms and kinds.
-                        if found and name == "ttft":
-                            entry[name] = float(found[-1]["ttft"])
-                            entry["ttft_median_percent"] = float(found[-1]["ttft_median_percent"])
+                        # Too few rows have a TTFT: then it is that of all platforms and kinds.
+                        whole = [d for d in found if d["what"] == what and d["platform"] == ""
+                                 and d["kind"] == ""]  # fmt: skip
+                        if name == "ttft" and whole:
+                            for key in ("ttft", "ttft_median_percent"):
+                                entry[key] = whole[0][key]
                             continue
                         break
                     most = max(most, groups)
@@ -552,15 +560,11 @@ def write_engine(engine: str, result: Fitted) -> None:
     lines = [head, "", MARK.rstrip(), "[costs]"]
     base = result.effects["engine", ""]
     lines += [f"{n} = {PRIOR[n][0] * math.exp(base[n]):.3g}" for n in PRIOR]
-    lines += ["", f"# {result.rows} rows of these versions, architectures and kinds of models.",
-              "[[seen_groups]]"]  # fmt: skip
-    lines.pop()
+    lines.append(f"# fitted to {result.rows} rows")
     for (sort, name), values in result.effects.items():
         if sort == "engine":
             continue
         factors = {n: math.exp(v) for n, v in values.items() if abs(v) >= LEAST_EFFECT}
-        if not factors:
-            factors = {}
         lines += ["", "[[effects]]"]
         if sort == "version":
             platform, version = name.split()

@@ -256,7 +256,8 @@ def read_aiconfigurator(request: ImportRequest) -> Imported:
 class Timings:
     """The rows of one data type in one version of one library."""
 
-    library: str
+    made_by: str
+    """The library whose kernels were timed."""
     version: str
     key: tuple[tuple[str, str], ...]
     """``dtype``, and ``kv_dtype`` if the operation has it."""
@@ -304,7 +305,7 @@ def _main_kernels(rows: "pd.DataFrame") -> "pd.DataFrame":
 
 def _newest_complete(found: Sequence[Timings], library: str) -> list[Timings]:
     """Return a library's tables, newest first, without those that cover only special shapes."""
-    own = [t for t in found if t.library == library]
+    own = [t for t in found if t.made_by == library]
     most = {t.key: max(len(o.rows) for o in own if o.key == t.key) for t in own}
     return [t for t in own if len(t.rows) >= MOST_ROWS_SHARE * most[t.key]]
 
@@ -345,10 +346,10 @@ def _curves(
     spec = OPERATIONS[table.operation]
     config_key = dict(one.key)
     if table.each_library and config_key["dtype"] not in table.same_kernel:
-        config_key["library"] = one.library
+        config_key["library"] = one.made_by
     if tuple(config_key.values()) in done:
         return []
-    backend = f"{one.library} {one.version}"
+    backend = f"{one.made_by} {one.version}"
     what = f"{table.operation} {' '.join(config_key.values())} ({backend})"
     beyond = _share_above_bandwidth(table.operation, one.rows, config_key, datasheet)
     if beyond > MAX_SHARE_ABOVE_BANDWIDTH:
