@@ -226,7 +226,11 @@ def find_engine(name: str, *, version: str = "", platform: str = "cuda") -> Engi
         known = sorted({e.name for e in load_engines()})
         if not engines:
             raise InputError(f"unknown engine '{name}'", remedy=did_you_mean(wanted, known))
-        raise InputError(f"there are no constants of the engine {wanted} for {platform}")
+        others = sorted({e.name for e in load_engines() if e.platform in (platform, "any")})
+        raise InputError(
+            f"there are no constants of the engine {wanted} for {platform}",
+            remedy=f"it was measured on {engines[0].platform} only; choose {', '.join(others)}",
+        )
     if not version.strip():
         return fitting[0].at_version("").for_version("")
     if wanted == NO_ENGINE:
