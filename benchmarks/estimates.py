@@ -22,7 +22,7 @@ import numpy as np
 
 import groundspeed as gs
 from groundspeed.estimator import find_model
-from groundspeed.estimator.decisions.backtest import backtest
+from groundspeed.estimator.backtest.backtest import backtest
 from groundspeed.estimator.decisions.plan import make_plan
 from groundspeed.estimator.decisions.plan_records import Candidate, Request
 from groundspeed.estimator.deployment.build_server import ServerOptions, build_server

@@ -10,16 +10,14 @@ interval. Saturated rows are not counted for TTFT.
 """
 
 import argparse
-import csv
-import gzip
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-from groundspeed.estimator.decisions import backtest as module
-from groundspeed.estimator.decisions.backtest import Resolver, RowResult, backtest, summarize
+from groundspeed.estimator.backtest import backtest as module
+from groundspeed.estimator.backtest.backtest import Resolver, RowResult, backtest, summarize
 from groundspeed.estimator.engines.costs import Costs
 from groundspeed.estimator.engines.distance import distances
 from groundspeed.estimator.engines.engine import Engine
@@ -29,6 +27,7 @@ from groundspeed.estimator.model.catalog import find_model
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Workload
 from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.files import read_rows
 
 Change = Callable[[Server, Workload], tuple[Server, Workload]]
 
@@ -85,10 +84,7 @@ def main() -> None:
 
 def chosen(path: Path) -> list[dict[str, str]]:
     """Return the fully described rows, at most ten of one model on one GPU in one source."""
-    with (
-        gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file
-    ):
-        rows = list(csv.DictReader(file))
+    rows = list(read_rows(path))
     kept: dict[tuple[str, ...], int] = {}
     found = []
     for row in rows:

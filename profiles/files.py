@@ -2,10 +2,12 @@
 
 import contextlib
 import csv
+import gzip
 import itertools
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,13 +153,16 @@ def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
 def read_rows(path: Path) -> Iterator[dict[str, str]]:
     """Yield the rows of a CSV file one by one, so that files of gigabytes need little memory.
 
+    A name that ends in ``.gz`` is decompressed.
+
     Raises
     ------
     InputError
         If the file cannot be read, is empty, or is not a CSV table.
     """
     try:
-        file = path.open(newline="", encoding="utf-8-sig")
+        opened = gzip.open if path.suffix == ".gz" else open
+        file = opened(path, "rt", newline="", encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from error
     with file:
@@ -171,5 +176,5 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
                 raise InputError(f"has the column '{twice[0]}' twice", where=str(path))
             for row in reader:
                 yield {k: v for k, v in row.items() if k is not None and v is not None}
-        except (csv.Error, UnicodeDecodeError) as error:
+        except (csv.Error, UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"is not a CSV table ({error})", where=str(path)) from error

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from groundspeed.estimator.decisions.backtest import Resolver, server_and_workload
+from groundspeed.estimator.backtest.row_server import Resolver, server_and_workload
 from groundspeed.estimator.deployment.deployment import formats
 from groundspeed.estimator.engines.costs import Costs
 from groundspeed.estimator.engines.engine import family, load_engines, version_tuple

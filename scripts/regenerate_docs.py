@@ -76,8 +76,8 @@ def regenerated(text: str, *, kinds: tuple[str, ...]) -> str:
 
 def schemas() -> Iterator[tuple[str, str]]:
     """Yield the file name and text of each published JSON schema."""
+    from groundspeed.estimator.backtest.backtest import RowResult, Summary
     from groundspeed.estimator.decisions.audit import Audit
-    from groundspeed.estimator.decisions.backtest import RowResult, Summary
     from groundspeed.estimator.decisions.compare import ServingComparison
     from groundspeed.estimator.decisions.naive_method import NaiveEstimate
     from groundspeed.estimator.decisions.plan_records import Plan

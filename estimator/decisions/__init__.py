@@ -1,1 +1,1 @@
-"""Tools built on predictions: plan a deployment, compare options, audit a claim, backtest."""
+"""Tools built on predictions: plan a deployment, compare options, audit a claim."""

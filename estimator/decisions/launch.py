@@ -4,6 +4,7 @@ Options are those of ``vllm serve``, ``python -m sglang.launch_server``, ``trtll
 the tests hold them against the published option lists.
 """
 
+import json
 import math
 import shlex
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def launch(chosen: Chosen) -> Launch:
                 else f"write speculative_config with max_draft_len: {drafted} into a file for "
                 "--extra_llm_api_options"
             )
-    elif drafted:
+    elif drafted and chosen.workload.draft_layers and chosen.workload.draft_model is None:
         remarks.append("DRAFT is your draft model or its folder")
     return Launch(" ".join(words), _router(chosen), "; ".join(remarks))
 
@@ -102,11 +103,23 @@ def _vllm(c: Chosen) -> list[str]:
     elif d.dtype in ("bfloat16", "float16") and c.model.weights is None:
         words.append(f"--dtype {d.dtype}")
     if c.workload.drafted_tokens:
-        draft = f'{{"model": "DRAFT", "num_speculative_tokens": {c.workload.drafted_tokens}}}'
-        words.append(f"--speculative-config {shlex.quote(draft)}")
+        how = {"model": _draft_name(c), "num_speculative_tokens": c.workload.drafted_tokens}
+        if not c.workload.draft_layers:
+            how = {"method": "ngram", "prompt_lookup_max": NGRAM, **how}
+            del how["model"]
+        words.append(f"--speculative-config {shlex.quote(json.dumps(how))}")
     if d.kv_dtype is not None:
         words.append(f"--kv-cache-dtype {'fp8' if d.kv_dtype.startswith('fp8') else 'auto'}")
     return words
+
+
+NGRAM = 4
+"""Longest match that is looked up in the prompt."""
+
+
+def _draft_name(c: Chosen) -> str:
+    draft = c.workload.draft_model
+    return hub_name(draft) if draft is not None else "DRAFT"
 
 
 def _sglang(c: Chosen) -> list[str]:
@@ -129,8 +142,13 @@ def _sglang(c: Chosen) -> list[str]:
     elif d.dtype in ("bfloat16", "float16") and c.model.weights is None:
         words.append(f"--dtype {d.dtype}")
     if tokens := c.workload.drafted_tokens:
-        words.append("--speculative-algorithm EAGLE --speculative-draft-model-path DRAFT")
-        words.append(f"--speculative-num-steps {tokens} --speculative-eagle-topk 1")
+        if c.workload.draft_layers:
+            model = c.workload.draft_model is not None
+            words.append(f"--speculative-algorithm {'STANDALONE' if model else 'EAGLE'}")
+            words.append(f"--speculative-draft-model-path {shlex.quote(_draft_name(c))}")
+            words.append(f"--speculative-num-steps {tokens} --speculative-eagle-topk 1")
+        else:
+            words.append("--speculative-algorithm NGRAM")
         words.append(f"--speculative-num-draft-tokens {tokens + 1}")
     if d.kv_dtype is not None:
         words.append(f"--kv-cache-dtype {'fp8_e4m3' if d.kv_dtype.startswith('fp8') else 'auto'}")

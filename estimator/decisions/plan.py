@@ -35,6 +35,7 @@ from groundspeed.estimator.engines.engine import NO_ENGINE
 from groundspeed.estimator.hardware.nodes import in_nodes, used_links
 from groundspeed.estimator.serving.closed_form import Loads, closed_form
 from groundspeed.estimator.serving.server import Server
+from groundspeed.estimator.serving.speculation import cache_factor, drafter, with_draft
 from groundspeed.estimator.serving.step_time import StepTimes, step_graph
 from groundspeed.profiles.errors import InputError, PhysicsError
 
@@ -168,14 +169,16 @@ def _roughs(request: Request, candidate: Candidate, deployment: Deployment) -> l
     model, engine, w = request.model, candidate.engine, request.workload
     server = Server(model, deployment, engine, candidate.hardware)
     tokens = w.longest_tokens
-    memory = plan_memory(model, deployment, engine, server.nodes)
-    fit = most_sequences(model, deployment, memory, tokens) // deployment.pp
+    memory = with_draft(plan_memory(model, deployment, engine, server.nodes), w, model, deployment)
+    fit = most_sequences(model, deployment, memory, tokens) / cache_factor(w, model, deployment)
+    fit = int(fit) // deployment.pp
     if fit < 1:
         raise InputError(f"{model.id} does not fit {deployment.devices} x {candidate.name}")
     top = min(fit, engine.max_sequences, MOST_CONCURRENCY)
     clients = np.unique(np.append(2.0 ** np.arange(0.0, math.log2(top) + 1e-9), float(top)))
     graph = step_graph(model, deployment, engine, per_node=server.nodes.per_node)
-    steps = StepTimes(graph, server.nodes, engine, top, tokens, 1 + w.drafted_tokens)
+    proposed = drafter(w, model, deployment, engine, server.nodes, top)
+    steps = StepTimes(graph, server.nodes, engine, top, tokens, proposed)
     mean = w.mean_length
     loads = Loads(
         np.full(clients.shape, max(mean * w.prompt_tokens * (1.0 - w.cached_share), 1.0)),

@@ -10,8 +10,12 @@ from dataclasses import dataclass, replace
 
 from groundspeed.estimator.decisions.objective import Limit
 from groundspeed.estimator.decisions.plan_records import Candidate, PoolPoint, Request, Rough
-from groundspeed.estimator.hardware.nodes import ACHIEVED, Nodes
-from groundspeed.estimator.serving.pools import Disaggregated, Pools, predict_disaggregated
+from groundspeed.estimator.serving.pools import (
+    Disaggregated,
+    Pools,
+    link_between,
+    predict_disaggregated,
+)
 from groundspeed.estimator.serving.server import Server
 from groundspeed.profiles.errors import InputError
 
@@ -103,31 +107,17 @@ def _balanced(request: Request, first: _Pool, second: _Pool) -> list[tuple[float
         rate = decode * b * second.productivity / request.workload.output_tokens
         needed = rate * request.workload.prompt_tokens / (first.productivity * a)
         prefill = max(1, min(prefill, -int(-needed // 1)))
-        pools = Pools(first.server, second.server, prefill, decode, _link(first, second))
         workload = replace(
             request.workload, concurrency=max(1, decode * second.sequences + prefill)
         )
         try:
+            link = link_between(first.server, second.server, prefill * a + decode * b)
+            pools = Pools(first.server, second.server, prefill, decode, link)
             found.append(_point(request, first, second, predict_disaggregated(pools, workload),
                                 workload.concurrency))  # fmt: skip
-        except InputError:
+        except InputError:  # it does not fit, or nothing says how fast the pools are linked
             continue
     return found
-
-
-def _link(first: _Pool, second: _Pool) -> float:
-    """Return the rate between a prefill and a decode replica [bytes/s]: the slower network."""
-    rates = []
-    for pool in (first, second):
-        nodes: Nodes = pool.server.nodes
-        spec = nodes.datasheet
-        alone = spec.device_link_bytes_per_s if spec is not None else None
-        rate = nodes.link.bandwidth_bytes_per_s if nodes.link is not None else alone
-        if rate is None:
-            raise InputError("the network between pools is not known",
-                             remedy="give --inter-node 400Gb/s")  # fmt: skip
-        rates.append(ACHIEVED * rate * pool.server.deployment.devices)
-    return min(rates)
 
 
 def _point(

@@ -25,9 +25,7 @@ def weight_bytes(model: Model, deployment: Deployment, *, padding: float = 1.0) 
         Stored / real size of the experts' weights (:func:`expert_padding`).
     """
     f, d = formats(model, deployment), deployment
-    linear, expert, rest = (
-        stored_bytes(name, model.weight_group) for name in (f.linear, f.experts, f.rest)
-    )
+    linear, expert = (stored_bytes(name, model.weight_group) for name in (f.linear, f.experts))
     dense = model.mlp_layers * model.mlp_parameters
     sharded = linear * (model.mixer_parameters + dense) / d.tp
     if model.experts is not None:
@@ -35,8 +33,13 @@ def weight_bytes(model: Model, deployment: Deployment, *, padding: float = 1.0) 
         routed = e.layers * e.count * model.expert_parameters
         others = e.layers * model.mixture_parameters - routed
         sharded += padding * expert * routed / d.world + linear * others / d.tp
-    ends = model.embedding_parameters * (1 if model.tied_head else 2) * rest / d.tp
-    return sharded / d.pp + ends
+    return sharded / d.pp + end_bytes(model, deployment)
+
+
+def end_bytes(model: Model, deployment: Deployment) -> float:
+    """Return the bytes of the input embedding and the head on one device."""
+    rest = stored_bytes(formats(model, deployment).rest, model.weight_group)
+    return model.embedding_parameters * (1 if model.tied_head else 2) * rest / deployment.tp
 
 
 def expert_padding(

@@ -5,6 +5,7 @@ from groundspeed.estimator.engines.engine import Engine
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.quantization import Formats
 from groundspeed.estimator.model.spec import Model
+from groundspeed.estimator.serving.speculation import described
 from groundspeed.estimator.serving.step_time import StepTimes
 from groundspeed.estimator.serving.workload import PROMPTS_A_CLIENT, PartTime, Workload
 
@@ -37,7 +38,8 @@ def explain_ttft(steps: StepTimes, w: Workload, ttft_s: float, engine: Engine) -
 def assumptions(w: Workload, engine: Engine, simulated: int, known: Distance) -> tuple[str, ...]:
     """List the assumptions of a prediction: engine, scheduling policy, lengths and statistic."""
     if w.kind == "static":
-        return (f"static batch, {engine.title}", str(known))
+        drafted = (f"speculation: {described(w)}",) if w.drafted_tokens else ()
+        return (f"static batch, {engine.title}", *drafted, str(known))
     lengths = (
         "all equal"
         if w.length_low == w.length_high
@@ -58,6 +60,7 @@ def assumptions(w: Workload, engine: Engine, simulated: int, known: Distance) ->
         f"lengths {lengths}",
         prompts,
         f"{w.statistic} of requests",
+        *((f"speculation: {described(w)}",) if w.drafted_tokens else ()),
         str(known),
     )
 

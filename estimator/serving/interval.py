@@ -20,7 +20,12 @@ Metric = Literal["tpot", "ttft"]
 
 
 def interval_factors(
-    parts: Sequence[PartTime], metric: Metric, engine: Engine, hardware: Hardware, model: Model
+    parts: Sequence[PartTime],
+    metric: Metric,
+    engine: Engine,
+    hardware: Hardware,
+    model: Model,
+    assumed: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[float, float]:
     """Return the factors from a predicted time to the ends of its 90 % interval.
 
@@ -32,6 +37,8 @@ def interval_factors(
     engine : Engine
     hardware : Hardware
     model : Model
+    assumed : (float, float)
+        Errors (of the logarithm, down and up) of what had to be assumed of the load.
 
     Returns
     -------
@@ -41,8 +48,9 @@ def interval_factors(
     below, above = law_errors(parts, hardware)
     known = distance(engine, hardware.architecture, model.kind)
     own = math.log(known.tpot if metric == "tpot" else known.ttft)
+    down, up = math.hypot(own, below, assumed[0]), math.hypot(own, above, assumed[1])
     # exp(-x) equals 1 - x to first order, but keeps the lower end above zero.
-    return math.exp(-math.hypot(own, below)), math.exp(math.hypot(own, above))
+    return math.exp(-down), math.exp(up)
 
 
 def law_errors(parts: Sequence[PartTime], hardware: Hardware) -> tuple[float, float]:

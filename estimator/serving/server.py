@@ -36,6 +36,12 @@ from groundspeed.estimator.serving.interval import interval_factors
 from groundspeed.estimator.serving.parts import in_engine, limits_sentence, part_times
 from groundspeed.estimator.serving.requests import Simulated, make_load, simulate_group
 from groundspeed.estimator.serving.scheduler import simulate
+from groundspeed.estimator.serving.speculation import (
+    acceptance_error,
+    cache_factor,
+    drafter,
+    with_draft,
+)
 from groundspeed.estimator.serving.static_batch import static_outcome, static_parts
 from groundspeed.estimator.serving.step_tables import Part
 from groundspeed.estimator.serving.step_time import StepTimes, step_graph
@@ -112,10 +118,10 @@ class Server:
         holder = engine
         if w.kind == "static" and engine.policy == "whole_batch" and engine.name != NO_ENGINE:
             holder = find_engine(NO_ENGINE)
-        memory = plan_memory(model, d, holder, hardware)
+        memory = with_draft(plan_memory(model, d, holder, hardware), w, model, d)
         require_fit(model, d, holder, hardware, memory, tokens)
         # The pipeline's batches share the cache of a device.
-        fit = most_sequences(model, d, memory, tokens) // d.pp
+        fit = int(most_sequences(model, d, memory, tokens) / cache_factor(w, model, d)) // d.pp
         open_loop = w.kind in ("poisson", "trace")
         at_once = w.concurrency
         if w.kind == "closed" and w.num_prompts is not None:
@@ -133,7 +139,8 @@ class Server:
         graph = step_graph(
             model, d, engine, busy_groups=min(float(d.dp), busy), per_node=hardware.per_node
         )
-        steps = StepTimes(graph, hardware, engine, most, tokens, 1 + w.drafted_tokens)
+        proposed = drafter(w, model, d, engine, hardware, most)
+        steps = StepTimes(graph, hardware, engine, most, tokens, proposed)
         return _Group(steps, memory, fit, clients, busy)
 
     def _run(self, w: Workload, group: "_Group") -> Simulated:
@@ -194,7 +201,9 @@ class Server:
         tpot_s = float(getattr(each, pick)) if each is not None else None
         tpot_ends: tuple[float | None, float | None] = (None, None)
         if tpot_s is not None:
-            low_t, high_t = interval_factors(decode, "tpot", engine, hardware, model)
+            low_t, high_t = interval_factors(
+                decode, "tpot", engine, hardware, model, acceptance_error(w)
+            )
             tpot_ends = (tpot_s * low_t, tpot_s * high_t)
         saturated = (
             group.clients > group.fit

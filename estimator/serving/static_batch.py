@@ -41,6 +41,7 @@ def static_parts(steps: StepTimes, w: Workload, batch: int) -> tuple[list[Part],
             steps.parts(graph.decode_step(sequences, contexts, float(steps.rows_a_sequence))),
             costs, graph, decode=True,
         )  # fmt: skip
+        decode += steps.draft_parts(float(batch), float(contexts.mean()))
     fresh = np.array([w.prompt_tokens * (1.0 - w.cached_share)])
     prompts = np.array([float(batch)])
     operators = graph.prefill_step(prompts, fresh)

@@ -64,6 +64,20 @@ def weighted(grid: Grid, factors: Mapping[str, float]) -> Array:
     return total
 
 
+@dataclass(frozen=True)
+class Drafter:
+    """What proposes the tokens that a step verifies; see ``speculation``."""
+
+    tokens: int = 0
+    """Number of tokens proposed for each sequence before a step, one after the other."""
+    share: float = 0.0
+    """[1] Layers of a draft head over those of the model, which it resembles."""
+    gaps_s: float = 0.0
+    """[s] What the host adds to a pass of a draft head."""
+    steps: "StepTimes | None" = None
+    """Step times of a draft model; None: a head."""
+
+
 @dataclass
 class StepTimes:
     """Step times of one deployment.
@@ -87,8 +101,8 @@ class StepTimes:
     engine: Engine
     most_sequences: int
     longest: float
-    rows_a_sequence: int = 1
-    """Number of tokens per decoding sequence in a step; above 1 with speculative decoding."""
+    drafter: Drafter = Drafter()
+    """What proposes tokens; by default nothing."""
     tables: StepTables = field(init=False, repr=False)
     _floor_s: float = field(init=False, repr=False)
     launch_s: float = field(init=False, repr=False)
@@ -122,6 +136,11 @@ class StepTimes:
         self.launch_s = t.launches * costs.launch_s
         self._fixed_s = costs.step_s + layers * costs.layer_s + t.collectives * costs.collective_s
 
+    @property
+    def rows_a_sequence(self) -> int:
+        """Number of tokens per decoding sequence in a step; above 1 with speculative decoding."""
+        return 1 + self.drafter.tokens
+
     def rows_s(self, tokens: float) -> float:
         """Return the time of GEMMs, elementwise operations and collectives of a step [s]."""
         return self._rows(tokens)
@@ -145,16 +164,54 @@ class StepTimes:
             fixed = self._rows(tokens) + self._head(tokens), self.host_s(sequences)
             self._of_tokens[sequences] = fixed
         kernels = fixed[0] + self._decode(sequences, context)
-        return (kernels if kernels > self._floor_s else self._floor_s) + fixed[1]
+        step = (kernels if kernels > self._floor_s else self._floor_s) + fixed[1]
+        return step + self.draft_s(sequences, context) if self.drafter.tokens else step
+
+    def draft_s(self, sequences: float, context: float) -> float:
+        """Return the time in which the tokens of a step are proposed [s]."""
+        draft = self.drafter
+        if not draft.tokens or not sequences:
+            return 0.0
+        if draft.steps is not None:
+            one = draft.steps.pass_s(sequences, context)
+        elif draft.share:
+            one = draft.share * (self._rows(sequences) + self._decode(sequences, context))
+            one += self._head(sequences) + draft.gaps_s
+        else:
+            return 0.0
+        return draft.tokens * one
+
+    def pass_s(self, sequences: float, context: float) -> float:
+        """Return the time of a decode step that the scheduler does not wait for [s]: a draft's."""
+        kernels = self._rows(sequences) + self._head(sequences) + self._decode(sequences, context)
+        return kernels + self._fixed_s - self.engine.costs.step_s
+
+    def draft_prefill_s(self, added: float, chunk: float, prompts: float, past: float) -> float:
+        """Return the time in which a draft reads a chunk of prompts [s].
+
+        Parameters
+        ----------
+        added : float
+            Time that the chunk takes in the model itself [s].
+        chunk, prompts, past : float
+            As in :meth:`step_s`.
+        """
+        draft = self.drafter
+        if not draft.tokens:
+            return 0.0
+        if draft.steps is not None:
+            own = draft.steps
+            return own.step_s(0, 0.0, chunk, prompts, past) - own.engine.costs.step_s
+        return draft.share * added
 
     def step_s(
-        self, sequences: int, context: float, chunk: float, prompts: float, past: float
+        self, sequences: float, context: float, chunk: float, prompts: float, past: float
     ) -> float:
         """Return the time of a step that decodes sequences and prefills a chunk.
 
         Parameters
         ----------
-        sequences : int
+        sequences : float
             Number of decoding sequences.
         context : float
             Mean context of the decoding sequences [tokens].
@@ -181,7 +238,9 @@ class StepTimes:
             added = rows - self._rows(tokens) if tokens else rows
             kernels += attention
             kernels += (self.engine.costs.prefill_factor - 1.0) * (added + attention)
-        return max(kernels, self._floor_s) + self.host_s(sequences)
+            kernels += self.draft_prefill_s(added + attention, chunk, prompts, past)
+        step = max(kernels, self._floor_s) + self.host_s(sequences)
+        return step + self.draft_s(sequences, context)
 
     def engine_step_s(self, parts: list[Part], sequences: int) -> float:
         """Return the time of a step whose kernels take the time of ``parts`` [s]."""
@@ -209,14 +268,52 @@ class StepTimes:
         times_s: Array = (
             np.maximum(kernels, self._floor_s) + self._fixed_s + sequences * costs.sequence_s
         )
+        if not self.drafter.tokens:
+            return times_s
+        drafts = [
+            self.draft_s(float(n), max(float(c), 1.0)) if n > 0 else 0.0
+            for n, c in zip(sequences, context, strict=True)
+        ]
+        read = [
+            self.draft_prefill_s(float(a), float(t), float(p), 0.0) if t > 0 else 0.0
+            for a, t, p in zip(added + whole, chunk, prompts, strict=True)
+        ]
+        times_s += np.array(drafts) + np.array(read)
         return times_s
 
     def decode_parts(self, sequences: float, context: float) -> list[Part]:
         """Return the time of each group of operators in a step that only decodes."""
         t, rows = self.tables, sequences * self.rows_a_sequence
         return joined(
-            [*t.rows.parts(rows), *t.head.parts(rows), *t.decode.parts(sequences, context)]
-        )
+            [*t.rows.parts(rows), *t.head.parts(rows), *t.decode.parts(sequences, context),
+             *self.draft_parts(sequences, context)]
+        )  # fmt: skip
+
+    def draft_parts(self, sequences: float, context: float) -> list[Part]:
+        """Return the time in which the tokens of a step are proposed, as one group."""
+        total = self.draft_s(sequences, context)
+        if total <= 0.0:
+            return []
+        own = self.drafter.steps or self
+        t = own.tables
+        layers = [*t.rows.parts(sequences), *t.decode.parts(sequences, context)]
+        head = t.head.parts(sequences)
+        share = 1.0 if self.drafter.steps is not None else self.drafter.share
+        weighted_parts = [(share, p) for p in layers] + [(1.0, p) for p in head]
+        time = sum(f * p.time_s for f, p in weighted_parts)
+        largest = max(weighted_parts, key=lambda entry: entry[0] * entry[1].time_s)[1]
+        scale, many = total / time, self.drafter.tokens
+        return [
+            Part(
+                "draft", total,
+                scale * sum(f * p.low_s for f, p in weighted_parts),
+                scale * sum(f * p.high_s for f, p in weighted_parts),
+                largest.bound,
+                many * sum(f * p.flops for f, p in weighted_parts),
+                many * sum(f * p.bytes for f, p in weighted_parts),
+                any(p.extrapolated for p in layers),
+            )
+        ]  # fmt: skip
 
     def prefill_parts(self, prompts: float, length: float) -> list[Part]:
         """Return the time of each group of operators in a step that prefills whole prompts."""

@@ -47,6 +47,12 @@ class Workload:
     """Number of tokens that speculative decoding drafts per sequence and step."""
     acceptance: float = 0.0
     """[1] Probability that a draft token is accepted, given that those before it were."""
+    acceptance_range: tuple[float, float] | None = None
+    """[1] Where the acceptance lies nine times in ten if it is assumed; None: it is known."""
+    draft_layers: int = 1
+    """Layers of a draft head (multi-token prediction, EAGLE); 0: n-grams, without a draft."""
+    draft_model: Model | None = None
+    """Draft model of its own; None: a head."""
     statistic: Statistic = "mean"
     arrivals: tuple[tuple[float, int, int], ...] | None = None
     """Requests of a trace: (arrival time [s], prompt tokens, output tokens) of each."""
@@ -215,6 +221,12 @@ def require_workload(model: Model, w: Workload) -> None:
         raise InputError(
             f"{w.drafted_tokens} draft tokens with acceptance {w.acceptance} are out of range",
             remedy="give 0 to 64 draft tokens and an acceptance between 0 and 1",
+        )
+    if w.draft_model is not None and w.draft_model.vocabulary != model.vocabulary:
+        raise InputError(
+            f"{w.draft_model.id} has {w.draft_model.vocabulary:,} tokens in its vocabulary, "
+            f"{model.id} {model.vocabulary:,}: it cannot draft for it",
+            remedy="give a smaller model of the same family",
         )
     if not 0.0 <= w.cached_share < 1.0:
         raise InputError(

@@ -21,14 +21,15 @@ from groundspeed.estimating.parsing import parse_rate
 from groundspeed.estimator import Workload, find_model
 from groundspeed.estimator.deployment.build_server import ServerOptions, build_server
 from groundspeed.estimator.hardware.find_hardware import find_hardware
+from groundspeed.estimator.serving.speculation import speculate
 from groundspeed.estimator.serving.workload import Kind
 from groundspeed.profiles.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from groundspeed.estimator.backtest.backtest import RowResult
     from groundspeed.estimator.decisions.audit import Audit
-    from groundspeed.estimator.decisions.backtest import RowResult
     from groundspeed.estimator.decisions.compare import ServingComparison
     from groundspeed.estimator.decisions.plan_records import Plan
     from groundspeed.fleet.screen.request import Served
@@ -123,7 +124,8 @@ def estimate(
     num_prompts: int | None = None,
     cached: float = 0.0,
     draft_tokens: int = 0,
-    acceptance: float = 0.0,
+    acceptance: float | None = None,
+    draft: str | None = None,
     token_budget: int | None = None,
     max_sequences: int | None = None,
     memory_fraction: float | None = None,
@@ -169,8 +171,11 @@ def estimate(
         Fraction of each prompt that is already in the prefix cache.
     draft_tokens : int, default 0
         Number of tokens that speculative decoding drafts per sequence and step.
-    acceptance : float, default 0
-        Probability that a draft token is accepted, given that those before it were.
+    acceptance : float, optional
+        Probability that a draft token is accepted, given that those before it were. Not given:
+        what published servers reach, with its range.
+    draft : str, optional
+        What drafts: ``head`` (the default), ``ngram``, or the name of a draft model.
     token_budget, max_sequences : int, optional
         Limits of the engine. Default: its own.
     memory_fraction : float, optional
@@ -206,7 +211,8 @@ def estimate(
         "--memory-fraction": memory_fraction, "--max-model-len": max_model_len,
         "--length-low": length_low if length_low != 1.0 else None,
         "--length-high": length_high if length_high != 1.0 else None,
-        "--draft-tokens": draft_tokens or None, "--acceptance": acceptance or None,
+        "--draft-tokens": draft_tokens or None, "--acceptance": acceptance,
+        "--draft": draft,
     }  # fmt: skip
     load = load_of([name for name, value in given.items() if value is not None])
     if slo is not None and not all(limit > 0.0 for limit in slo):
@@ -228,8 +234,9 @@ def estimate(
     server = build_server(model, gpu, options, profile_dir=profile_dir)
     workload = Workload(
         prompt_tokens, output_tokens, clients, kind, length_low, length_high,
-        num_prompts, rate, cached_share=cached, drafted_tokens=draft_tokens, acceptance=acceptance,
+        num_prompts, rate, cached_share=cached,
     )  # fmt: skip
+    workload = speculate(workload, draft_tokens, acceptance, draft or "head")
     prediction = server.predict(workload, slo=slo, price_per_hour=price)
     return Estimate.model_construct(**dict(prediction))
 
@@ -282,7 +289,8 @@ def plan(
     length_high: float = 1.0,
     cached: float = 0.0,
     draft_tokens: int = 0,
-    acceptance: float = 0.0,
+    acceptance: float | None = None,
+    draft: str | None = None,
     token_budget: int | None = None,
     max_sequences: int | None = None,
     memory_fraction: float | None = None,
@@ -311,7 +319,7 @@ def plan(
         More limits in ms, on means or percentiles: ``"ttft_p99=2000"``.
     engine, engine_version, dtype, kv_dtype, length_low, length_high, cached, draft_tokens
         As in :func:`estimate`.
-    acceptance, token_budget, max_sequences, memory_fraction, max_model_len, profile_dir
+    acceptance, draft, token_budget, max_sequences, memory_fraction, max_model_len, profile_dir
         As in :func:`estimate`.
     gpus_per_node, inter_node, gpu_link
         As in :func:`estimate`; they hold for the deployments that use them.
@@ -347,8 +355,9 @@ def plan(
         candidates.append(Candidate(name, found.best, options.engine_on(found), gpus, each))
     workload = Workload(
         prompt_tokens, output_tokens, length_low=length_low, length_high=length_high,
-        cached_share=cached, drafted_tokens=draft_tokens, acceptance=acceptance,
+        cached_share=cached,
     )  # fmt: skip
+    workload = speculate(workload, draft_tokens, acceptance, draft or "head")
     limits = list(parse_limits(slo))
     for metric, seconds in (("ttft", ttft_s), ("tpot", tpot_s)):
         if seconds is None:
@@ -500,15 +509,15 @@ def backtest(
     -------
     list of RowResult
         Prediction, interval and measurement of each row, or why it was skipped;
-        :func:`groundspeed.estimator.decisions.backtest.summarize` turns them into errors.
+        :func:`groundspeed.estimator.backtest.backtest.summarize` turns them into errors.
 
     Raises
     ------
     InputError
         If the file cannot be read.
     """
-    from groundspeed.estimator.decisions.backtest import backtest as run_backtest
-    from groundspeed.estimator.decisions.backtest_columns import read_measurements
+    from groundspeed.estimator.backtest.backtest import backtest as run_backtest
+    from groundspeed.estimator.backtest.columns import read_measurements
 
     if isinstance(source, str | Path):
         rows = read_measurements(Path(source))

@@ -11,14 +11,14 @@ from groundspeed.commands.options import Force, Json, Output, ProfileDir, Quiet,
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
-    from groundspeed.estimator.decisions.adjust import Adjustment
+    from groundspeed.estimator.backtest.adjust import Adjustment
 
 
 def _print_columns(wanted: bool) -> None:  # typer calls it with the value
     if not wanted:
         return
     from groundspeed.display.terminal import make_console, make_table, safe
-    from groundspeed.estimator.decisions.backtest_columns import COLUMNS
+    from groundspeed.estimator.backtest.columns import COLUMNS
 
     table = make_table("column", "holds", "other names")
     table.columns[1].justify = table.columns[2].justify = "left"
@@ -100,8 +100,8 @@ def backtest_command(
     Example: groundspeed backtest measured.csv --by engine
     """
     from groundspeed.display.terminal import progress_bar
-    from groundspeed.estimator.decisions.backtest import METRICS, backtest, summarize
-    from groundspeed.estimator.decisions.backtest_columns import read_measurements
+    from groundspeed.estimator.backtest.backtest import METRICS, backtest, summarize
+    from groundspeed.estimator.backtest.columns import read_measurements
     from groundspeed.estimator.hardware.find_hardware import find_hardware
 
     given = {"gpu": gpu, "model": model, "engine": engine, "tp": str(tp) if tp else None}
@@ -149,7 +149,7 @@ def backtest_command(
         )
     adjustments: list[Adjustment] = []
     if adjust is not None:
-        from groundspeed.estimator.decisions.adjust import adjust as adjust_results
+        from groundspeed.estimator.backtest.adjust import adjust as adjust_results
 
         results, adjustments = adjust_results(results, adjust, by)
     summaries = summarize(results, by)
@@ -182,7 +182,7 @@ def backtest_command(
     show_rows(console, results)
     show_summary(console, summaries, results)
     if attribute:
-        from groundspeed.estimator.decisions.attribute import attribute_errors
+        from groundspeed.estimator.backtest.attribute import attribute_errors
 
         console.print()
         for line in attribute_errors(rows, results, lambda n: find_hardware(n).best):

@@ -161,15 +161,22 @@ def estimate_command(
     draft_tokens: Annotated[
         int | None,
         typer.Option(
-            help="Draft tokens per sequence and step of speculative decoding, 1 to 64; needs "
-            "--acceptance. Not given: no speculation."
+            help="Draft tokens per sequence and step of speculative decoding, 1 to 64. Not given: "
+            "no speculation."
         ),
     ] = None,
     acceptance: Annotated[
         float | None,
         typer.Option(
             help="Probability (0 to 1) that a draft token is accepted, given that those before it "
-            "were. Needs --draft-tokens."
+            "were. Needs --draft-tokens. Not given: what published servers reach, with its range."
+        ),
+    ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            help="What drafts: 'head' (multi-token prediction, EAGLE: the default), 'ngram', or "
+            "the name of a draft model. Needs --draft-tokens."
         ),
     ] = None,
     token_budget: TokenBudget = None,
@@ -284,6 +291,7 @@ def estimate_command(
     from groundspeed.estimator import Workload, find_model
     from groundspeed.estimator.deployment.build_server import ServerOptions
     from groundspeed.estimator.hardware.find_hardware import find_hardware
+    from groundspeed.estimator.serving.speculation import speculate
 
     given = {
         "--batch": batch, "--concurrency": concurrency, "--rate": rate, "--trace": trace,
@@ -294,6 +302,7 @@ def estimate_command(
         "--max-sequences": max_sequences, "--token-budget": token_budget, "--price": price,
         "--memory-fraction": memory_fraction, "--max-model-len": max_model_len,
         "--draft-tokens": draft_tokens, "--acceptance": acceptance, "--kv-dtype": kv_dtype,
+        "--draft": draft,
         "--cached": cached or None, "--image-tokens": image_tokens or None,
         "--utilization": utilization, "--isl": isl, "--osl": osl,
         "--gpus-per-node": gpus_per_node, "--inter-node": inter_node, "--gpu-link": gpu_link,
@@ -323,7 +332,7 @@ def estimate_command(
     request = EstimateRequest(
         model=shape,
         hardware=choices,
-        workload=Workload(
+        workload=speculate(Workload(
             prompt_tokens=isl,
             output_tokens=osl,
             kind=kind,
@@ -332,10 +341,8 @@ def estimate_command(
             num_prompts=num_prompts,
             request_rate_per_s=rate,
             cached_share=cached,
-            drafted_tokens=draft_tokens or 0,
-            acceptance=acceptance or 0.0,
             arrivals=arrivals,
-        ),
+        ), draft_tokens or 0, acceptance, draft or "head"),
         options=ServerOptions(
             tp=tp, pp=pp, ep=ep, dp=dp, replicas=replicas, dtype=dtype, kv_dtype=kv_dtype,
             engine=engine or ("bare" if load == "static" else "vllm"),

@@ -92,12 +92,19 @@ def plan_command(
         typer.Option(help="Draft tokens per sequence and step of speculative decoding; 0: none."),
     ] = 0,
     acceptance: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="Probability (0 to 1) that a draft token is accepted, given that those before it "
-            "were. Needs --draft-tokens."
+            "were. Needs --draft-tokens. Not given: what published servers reach, with its range."
         ),
-    ] = 0.0,
+    ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            help="What drafts: 'head' (multi-token prediction, EAGLE: the default), 'ngram', or "
+            "the name of a draft model. Needs --draft-tokens."
+        ),
+    ] = None,
     pools: Annotated[
         bool,
         typer.Option(
@@ -133,6 +140,7 @@ def plan_command(
     from groundspeed.estimator.decisions.plan_records import Candidate, Request
     from groundspeed.estimator.deployment.build_server import ServerOptions
     from groundspeed.estimator.hardware.find_hardware import find_hardware
+    from groundspeed.estimator.serving.speculation import speculate
     from groundspeed.estimator.serving.workload import Workload
     from groundspeed.profiles.errors import InputError
 
@@ -140,9 +148,9 @@ def plan_command(
     if len(prices) != len(gpu):
         raise InputError(f"{len(prices)} prices for {len(gpu)} GPUs", where="--price",
                          remedy="give --price once for each --gpu, in the same order")  # fmt: skip
-    if bool(draft_tokens) != bool(acceptance):
-        raise InputError("--draft-tokens and --acceptance need each other", where="--acceptance",
-                         remedy="give both, or neither")  # fmt: skip
+    for option, value in (("--acceptance", acceptance), ("--draft", draft)):
+        if value is not None and not draft_tokens:
+            raise InputError("needs --draft-tokens", where=option)
     options = ServerOptions(
         dtype=dtype, kv_dtype=kv_dtype, engine=engine, engine_version=engine_version,
         token_budget=token_budget, max_sequences=max_sequences, memory_fraction=memory_fraction,
@@ -159,9 +167,11 @@ def plan_command(
     plan = make_plan(
         Request(
             find_model(model), candidates,
-            Workload(
-                isl, osl, length_low=length_low, length_high=length_high, cached_share=cached,
-                drafted_tokens=draft_tokens, acceptance=acceptance,
+            speculate(
+                Workload(
+                    isl, osl, length_low=length_low, length_high=length_high, cached_share=cached
+                ),
+                draft_tokens, acceptance, draft or "head",
             ),
             limits, Formats(dtype, kv_dtype, options.deployment.network), served_as(model), pools,
         )

@@ -15,8 +15,8 @@ from groundspeed.display.terminal import (
     shown_interval,
     with_bars,
 )
-from groundspeed.estimator.decisions.adjust import Adjustment
-from groundspeed.estimator.decisions.backtest import RowResult, Summary
+from groundspeed.estimator.backtest.adjust import Adjustment
+from groundspeed.estimator.backtest.backtest import RowResult, Summary
 from groundspeed.estimator.serving.pools import Disaggregated
 from groundspeed.estimator.serving.workload import PartTime, Prediction
 

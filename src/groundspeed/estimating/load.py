@@ -47,6 +47,7 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "--price": ANY,
     "--draft-tokens": ANY,
     "--acceptance": ANY,
+    "--draft": ANY,
     "--kv-dtype": ANY,
     "--cached": ANY,
     "--tp": ANY,
@@ -61,8 +62,8 @@ NAIVE = ("--batch", "--isl", "--osl", "--utilization")
 """Options of the back-of-the-envelope method, besides model, GPU, lengths and data type."""
 
 TOGETHER = (
-    ("--draft-tokens", "--acceptance"),
     ("--acceptance", "--draft-tokens"),
+    ("--draft", "--draft-tokens"),
     ("--engine-version", "--engine"),
     ("--token-budget", "--engine"),
 )

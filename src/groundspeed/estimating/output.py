@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundspeed.commands.options import deliver
-from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
     from groundspeed.estimating.parsing import Measured
@@ -193,17 +192,13 @@ def predict_pools(request: EstimateRequest) -> "Disaggregated":
         If the bandwidth between devices is not known.
     """
     from groundspeed.estimator.deployment.build_server import build_server
-    from groundspeed.estimator.serving.pools import Pools, predict_disaggregated
+    from groundspeed.estimator.serving.pools import Pools, link_between, predict_disaggregated
 
     choice = request.hardware[-1]
     server = build_server(request.model, choice, request.options)
-    link = choice.spec.scaleup_bandwidth_bytes_per_s if choice.spec else None
-    if link is None:
-        raise InputError(
-            f"the scale-up bandwidth of {choice.name} is not known, which --prefill-decode needs"
-        )
     if request.pools is None:
         raise AssertionError("called with pools only")
     workload = replace(request.workload, concurrency=request.concurrency[-1])
-    pools = Pools(server, server, request.pools[0], request.pools[1], link.value)
+    link = link_between(server, server, sum(request.pools) * server.deployment.devices)
+    pools = Pools(server, server, request.pools[0], request.pools[1], link)
     return predict_disaggregated(pools, workload)

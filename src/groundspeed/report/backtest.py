@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from groundspeed.estimator.decisions.backtest import RowResult, Summary
+from groundspeed.estimator.backtest.backtest import RowResult, Summary
 from groundspeed.report.page import Axis, Figure, Page, Section, Table, Trace, numbers
 
 MILLISECONDS = ("ttft_ms", "tpot_ms", "e2e_latency_ms")

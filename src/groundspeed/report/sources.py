@@ -137,7 +137,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _document(document: dict[str, Any], where: str) -> Page:
-    from groundspeed.estimator.decisions.backtest import Summary
+    from groundspeed.estimator.backtest.backtest import Summary
     from groundspeed.estimator.decisions.compare import ServingComparison
     from groundspeed.estimator.decisions.plan_records import Plan
     from groundspeed.estimator.serving.workload import Prediction

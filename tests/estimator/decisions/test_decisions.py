@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from groundspeed.estimator import find_model
-from groundspeed.estimator.decisions.adjust import adjust
+from groundspeed.estimator.backtest.adjust import adjust
+from groundspeed.estimator.backtest.backtest import RowResult, backtest
 from groundspeed.estimator.decisions.audit import (
     Audit,
     Claim,
@@ -14,7 +15,6 @@ from groundspeed.estimator.decisions.audit import (
     compare_claims,
     request_time_s,
 )
-from groundspeed.estimator.decisions.backtest import RowResult, backtest
 from groundspeed.estimator.decisions.compare import Option, compare_servers
 from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.engines.engine import find_engine

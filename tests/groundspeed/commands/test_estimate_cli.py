@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from groundspeed.estimating.parsing import parse_concurrency, parse_slo
-from groundspeed.estimator.decisions.load_tools import read_load_tool
+from groundspeed.estimator.backtest.load_tools import read_load_tool
 from groundspeed.profiles import InputError
 from program import groundspeed
 

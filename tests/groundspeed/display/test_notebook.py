@@ -140,7 +140,8 @@ def test_estimate_takes_what_the_command_takes() -> None:
     plain = gs.estimate("gpt-oss-120b", gpu="h200", prompt_tokens=4096, concurrency=4)
     choices: tuple[dict[str, Any], ...] = (
         {"engine": "sglang"}, {"tp": 2}, {"kv_dtype": "fp8"}, {"cached": 0.5}, {"price": 3.0},
-        {"draft_tokens": 3, "acceptance": 0.7}, {"token_budget": 512}, {"replicas": 2},
+        {"draft_tokens": 3, "acceptance": 0.7}, {"draft_tokens": 2},
+        {"token_budget": 512}, {"replicas": 2},
     )  # fmt: skip
     for options in choices:
         changed = gs.estimate(
@@ -156,7 +157,7 @@ def test_estimate_takes_what_the_command_takes() -> None:
 @pytest.mark.parametrize(
     "options",
     [{"batch": 0}, {"concurrency": 0}, {"concurrency": 2.5}, {"tp": "2"}, {"acceptance": 0.5},
-     {"slo": (float("nan"), 1.0)}, {"batch": 4, "slo": (0.5, 0.05)}, {"draft_tokens": 3},
+     {"slo": (float("nan"), 1.0)}, {"batch": 4, "slo": (0.5, 0.05)}, {"draft": "ngram"},
      {"batch": 4, "max_sequences": 1}, {"engine_version": "0.12"}],
     ids=str,
 )  # fmt: skip

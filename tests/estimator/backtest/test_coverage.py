@@ -5,16 +5,15 @@ CDNA. The constants of the engines were fitted to rows of these groups, so the l
 fit; what holds where a group was left out stands in ``engines/distance.toml`` and is tested below.
 """
 
-import csv
-import gzip
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from groundspeed.estimator.decisions.backtest import RowResult, backtest, summarize
+from groundspeed.estimator.backtest.backtest import RowResult, backtest, summarize
 from groundspeed.estimator.engines.distance import distances
 from groundspeed.estimator.hardware.find_hardware import find_hardware
+from groundspeed.profiles.files import read_rows
 
 ROWS_OF_A_SWEEP = 3
 
@@ -24,8 +23,7 @@ def results(reference: Path) -> list[RowResult]:
     path = reference / "e2e_dev2.csv.gz"
     if not path.exists():
         pytest.skip("no reference data: the second collection of servers")
-    with gzip.open(path, "rt", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(read_rows(path))
     taken: Counter[tuple[str, ...]] = Counter()
     chosen = []
     for row in rows:

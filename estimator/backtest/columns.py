@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from groundspeed.estimator.decisions.load_tools import read_load_tool
+from groundspeed.estimator.backtest.load_tools import read_load_tool
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.files import read_rows
 
@@ -43,8 +43,13 @@ COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
                         ("gpu_memory_utilization", "mem_fraction_static")),
     "max_model_len": ("longest request that must fit [tokens]", ("context_length",)),
     "stat": ("mean (default) or median", ("statistic",)),
+    "spec": ("speculation in words: MTP, k=2, accept_len=3.1, ngram", ("speculation",)),
     "draft_tokens": ("tokens that speculation drafts per step", ("num_speculative_tokens",)),
     "acceptance": ("share of drafted tokens that are accepted [1]", ("acceptance_rate",)),
+    "draft_model": ("model that drafts; not given: a head", ("speculative_model",)),
+    "disagg": ("separate pools, as '1p x 8 GPU + 2d x 8 GPU (ep8 dp-attn)'",
+               ("disaggregated", "pools")),
+    "prefix_cache": ("'shared context' if all prompts are in the prefix cache", ()),
     "cached": ("share of a prompt in the prefix cache [1]", ("prefix_hit_rate", "cache_hit_rate")),
     "ttft_ms": ("measured time to first token [ms]", ("mean_ttft_ms",)),
     "tpot_ms": ("measured time per output token [ms]", ("mean_tpot_ms", "itl_ms", "mean_itl_ms")),

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from groundspeed.estimator.decisions.backtest import Resolver, Row, RowResult, server_and_workload
+from groundspeed.estimator.backtest.backtest import RowResult
+from groundspeed.estimator.backtest.row_server import Resolver, server_and_workload
+from groundspeed.estimator.backtest.values import Row
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.serving.server import Server
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundspeed.estimator.decisions.attribute import attribute_errors
-from groundspeed.estimator.decisions.backtest import RowResult, backtest, summarize
+from groundspeed.estimator.backtest.attribute import attribute_errors
+from groundspeed.estimator.backtest.backtest import RowResult, backtest, summarize
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.hardware.law_lookup import Hardware
 

@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from groundspeed.estimator.decisions.backtest import METRICS, RowResult
+from groundspeed.estimator.backtest.backtest import METRICS, RowResult
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from groundspeed.estimator.decisions.backtest_columns import read_measurements
+from groundspeed.estimator.backtest.columns import read_measurements
 from program import groundspeed
 from repository import TEST_DATA
 

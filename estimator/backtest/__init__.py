@@ -1,0 +1,1 @@
+"""Predictions against measurements of real servers: tables, load tools, errors, causes."""
