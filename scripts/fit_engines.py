@@ -51,6 +51,7 @@ PRIOR: dict[str, tuple[float, float, float, float, float]] = {
     "request_s": (16e-3, 0.5, 0.2, 0.2, 0.4),
     "launch_s": (60e-6, 0.7, 0.3, 0.6, 0.5),
     "stream_steps": (0.5, 0.7, 0.3, 2.5, 0.4),
+    "indexed_latent_layer_s": (30e-6, 0.7, 1.0, 0.7, 0.7),
     "gemm_factor": (1.0, 0.05, 0.15, 0.12, 0.05),
     "prefill_factor": (1.06, 0.08, 0.1, 0.1, 0.08),
     "attention_factor": (1.05, 0.15, 0.15, 0.1, 0.12),
@@ -291,7 +292,7 @@ def start(engine: str, index: Mapping[tuple[tuple[str, str], str], int]) -> Arra
     """
     known = next(e for e in load_engines() if e.name == engine)
     theta = np.zeros(len(index))
-    found = {("engine", ""): {n: getattr(known.costs, n) / PRIOR[n][0] for n in PRIOR}}
+    found = {("engine", ""): {n: getattr(known.costs, n) / PRIOR[n][0] or 1.0 for n in PRIOR}}
     for e in known.effects:
         key = ("architecture", e.architecture) if e.architecture else ("platform", e.platform)
         if e.from_version:
@@ -318,6 +319,8 @@ def prepare(c: Case) -> bool:
         names -= {"attention_factor"}
     else:
         names -= {"latent_decode_factor", "latent_prefill_factor"}
+    if not model.indexed_latent_layers:
+        names -= {"indexed_latent_layer_s"}
     if model.recurrent is None:
         names -= {"recurrent_factor"}
     if c.workload.kind == "static":

@@ -8,6 +8,7 @@ from groundspeed.estimator.backtest.values import (
     Row,
     integer,
     number,
+    setting,
     text,
     version,
     weight_format,
@@ -96,8 +97,8 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, Workload]
     if kind == "static" and engine.name == "trtllm":
         engine = engine.model_copy(update={"policy": "whole_batch"})
     engine = override_limits(
-        engine, integer(row, "token_budget", 0) or None, integer(row, "max_sequences", 0) or None,
-        number(row, "memory_fraction"), integer(row, "max_model_len", 0) or None,
+        engine, _count(row, "token_budget", deployment), _count(row, "max_sequences", deployment),
+        setting(row, "memory_fraction"), _count(row, "max_model_len", deployment),
     )  # fmt: skip
     return Server(model, deployment, engine, hardware), _workload(row, kind, rate)
 
@@ -149,6 +150,19 @@ def _workload(row: Row, kind: Kind, rate: float | None) -> Workload:
     if delay is not None:
         workload = replace(workload, client_delay_s=delay * 1e-3)
     return _speculating(row, workload)
+
+
+def _count(row: Row, name: str, deployment: Deployment) -> int | None:
+    """Return a limit of one attention group; None if the row does not state it.
+
+    SGLang divides what its command says of a step by the number of groups.
+    """
+    value = setting(row, name)
+    if value is None:
+        return None
+    if name != "max_model_len" and not text(row, name) and text(row, "engine")[:3].lower() == "sgl":
+        value = max(value // deployment.dp, 1.0)
+    return round(value)
 
 
 def _cached(row: Row) -> float:

@@ -9,6 +9,18 @@ from groundspeed.profiles.errors import InputError
 
 Row = Mapping[str, str]
 
+SETTINGS = {
+    "max_sequences": "max-num-seqs|max-running-requests|max-batch-size",
+    "token_budget": "max-num-batched-tokens|chunked-prefill-size|max-num-tokens",
+    "memory_fraction": "gpu-memory-utilization|mem-fraction-static"
+    "|kv-cache-free-gpu-memory-fraction",
+    "max_model_len": "max-model-len|context-length|max-seq-len",
+}
+"""Columns that the command of the server states too, and its options (vLLM, SGLang, TRT-LLM)."""
+
+SAID_IN = ("command", "server_args", "notes")
+"""Columns in which a command may stand."""
+
 LENGTHS = ("isl", "osl")
 """Columns that may be means of real prompts, which are no whole numbers."""
 
@@ -37,6 +49,23 @@ def number(row: Row, name: str) -> float | None:
     if not math.isfinite(value) or value < 0:
         raise InputError(f"{name} is {found[:40]}, but must be a finite number, 0 or more")
     return value
+
+
+def setting(row: Row, name: str) -> float | None:
+    """Return a setting of the server: its column, else what the server's command says.
+
+    >>> setting({"notes": "--tp 8 --max-num-seqs=128"}, "max_sequences")
+    128.0
+    """
+    stated = number(row, name)
+    if stated:
+        return stated
+    options = SETTINGS[name].replace("-", "[-_]")
+    for column in SAID_IN:
+        found = re.search(rf"(?<![\w-])(?:--)?(?:{options})[ =]+([\d.]+)", text(row, column))
+        if found and (value := float(found[1].rstrip("."))) > 0.0:
+            return value
+    return None
 
 
 def integer(row: Row, name: str, default: int) -> int:

@@ -95,9 +95,7 @@ def _vllm(c: Chosen) -> list[str]:
     words += [f"--max-model-len {_longest(c)}", f"--max-num-seqs {c.sequences}"]
     words += [f"--max-num-batched-tokens {c.engine.token_budget}"]
     words += [f"--gpu-memory-utilization {c.engine.memory_fraction:g}"]
-    words += [
-        "--enable-prefix-caching" if c.workload.cached_share else "--no-enable-prefix-caching"
-    ]
+    words += ["--enable-prefix-caching" if c.workload.cached else "--no-enable-prefix-caching"]
     if d.dtype is not None and d.dtype.startswith("fp8") and c.model.weights is None:
         words.append("--quantization fp8")
     elif d.dtype in ("bfloat16", "float16") and c.model.weights is None:
@@ -136,7 +134,7 @@ def _sglang(c: Chosen) -> list[str]:
     words += [f"--chunked-prefill-size {c.engine.token_budget * d.dp}"]
     if c.engine.memory_fraction is not None:
         words.append(f"--mem-fraction-static {c.engine.memory_fraction:g}")
-    words += [] if c.workload.cached_share else ["--disable-radix-cache"]
+    words += [] if c.workload.cached else ["--disable-radix-cache"]
     if d.dtype is not None and d.dtype.startswith("fp8") and c.model.weights is None:
         words.append("--quantization fp8")
     elif d.dtype in ("bfloat16", "float16") and c.model.weights is None:
@@ -177,7 +175,7 @@ def _atom(c: Chosen) -> list[str]:
     words += [f"--max-model-len {_longest(c)}", f"--max-num-seqs {c.sequences}"]
     words += [f"--max-num-batched-tokens {c.engine.token_budget}"]
     words += [f"--gpu-memory-utilization {c.engine.memory_fraction:g}"]
-    words += ["--enable_prefix_caching"] if c.workload.cached_share else []
+    words += ["--enable_prefix_caching"] if c.workload.cached else []
     if c.workload.drafted_tokens:
         words.append(f"--method mtp --num-speculative-tokens {c.workload.drafted_tokens}")
     if d.kv_dtype is not None:

@@ -181,7 +181,7 @@ def _roughs(request: Request, candidate: Candidate, deployment: Deployment) -> l
     steps = StepTimes(graph, server.nodes, engine, top, tokens, proposed)
     mean = w.mean_length
     loads = Loads(
-        np.full(clients.shape, max(mean * w.prompt_tokens * (1.0 - w.cached_share), 1.0)),
+        np.full(clients.shape, max(mean * w.prompt_tokens * (1.0 - w.cached), 1.0)),
         np.full(clients.shape, mean * w.output_tokens / (1.0 + w.accepted_tokens)),
         clients,
         fixed=w.length_low == w.length_high,

@@ -44,6 +44,10 @@ class Costs(Record):
     eager_latent_layer_s: NonNegative = 0.0
     """[s] Host time to launch a layer in decode with latent attention (MLA), in versions whose MLA
     kernels cannot be captured in a CUDA graph: a lower bound per layer."""
+    indexed_latent_layer_s: NonNegative = 0.0
+    """[s] Per layer of latent attention that chooses its tokens by an index (DSA of DeepSeek-V3.2
+    and GLM-5, DeepSeek-V4): kernels of index, selection and residual streams that an engine has not
+    fused, or launches outside its graphs. Young paths: 5 to 500 us."""
     gemm_factor: Positive = 1.0
     """Time of GEMMs in the engine / time of the same kernels alone."""
     prefill_factor: Positive = 1.0

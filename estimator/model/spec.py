@@ -212,6 +212,15 @@ class Model(Record):
         return self.latent is not None or self.compressed is not None
 
     @property
+    def indexed_latent_layers(self) -> int:
+        """Number of layers of latent attention that choose their tokens by an index."""
+        if self.compressed is not None:
+            return sum(layers for _, layers in self.compressed.ratios)
+        if self.latent is not None and self.latent.index_top_k:
+            return self.attention_layers
+        return 0
+
+    @property
     def kind(self) -> str:
         """What decides which kernels dominate: ``dense``, or what makes it otherwise."""
         if self.recurrent is not None:

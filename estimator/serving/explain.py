@@ -12,7 +12,7 @@ from groundspeed.estimator.serving.workload import PROMPTS_A_CLIENT, PartTime, W
 
 def explain_ttft(steps: StepTimes, w: Workload, ttft_s: float, engine: Engine) -> str:
     """Describe which of queueing, the request's own prefill and the host dominates TTFT."""
-    prompt = w.prompt_tokens * w.mean_length * (1.0 - w.cached_share)
+    prompt = w.prompt_tokens * w.mean_length * (1.0 - w.cached)
     own = steps.step_s(0, 0.0, max(prompt, 1.0), 1.0, 0.0)
     if w.kind == "static":
         if w.concurrency == 1:
@@ -41,7 +41,9 @@ def assumptions(w: Workload, engine: Engine, simulated: int, known: Distance) ->
         drafted = (f"speculation: {described(w)}",) if w.drafted_tokens else ()
         return (f"static batch, {engine.title}", *drafted, str(known))
     lengths = (
-        "all equal"
+        "as recorded"
+        if w.trace is not None
+        else "all equal"
         if w.length_low == w.length_high
         else f"uniform between {w.length_low:g} and {w.length_high:g} times the nominal length"
     )
@@ -61,7 +63,20 @@ def assumptions(w: Workload, engine: Engine, simulated: int, known: Distance) ->
         prompts,
         f"{w.statistic} of requests",
         *((f"speculation: {described(w)}",) if w.drafted_tokens else ()),
+        *_of_trace(w),
         str(known),
+    )
+
+
+def _of_trace(w: Workload) -> tuple[str, ...]:
+    """Say what the prefix cache holds of the prompts of a trace."""
+    if w.trace is None:
+        return ()
+    if not w.trace.block_tokens:
+        return ("the trace does not say which prefixes its prompts share",)
+    return (
+        f"prefix cache holds {w.cached:.0%} of the prompts: the least recently used blocks of "
+        f"{w.trace.block_tokens} tokens go",
     )
 
 

@@ -215,7 +215,7 @@ class _Pool:
         fit = int(fit / cache_factor(w, model, d)) * d.dp
         if fit < 1:
             raise InputError(f"{model.id} does not fit the decode pool of {d.devices} devices each")
-        fresh = max(prompt * (1.0 - w.cached_share), 1.0)
+        fresh = max(prompt * (1.0 - w.cached), 1.0)
         together = max(1.0, pools.prefill.engine.token_budget // fresh)
         batch = before.step_s(0, 0.0, together * fresh, together, prompt - fresh)
         return _Pool(

@@ -19,6 +19,7 @@ import numpy as np
 
 from groundspeed.estimator.serving.scheduler import Load, Outcome
 from groundspeed.estimator.serving.workload import PROMPTS_A_CLIENT, Workload
+from groundspeed.estimator.traffic.prefix_cache import cached_tokens
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.operations import Array
 
@@ -61,7 +62,14 @@ class Simulated:
 Run = Callable[[Load], Outcome]
 
 
-def simulate_group(w: Workload, clients: int, busy: float, request_s: float, run: Run) -> Simulated:
+def simulate_group(
+    w: Workload,
+    clients: int,
+    busy: float,
+    request_s: float,
+    run: Run,
+    capacity_tokens: float = math.inf,
+) -> Simulated:
     """Simulate the requests of one group.
 
     Parameters
@@ -76,9 +84,11 @@ def simulate_group(w: Workload, clients: int, busy: float, request_s: float, run
         [s] Time that a request spends in the server before the scheduler sees it.
     run : callable
         Simulates the scheduler with some requests.
+    capacity_tokens : float, default inf
+        Size of the group's cache, for the prefixes that a trace shares.
     """
     if w.kind in ("poisson", "trace"):
-        return _open_loop(w, busy, run)
+        return _open_loop(w, busy, run, capacity_tokens)
     requested = (w.num_prompts or PROMPTS_A_CLIENT * w.concurrency) / busy
     count = max(clients, math.ceil(requested - 1e-9))
     if w.kind == "offline":
@@ -97,10 +107,10 @@ def simulate_group(w: Workload, clients: int, busy: float, request_s: float, run
     return Simulated(load, outcome, weights, count / max(makespan, 1e-9), None, growing=False)
 
 
-def _open_loop(w: Workload, busy: float, run: Run) -> Simulated:
+def _open_loop(w: Workload, busy: float, run: Run, capacity_tokens: float) -> Simulated:
     if w.kind == "trace" or w.num_prompts:
-        if w.arrivals is not None:
-            load = _trace(w, busy)
+        if w.trace is not None:
+            load = _trace(w, busy, capacity_tokens)
         else:
             load = make_load(w, max(1, math.ceil((w.num_prompts or 1) / busy)), groups=busy)
         outcome = run(load)
@@ -108,7 +118,7 @@ def _open_loop(w: Workload, busy: float, run: Run) -> Simulated:
         first = float(outcome.arrival_s.min())
         span = float(outcome.arrival_s.max()) - first
         arrived = count / span if span > 0.0 else None
-        if w.request_rate_per_s is not None and w.arrivals is None:
+        if w.request_rate_per_s is not None and w.trace is None:
             # The clock of random arrivals starts a gap before the first.
             first, arrived = 0.0, w.request_rate_per_s / busy
         per_s = count / max(float(outcome.end_s.max()) - first, 1e-9)
@@ -168,15 +178,24 @@ def make_load(
         arrival = np.cumsum(gaps * (scale / gaps.mean()))
     return Load(
         prompts, outputs, clients=clients, arrival_s=arrival, delay_s=w.client_delay_s,
-        cached_share=w.cached_share, drafted_tokens=w.drafted_tokens, acceptance=w.acceptance,
+        cached_tokens=prompts * w.cached, drafted_tokens=w.drafted_tokens, acceptance=w.acceptance,
     )  # fmt: skip
 
 
-def _trace(w: Workload, busy: float) -> Load:
-    mine = (w.arrivals or ())[:: max(1, round(busy))]
-    columns = [np.array(c, dtype=np.float64) for c in zip(*mine, strict=True)]
+def _trace(w: Workload, busy: float, capacity_tokens: float) -> Load:
+    if w.trace is None:
+        raise AssertionError("called with a trace only")
+    mine = w.trace.share(busy)
+    arrival, prompts, outputs = (
+        np.array([r[i] for r in mine.requests], dtype=np.float64) for i in range(3)
+    )
+    if w.cached_share is not None:
+        cached = prompts * w.cached_share
+    else:
+        cached = np.array(cached_tokens(mine, capacity_tokens), dtype=np.float64)
     return Load(
-        columns[1], columns[2], arrival_s=columns[0], cached_share=w.cached_share,
+        prompts, outputs, arrival_s=arrival, cached_tokens=cached,
+        follows=tuple(r.before if r.waits else -1 for r in mine.requests),
         drafted_tokens=w.drafted_tokens, acceptance=w.acceptance,
     )  # fmt: skip
 

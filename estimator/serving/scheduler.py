@@ -41,8 +41,11 @@ class Load:
         [s] Arrival time of each request in an open loop; None in a closed loop.
     delay_s : float
         [s] Time between the end of a client's request and the start of its next one.
-    cached_share : float
-        [1] Fraction of each prompt that the prefix cache already holds.
+    cached_tokens : (N,) ndarray or None
+        Tokens of each prompt that the prefix cache already holds; None: none.
+    follows : tuple of int
+        The request after whose answer each is sent, ``arrival_s`` later; -1: it has an arrival of
+        its own. Empty: all have.
     """
 
     prompt_tokens: Array
@@ -50,7 +53,8 @@ class Load:
     clients: int | None = None
     arrival_s: Array | None = None
     delay_s: float = 0.004
-    cached_share: float = 0.0
+    cached_tokens: Array | None = None
+    follows: tuple[int, ...] = ()
     drafted_tokens: int = 0
     """Number of tokens that speculative decoding drafts per sequence and step."""
     acceptance: float = 0.0
@@ -125,8 +129,9 @@ def simulate(steps: StepTimes, engine: Engine, load: Load, cache_tokens: float) 
 class _Simulation:
     def __init__(self, steps: StepTimes, engine: Engine, load: Load, cache_tokens: float) -> None:
         self.steps, self.engine, self.load = steps, engine, load
-        self.prompt: list[float] = (load.prompt_tokens * (1.0 - load.cached_share)).tolist()
-        self.past: list[float] = (load.prompt_tokens * load.cached_share).tolist()
+        cached = load.cached_tokens if load.cached_tokens is not None else 0.0 * load.prompt_tokens
+        self.prompt: list[float] = (load.prompt_tokens - cached).tolist()
+        self.past: list[float] = cached.tolist()
         self.output: list[float] = load.output_tokens.tolist()
         self.steps_left: list[float] = load.steps_needed().tolist()
         count = len(self.prompt)
@@ -134,10 +139,16 @@ class _Simulation:
         self.first = [0.0] * count
         self.end = [0.0] * count
         self.coming: list[tuple[float, int]] = []
+        self.turns: dict[int, list[int]] = {}
+        """Requests that are sent after the answer to another one."""
         self.next_request = count
         if load.arrival_s is not None:
             self.arrival = load.arrival_s.tolist()
-            self.coming = [(a, i) for i, a in enumerate(self.arrival)]
+            follows = load.follows or (-1,) * count
+            self.coming = [(a, i) for i, a in enumerate(self.arrival) if follows[i] < 0]
+            for i, before in enumerate(follows):
+                if before >= 0:
+                    self.turns.setdefault(before, []).append(i)
         else:
             clients = min(load.clients or count, count)
             self.coming = [(0.0, i) for i in range(clients)]
@@ -282,6 +293,8 @@ class _Simulation:
     def finish(self, request: int) -> None:
         self.end[request] = self.now
         self.free += self.need(request)
+        for turn in self.turns.pop(request, ()):
+            heapq.heappush(self.coming, (self.now + self.arrival[turn], turn))
         if self.next_request < len(self.prompt):
             heapq.heappush(self.coming, (self.now + self.load.delay_s, self.next_request))
             self.next_request += 1

@@ -11,7 +11,7 @@ length distribution, number of prompts, statistic) are inputs and are repeated i
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -154,6 +154,7 @@ class Server:
         return simulate_group(
             w, group.clients, group.busy, request_s,
             lambda load: simulate(group.steps, self.engine, load, held),
+            capacity_tokens=held,
         )  # fmt: skip
 
     def _prediction(
@@ -165,6 +166,10 @@ class Server:
     ) -> Prediction:
         model, d, engine, hardware = self.model, self.deployment, self.engine, self.nodes
         outcome, weights = simulated.outcome, simulated.weights
+        hits = None
+        if w.trace is not None and (cached := simulated.load.cached_tokens) is not None:
+            hits = float(cached.sum() / simulated.load.prompt_tokens.sum())
+            w = replace(w, cached_share=hits)  # what is shown of a prompt is shown of a mean one
         # A static batch is run inside the engine's process: there is no request overhead.
         request_s = 0.0
         if w.kind != "static":
@@ -247,6 +252,7 @@ class Server:
             requests_per_s=per_s,
             offered_requests_per_s=offered,
             goodput_requests_per_s=good,
+            prefix_hits=hits,
             saturated=saturated,
             most_sequences=group.fit * d.groups,
             weight_bytes=group.memory.weight_bytes,
@@ -294,7 +300,7 @@ class Server:
                 return (), first
             return part_times(decode, steps.engine_step_s(decode, running)), first
         costs = self.engine.costs
-        prompt = max(w.mean_length * w.prompt_tokens * (1.0 - w.cached_share), 1.0)
+        prompt = max(w.mean_length * w.prompt_tokens * (1.0 - w.cached), 1.0)
         prefill = in_engine(steps.prefill_parts(1.0, prompt), costs, graph, decode=False)
         first = part_times(prefill, steps.step_s(0, 0.0, prompt, 1.0, 0.0))
         if w.output_tokens * w.length_high < 2.0:
@@ -340,7 +346,7 @@ class _Group:
 
     def launching_s(self, w: Workload) -> float:
         """Return how much longer the host launches a prompt's kernels than they take [s]."""
-        prompt = max(w.mean_length * w.prompt_tokens * (1.0 - w.cached_share), 1.0)
+        prompt = max(w.mean_length * w.prompt_tokens * (1.0 - w.cached), 1.0)
         return max(self.steps.launch_s - self.steps.step_s(0, 0.0, prompt, 1.0, 0.0), 0.0)
 
     def static(self, w: Workload) -> tuple[list[Part], list[Part]]:

@@ -42,7 +42,7 @@ def static_parts(steps: StepTimes, w: Workload, batch: int) -> tuple[list[Part],
             costs, graph, decode=True,
         )  # fmt: skip
         decode += steps.draft_parts(float(batch), float(contexts.mean()))
-    fresh = np.array([w.prompt_tokens * (1.0 - w.cached_share)])
+    fresh = np.array([w.prompt_tokens * (1.0 - w.cached)])
     prompts = np.array([float(batch)])
     operators = graph.prefill_step(prompts, fresh)
     prefill = in_engine(steps.parts(operators), costs, graph, decode=False)
@@ -54,7 +54,7 @@ def static_outcome(
 ) -> Outcome:
     """Return the times of a static batch, given its :func:`static_parts`."""
     decode, prefill = parts
-    cached = w.prompt_tokens * w.cached_share
+    cached = w.prompt_tokens * w.cached
     if steps.engine.policy == "whole_batch" and not cached:
         first = steps.engine_step_s(prefill, 0)
     else:

@@ -135,6 +135,7 @@ class StepTimes:
         self._floor_s = eager
         self.launch_s = t.launches * costs.launch_s
         self._fixed_s = costs.step_s + layers * costs.layer_s + t.collectives * costs.collective_s
+        self._fixed_s += model.indexed_latent_layers * costs.indexed_latent_layer_s
 
     @property
     def rows_a_sequence(self) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from groundspeed.estimator.model.spec import Model
+from groundspeed.estimator.traffic.trace import Trace
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 
@@ -41,8 +42,9 @@ class Workload:
     """[1/s] Mean arrival rate of an open loop. Required if ``kind`` is "poisson"."""
     client_delay_s: float = 0.004
     """[s] Time between the end of a client's request and the start of its next one."""
-    cached_share: float = 0.0
-    """[1] Fraction of each prompt that is already in the prefix cache."""
+    cached_share: float | None = None
+    """[1] Fraction of each prompt that is already in the prefix cache; None: none of it, or what
+    the trace says."""
     drafted_tokens: int = 0
     """Number of tokens that speculative decoding drafts per sequence and step."""
     acceptance: float = 0.0
@@ -54,8 +56,14 @@ class Workload:
     draft_model: Model | None = None
     """Draft model of its own; None: a head."""
     statistic: Statistic = "mean"
-    arrivals: tuple[tuple[float, int, int], ...] | None = None
-    """Requests of a trace: (arrival time [s], prompt tokens, output tokens) of each."""
+    trace: Trace | None = None
+    """Recorded requests. Where they share prefixes, their hits in the prefix cache are simulated
+    unless ``cached_share`` is given."""
+
+    @property
+    def cached(self) -> float:
+        """[1] Fraction of a prompt that is already in the prefix cache."""
+        return self.cached_share or 0.0
 
     @property
     def accepted_tokens(self) -> float:
@@ -70,8 +78,8 @@ class Workload:
     @property
     def longest_tokens(self) -> float:
         """[tokens] Prompt and output of the longest request."""
-        if self.arrivals is not None:
-            return float(max(isl + osl for _, isl, osl in self.arrivals))
+        if self.trace is not None:
+            return float(self.trace.longest_tokens)
         return self.length_high * (self.prompt_tokens + self.output_tokens)
 
 
@@ -142,6 +150,8 @@ class Prediction(Record):
     output_tokens_per_joule: float | None = None
     cost_per_million_output_tokens: float | None = None
     """Cost in the currency of ``price_per_hour``."""
+    prefix_hits: float | None = None
+    """[1] Fraction of the prompts of a trace that the prefix cache held."""
     saturated: bool
     """True if requests wait for KV cache or a sequence slot, or arrive faster than they are
     served: TTFT is then mostly queueing time."""
@@ -228,9 +238,9 @@ def require_workload(model: Model, w: Workload) -> None:
             f"{model.id} {model.vocabulary:,}: it cannot draft for it",
             remedy="give a smaller model of the same family",
         )
-    if not 0.0 <= w.cached_share < 1.0:
+    if not 0.0 <= w.cached < 1.0:
         raise InputError(
-            f"the cached fraction of a prompt must be at least 0 and below 1, not {w.cached_share}"
+            f"the cached fraction of a prompt must be at least 0 and below 1, not {w.cached}"
         )
     if w.kind == "poisson" and not (
         w.request_rate_per_s is not None

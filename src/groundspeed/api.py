@@ -23,6 +23,7 @@ from groundspeed.estimator.deployment.build_server import ServerOptions, build_s
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving.speculation import speculate
 from groundspeed.estimator.serving.workload import Kind
+from groundspeed.estimator.traffic.read_trace import read_trace
 from groundspeed.profiles.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def estimate(
     batch: int | None = None,
     concurrency: int | None = None,
     rate: float | None = None,
+    trace: str | Path | None = None,
     engine: str | None = None,
     engine_version: str = "",
     tp: int = 1,
@@ -122,7 +124,7 @@ def estimate(
     length_low: float = 1.0,
     length_high: float = 1.0,
     num_prompts: int | None = None,
-    cached: float = 0.0,
+    cached: float | None = None,
     draft_tokens: int = 0,
     acceptance: float | None = None,
     draft: str | None = None,
@@ -154,6 +156,8 @@ def estimate(
         Number of clients of a server in a closed loop.
     rate : float, optional
         Arrival rate of an open loop [requests/s].
+    trace : str or Path, optional
+        File of recorded requests (see ``estimate --trace``); they have their own lengths.
     engine : {'vllm', 'sglang', 'trtllm', 'atom', 'bare'}, optional
         Default: ``vllm`` for a server, ``bare`` (no engine) for a static batch.
     engine_version : str, default ''
@@ -167,8 +171,9 @@ def estimate(
         Lengths are uniform between these fractions of the nominal ones.
     num_prompts : int, optional
         Number of requests of the whole benchmark. Default: ten per client.
-    cached : float, default 0
-        Fraction of each prompt that is already in the prefix cache.
+    cached : float, optional
+        Fraction of each prompt that is already in the prefix cache. Default: 0, or what a trace
+        says.
     draft_tokens : int, default 0
         Number of tokens that speculative decoding drafts per sequence and step.
     acceptance : float, optional
@@ -199,13 +204,15 @@ def estimate(
     InputError
         If a name is unknown, the load is impossible or contradictory, or the model does not fit.
     """
-    if sum(x is not None for x in (batch, concurrency, rate)) > 1:
+    if sum(x is not None for x in (batch, concurrency, rate, trace)) > 1:
         raise InputError(
-            "batch (static), concurrency (closed loop) and rate (open loop) exclude each other",
+            "batch (static), concurrency (closed loop), rate and trace (open loop) exclude each "
+            "other",
             remedy="give one of them",
         )
     given = {
-        "--batch": batch, "--concurrency": concurrency, "--rate": rate, "--engine": engine,
+        "--batch": batch, "--concurrency": concurrency, "--rate": rate, "--trace": trace,
+        "--engine": engine,
         "--engine-version": engine_version or None, "--num-prompts": num_prompts, "--slo": slo,
         "--max-sequences": max_sequences, "--token-budget": token_budget,
         "--memory-fraction": memory_fraction, "--max-model-len": max_model_len,
@@ -232,9 +239,15 @@ def estimate(
         gpu_link_bytes_per_s=parse_rate(gpu_link, "gpu_link"),
     )  # fmt: skip
     server = build_server(model, gpu, options, profile_dir=profile_dir)
+    recorded = None
+    if trace is not None:
+        recorded = read_trace(Path(trace))
+        kind = "trace"
+        prompt_tokens = max(1, round(recorded.mean_prompt_tokens))
+        output_tokens = max(1, round(recorded.mean_output_tokens))
     workload = Workload(
         prompt_tokens, output_tokens, clients, kind, length_low, length_high,
-        num_prompts, rate, cached_share=cached,
+        num_prompts, rate, cached_share=cached, trace=recorded,
     )  # fmt: skip
     workload = speculate(workload, draft_tokens, acceptance, draft or "head")
     prediction = server.predict(workload, slo=slo, price_per_hour=price)

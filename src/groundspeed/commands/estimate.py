@@ -148,16 +148,18 @@ def estimate_command(
     trace: Annotated[
         Path | None,
         typer.Option(
-            help="Open loop: CSV file with one request per row and the columns arrival_s "
-            "(arrival time in seconds), isl, osl. Not given: no trace."
+            help="Open loop: recorded requests, as CSV (arrival_s in seconds, isl, osl), JSON "
+            "lines (Mooncake, aiperf sessions, Bailian) or the JSON of vllm bench serve "
+            "--save-detailed. Shared prefixes meet a simulated prefix cache. Not given: no trace."
         ),
     ] = None,
     cached: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Fraction of each prompt that is already in the prefix cache, from 0 to below 1."
+            help="Fraction of each prompt that is already in the prefix cache, from 0 to below 1. "
+            "Not given: 0, or what a trace says."
         ),
-    ] = 0.0,
+    ] = None,
     draft_tokens: Annotated[
         int | None,
         typer.Option(
@@ -286,12 +288,12 @@ def estimate_command(
         parse_slo,
         prices_of,
         read_measured,
-        read_trace,
     )
     from groundspeed.estimator import Workload, find_model
     from groundspeed.estimator.deployment.build_server import ServerOptions
     from groundspeed.estimator.hardware.find_hardware import find_hardware
     from groundspeed.estimator.serving.speculation import speculate
+    from groundspeed.estimator.traffic.read_trace import read_trace
 
     given = {
         "--batch": batch, "--concurrency": concurrency, "--rate": rate, "--trace": trace,
@@ -303,7 +305,7 @@ def estimate_command(
         "--memory-fraction": memory_fraction, "--max-model-len": max_model_len,
         "--draft-tokens": draft_tokens, "--acceptance": acceptance, "--kv-dtype": kv_dtype,
         "--draft": draft,
-        "--cached": cached or None, "--image-tokens": image_tokens or None,
+        "--cached": cached, "--image-tokens": image_tokens or None,
         "--utilization": utilization, "--isl": isl, "--osl": osl,
         "--gpus-per-node": gpus_per_node, "--inter-node": inter_node, "--gpu-link": gpu_link,
         **{f"--{n}": v if v != 1 else None
@@ -313,9 +315,10 @@ def estimate_command(
     refuse_unmodelled({"--eager": eager, "--lora-rank": lora_rank, "--host-cache": host_cache})
     naive = _is_naive(method)
     load = load_of(named, naive=naive)
-    arrivals = read_trace(trace) if trace else None
-    if arrivals is not None:  # what is shown of a prompt is shown of the mean one
-        isl, osl = (max(1, round(sum(a[i] for a in arrivals) / len(arrivals))) for i in (1, 2))
+    recorded = read_trace(trace) if trace else None
+    if recorded is not None:  # what is shown of a prompt is shown of the mean one
+        means = (recorded.mean_prompt_tokens, recorded.mean_output_tokens)
+        isl, osl = (max(1, round(mean)) for mean in means)
     isl, osl = (1024 if length is None else length for length in (isl, osl))
     isl += image_tokens
     shape = find_model(model, assume=assume)
@@ -327,7 +330,7 @@ def estimate_command(
         return
     kind: Kind = "static" if load == "static" else "closed"
     if load == "open":
-        kind = "trace" if arrivals else "poisson"
+        kind = "trace" if recorded else "poisson"
     clients = parse_concurrency(concurrency or str(batch if batch is not None else 1), load)
     request = EstimateRequest(
         model=shape,
@@ -341,7 +344,7 @@ def estimate_command(
             num_prompts=num_prompts,
             request_rate_per_s=rate,
             cached_share=cached,
-            arrivals=arrivals,
+            trace=recorded,
         ), draft_tokens or 0, acceptance, draft or "head"),
         options=ServerOptions(
             tp=tp, pp=pp, ep=ep, dp=dp, replicas=replicas, dtype=dtype, kv_dtype=kv_dtype,

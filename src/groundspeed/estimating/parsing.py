@@ -147,40 +147,6 @@ def parse_pools(text: str | None) -> tuple[int, int] | None:
     return int(first), int(second)
 
 
-def read_trace(path: Path) -> tuple[tuple[float, int, int], ...]:
-    """Read the requests of a trace from a CSV file with the columns arrival_s, isl and osl.
-
-    Returns
-    -------
-    tuple of (float, int, int)
-        Arrival time [s], prompt tokens and output tokens of each request, by arrival time.
-
-    Raises
-    ------
-    InputError
-        If a column is missing, a value is not a number or out of range, or there are no rows.
-    """
-    from groundspeed.profiles.files import read_rows
-
-    arrivals = []
-    for line, row in enumerate(read_rows(path), start=2):
-        try:
-            arrival, isl, osl = float(row["arrival_s"]), int(row["isl"]), int(row["osl"])
-        except (KeyError, ValueError) as error:
-            raise InputError(
-                f"every row needs a number in arrival_s, isl and osl ({error})",
-                where=f"{path}, line {line}",
-            ) from error
-        if not (0.0 <= arrival < 1e9 and isl > 0 and osl > 0):
-            raise InputError(
-                "arrival_s must be at least 0, isl and osl at least 1", where=f"{path}, line {line}"
-            )
-        arrivals.append((arrival, isl, osl))
-    if not arrivals:
-        raise InputError("has no requests (only a header)", where=str(path))
-    return tuple(sorted(arrivals))
-
-
 def read_measured(path: Path) -> Measured:
     """Read measurements by concurrency from a CSV file with the columns of ``backtest``.
 
