@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from groundspeed.estimator.backtest.layout import PoolText, read_layout, read_speculation
 from groundspeed.estimator.backtest.values import (
+    LENGTHS,
     Row,
     integer,
     number,
@@ -24,6 +25,11 @@ from groundspeed.estimator.serving.workload import Kind, Workload
 from groundspeed.profiles.errors import InputError
 
 REQUIRED = ("model", "gpu", "isl", "osl")
+
+VARIED = (0.02, 1.98)
+"""Lengths of requests of which only the mean is known, relative to it: uniform between next to
+nothing and twice the mean, as load tools draw them by default. Equal lengths would keep the
+requests in step, which real ones are not."""
 
 CACHE_BLOCK = 16
 """Tokens of a block of the prefix cache, vLLM's default."""
@@ -131,14 +137,15 @@ def _of_pool(deployment: Deployment, pool: PoolText) -> Deployment:
 
 def _workload(row: Row, kind: Kind, rate: float | None) -> Workload:
     low, high = number(row, "length_low"), number(row, "length_high")
+    least, most = VARIED if kind != "static" and _mean_of_many(row) else (1.0, 1.0)
     delay = number(row, "client_delay_ms")
     workload = Workload(
         prompt_tokens=integer(row, "isl", 0),
         output_tokens=integer(row, "osl", 0),
         concurrency=integer(row, "batch_or_concurrency", 1),
         kind=kind,
-        length_low=1.0 if low is None else low,
-        length_high=1.0 if high is None else high,
+        length_low=least if low is None else low,
+        length_high=most if high is None else high,
         num_prompts=integer(row, "num_prompts", 0) or None,
         statistic="median" if text(row, "stat").startswith("median") else "mean",
         cached_share=_cached(row),
@@ -163,6 +170,12 @@ def _count(row: Row, name: str, deployment: Deployment) -> int | None:
     if name != "max_model_len" and not text(row, name) and text(row, "engine")[:3].lower() == "sgl":
         value = max(value // deployment.dp, 1.0)
     return round(value)
+
+
+def _mean_of_many(row: Row) -> bool:
+    """Return whether the lengths are means of requests that differ: no whole numbers."""
+    lengths = (number(row, name) for name in LENGTHS)
+    return any(value is not None and value != round(value) for value in lengths)
 
 
 def _cached(row: Row) -> float:

@@ -3,27 +3,33 @@
 import dataclasses
 from collections.abc import Sequence
 
-from groundspeed.estimator.engines.costs import Costs, attention_factor, kernel_factors
-from groundspeed.estimator.graph.step import StepGraph
+from groundspeed.estimator.engines.costs import attention_factor, kernel_factors
 from groundspeed.estimator.serving.step_tables import Part
+from groundspeed.estimator.serving.step_time import StepTimes
 from groundspeed.estimator.serving.workload import PartTime
 
 
-def in_engine(parts: Sequence[Part], costs: Costs, graph: StepGraph, *, decode: bool) -> list[Part]:
+def in_engine(parts: Sequence[Part], steps: StepTimes, *, decode: bool) -> list[Part]:
     """Scale the time of each part by the engine's factor for its own kernels."""
+    costs, graph = steps.engine.costs, steps.graph
     rest = 1.0 if decode else costs.prefill_factor
     factors = kernel_factors(costs, graph.formats.experts)
     factors["attention"] = attention_factor(costs, graph.model, decode=decode)
-    return [
-        dataclasses.replace(
-            part,
-            time_s=factor * part.time_s,
-            low_s=factor * part.low_s,
-            high_s=factor * part.high_s,
+    found = []
+    for part in parts:
+        factor = rest * factors.get(part.group, 1.0)
+        if factor < 1.0 and part.time_s > 0.0:  # no kernel is faster than memory
+            least = min(part.time_s, part.bytes / steps.bandwidth_bytes_per_s)
+            factor = max(factor, least / part.time_s)
+        found.append(
+            dataclasses.replace(
+                part,
+                time_s=factor * part.time_s,
+                low_s=factor * part.low_s,
+                high_s=factor * part.high_s,
+            )
         )
-        for part in parts
-        for factor in (rest * factors.get(part.group, 1.0),)
-    ]
+    return found
 
 
 def part_times(parts: Sequence[Part], total_s: float) -> tuple[PartTime, ...]:

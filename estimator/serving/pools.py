@@ -282,9 +282,9 @@ def _interval(
     p, d = pools.prefill, pools.decode
     before, after, prompt = pool.before, pool.after, pool.prompt
     context = prompt + pool.output / 2.0
-    parts = in_engine(before.prefill_parts(1.0, prompt), p.engine.costs, before.graph, decode=False)
+    parts = in_engine(before.prefill_parts(1.0, prompt), before, decode=False)
     first = part_times(parts, before.step_s(0, 0.0, prompt, 1.0, 0.0))
-    parts = in_engine(after.decode_parts(each, context), d.engine.costs, after.graph, decode=True)
+    parts = in_engine(after.decode_parts(each, context), after, decode=True)
     rest = part_times(parts, after.decode_s(max(1, round(each)), context))
     ttft = interval_factors(first, "ttft", p.engine, p.nodes, p.model)
     tpot = interval_factors(rest, "tpot", d.engine, d.nodes, d.model, acceptance_error(w))

@@ -291,7 +291,7 @@ class Server:
         self, group: "_Group", w: Workload, running: int
     ) -> tuple[tuple[PartTime, ...], tuple[PartTime, ...]]:
         """Return the time per group of a decode step at the mean context and of one prefill."""
-        steps, graph = group.steps, group.steps.graph
+        steps = group.steps
         if w.kind == "static":
             decode, prefill = group.static(w)
             total = steps.engine_step_s(prefill, 0)
@@ -299,15 +299,14 @@ class Server:
             if not decode:
                 return (), first
             return part_times(decode, steps.engine_step_s(decode, running)), first
-        costs = self.engine.costs
         prompt = max(w.mean_length * w.prompt_tokens * (1.0 - w.cached), 1.0)
-        prefill = in_engine(steps.prefill_parts(1.0, prompt), costs, graph, decode=False)
+        prefill = in_engine(steps.prefill_parts(1.0, prompt), steps, decode=False)
         first = part_times(prefill, steps.step_s(0, 0.0, prompt, 1.0, 0.0))
         if w.output_tokens * w.length_high < 2.0:
             return (), first
         context = w.mean_length * (w.prompt_tokens + w.output_tokens / 2.0)
         parts = steps.decode_parts(float(running), context)
-        decode = in_engine(parts, costs, graph, decode=True)
+        decode = in_engine(parts, steps, decode=True)
         return part_times(decode, steps.decode_s(running, context)), first
 
     def _with_costs(self, prediction: Prediction, price_per_hour: float | None) -> Prediction:

@@ -32,20 +32,20 @@ def decode_contexts(w: Workload) -> Array:
 
 def static_parts(steps: StepTimes, w: Workload, batch: int) -> tuple[list[Part], list[Part]]:
     """Return the groups of a decode step (mean over the contexts) and of the whole prefill."""
-    graph, costs = steps.graph, steps.engine.costs
+    graph = steps.graph
     contexts = decode_contexts(w)
     decode: list[Part] = []
     if contexts.size:
         sequences = np.full_like(contexts, float(batch))
         decode = in_engine(
             steps.parts(graph.decode_step(sequences, contexts, float(steps.rows_a_sequence))),
-            costs, graph, decode=True,
+            steps, decode=True,
         )  # fmt: skip
         decode += steps.draft_parts(float(batch), float(contexts.mean()))
     fresh = np.array([w.prompt_tokens * (1.0 - w.cached)])
     prompts = np.array([float(batch)])
     operators = graph.prefill_step(prompts, fresh)
-    prefill = in_engine(steps.parts(operators), costs, graph, decode=False)
+    prefill = in_engine(steps.parts(operators), steps, decode=False)
     return decode, prefill
 
 

@@ -12,6 +12,7 @@ the number of GPUs. Engines launch while earlier steps still run, so it delays t
 hardly takes time from the other requests.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -55,12 +56,20 @@ def step_graph(
     )  # fmt: skip
 
 
-def weighted(grid: Grid, factors: Mapping[str, float]) -> Array:
-    """Return the summed time of all groups of a grid, each multiplied by its factor, (P,)."""
+def weighted(grid: Grid, factors: Mapping[str, float], bandwidth: float) -> Array:
+    """Return the summed time of all groups of a grid, each multiplied by its factor, (P,).
+
+    A factor below 1 says that the engine has better kernels than those that were measured: they
+    are no faster than memory (``bandwidth``, bytes/s) either.
+    """
     total = grid.total()
-    for group in grid.groups:
-        if (factor := factors.get(group, 1.0)) != 1.0:
-            total = total + (factor - 1.0) * grid.total([group])
+    for place, group in enumerate(grid.groups):
+        factor = factors.get(group, 1.0)
+        if factor == 1.0:
+            continue
+        alone = grid.total([group])
+        least = np.minimum(alone, np.exp(grid.logs[4, place]) / bandwidth)
+        total = total + np.maximum(factor * alone, least) - alone
     return total
 
 
@@ -121,21 +130,29 @@ class StepTimes:
         longest = rounded_up(self.longest, LEAST_LONGEST)
         most = max(2.0 * self.engine.token_budget, sequences)
         t = self.tables = step_tables(self.graph, self.hardware, most, sequences, longest)
+        b = self.bandwidth_bytes_per_s
         factors = kernel_factors(costs, self.graph.formats.experts)
-        self._rows = Curve1(t.rows.axes[0].low, t.rows.axes[0].high, weighted(t.rows, factors))
-        self._head = Curve1(t.head.axes[0].low, t.head.axes[0].high, weighted(t.head, factors))
+        self._rows = Curve1(t.rows.axes[0].low, t.rows.axes[0].high, weighted(t.rows, factors, b))
+        self._head = Curve1(t.head.axes[0].low, t.head.axes[0].high, weighted(t.head, factors, b))
         x, y = t.decode.axes
         decode = {**factors, "attention": attention_factor(costs, model, decode=True)}
-        self._decode = Curve2(x, y, weighted(t.decode, decode).reshape(x.count, y.count))
+        self._decode = Curve2(x, y, weighted(t.decode, decode, b).reshape(x.count, y.count))
         x, y = t.prefill.axes
         prefill = {**factors, "attention": attention_factor(costs, model, decode=False)}
-        self._prefill = Curve2(x, y, weighted(t.prefill, prefill).reshape(x.count, y.count))
+        self._prefill = Curve2(x, y, weighted(t.prefill, prefill, b).reshape(x.count, y.count))
         layers = model.layers
         eager = layers * costs.eager_latent_layer_s if model.attends_latents else 0.0
         self._floor_s = eager
         self.launch_s = t.launches * costs.launch_s
         self._fixed_s = costs.step_s + layers * costs.layer_s + t.collectives * costs.collective_s
         self._fixed_s += model.indexed_latent_layers * costs.indexed_latent_layer_s
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        """[bytes/s] Peak bandwidth of the memory in the datasheet; inf: it is not known."""
+        spec = self.hardware.datasheet
+        known = spec is not None and spec.memory_bandwidth_bytes_per_s is not None
+        return spec.memory_bandwidth() if spec is not None and known else math.inf
 
     @property
     def rows_a_sequence(self) -> int:
