@@ -1,5 +1,6 @@
 """Build the server and the workload that a row of measurements describes."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +31,9 @@ VARIED = (0.02, 1.98)
 """Lengths of requests of which only the mean is known, relative to it: uniform between next to
 nothing and twice the mean, as load tools draw them by default. Equal lengths would keep the
 requests in step, which real ones are not."""
+
+SPLIT = 0.004
+"""Largest relative difference of a mean length from a round one that tokenizing explains."""
 
 CACHE_BLOCK = 16
 """Tokens of a block of the prefix cache, vLLM's default."""
@@ -173,9 +177,18 @@ def _count(row: Row, name: str, deployment: Deployment) -> int | None:
 
 
 def _mean_of_many(row: Row) -> bool:
-    """Return whether the lengths are means of requests that differ: no whole numbers."""
-    lengths = (number(row, name) for name in LENGTHS)
-    return any(value is not None and value != round(value) for value in lengths)
+    """Return whether the lengths are means of requests that differ: neither whole nor round.
+
+    A prompt of nominally 200 tokens may have 199.7 on average, because tokenizers split words.
+    """
+    for name in LENGTHS:
+        value = number(row, name)
+        if value is None or value == round(value):
+            continue
+        nominal = {100.0 * round(value / 100.0), 2.0 ** round(math.log2(max(value, 1.0)))}
+        if all(abs(value - n) > SPLIT * n for n in nominal):
+            return True
+    return False
 
 
 def _cached(row: Row) -> float:
