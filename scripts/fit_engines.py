@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from groundspeed.engine_fit.priors import PRIOR, SORTS, relevant
 from groundspeed.estimator.backtest.row_server import Resolver, server_and_workload
-from groundspeed.estimator.deployment.deployment import formats
 from groundspeed.estimator.engines.costs import Costs
 from groundspeed.estimator.engines.engine import family, load_engines, version_tuple
 from groundspeed.estimator.hardware.find_hardware import find_hardware
@@ -34,46 +34,17 @@ from groundspeed.estimator.serving.interval import law_errors
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Prediction, Workload
 from groundspeed.profiles.errors import InputError, PhysicsError
-from groundspeed.profiles.operations import WEIGHT_BYTES
 
 Array = NDArray[np.float64]
 
 FOLDER = Path(__file__).resolve().parents[1] / "estimator" / "engines"
 MARK = "# Written by scripts/fit_engines.py.\n"
 
-PRIOR: dict[str, tuple[float, float, float, float, float]] = {
-    # constant: median, and standard deviations of the log of the engine as a whole, and of the
-    # effects of platform, architecture and version
-    "step_s": (0.5e-3, 0.5, 0.3, 0.2, 0.4),
-    "layer_s": (6e-6, 0.5, 0.3, 0.2, 0.4),
-    "sequence_s": (15e-6, 0.7, 0.3, 0.2, 0.8),
-    "collective_s": (2e-6, 0.5, 0.3, 0.2, 0.2),
-    "request_s": (16e-3, 0.5, 0.2, 0.2, 0.4),
-    "launch_s": (60e-6, 0.7, 0.3, 0.6, 0.5),
-    "stream_steps": (0.5, 0.7, 0.3, 2.5, 0.4),
-    "indexed_latent_layer_s": (30e-6, 0.7, 1.0, 0.7, 0.7),
-    "gemm_factor": (1.0, 0.05, 0.15, 0.12, 0.05),
-    "prefill_factor": (1.06, 0.08, 0.1, 0.1, 0.08),
-    "attention_factor": (1.05, 0.15, 0.15, 0.1, 0.12),
-    "experts_factor": (1.05, 0.12, 0.2, 0.2, 0.15),
-    "int4_experts_factor": (1.0, 0.15, 0.6, 0.3, 0.2),
-    "fp4_experts_factor": (1.0, 0.12, 0.2, 0.15, 0.15),
-    "latent_decode_factor": (1.05, 0.2, 0.3, 0.2, 0.25),
-    "latent_prefill_factor": (1.05, 0.3, 0.3, 0.2, 0.3),
-    "recurrent_factor": (1.2, 0.3, 0.3, 0.2, 0.2),
-}
-"""Priors, set by hand: what a serving engine costs on top of its kernels. Engines of one kernel
-library differ less in the factors than in the work of their hosts. What a constant is worth stands
-in the rows; where they say nothing, it stays here."""
-
 EARLY = frozenset({"cuda 0", "rocm 0", "cuda 0.17"})
 EARLY_LOG_SD = 0.8
 """Versions whose first kernels for experts and latent attention were several times slower than
 today's, and the standard deviation of their effects on these. TensorRT-LLM 0.17 ran a path that was
 given up."""
-
-SORTS = {"engine": 1, "platform": 2, "architecture": 3, "version": 4}
-"""Place of each sort of effect in an entry of ``PRIOR``."""
 
 VERSIONS: dict[str, tuple[str, ...]] = {
     "vllm": ("0", "0.8", "0.11", "0.15", "0.18"),
@@ -306,28 +277,7 @@ def start(engine: str, index: Mapping[tuple[tuple[str, str], str], int]) -> Arra
 
 def prepare(c: Case) -> bool:
     """Find the constants that a case depends on; return False if it cannot be predicted."""
-    model, names = c.server.model, set(PRIOR)
-    if model.experts is None:
-        names -= {"experts_factor", "int4_experts_factor", "fp4_experts_factor"}
-    else:
-        stored = formats(model, c.server.deployment).experts
-        if stored not in WEIGHT_BYTES or stored.startswith("int"):
-            names -= {"fp4_experts_factor"}
-        if stored not in WEIGHT_BYTES or not stored.startswith("int"):
-            names -= {"int4_experts_factor"}
-    if model.attends_latents:
-        names -= {"attention_factor"}
-    else:
-        names -= {"latent_decode_factor", "latent_prefill_factor"}
-    if not model.indexed_latent_layers:
-        names -= {"indexed_latent_layer_s"}
-    if model.recurrent is None:
-        names -= {"recurrent_factor"}
-    if c.workload.kind == "static":
-        names -= {"request_s", "stream_steps"}
-    if c.server.deployment.world == 1:
-        names -= {"collective_s"}
-    c.names = tuple(n for n in PRIOR if n in names)
+    c.names = relevant(c.server, c.workload)
     try:
         c.server.predict(c.workload)
     except (InputError, PhysicsError) as error:  # such as one that does not fit into memory
@@ -583,7 +533,7 @@ def write_engine(engine: str, result: Fitted) -> None:
     text = re.sub(r"^seen = \[\n(?:  .*\n)*\]\n", "", text, flags=re.M)
     at = re.search(r"^(?:#[^\n]*\n)*\[", text, flags=re.M)
     assert at is not None
-    path.write_text(text[: at.start()] + seen + "\n" + text[at.start() :])
+    path.write_text(text[: at.start()].rstrip() + "\n\n" + seen + "\n" + text[at.start() :])
 
 
 def write_distances(spreads: Sequence[Mapping[str, str | float | int]]) -> None:

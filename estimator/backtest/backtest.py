@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from groundspeed.estimator.backtest.row_server import Resolver, pools_of, server_and_workload
 from groundspeed.estimator.backtest.values import Row, number, text
+from groundspeed.estimator.engines.own_engine import OwnEngine
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.serving.pools import Disaggregated, predict_disaggregated
 from groundspeed.estimator.serving.workload import Prediction
@@ -66,6 +67,7 @@ def backtest(
     rows: Iterable[Row],
     find: Callable[[str], Hardware],
     *,
+    own: OwnEngine | None = None,
     progress: Callable[[], None] | None = None,
 ) -> list[RowResult]:
     """Predict every row.
@@ -76,6 +78,9 @@ def backtest(
         Rows of the table, as :class:`csv.DictReader` returns them.
     find : callable
         Maps the name of a GPU to its hardware.
+    own : OwnEngine, optional
+        A calibrated engine, whose constants are used for the rows of its engine. Not given: those
+        fitted to published rows.
     progress : callable, optional
         Called after each row. Not given: no progress is reported.
 
@@ -84,7 +89,7 @@ def backtest(
     list of RowResult
         One result per row, in the order of the rows.
     """
-    resolver = Resolver(find)
+    resolver = Resolver(find, own)
     results = []
     for index, row in enumerate(rows):
         results.append(_result(index, row, resolver))

@@ -17,6 +17,7 @@ from groundspeed.estimator.backtest.values import (
 )
 from groundspeed.estimator.deployment.deployment import Deployment
 from groundspeed.estimator.engines.limits import engine_on, override_limits
+from groundspeed.estimator.engines.own_engine import OwnEngine
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.catalog import find_model
 from groundspeed.estimator.serving.pools import Pools, link_between
@@ -59,6 +60,8 @@ class Resolver:
     """Looks hardware up by name and caches it."""
 
     find: Callable[[str], Hardware]
+    own: OwnEngine | None = None
+    """A calibrated engine, whose constants are used for its rows."""
     _found: dict[str, Hardware] = field(default_factory=dict)
 
     def hardware(self, name: str) -> Hardware:
@@ -101,6 +104,8 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, Workload]
     if text(row, "disagg"):
         deployment = _of_pool(deployment, read_layout(text(row, "disagg")).decode)
     engine = engine_on(text(row, "engine") or "vllm", hardware, version=version(row))
+    if resolver.own is not None and resolver.own.engine == engine.name:
+        engine = resolver.own.applied(engine)
     kind = KINDS.get(text(row, "load_kind").split("(")[0].strip() or "closed")
     if kind is None:
         raise InputError(f"unknown load '{row['load_kind']}'", remedy=f"one of {', '.join(KINDS)}")

@@ -121,7 +121,7 @@ def _spread(metric: str, option: Option, p: Prediction, *, shared: bool) -> floa
     if not shared:
         return whole
     server = option.server
-    known = distance(server.engine, server.hardware.architecture, server.model.kind)
+    known = distance(server.engine, server.hardware.architecture, server.model)
     part = math.log(known.ttft if which == "ttft" else known.tpot)
     return math.sqrt(max(whole**2 - part**2, 0.0))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from groundspeed.estimator.deployment.deployment import Deployment, Network
 from groundspeed.estimator.engines.engine import Engine
 from groundspeed.estimator.engines.limits import engine_on, override_limits
+from groundspeed.estimator.engines.own_engine import find_own_engine
 from groundspeed.estimator.hardware.find_hardware import HardwareChoice, find_hardware
 from groundspeed.estimator.model.catalog import find_model
 from groundspeed.estimator.model.spec import Model
@@ -40,6 +41,8 @@ class ServerOptions:
     """``vllm``, ``sglang``, ``trtllm``, ``atom`` or ``bare`` (no engine)."""
     engine_version: str = ""
     """Version of the engine; empty: the newest whose host costs are known."""
+    engine_profile: str | None = None
+    """Name or file of a calibrated engine, whose constants are used; None: the published ones."""
     token_budget: int | None = None
     """Maximum number of tokens in one step; None: the engine's default."""
     max_sequences: int | None = None
@@ -70,6 +73,8 @@ class ServerOptions:
     def engine_on(self, hardware: HardwareChoice) -> Engine:
         """Return the engine's constants for the platform of a device, with the limits given."""
         engine = engine_on(self.engine, hardware.best, version=self.engine_version)
+        if self.engine_profile is not None:
+            engine = find_own_engine(self.engine_profile).applied(engine)
         return override_limits(
             engine, self.token_budget, self.max_sequences, self.memory_fraction, self.max_model_len
         )

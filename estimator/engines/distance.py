@@ -14,7 +14,8 @@ Errors differ by the kind of model and by the platform, so each has factors of i
 least three groups were left out.
 
 >>> from groundspeed.estimator.engines.engine import find_engine
->>> distance(find_engine("bare"), "hopper", "dense").what
+>>> from groundspeed.estimator.model.catalog import find_model
+>>> distance(find_engine("bare"), "hopper", find_model("qwen3-8b")).what
 'none'
 """
 
@@ -26,6 +27,7 @@ from typing import Annotated
 from pydantic import Field
 
 from groundspeed.estimator.engines.engine import DISTANCES, NO_ENGINE, Engine, family
+from groundspeed.estimator.model.spec import Model
 from groundspeed.profiles.record import NonNegative, Positive, Record
 
 
@@ -33,7 +35,8 @@ class Distance(Record):
     """What is known of a case, and the 90 % factors of the error that follows."""
 
     what: str
-    """``seen``, ``version``, ``engine``, ``other``; ``none`` without an engine."""
+    """``seen``, ``version``, ``engine``, ``other``; ``own`` with constants that were measured on a
+    server of the user's own; ``none`` without an engine."""
     platform: str = ""
     """``cuda`` or ``rocm``; empty: of both."""
     kind: str = ""
@@ -50,6 +53,7 @@ class Distance(Record):
     def __str__(self) -> str:
         known = {
             "none": "no engine",
+            "own": "measured on a server of your own",
             "seen": "fitted to rows of this version, architecture and kind of model",
             "version": "fitted to other kinds of models on this version and architecture",
             "engine": "fitted to other versions on this architecture",
@@ -57,6 +61,11 @@ class Distance(Record):
         }[self.what]
         if self.what == "none":
             return known
+        if self.what == "own":
+            return (
+                f"engine's constants {known}; loads that the fit left out were within "
+                f"{self.tpot:.2f} (TPOT) and {self.ttft:.2f} (TTFT), nine times in ten"
+            )
         return (
             f"engine's constants {known}; what was left out like this was within "
             f"{self.tpot:.2f} (TPOT) and {self.ttft:.2f} (TTFT), nine times in ten"
@@ -71,7 +80,7 @@ def distances() -> tuple[Distance, ...]:
     return tuple(_distances().values())
 
 
-def distance(engine: Engine, architecture: str, kind: str) -> Distance:
+def distance(engine: Engine, architecture: str, model: Model) -> Distance:
     """Return how far a case is from the rows that the constants were fitted to.
 
     Parameters
@@ -79,13 +88,18 @@ def distance(engine: Engine, architecture: str, kind: str) -> Distance:
     engine : Engine
     architecture : str
         Architecture of the device.
-    kind : str
-        :attr:`Model.kind`.
+    model : Model
+        Of an engine that was calibrated with it, what was left out of that fit is known; of another
+        model, what a model that was left out of the fit to published rows showed.
     """
     if engine.name == NO_ENGINE:
         return NO_DISTANCE
+    kind = model.kind
+    own = engine.calibrated
+    if own is not None and own.model == model.id:
+        return Distance(what="own", tpot=own.tpot, ttft=own.ttft, groups=own.loads)
     ours = family(architecture)
-    if (engine.version_seen, ours, kind) in engine.seen:
+    if own is not None or (engine.version_seen, ours, kind) in engine.seen:
         what = "seen"
     elif any(s[:2] == (engine.version_seen, ours) for s in engine.seen):
         what = "version"

@@ -60,6 +60,19 @@ class VersionFacts(Record):
     padded_experts: dict[str, tuple[int, int]] | None = None
 
 
+class Calibrated(Record):
+    """That the constants of an engine were measured on a server of the user's own."""
+
+    name: str
+    """Name of the engine profile."""
+    model: str
+    """Model that the server ran."""
+    tpot: Annotated[float, Field(ge=1.0)]
+    """90 % factor of the error of TPOT on loads that were left out of the fit."""
+    ttft: Annotated[float, Field(ge=1.0)]
+    loads: Annotated[int, Field(ge=0)]
+
+
 class Engine(Record):
     """Constants of one engine for one version range and platform."""
 
@@ -118,6 +131,8 @@ class Engine(Record):
     """What platforms, architectures and versions change."""
     seen: tuple[tuple[str, str, str], ...] = ()
     """Version (of its effect), architecture and kind of model of the rows it was fitted to."""
+    calibrated: Calibrated | None = None
+    """Where the constants were measured, if on a server of the user's own."""
     version_seen: str = ""
     """Version of the effect that holds for the version asked for."""
     date: str

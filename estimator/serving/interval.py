@@ -46,7 +46,7 @@ def interval_factors(
         At most 1, and at least 1.
     """
     below, above = law_errors(parts, hardware)
-    known = distance(engine, hardware.architecture, model.kind)
+    known = distance(engine, hardware.architecture, model)
     own = math.log(known.tpot if metric == "tpot" else known.ttft)
     down, up = math.hypot(own, below, assumed[0]), math.hypot(own, above, assumed[1])
     # exp(-x) equals 1 - x to first order, but keeps the lower end above zero.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from groundspeed.estimator.serving.scheduler import Load, Outcome
+from groundspeed.estimator.serving.scheduler import HANDLING_S, Load, Outcome
 from groundspeed.estimator.serving.workload import PROMPTS_A_CLIENT, Workload
 from groundspeed.estimator.traffic.prefix_cache import cached_tokens
 from groundspeed.profiles.errors import InputError
@@ -178,6 +178,7 @@ def make_load(
         arrival = np.cumsum(gaps * (scale / gaps.mean()))
     return Load(
         prompts, outputs, clients=clients, arrival_s=arrival, delay_s=w.client_delay_s,
+        handling_s=HANDLING_S if w.kind == "closed" else 0.0,
         cached_tokens=prompts * w.cached, drafted_tokens=w.drafted_tokens, acceptance=w.acceptance,
     )  # fmt: skip
 

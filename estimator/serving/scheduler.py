@@ -26,6 +26,11 @@ from groundspeed.profiles.operations import Array
 
 EPSILON = 1e-9
 
+HANDLING_S = 0.001
+"""[s] Time between two requests that clients send at once: the server's front end reads and
+tokenizes them one after the other. An idle engine begins with the first and does not wait for the
+rest, which breaks the step of requests that ended together."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -41,6 +46,8 @@ class Load:
         [s] Arrival time of each request in an open loop; None in a closed loop.
     delay_s : float
         [s] Time between the end of a client's request and the start of its next one.
+    handling_s : float
+        [s] Time that the front end takes for a request before the next one; 0: there is none.
     cached_tokens : (N,) ndarray or None
         Tokens of each prompt that the prefix cache already holds; None: none.
     follows : tuple of int
@@ -53,6 +60,7 @@ class Load:
     clients: int | None = None
     arrival_s: Array | None = None
     delay_s: float = 0.004
+    handling_s: float = HANDLING_S
     cached_tokens: Array | None = None
     follows: tuple[int, ...] = ()
     drafted_tokens: int = 0
@@ -139,6 +147,8 @@ class _Simulation:
         self.first = [0.0] * count
         self.end = [0.0] * count
         self.coming: list[tuple[float, int]] = []
+        self.handled = 0.0
+        """[s] When the front end hands the last request to the engine."""
         self.turns: dict[int, list[int]] = {}
         """Requests that are sent after the answer to another one."""
         self.next_request = count
@@ -151,8 +161,9 @@ class _Simulation:
                     self.turns.setdefault(before, []).append(i)
         else:
             clients = min(load.clients or count, count)
-            self.coming = [(0.0, i) for i in range(clients)]
+            self.coming = [(load.handling_s * i, i) for i in range(clients)]
             self.next_request = clients
+            self.handled = load.handling_s * (clients - 1)
         heapq.heapify(self.coming)
         self.waiting: deque[int] = deque()
         self.prefilling: deque[list[float]] = deque()  # request, tokens left, tokens done
@@ -189,8 +200,7 @@ class _Simulation:
 
     def arrive(self) -> None:
         while self.coming and self.coming[0][0] <= self.now + EPSILON:
-            when, request = heapq.heappop(self.coming)
-            self.arrival[request] = when
+            _, request = heapq.heappop(self.coming)
             self.waiting.append(request)
 
     def need(self, request: int) -> float:
@@ -294,9 +304,12 @@ class _Simulation:
         self.end[request] = self.now
         self.free += self.need(request)
         for turn in self.turns.pop(request, ()):
-            heapq.heappush(self.coming, (self.now + self.arrival[turn], turn))
+            self.arrival[turn] += self.now
+            heapq.heappush(self.coming, (self.arrival[turn], turn))
         if self.next_request < len(self.prompt):
-            heapq.heappush(self.coming, (self.now + self.load.delay_s, self.next_request))
+            sent = self.arrival[self.next_request] = self.now + self.load.delay_s
+            self.handled = max(sent, self.handled + self.load.handling_s)
+            heapq.heappush(self.coming, (self.handled, self.next_request))
             self.next_request += 1
 
     def advance_time(self, took: float) -> None:

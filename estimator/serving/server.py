@@ -215,7 +215,7 @@ class Server:
             or outcome.queued > QUEUED_SHARE * len(outcome.first_s)
             or simulated.growing
         )
-        f, known = formats(model, d), distance(engine, hardware.architecture, model.kind)
+        f, known = formats(model, d), distance(engine, hardware.architecture, model)
         arriving = simulated.offered_per_s
         offered = arriving * group.busy if arriving is not None else None
         concurrency = w.concurrency

@@ -20,6 +20,7 @@ from groundspeed.estimating.load import load_of
 from groundspeed.estimating.parsing import parse_rate
 from groundspeed.estimator import Workload, find_model
 from groundspeed.estimator.deployment.build_server import ServerOptions, build_server
+from groundspeed.estimator.engines.own_engine import engine_of, find_own_engine
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.serving.speculation import speculate
 from groundspeed.estimator.serving.workload import Kind
@@ -114,6 +115,7 @@ def estimate(
     trace: str | Path | None = None,
     engine: str | None = None,
     engine_version: str = "",
+    engine_profile: str | None = None,
     tp: int = 1,
     pp: int = 1,
     ep: int = 1,
@@ -160,6 +162,8 @@ def estimate(
         File of recorded requests (see ``estimate --trace``); they have their own lengths.
     engine : {'vllm', 'sglang', 'trtllm', 'atom', 'bare'}, optional
         Default: ``vllm`` for a server, ``bare`` (no engine) for a static batch.
+    engine_profile : str, optional
+        Name or file of an engine that was calibrated on a live server.
     engine_version : str, default ''
         Version of the engine. Default: the newest whose constants are known.
     tp, pp, ep, dp, replicas : int, default 1
@@ -231,7 +235,8 @@ def estimate(
         clients = concurrency if concurrency is not None else (batch or 0)
     options = ServerOptions(
         tp=tp, pp=pp, ep=ep, dp=dp, replicas=replicas, dtype=dtype, kv_dtype=kv_dtype,
-        engine=engine or ("bare" if kind == "static" else "vllm"), engine_version=engine_version,
+        engine=engine_of(engine_profile, engine, "bare" if kind == "static" else "vllm"),
+        engine_version=engine_version, engine_profile=engine_profile,
         token_budget=token_budget, max_sequences=max_sequences,
         memory_fraction=memory_fraction, max_model_len=max_model_len,
         gpus_per_node=gpus_per_node,
@@ -293,8 +298,9 @@ def plan(
     ttft_s: float | None = None,
     tpot_s: float | None = None,
     slo: str | None = None,
-    engine: str = "vllm",
+    engine: str | None = None,
     engine_version: str = "",
+    engine_profile: str | None = None,
     price: float | Sequence[float] | None = None,
     dtype: str | None = None,
     kv_dtype: str | None = None,
@@ -330,9 +336,11 @@ def plan(
         Limits of mean TTFT and TPOT [s]. Default: no limit.
     slo : str, optional
         More limits in ms, on means or percentiles: ``"ttft_p99=2000"``.
-    engine, engine_version, dtype, kv_dtype, length_low, length_high, cached, draft_tokens
+    engine, engine_version, engine_profile, dtype, kv_dtype, length_low, length_high, cached
         As in :func:`estimate`.
-    acceptance, draft, token_budget, max_sequences, memory_fraction, max_model_len, profile_dir
+    draft_tokens, acceptance, draft, token_budget, max_sequences, memory_fraction
+        As in :func:`estimate`.
+    max_model_len, profile_dir
         As in :func:`estimate`.
     gpus_per_node, inter_node, gpu_link
         As in :func:`estimate`; they hold for the deployments that use them.
@@ -356,7 +364,8 @@ def plan(
     if len(prices) != len(names):
         raise InputError(f"{len(prices)} prices for {len(names)} GPUs", where="price")
     options = ServerOptions(
-        engine=engine, engine_version=engine_version, token_budget=token_budget,
+        engine=engine_of(engine_profile, engine, "vllm"), engine_version=engine_version,
+        engine_profile=engine_profile, token_budget=token_budget,
         max_sequences=max_sequences, memory_fraction=memory_fraction, max_model_len=max_model_len,
         gpus_per_node=gpus_per_node,
         inter_node_bytes_per_s=parse_rate(inter_node, "inter_node"),
@@ -505,7 +514,10 @@ def audit(
 
 
 def backtest(
-    source: "str | Path | pd.DataFrame", *, profile_dir: Path | None = None
+    source: "str | Path | pd.DataFrame",
+    *,
+    engine_profile: str | None = None,
+    profile_dir: Path | None = None,
 ) -> "list[RowResult]":
     """Predict every row of a table of measurements.
 
@@ -515,6 +527,8 @@ def backtest(
         A CSV file or the result of a load tool, or a table with the same columns: ``model``,
         ``gpu``, ``isl``, ``osl``, ``batch_or_concurrency`` and measured metrics such as
         ``tpot_ms``.
+    engine_profile : str, optional
+        Name or file of a calibrated engine, whose constants are used for its rows.
     profile_dir : Path, optional
         Folder of measured profiles. Default: ``$XDG_DATA_HOME/groundspeed/profiles``.
 
@@ -537,7 +551,10 @@ def backtest(
     else:
         texts = source.astype("string").fillna("").to_dict("records")
         rows = [{str(k): str(v) for k, v in row.items()} for row in texts]
-    return run_backtest(rows, lambda name: find_hardware(name, profile_dir=profile_dir).best)
+    return run_backtest(
+        rows, lambda name: find_hardware(name, profile_dir=profile_dir).best,
+        own=find_own_engine(engine_profile) if engine_profile else None,
+    )  # fmt: skip
 
 
 def screen(

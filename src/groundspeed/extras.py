@@ -10,6 +10,8 @@ EXTRA_OF = {
     "duckdb": "fleet",
     "fsspec": "fleet",
     "prometheus_client": "fleet",
+    "httpx": "server",
+    "tomli_w": "server",
     "pyarrow": "fleet",
     "ray": "ray",
     "jinja2": "report",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, Quiet, deliver
+from groundspeed.commands.server_options import EngineProfile
 from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def backtest_command(
             "GPUs of the row, else 1."
         ),
     ] = None,
+    engine_profile: EngineProfile = None,
     attribute: Annotated[
         bool,
         typer.Option(
@@ -102,6 +104,7 @@ def backtest_command(
     from groundspeed.display.terminal import progress_bar
     from groundspeed.estimator.backtest.backtest import METRICS, backtest, summarize
     from groundspeed.estimator.backtest.columns import read_measurements
+    from groundspeed.estimator.engines.own_engine import find_own_engine
     from groundspeed.estimator.hardware.find_hardware import find_hardware
 
     given = {"gpu": gpu, "model": model, "engine": engine, "tp": str(tp) if tp else None}
@@ -133,7 +136,10 @@ def backtest_command(
             report(done, len(rows), "")
 
         results = backtest(
-            rows, lambda name: find_hardware(name, profile_dir=profile_dir).best, progress=tick
+            rows,
+            lambda name: find_hardware(name, profile_dir=profile_dir).best,
+            own=find_own_engine(engine_profile) if engine_profile else None,
+            progress=tick,
         )
     if all(r.skipped_reason for r in results):
         reasons = sorted({r.skipped_reason for r in results})

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from groundspeed.calibrate.run.device import RunningDevice
 
 
+LIVE = "A live server"
+
+
 def calibrate_command(
     device: Device = None,
     quick: Annotated[
@@ -103,6 +106,68 @@ def calibrate_command(
             help="Print progress as JSON lines on stdout, for the parent process.",
         ),
     ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Calibrate the engine of this live server instead, e.g. http://127.0.0.1:8000: "
+            "sends load and writes an engine profile.",
+            rich_help_panel=LIVE,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model that the server runs, of the catalog or a config.json. Default: the name "
+            "that the server gives it.",
+            rich_help_panel=LIVE,
+        ),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="Device that the server runs on, or its profile. Needed with --server.",
+            rich_help_panel=LIVE,
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Engine of the server. Default: what it says itself.", rich_help_panel=LIVE
+        ),
+    ] = None,
+    tp: Annotated[int, typer.Option(help="Its tensor parallel size.", rich_help_panel=LIVE)] = 1,
+    pp: Annotated[int, typer.Option(help="Its pipeline parallel size.", rich_help_panel=LIVE)] = 1,
+    ep: Annotated[int, typer.Option(help="Its expert parallel size.", rich_help_panel=LIVE)] = 1,
+    dp: Annotated[
+        int, typer.Option(help="Its number of attention groups.", rich_help_panel=LIVE)
+    ] = 1,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Format of its weights. Default: the checkpoint's.", rich_help_panel=LIVE
+        ),
+    ] = None,
+    kv_dtype: Annotated[
+        str | None,
+        typer.Option(help="Format of its cache. Default: 16 bit.", rich_help_panel=LIVE),
+    ] = None,
+    token_budget: Annotated[
+        int | None,
+        typer.Option(
+            help="Its tokens of a step. Default: what it says, else what fits its times best.",
+            rich_help_panel=LIVE,
+        ),
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(help="Time for the load, e.g. 90s or 3m.", rich_help_panel=LIVE)
+    ] = "3m",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the engine profile. Default: engine, version and device.",
+            rich_help_panel=LIVE,
+        ),
+    ] = None,
     profile_dir: ProfileDir = None,
     output: Output = None,
     force: Force = False,
@@ -118,6 +183,20 @@ def calibrate_command(
     """
     if quick and full:
         raise InputError("--quick and --full cannot be combined", remedy="give one of them")
+    if server is not None:
+        from groundspeed.engine_fit.command import calibrate_live
+        from groundspeed.engine_fit.options import live_request
+
+        asked = live_request(
+            server, gpu, model, engine, (tp, pp, ep, dp), dtype, kv_dtype, token_budget, budget,
+            name, fresh, profile_dir,
+        )  # fmt: skip
+        calibrate_live(asked, output=output, force=force, as_json=as_json, quiet=quiet)
+        return
+    for option, value in (("--gpu", gpu), ("--model", model), ("--engine", engine),
+                          ("--name", name)):  # fmt: skip
+        if value is not None:
+            raise InputError("belongs to --server", where=option)
     mode = "quick" if quick else "full" if full else "standard"
     folder = folder_of(profile_dir)
     require_writable(output, force=force)

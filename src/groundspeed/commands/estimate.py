@@ -9,6 +9,7 @@ import typer
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
 from groundspeed.commands.server_options import (
     Dtype,
+    EngineProfile,
     EngineVersion,
     GpuLink,
     GpusPerNode,
@@ -186,6 +187,7 @@ def estimate_command(
     memory_fraction: MemoryFraction = None,
     max_model_len: MaxModelLen = None,
     engine_version: EngineVersion = "",
+    engine_profile: EngineProfile = None,
     prefill_decode: Annotated[
         str | None,
         typer.Option(
@@ -291,13 +293,16 @@ def estimate_command(
     )
     from groundspeed.estimator import Workload, find_model
     from groundspeed.estimator.deployment.build_server import ServerOptions
+    from groundspeed.estimator.engines.own_engine import engine_of
     from groundspeed.estimator.hardware.find_hardware import find_hardware
     from groundspeed.estimator.serving.speculation import speculate
     from groundspeed.estimator.traffic.read_trace import read_trace
 
     given = {
         "--batch": batch, "--concurrency": concurrency, "--rate": rate, "--trace": trace,
-        "--engine": engine, "--engine-version": engine_version or None, "--slo": slo,
+        "--engine": engine, "--engine-profile": engine_profile,
+        "--engine-version": engine_version or None,
+        "--slo": slo,
         "--simulate": simulate or None, "--measured": measured, "--plot": plot,
         "--prefill-decode": prefill_decode, "--num-prompts": num_prompts,
         "--length-low": length_low, "--length-high": length_high,
@@ -348,8 +353,9 @@ def estimate_command(
         ), draft_tokens or 0, acceptance, draft or "head"),
         options=ServerOptions(
             tp=tp, pp=pp, ep=ep, dp=dp, replicas=replicas, dtype=dtype, kv_dtype=kv_dtype,
-            engine=engine or ("bare" if load == "static" else "vllm"),
-            engine_version=engine_version, token_budget=token_budget, max_sequences=max_sequences,
+            engine=engine_of(engine_profile, engine, "bare" if load == "static" else "vllm"),
+            engine_version=engine_version, engine_profile=engine_profile,
+            token_budget=token_budget, max_sequences=max_sequences,
             memory_fraction=memory_fraction, max_model_len=max_model_len,
             gpus_per_node=gpus_per_node,
             inter_node_bytes_per_s=parse_rate(inter_node, "--inter-node"),

@@ -8,6 +8,7 @@ import typer
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
 from groundspeed.commands.server_options import (
     Dtype,
+    EngineProfile,
     EngineVersion,
     GpuLink,
     GpusPerNode,
@@ -55,9 +56,14 @@ def plan_command(
         ),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="Serving engine: vllm, sglang, trtllm or atom (AMD).")
-    ] = "vllm",
+        str | None,
+        typer.Option(
+            help="Serving engine: vllm, sglang, trtllm or atom (AMD). Default: that of the engine "
+            "profile, else vllm."
+        ),
+    ] = None,
     engine_version: EngineVersion = "",
+    engine_profile: EngineProfile = None,
     price: Annotated[
         list[float] | None,
         typer.Option(
@@ -139,6 +145,7 @@ def plan_command(
     from groundspeed.estimator.decisions.plan import make_plan, served_as
     from groundspeed.estimator.decisions.plan_records import Candidate, Request
     from groundspeed.estimator.deployment.build_server import ServerOptions
+    from groundspeed.estimator.engines.own_engine import engine_of
     from groundspeed.estimator.hardware.find_hardware import find_hardware
     from groundspeed.estimator.serving.speculation import speculate
     from groundspeed.estimator.serving.workload import Workload
@@ -152,7 +159,8 @@ def plan_command(
         if value is not None and not draft_tokens:
             raise InputError("needs --draft-tokens", where=option)
     options = ServerOptions(
-        dtype=dtype, kv_dtype=kv_dtype, engine=engine, engine_version=engine_version,
+        dtype=dtype, kv_dtype=kv_dtype, engine=engine_of(engine_profile, engine, "vllm"),
+        engine_version=engine_version, engine_profile=engine_profile,
         token_budget=token_budget, max_sequences=max_sequences, memory_fraction=memory_fraction,
         max_model_len=max_model_len, gpus_per_node=gpus_per_node,
         inter_node_bytes_per_s=parse_rate(inter_node, "--inter-node"),

@@ -11,6 +11,14 @@ EngineVersion = Annotated[
         help="Version of the engine, e.g. 0.12. Default: the newest whose host costs are known.",
     ),
 ]
+EngineProfile = Annotated[
+    str | None,
+    typer.Option(
+        "--engine-profile",
+        help="Name or file of an engine that was calibrated with 'calibrate --server': its "
+        "constants are used. Default: those fitted to published rows.",
+    ),
+]
 Dtype = Annotated[
     str | None,
     typer.Option(

@@ -36,6 +36,7 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "--isl": ANY,
     "--osl": ANY,
     "--engine": ANY,
+    "--engine-profile": ANY,
     "--engine-version": ANY,
     "--token-budget": ANY,
     "--image-tokens": ("static", "closed", "open"),

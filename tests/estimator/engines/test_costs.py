@@ -12,6 +12,7 @@ from groundspeed.estimator.engines.engine import Engine, find_engine, load_engin
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Workload
 
+DENSE, LATENT = find_model("qwen3-8b"), find_model("deepseek-r1")
 COSTS = Costs(step_s=1e-3, layer_s=1e-6, sequence_s=1e-6, collective_s=1e-6, request_s=0.01)
 ENGINE = Engine(
     name="some", title="Some", platform="cuda", policy="mixed", token_budget=8192,
@@ -46,17 +47,17 @@ def test_effects_multiply(version: str, architecture: str, factor: float) -> Non
 
 def test_distance_is_what_the_fit_has_seen() -> None:
     at = ENGINE.for_version("")
-    assert distance(at, "hopper", "dense").what == "seen"
-    assert distance(at, "hopper", "latent").what == "version"
-    assert distance(at, "ampere", "dense").what == "engine"
-    assert distance(at, "cdna4", "dense").what == "other"
-    assert distance(find_engine("bare"), "hopper", "dense").what == "none"
+    assert distance(at, "hopper", DENSE).what == "seen"
+    assert distance(at, "hopper", LATENT).what == "version"
+    assert distance(at, "ampere", DENSE).what == "engine"
+    assert distance(at, "cdna4", DENSE).what == "other"
+    assert distance(find_engine("bare"), "hopper", DENSE).what == "none"
 
 
 def test_less_known_cases_have_wider_intervals() -> None:
     at = ENGINE.for_version("")
-    seen = distance(at, "hopper", "dense")
-    assert 1.0 < seen.tpot < distance(at, "cdna4", "dense").tpot < 3.0
+    seen = distance(at, "hopper", DENSE)
+    assert 1.0 < seen.tpot < distance(at, "cdna4", DENSE).tpot < 3.0
     assert seen.ttft > seen.tpot  # queueing and the host vary more than the kernels
 
 
