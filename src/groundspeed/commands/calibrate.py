@@ -161,6 +161,23 @@ def calibrate_command(
     budget: Annotated[
         str, typer.Option(help="Time for the load, e.g. 90s or 3m.", rich_help_panel=LIVE)
     ] = "3m",
+    metrics_only: Annotated[
+        bool,
+        typer.Option(
+            "--metrics-only",
+            help="Send nothing: fit from the histograms that the server exports while its users "
+            "use it, over the time of --budget.",
+            rich_help_panel=LIVE,
+        ),
+    ] = False,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --metrics-only: saved pages of metrics, before and after --budget, or the "
+            "address of a Prometheus server. Default: the server's own page, read twice.",
+            rich_help_panel=LIVE,
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -191,7 +208,12 @@ def calibrate_command(
             server, gpu, model, engine, (tp, pp, ep, dp), dtype, kv_dtype, token_budget, budget,
             name, fresh, profile_dir,
         )  # fmt: skip
-        calibrate_live(asked, output=output, force=force, as_json=as_json, quiet=quiet)
+        if metrics and not metrics_only:
+            raise InputError("belongs to --metrics-only", where="--metrics")
+        passive = tuple(metrics or ()) if metrics_only else None
+        calibrate_live(
+            asked, output=output, force=force, as_json=as_json, quiet=quiet, passive=passive
+        )
         return
     for option, value in (("--gpu", gpu), ("--model", model), ("--engine", engine),
                           ("--name", name)):  # fmt: skip

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from groundspeed.profiles.schema import Profile
 
 
+LIVE = "A live server"
+
+
 def verify_command(
     model: Annotated[
         str,
@@ -73,6 +76,31 @@ def verify_command(
             "row, inputs quantized for each token). Default: that of --dtype."
         ),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Verify predictions of this live server instead, e.g. http://127.0.0.1:8000.",
+            rich_help_panel=LIVE,
+        ),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="Device that the server runs on, or its profile. Needed with --server.",
+            rich_help_panel=LIVE,
+        ),
+    ] = None,
+    engine_profile: Annotated[
+        str | None,
+        typer.Option(
+            help="Engine profile to predict from. Default: the constants of published rows.",
+            rich_help_panel=LIVE,
+        ),
+    ] = None,
+    tp: Annotated[int, typer.Option(help="Its tensor parallel size.", rich_help_panel=LIVE)] = 1,
+    budget: Annotated[
+        str, typer.Option(help="Time for the load, e.g. 90s or 3m.", rich_help_panel=LIVE)
+    ] = "2m",
     device: Device = None,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
@@ -89,6 +117,18 @@ def verify_command(
     """
     from groundspeed.estimator import find_model
 
+    if server is not None:
+        from groundspeed.engine_fit.command import verify_live
+        from groundspeed.engine_fit.options import live_request
+
+        asked = live_request(
+            server, gpu, model, None, (tp, 1, 1, 1), None, None, None, budget, None, True,
+            profile_dir,
+        )  # fmt: skip
+        passed = verify_live(
+            asked, engine_profile, output=output, force=force, as_json=as_json, quiet=quiet
+        )
+        raise typer.Exit(0 if passed else 1)
     shape = find_model(model)
     if layers is not None:
         if not 1 <= layers <= shape.layers:

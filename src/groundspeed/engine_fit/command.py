@@ -1,6 +1,8 @@
-"""What ``calibrate --server`` does: find out, load, fit, write, show."""
+"""What ``calibrate --server`` and ``verify --server`` do: find out, load, fit, write, show."""
 
 import json
+import math
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -13,29 +15,58 @@ from groundspeed.engine_fit.calibrate_server import (
     calibrate_server,
     find_target,
 )
+from groundspeed.engine_fit.loads import Observation
+from groundspeed.engine_fit.passive import (
+    KEY,
+    fit_passive,
+    read_files,
+    read_live,
+    read_prometheus,
+)
+from groundspeed.engine_fit.verify_server import ServerVerification, verify_server
 from groundspeed.estimator.engines.own_engine import (
     SUFFIX,
     OwnEngine,
     engine_folder,
+    find_own_engine,
     save_own_engine,
 )
+
+Z90 = 1.645
+"""Half the width of a 90 % interval of a normal distribution, in standard deviations."""
+
+UNKNOWN_PERCENT = 150.0
 
 UNITS = {"_s": (1e6, "us"), "_factor": (1.0, ""), "_steps": (1.0, "steps")}
 
 
 def calibrate_live(
-    request: Request, *, output: Path | None, force: bool, as_json: bool, quiet: bool
+    request: Request,
+    *,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    passive: tuple[str, ...] | None = None,
 ) -> None:
-    """Calibrate the engine of a live server, write its profile, and show it."""
+    """Calibrate the engine of a live server, write its profile, and show it.
+
+    ``passive``: saved pages of metrics or a Prometheus server; empty: the server's own page; None:
+    by load.
+    """
     console = make_console()
     target = find_target(request)
     path = output or engine_folder() / f"{target.name}{SUFFIX}"
     silent = quiet or as_json
     if not silent:
         console.print(plain(describe_target(target, request)))
-    own, _, _ = calibrate_server(
-        request, target, (lambda _: None) if silent else (lambda text: console.print(plain(text)))
-    )
+    if passive is not None:
+        own, _ = fit_passive(target, _observe(request, passive))
+    else:
+        own, _, _ = calibrate_server(
+            request, target,
+            (lambda _: None) if silent else (lambda text: console.print(plain(text))),
+        )  # fmt: skip
     # A calibration of the same name is continued or repeated: its profile is replaced.
     save_own_engine(own, path, force=force or output is None)
     if as_json:
@@ -44,6 +75,68 @@ def calibrate_live(
     show_own_engine(console, own)
     console.print(plain(f"\nengine profile written to {path}"))
     console.print(plain(f"use it: groundspeed estimate ... --engine-profile {own.name}"))
+
+
+def _observe(request: Request, passive: tuple[str, ...]) -> Observation:
+    """Read the metrics of the users' own load."""
+    if not passive:
+        return read_live(request.url, os.environ.get(KEY), request.budget_s)
+    if len(passive) == 1 and "://" in passive[0]:
+        return read_prometheus(passive[0].rstrip("/"), request.budget_s)
+    return read_files([Path(p) for p in passive], request.budget_s)
+
+
+def verify_live(
+    request: Request, engine_profile: str | None, *, output: Path | None, force: bool,
+    as_json: bool, quiet: bool,
+) -> bool:  # fmt: skip
+    """Verify predictions of a live server, and show how they did; return whether they passed."""
+    console = make_console()
+    own = find_own_engine(engine_profile) if engine_profile else None
+    target = find_target(request)
+    silent = quiet or as_json
+    if not silent:
+        console.print(plain(describe_target(target, request)))
+    result = verify_server(
+        request, target, own,
+        (lambda _: None) if silent else (lambda text: console.print(plain(text))),
+    )  # fmt: skip
+    if as_json or output is not None:
+        deliver(result.model_dump_json(indent=1), output, force=force)
+    else:
+        show_server_verification(console, result)
+    return result.passed
+
+
+def show_server_verification(console: Console, result: ServerVerification) -> None:
+    """Print each load with predicted and measured times, and what would have to be wrong."""
+    console.print(plain(f"\npredictions sealed before the first request: {result.sealed_sha256}"))
+    table = make_table(
+        "load", "TTFT, ms", "predicted", "", "TPOT, ms", "predicted", "", "token/s", "predicted", ""
+    )
+    for x in result.loads:
+        cells = [safe(f"{x.concurrency} x {x.prompt_tokens} + {x.output_tokens}")]
+        for c in (x.ttft_ms, x.tpot_ms, x.output_tok_s):
+            if c is None:
+                cells += ["-", "-", ""]
+                continue
+            mark = "" if c.inside else " !"
+            cells += [f"{c.measured:,.4g}", f"{c.predicted:,.4g}", f"{100 * c.error:+.0f}%{mark}"]
+        table.add_row(*cells)
+    console.print()
+    console.print(table)
+    console.print(
+        plain(
+            f"\nmedian error {result.tpot_median_percent:.1f} % (TPOT), "
+            f"{result.ttft_median_percent:.1f} % (TTFT); {result.inside_share:.0%} of the measured "
+            "times inside their 90 % intervals (! outside)"
+        )
+    )
+    for s in result.suspects:
+        console.print(
+            plain(f"{s.constant} would explain {s.explains:.0%} of the errors if it were "
+                  f"{s.factor:.2f} times what it is")
+        )  # fmt: skip
 
 
 def describe_target(target: Target, request: Request) -> str:
@@ -67,7 +160,7 @@ def show_own_engine(console: Console, own: OwnEngine) -> None:
         scale, unit = next(((s, u) for end, (s, u) in UNITS.items() if name.endswith(end)),
                            (1.0, ""))  # fmt: skip
         spread = own.spread.get(name)
-        error = f"{(2.718281828 ** (1.645 * spread) - 1.0) * 100:.0f}%" if spread else ""
+        error = _error(spread) if spread is not None else ""
         table.add_row(name, f"{value * scale:.4g}", unit, error)
     console.print()
     console.print(table)
@@ -92,6 +185,12 @@ def show_own_engine(console: Console, own: OwnEngine) -> None:
     )
     for note in own.notes:
         console.print(plain(f"note: {note}"))
+
+
+def _error(spread: float) -> str:
+    """Return the 90 % error of a constant; one that the loads do not show is not a number."""
+    percent = 100.0 * math.expm1(Z90 * spread)
+    return f"{percent:.0f}%" if percent < UNKNOWN_PERCENT else "not shown by these loads"
 
 
 def _percent(predicted: float | None, measured: float | None) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from groundspeed.engine_fit.loads import LoadSpec, Observation
 from groundspeed.engine_fit.priors import PRIOR, own_spread, relevant
+from groundspeed.estimator.backtest.row_server import VARIED
 from groundspeed.estimator.engines.engine import Engine
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.workload import Workload
@@ -46,11 +47,20 @@ LARGEST_MOVE = 1.0
 CLIENT_DELAY_S = 0.001
 """[s] What the load's own client takes between an answer and the next request."""
 
+MOST_SIMULATED = 1000
+"""Most requests of an open loop that are simulated."""
+
 COVERED = 0.9
 
 
 def workload(load: LoadSpec) -> Workload:
     """Return a load as the simulated scheduler takes it."""
+    if load.rate_per_s is not None:
+        return Workload(
+            load.prompt_tokens, load.output_tokens, kind="poisson", length_low=VARIED[0],
+            length_high=VARIED[1], request_rate_per_s=load.rate_per_s,
+            num_prompts=min(load.requests, MOST_SIMULATED),
+        )  # fmt: skip
     return Workload(
         load.prompt_tokens, load.output_tokens, load.concurrency, num_prompts=load.requests,
         client_delay_s=CLIENT_DELAY_S,
@@ -211,7 +221,8 @@ def fit(problem: Problem, observations: Sequence[Observation]) -> Fit:
     w = _robust(errors, weights)
     covariance = np.linalg.inv(rows.T * w @ rows + prior)
     # A model that misses its own loads is less certain than their number says.
-    excess = float(np.sum(w * errors**2)) / max(len(errors), 1)
+    free = len(errors) - len(problem.names)
+    excess = float(np.sum(w * errors**2)) / free if free > 0 else 1.0
     hat = np.einsum("ij,jk,ik->i", rows, covariance, rows) * w if len(errors) else np.zeros(0)
     left = errors / np.maximum(1.0 - hat, 0.1)
     return Fit(

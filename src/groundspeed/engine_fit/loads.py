@@ -22,12 +22,14 @@ from groundspeed.profiles.errors import InputError
 
 @dataclass(frozen=True)
 class LoadSpec:
-    """A closed loop of clients with requests of one size."""
+    """A closed loop of clients with requests of one size, or an open loop of mean lengths."""
 
     concurrency: int
     prompt_tokens: int
     output_tokens: int
     requests: int
+    rate_per_s: float | None = None
+    """[1/s] Arrivals of an open loop, whose lengths are means; None: a closed loop."""
 
     def asked(self, seed: int) -> list[Asked]:
         """Return its requests; no two loads of a calibration have the same prompts."""
