@@ -4,7 +4,8 @@
 
 The first table lists the error of every group of rows, the worst first. The second is what the fit
 of the engines' constants left out: the median error, and the factor that holds nine in ten. The
-third changes or leaves out one part of the model at a time (ablation). The TPOT and TTFT columns
+third has rows with speculation and split pools, which no constant was fitted to. The fourth changes
+or leaves out one part of the model at a time (ablation). The TPOT and TTFT columns
 hold the median / mean absolute error and the bias, in per cent; "in" is the share inside the 90 %
 interval. Saturated rows are not counted for TTFT.
 """
@@ -74,6 +75,14 @@ def main() -> None:
             f"{d.ttft_median_percent:8.1f}{d.ttft:8.2f}"
         )
     print()
+    print(f"{'not in the fit':50}{'rows':>5}{'TPOT':>17}{'in':>4}{'TTFT':>17}{'in':>4}")
+    for name, spec, pools in (
+        ("speculation", True, False), ("split pools", False, True), ("both", True, True),
+    ):  # fmt: skip
+        told = backtest(chosen(arguments.rows, spec=spec, pools=pools), best_hardware)
+        told = [r for r in told if not r.skipped_reason]
+        print(f"{name:50}{len(told):5}{cells(told, inside=True)}", flush=True)
+    print()
     kinds = ("dense", "mixture", "latent", "hybrid")
     print(f"{'':50}" + "".join(f"{k + ' TPOT':>17}{'TTFT':>17}" for k in kinds))
     for name, change in VARIANTS.items():
@@ -82,13 +91,16 @@ def main() -> None:
         print(f"{name:50}{''.join(shown)}", flush=True)
 
 
-def chosen(path: Path) -> list[dict[str, str]]:
-    """Return the fully described rows, at most ten of one model on one GPU in one source."""
+def chosen(path: Path, *, spec: bool = False, pools: bool = False) -> list[dict[str, str]]:
+    """Return the fully described rows, at most ten of one model on one GPU in one source.
+
+    ``spec`` and ``pools``: with speculation and with split pools, or without.
+    """
     rows = list(read_rows(path))
     kept: dict[tuple[str, ...], int] = {}
     found = []
     for row in rows:
-        if row["tier"] == "C" or row.get("spec") or row.get("disagg"):
+        if row["tier"] == "C" or bool(row.get("spec")) != spec or bool(row.get("disagg")) != pools:
             continue
         if row["load_kind"] not in ("closed_loop_concurrency", "static_batch", "open_loop_qps"):
             continue

@@ -7,6 +7,7 @@ to be wrong, and by how much, to explain them best.
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from groundspeed.engine_fit.calibrate_server import KEY, Request, Target, require_alone
 from groundspeed.engine_fit.choose import ALONE_REQUESTS, ROUNDS_OF_A_CLIENT
 from groundspeed.engine_fit.client import ServerClient, run_load
-from groundspeed.engine_fit.fit import METRICS, Problem, workload
+from groundspeed.engine_fit.fit import METRICS, Array, Problem, workload
 from groundspeed.engine_fit.loads import LoadSpec, Observation, observe
 from groundspeed.estimator.engines.own_engine import OwnEngine
 from groundspeed.estimator.serving.server import Server
@@ -31,6 +32,9 @@ OUTPUT = 32
 
 INSIDE_SHARE = 0.8
 """Share of measured values that must lie inside the predicted 90 % interval."""
+
+LARGEST_FACTOR = 3.0
+"""Largest factor on a constant that is tried as an explanation."""
 
 LEAST_SHARE = 0.1
 """Least share of the squared errors that a constant must explain to be named."""
@@ -202,6 +206,18 @@ def verify_server(
     )  # fmt: skip
 
 
+def _squares(problem: Problem, done: Sequence[Observation], theta: Array) -> float:
+    """Return the sum of the squared log errors of all measured times."""
+    total = 0.0
+    for o in done:
+        here = problem.predict(o.load, theta)
+        for m in METRICS:
+            value, measured = here.log(m), o.ttft_s if m == "ttft" else o.tpot_s
+            if value is not None and measured:
+                total += (value - math.log(measured)) ** 2
+    return total
+
+
 def _median(compared: Sequence[Compared]) -> float:
     return float(np.median([100.0 * abs(c.error) for c in compared])) if compared else 0.0
 
@@ -209,7 +225,8 @@ def _median(compared: Sequence[Compared]) -> float:
 def suspects(server: Server, done: Sequence[Observation]) -> list[Suspect]:
     """Return the constants that alone would explain the errors best, the best first.
 
-    Each is moved by the amount that makes the squares of all log errors least.
+    Each is moved to where the squares of all log errors should be least, at most by
+    :data:`LARGEST_FACTOR`, and the loads are predicted anew with it.
     """
     problem = Problem(server)
     start = np.zeros(len(problem.names))
@@ -229,9 +246,11 @@ def suspects(server: Server, done: Sequence[Observation]) -> list[Suspect]:
         size = float(column @ column)
         if size < 1e-9 or whole <= 0.0:
             continue
-        move = -float(column @ e) / size
-        explained = float(column @ e) ** 2 / size / whole
+        most = math.log(LARGEST_FACTOR)
+        move = float(np.clip(-float(column @ e) / size, -most, most))
+        theta = start.copy()
+        theta[i] = move
+        explained = 1.0 - _squares(problem, done, theta) / whole
         if explained >= LEAST_SHARE:
-            factor = float(np.exp(np.clip(move, -3.0, 3.0)))
-            found.append(Suspect(constant=name, factor=factor, explains=explained))
+            found.append(Suspect(constant=name, factor=math.exp(move), explains=explained))
     return sorted(found, key=lambda s: -s.explains)[:3]

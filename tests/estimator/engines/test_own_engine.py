@@ -67,7 +67,6 @@ def test_its_constants_are_used_first(stored: str) -> None:
     ours = gs.estimate("qwen3-8b", gpu="h200-sxm", concurrency=8, engine_profile=stored)
     assert ours.tpot_s is not None and plain.tpot_s is not None
     assert ours.tpot_s > plain.tpot_s + 0.003  # its step takes 4 ms of the host
-    assert ours.ttft_s > plain.ttft_s
     assert ours.engine_version == "0.32.0"
     assert any("measured on a server of your own" in text for text in ours.assumed)
     # The interval of the model that was measured is what its loads showed; of another, wider.
