@@ -13,7 +13,8 @@ import numpy as np
 
 from groundspeed.estimator.backtest.backtest import RowResult
 from groundspeed.estimator.backtest.row_server import Resolver, server_and_workload
-from groundspeed.estimator.backtest.values import Row
+from groundspeed.estimator.backtest.values import Row, stated
+from groundspeed.estimator.engines.own_engine import OwnEngine
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.serving.server import Server
 
@@ -33,7 +34,10 @@ MIN_ROWS = 3
 
 
 def attribute_errors(
-    rows: Sequence[Row], results: Sequence[RowResult], find: Callable[[str], Hardware]
+    rows: Sequence[Row],
+    results: Sequence[RowResult],
+    find: Callable[[str], Hardware],
+    own: OwnEngine | None = None,
 ) -> list[str]:
     """Return one line per candidate with the share of the squared log error it could explain.
 
@@ -45,11 +49,14 @@ def attribute_errors(
         Backtest results of the same rows, in the same order.
     find : callable
         Maps the name of a GPU to its hardware.
+    own : OwnEngine, optional
+        The calibrated engine that the results were predicted with.
     """
     usable = [
         (row, result)
         for row, result in zip(rows, results, strict=True)
         if not result.skipped_reason
+        and not stated(row, "disagg")
         and {"ttft_ms", "tpot_ms"} & result.measured.keys()
         and not result.saturated
     ]
@@ -65,7 +72,7 @@ def attribute_errors(
                 places.append((i, metric))
     residual = np.array(errors)
     whole = float((residual**2).sum())
-    resolver = Resolver(find)
+    resolver = Resolver(find, own)
     explanations = []
     for name, (field, more) in CANDIDATES.items():
         changed = [_predict_with_increase(row, resolver, field, more) for row, _ in usable]

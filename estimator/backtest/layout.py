@@ -27,7 +27,7 @@ DRAFTED = re.compile(
     r"|num_nextn_predict_layers\W+(\d+)",
     re.IGNORECASE,
 )
-ACCEPTED = re.compile(r"accept(?:ance)?[ _-]?len(?:gth)?\W+([\d.]+)", re.IGNORECASE)
+ACCEPTED = re.compile(r"accept(?:ance)?[ _-]?len(?:gth)?\W+(\d+(?:\.\d+)?)", re.IGNORECASE)
 LOOKED_UP = re.compile(r"n-?gram|prompt.?lookup|lookahead", re.IGNORECASE)
 
 
@@ -102,6 +102,6 @@ def read_speculation(text: str) -> SpeculationText:
     drafted, accepted = DRAFTED.search(text), ACCEPTED.search(text)
     return SpeculationText(
         int(next(g for g in drafted.groups() if g)) if drafted else None,
-        float(accepted[1].rstrip(".")) if accepted else None,
+        float(accepted[1]) if accepted else None,
         bool(LOOKED_UP.search(text)),
     )

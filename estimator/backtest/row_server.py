@@ -11,6 +11,7 @@ from groundspeed.estimator.backtest.values import (
     integer,
     number,
     setting,
+    stated,
     text,
     version,
     weight_format,
@@ -20,6 +21,7 @@ from groundspeed.estimator.engines.limits import engine_on, override_limits
 from groundspeed.estimator.engines.own_engine import OwnEngine
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.estimator.model.catalog import find_model
+from groundspeed.estimator.model.spec import Model
 from groundspeed.estimator.serving.pools import Pools, link_between
 from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.speculation import UNSTATED, acceptance_of, speculate
@@ -101,8 +103,8 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, Workload]
         replicas=max(1, integer(row, "replicas", 1)),
         kv_dtype="fp8" if text(row, "kv_dtype").lower().startswith("fp8") else None,
     )
-    if text(row, "disagg"):
-        deployment = _of_pool(deployment, read_layout(text(row, "disagg")).decode)
+    if stated(row, "disagg"):
+        deployment = _of_pool(deployment, read_layout(stated(row, "disagg")).decode)
     engine = engine_on(text(row, "engine") or "vllm", hardware, version=version(row))
     if resolver.own is not None and resolver.own.engine == engine.name:
         engine = resolver.own.applied(engine)
@@ -115,6 +117,7 @@ def server_and_workload(row: Row, resolver: Resolver) -> tuple[Server, Workload]
         engine, _count(row, "token_budget", deployment), _count(row, "max_sequences", deployment),
         setting(row, "memory_fraction"), _count(row, "max_model_len", deployment),
     )  # fmt: skip
+    model = _with_copies(model, deployment.ep) if stated(row, "disagg") else model
     return Server(model, deployment, engine, hardware), _workload(row, kind, rate)
 
 
@@ -126,16 +129,30 @@ def pools_of(row: Row, server: Server) -> Pools | None:
     InputError
         If they are not understood, or what links them is not known.
     """
-    described = text(row, "disagg")
+    described = stated(row, "disagg")
     if not described:
         return None
     layout = read_layout(described)
-    prefill = replace(server, deployment=_of_pool(server.deployment, layout.prefill))
+    deployment = _of_pool(server.deployment, layout.prefill)
+    model = find_model(text(row, "model")).model_copy(update={"max_context": None})
+    prefill = replace(server, model=_with_copies(model, deployment.ep), deployment=deployment)
     devices = sum(p.replicas * p.devices for p in (layout.prefill, layout.decode))
     return Pools(
         prefill, server, layout.prefill.replicas, layout.decode.replicas,
         link_between(prefill, server, devices),
     )  # fmt: skip
+
+
+def _with_copies(model: Model, ranks: int) -> Model:
+    """Return the model with copies of some experts, as engines add them so that ranks divide them.
+
+    DeepSeek's 256 experts on 48 GPUs are 288: six on each.
+    """
+    if model.experts is None or model.experts.count % ranks == 0:
+        return model
+    count = -(-model.experts.count // ranks) * ranks
+    experts = model.experts.model_copy(update={"count": count})
+    return model.model_copy(update={"experts": experts})
 
 
 def _of_pool(deployment: Deployment, pool: PoolText) -> Deployment:
@@ -211,12 +228,13 @@ def _cached(row: Row) -> float:
 
 def _speculating(row: Row, workload: Workload) -> Workload:
     """Return the workload with the speculation that a row states, as far as it does."""
-    said = read_speculation(text(row, "spec"))
-    drafted, acceptance = integer(row, "draft_tokens", 0), number(row, "acceptance")
-    if not (drafted or acceptance or text(row, "spec")):
+    described = stated(row, "spec")
+    said = read_speculation(described)
+    drafted, share = integer(row, "draft_tokens", 0), number(row, "acceptance")
+    if not (drafted or share or described):
         return workload
     drafted = drafted or said.drafted_tokens or UNSTATED.drafted_tokens
-    if acceptance is None and said.tokens_per_step is not None:
-        acceptance = acceptance_of(drafted, said.tokens_per_step)
+    gain = said.tokens_per_step if share is None else 1.0 + drafted * share
+    acceptance = acceptance_of(drafted, gain) if gain is not None else None
     draft = text(row, "draft_model") or ("ngram" if said.looked_up else "head")
     return speculate(workload, drafted, acceptance, draft)

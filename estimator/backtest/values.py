@@ -31,6 +31,16 @@ def text(row: Row, name: str) -> str:
     return "" if value is None else str(value).strip()
 
 
+NOTHING = ("none", "no", "off", "false", "0", "-", "nan", "null", "n/a")
+"""What people write into a column of words for nothing."""
+
+
+def stated(row: Row, name: str) -> str:
+    """Return the words of a column; empty if they say that there is nothing."""
+    found = text(row, name)
+    return "" if found.lower() in NOTHING else found
+
+
 def number(row: Row, name: str) -> float | None:
     """Return the value of a column as a number; None if there is none.
 
@@ -63,9 +73,17 @@ def setting(row: Row, name: str) -> float | None:
     options = SETTINGS[name].replace("-", "[-_]")
     for column in SAID_IN:
         found = re.search(rf"(?<![\w-])(?:--)?(?:{options})[ =]+([\d.]+)", text(row, column))
-        if found and (value := float(found[1].rstrip("."))) > 0.0:
+        if found and (value := _plain(found[1])) > 0.0:
             return value
     return None
+
+
+def _plain(digits: str) -> float:
+    """Return a number cut out of a text; 0 if it is none after all."""
+    try:
+        return float(digits.strip("."))
+    except ValueError:
+        return 0.0
 
 
 def integer(row: Row, name: str, default: int) -> int:

@@ -72,9 +72,11 @@ class ServerOptions:
 
     def engine_on(self, hardware: HardwareChoice) -> Engine:
         """Return the engine's constants for the platform of a device, with the limits given."""
-        engine = engine_on(self.engine, hardware.best, version=self.engine_version)
-        if self.engine_profile is not None:
-            engine = find_own_engine(self.engine_profile).applied(engine)
+        own = find_own_engine(self.engine_profile) if self.engine_profile is not None else None
+        version = self.engine_version or (own.engine_version if own is not None else "")
+        engine = engine_on(self.engine, hardware.best, version=version)
+        if own is not None:
+            engine = own.applied(engine)
         return override_limits(
             engine, self.token_budget, self.max_sequences, self.memory_fraction, self.max_model_len
         )

@@ -16,7 +16,8 @@ A cache moves over the network between nodes, inside one over the links of the d
 import math
 from dataclasses import dataclass
 
-from groundspeed.estimator.deployment.memory import most_sequences, plan_memory
+from groundspeed.estimator.deployment.deployment import require_valid
+from groundspeed.estimator.deployment.memory import most_sequences, plan_memory, require_fit
 from groundspeed.estimator.deployment.stored import cache_bytes
 from groundspeed.estimator.hardware.nodes import ACHIEVED
 from groundspeed.estimator.serving.interval import interval_factors
@@ -29,7 +30,7 @@ from groundspeed.estimator.serving.speculation import (
     with_draft,
 )
 from groundspeed.estimator.serving.step_time import StepTimes, step_graph
-from groundspeed.estimator.serving.workload import PROMPTS_A_CLIENT, Workload
+from groundspeed.estimator.serving.workload import PROMPTS_A_CLIENT, Workload, require_workload
 from groundspeed.profiles.errors import InputError
 from groundspeed.profiles.record import Record
 
@@ -112,7 +113,8 @@ def link_between(prefill: Server, decode: Server, devices: int) -> float:
             raise InputError(
                 "the network between pools is not known", remedy="give --inter-node 400Gb/s"
             )
-        rates.append(ACHIEVED * rate * server.deployment.devices)
+        # A sequence is on the devices of one attention group.
+        rates.append(ACHIEVED * rate * server.deployment.tp * server.deployment.pp)
     return min(rates)
 
 
@@ -131,6 +133,7 @@ def predict_disaggregated(pools: Pools, w: Workload) -> Disaggregated:
     ):
         if value <= 0:
             raise InputError(f"{name} must be positive, not {value}")
+    _require_possible(pools, w)
     pool = _Pool.of(pools, w)
     arriving = w.request_rate_per_s or 0.0
     low, high = 0.0, MAX_PREFILL_UTILIZATION * pool.prompts_per_s
@@ -149,7 +152,7 @@ def predict_disaggregated(pools: Pools, w: Workload) -> Disaggregated:
         # Who is not decoding waits for its first token.
         ttft = max(ttft, w.concurrency / low - transfer - (output - 1.0) * tpot)
         ttft += pool.burst_s() / pool.rounds
-    ends = _interval(pools, w, pool, max(1.0, each / pools.decode.deployment.dp))
+    ends = _interval(pools, w, pool, max(1.0, each / pools.decode.deployment.groups))
     return Disaggregated(
         prefill_replicas=pools.prefill_replicas,
         decode_replicas=pools.decode_replicas,
@@ -175,6 +178,27 @@ def predict_disaggregated(pools: Pools, w: Workload) -> Disaggregated:
         output_tokens=max(1, round(output)),
         saturated=full or load > 0.95 * MAX_PREFILL_UTILIZATION,
     )
+
+
+def _require_possible(pools: Pools, w: Workload) -> None:
+    """Reject loads and deployments that cannot be.
+
+    Raises
+    ------
+    InputError
+        If a pool cannot hold the model or run it as stated, or the load is no closed or open loop.
+    """
+    if w.kind not in ("closed", "poisson"):
+        raise InputError(
+            f"separate pools serve a closed loop or random arrivals, not a load of kind '{w.kind}'"
+        )
+    for server in (pools.prefill, pools.decode):
+        require_valid(server.model, server.deployment)
+        require_workload(server.model, w)
+        memory = plan_memory(server.model, server.deployment, server.engine, server.nodes)
+        require_fit(
+            server.model, server.deployment, server.engine, server.nodes, memory, w.longest_tokens
+        )
 
 
 @dataclass(frozen=True)
@@ -212,7 +236,7 @@ class _Pool:
             most = engine.max_sequences
         memory = with_draft(plan_memory(model, d, engine, pools.decode.nodes), w, model, d)
         fit = most_sequences(model, d, memory, w.longest_tokens)
-        fit = int(fit / cache_factor(w, model, d)) * d.dp
+        fit = int(fit / cache_factor(w, model, d)) // d.pp * d.groups
         if fit < 1:
             raise InputError(f"{model.id} does not fit the decode pool of {d.devices} devices each")
         fresh = max(prompt * (1.0 - w.cached), 1.0)
@@ -224,14 +248,14 @@ class _Pool:
             output=max(w.mean_length * w.output_tokens, 1.0),
             own_s=before.step_s(0, 0.0, fresh, 1.0, prompt - fresh),
             service_s=batch / together,
-            transfer_s=cache_bytes(model, d, prompt) * d.devices / pools.link_bytes_per_s,
-            most_each=float(min(fit, engine.max_sequences * d.dp)),
+            transfer_s=cache_bytes(model, d, prompt) * d.tp * d.pp / pools.link_bytes_per_s,
+            most_each=float(min(fit, engine.max_sequences * d.groups)),
         )  # fmt: skip
 
     @property
     def places(self) -> int:
         """Number of prompts that the prefill pool computes at once: one in each group."""
-        return self.pools.prefill_replicas * self.pools.prefill.deployment.dp
+        return self.pools.prefill_replicas * self.pools.prefill.deployment.groups
 
     @property
     def prompts_per_s(self) -> float:
@@ -260,7 +284,7 @@ class _Pool:
         """Return the time per token if each decode replica runs this many sequences [s]."""
         d = self.pools.decode.deployment
         context = self.prompt + self.output / 2.0
-        step = self.after.step_s(max(1.0, each / d.dp), context, 0.0, 0.0, 0.0)
+        step = self.after.step_s(max(1.0, each / d.groups), context, 0.0, 0.0, 0.0)
         return step / (1.0 + self.w.accepted_tokens)
 
     def decoding(self, rate: float) -> float:

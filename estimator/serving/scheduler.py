@@ -227,7 +227,7 @@ class _Simulation:
         mixed = self.engine.policy == "mixed"
         decoding = len(self.running) if mixed else 0
         budget = float(self.engine.token_budget)
-        room = max(budget - decoding, 1.0)
+        room = max(budget - decoding * self.steps.rows_a_sequence, 1.0)
         if self.engine.policy == "whole_batch":
             room = float("inf")
         chunk = prompts = past = 0.0

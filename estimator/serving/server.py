@@ -79,6 +79,7 @@ class Server:
         *,
         slo: tuple[float, float] | None = None,
         price_per_hour: float | None = None,
+        checked: bool = True,
     ) -> Prediction:
         """Predict latencies and throughput of a load.
 
@@ -91,6 +92,8 @@ class Server:
             goodput.
         price_per_hour : float, optional
             Price of one device for one hour. Not given: no cost.
+        checked : bool, default True
+            False leaves out the check against physics: for trying constants that may be wrong.
 
         Raises
         ------
@@ -106,7 +109,8 @@ class Server:
         outcome = self._run(workload, group)
         prediction = self._prediction(workload, group, outcome, slo)
         prediction = self._with_costs(prediction, price_per_hour)
-        require_physics(prediction, workload, self.model, self.deployment, self.hardware)
+        if checked:
+            require_physics(prediction, workload, self.model, self.deployment, self.hardware)
         return prediction
 
     def _group(self, w: Workload) -> "_Group":
@@ -122,6 +126,11 @@ class Server:
         require_fit(model, d, holder, hardware, memory, tokens)
         # The pipeline's batches share the cache of a device.
         fit = int(most_sequences(model, d, memory, tokens) / cache_factor(w, model, d)) // d.pp
+        if fit < 1 and w.drafted_tokens:
+            raise InputError(
+                f"{model.id} does not fit with the cache of its draft", where="--draft",
+                remedy="draft with a head or a smaller model, or shorten the requests",
+            )  # fmt: skip
         open_loop = w.kind in ("poisson", "trace")
         at_once = w.concurrency
         if w.kind == "closed" and w.num_prompts is not None:
@@ -187,6 +196,11 @@ class Server:
         prompts = float(simulated.load.prompt_tokens.mean())
         outputs = float(simulated.load.output_tokens.mean())
         per_s = simulated.requests_per_s * group.busy
+        if w.trace is not None:
+            # One group's share of a trace is rounded to whole sessions; the trace is served once.
+            share = len(outcome.first_s) * group.busy / len(w.trace.requests)
+            per_s /= share
+            prompts, outputs = w.trace.mean_prompt_tokens, w.trace.mean_output_tokens
         good = None
         if slo is not None:
             met = ttft <= slo[0]
@@ -200,7 +214,7 @@ class Server:
         if w.kind in ("poisson", "trace"):
             decoding = float((outcome.end_s - outcome.first_s).mean()) * simulated.requests_per_s
             running = max(1, min(round(decoding), group.fit, engine.max_sequences))
-        decode, prefill = self._parts(group, w, running)
+        decode, prefill = self._parts(group, w, running, decodes=each is not None)
         low_f, high_f = interval_factors(prefill, "ttft", engine, hardware, model)
         ttft_s = float(getattr(first, pick))
         tpot_s = float(getattr(each, pick)) if each is not None else None
@@ -288,7 +302,7 @@ class Server:
         )
 
     def _parts(
-        self, group: "_Group", w: Workload, running: int
+        self, group: "_Group", w: Workload, running: int, *, decodes: bool
     ) -> tuple[tuple[PartTime, ...], tuple[PartTime, ...]]:
         """Return the time per group of a decode step at the mean context and of one prefill."""
         steps = group.steps
@@ -302,7 +316,7 @@ class Server:
         prompt = max(w.mean_length * w.prompt_tokens * (1.0 - w.cached), 1.0)
         prefill = in_engine(steps.prefill_parts(1.0, prompt), steps, decode=False)
         first = part_times(prefill, steps.step_s(0, 0.0, prompt, 1.0, 0.0))
-        if w.output_tokens * w.length_high < 2.0:
+        if not decodes:
             return (), first
         context = w.mean_length * (w.prompt_tokens + w.output_tokens / 2.0)
         parts = steps.decode_parts(float(running), context)

@@ -18,7 +18,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from groundspeed.estimator.deployment.deployment import Deployment
+from groundspeed.estimator.deployment.deployment import Deployment, require_valid
 from groundspeed.estimator.deployment.memory import Memory
 from groundspeed.estimator.deployment.stored import cache_bytes, end_bytes, weight_bytes
 from groundspeed.estimator.engines.engine import Engine
@@ -109,6 +109,7 @@ def drafter(
         share = w.draft_layers / model.layers
         return Drafter(w.drafted_tokens, share, w.draft_layers * engine.costs.layer_s)
     own = _alone(deployment)
+    require_valid(w.draft_model, own)
     graph = step_graph(w.draft_model, own, engine)
     return Drafter(
         w.drafted_tokens, 0.0, 0.0, StepTimes(graph, hardware, engine, most, w.longest_tokens)

@@ -33,8 +33,9 @@ def cached_tokens(trace: Trace, capacity_tokens: float) -> list[int]:
         return [0] * len(trace.requests)
     cache: OrderedDict[int, None] = OrderedDict()
     room = int(capacity_tokens // size)
-    found = []
-    for request in trace.requests:
+    found = [0] * len(trace.requests)
+    for place in _in_order(trace):
+        request = trace.requests[place]
         hits = 0
         for block in request.blocks:
             if block not in cache:
@@ -42,13 +43,28 @@ def cached_tokens(trace: Trace, capacity_tokens: float) -> list[int]:
             hits += 1
         if request.before >= 0:
             hits = _with_answer(hits, trace.requests[request.before], size, len(request.blocks))
-        found.append(min(hits * size, (request.prompt_tokens - 1) // size * size))
+        found[place] = min(hits * size, (request.prompt_tokens - 1) // size * size)
         for block in reversed(request.blocks):
             cache[block] = None
             cache.move_to_end(block)
         while len(cache) > room:
             cache.popitem(last=False)
     return found
+
+
+def _in_order(trace: Trace) -> list[int]:
+    """Return the requests by arrival: turns of sessions side by side, not one after the other.
+
+    How long an answer takes is not known here, so a turn comes after as many others as it has
+    turns before it, and after the pauses of its session.
+    """
+    if not trace.waits:
+        return list(range(len(trace.requests)))
+    when: list[tuple[float, int]] = []
+    for request in trace.requests:
+        start, turn = when[request.before] if request.waits else (0.0, -1)
+        when.append((start + request.arrival_s, turn + 1))
+    return sorted(range(len(when)), key=lambda i: when[i])
 
 
 def _with_answer(hits: int, before: TraceRequest, size: int, blocks: int) -> int:

@@ -95,7 +95,8 @@ def _of_table(path: Path) -> list[TraceRequest]:
                 where=where,
                 remedy=REMEDY,
             ) from error
-        requests.append(_request(arrival, isl, osl, where))
+        if osl > 0.0 or names is TABLES[0]:  # in BurstGPT, what failed has no answer
+            requests.append(_request(arrival, isl, osl, where))
     return requests
 
 
@@ -106,7 +107,10 @@ def _of_vllm(item: Item, where: str) -> list[TraceRequest]:
             "lacks start_times, input_lens or output_lens", where=where,
             remedy="run vllm bench serve with --save-result --save-detailed",
         )  # fmt: skip
-    starts, prompts, outputs = (c for c in columns if c is not None)
+    try:
+        starts, prompts, outputs = ([float(v) for v in c] for c in columns if c is not None)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"has lengths that are no numbers ({error})", where=where) from error
     first = min(starts)
     return [
         _request(t - first, isl, osl, f"{where}, request {i}")
@@ -120,9 +124,15 @@ def _of_lines(items: Sequence[Item], where: str, unit_s: float) -> Trace:
     for line, item in enumerate(items, start=1):
         arrival, isl, osl = _fields(item, f"{where}, line {line}", "timestamp")
         request = _request(arrival * unit_s, isl, osl, f"{where}, line {line}")
-        blocks = item.get("hash_ids") or ()
-        requests.append(request._replace(blocks=tuple(int(b) for b in blocks)))
-        place[item.get("chat_id")] = line - 1
+        try:
+            blocks = tuple(int(b) for b in item.get("hash_ids") or ())
+            place[item.get("chat_id")] = line - 1
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"hash_ids must be whole numbers and chat_id a name ({error})",
+                where=f"{where}, line {line}",
+            ) from error
+        requests.append(request._replace(blocks=blocks))
         parents.append(item.get("parent_chat_id"))
     order = sorted(range(len(requests)), key=lambda i: requests[i].arrival_s)
     new = {old: i for i, old in enumerate(order)}

@@ -13,7 +13,7 @@ import pytest
 
 from groundspeed.engine_fit.calibrate_server import Request, find_target, require_alone
 from groundspeed.engine_fit.client import Answered, Asked, ServerClient, run_load
-from groundspeed.engine_fit.loads import Journal, LoadSpec, observe
+from groundspeed.engine_fit.loads import Journal, LoadSpec, observe, require_whole
 from groundspeed.engine_fit.options import parse_name, parse_time, parse_url
 from groundspeed.engine_fit.probe import probe
 from groundspeed.profiles.errors import InputError
@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
     def finish_stream(self) -> None:
         self.wfile.write(b"0\r\n\r\n")
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 
@@ -219,7 +219,8 @@ def test_a_server_says_what_it_is(serve: Any) -> None:
 
 def test_sglang_tells_its_whole_configuration(serve: Any) -> None:
     info = {"version": "0.5.19", "chunked_prefill_size": 8192, "max_running_requests": 64,
-            "tp_size": 2, "context_length": 32768, "disable_radix_cache": True}  # fmt: skip
+            "tp_size": 2, "context_length": 32768, "disable_radix_cache": True,
+            "api_key": "secret"}  # fmt: skip
     card = {"data": [{"id": "Qwen/Qwen3-8B", "owned_by": "sglang"}]}
     url, _ = serve(
         **{"/v1/models": card, "/version": None, "/metrics": None, "/get_server_info": info}
@@ -229,6 +230,19 @@ def test_sglang_tells_its_whole_configuration(serve: Any) -> None:
     assert (engine.name, engine.token_budget, engine.max_sequences) == ("sglang", 8192, 64)
     assert target.server.deployment.tp == 2 and target.fixed_budget
     assert target.facts.flags["disable_radix_cache"] == "True"
+    assert "api_key" not in target.facts.flags  # the file is for others to read
+
+
+def test_attention_in_groups_of_sglang(serve: Any) -> None:
+    info = {"version": "0.5.19", "chunked_prefill_size": 8192, "max_running_requests": 64,
+            "tp_size": 8, "dp_size": 8, "enable_dp_attention": True}  # fmt: skip
+    card = {"data": [{"id": "Qwen/Qwen3-30B-A3B", "owned_by": "sglang"}]}
+    url, _ = serve(
+        **{"/v1/models": card, "/version": None, "/metrics": None, "/get_server_info": info}
+    )
+    server = find_target(Request(url, "h200-sxm")).server
+    assert (server.deployment.tp, server.deployment.dp) == (1, 8)
+    assert server.engine.max_sequences == 8
 
 
 @pytest.mark.parametrize(
@@ -273,12 +287,65 @@ def test_a_journal_continues_after_a_kill(tmp_path: Path) -> None:
         file.write('{"load":1,"requ')  # and a line
     with Journal(path, {"url": "a"}) as journal:
         assert journal.observations() == [observe(load, answers)]
-        assert journal.next_load == 1
+        assert journal.next_load == 2  # the number of the one that was cut off is not used again
     with pytest.raises(InputError, match="another server, model or device"):
         Journal(path, {"url": "b"})
     with Journal(path, {"url": "b"}, fresh=True) as journal:
         assert journal.observations() == []
-    assert (tmp_path / "j.jsonl.old").exists()  # nothing is lost
+    assert (tmp_path / "j.jsonl.old1").exists()  # nothing is lost
+
+
+def test_a_load_that_was_cut_off_is_not_taken_for_another(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    good = Answered(10, 4, 0.0, 0.1, 0.4, 4, 4, ())
+    odd = Answered(999, 4, 5.0, 9.1, 9.4, 4, 4, ())
+    with Journal(path, {}) as journal:
+        journal.request(0, odd)  # and then it was killed
+    for _ in range(2):
+        with Journal(path, {}) as journal:
+            assert all(a == good for _, answers in journal.finished.values() for a in answers)
+            number = journal.next_load
+            journal.request(number, good)
+            journal.end(number, LoadSpec(1, 10, 4, 1), [good])
+    with Journal(path, {}) as journal:
+        assert sorted(journal.finished) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"head":{},"load":0,"request":5}',
+        '{"load":"x","finished":{"a":1}}',
+        '{"load":0,"finished":5}',
+    ],
+)
+def test_a_journal_that_is_none_says_so(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(InputError, match="no journal of a calibration"):
+        Journal(path, {})
+
+
+def test_a_load_that_is_not_whole_is_not_used(serve: Any) -> None:
+    url, _ = serve(lambda h, b: answer(h, {**b, "max_tokens": 2}))
+    load = LoadSpec(1, 8, 4, 2)
+    answers = run_load(client(url), load.asked(1), 1, lambda _: None)
+    with pytest.raises(InputError, match="2 tokens instead of 4"):
+        require_whole(load, answers)
+    with pytest.raises(InputError, match="1 of 2 requests.*they were not sent"):
+        require_whole(LoadSpec(1, 8, 2, 2), answers[:1])
+
+
+@pytest.mark.parametrize("event", ["null", "5", '"x"', "[]", "{]"])
+def test_events_that_are_none(serve: Any, event: str) -> None:
+    def odd(handler: Handler, _: dict[str, Any]) -> None:
+        handler.start()
+        handler.event(event)
+        handler.finish_stream()
+
+    url, _ = serve(odd)
+    with pytest.raises(InputError, match="not a stream of events"):
+        run_load(client(url), [Asked(4, 4, 1)], 1, lambda _: None)
 
 
 @pytest.mark.parametrize(

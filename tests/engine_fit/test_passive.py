@@ -15,11 +15,11 @@ PAGE = Path(__file__).parents[1] / "data" / "engines" / "vllm-0.32-metrics.txt"
 
 
 def page(requests: float, *, prefix: str = "vllm") -> Page:
-    """Return a page after some requests: 500 tokens in, 100 out, TTFT 0.2 s, 20 ms a token."""
+    """Return a page after some requests: 500 tokens in, 100 out, TTFT 0.2 s, 9 ms a token."""
     means = {
-        "time_to_first_token_seconds": 0.2, "request_time_per_output_token_seconds": 0.02,
+        "time_to_first_token_seconds": 0.2, "request_time_per_output_token_seconds": 0.009,
         "request_prompt_tokens": 500.0, "request_generation_tokens": 100.0,
-        "e2e_request_latency_seconds": 2.18,
+        "e2e_request_latency_seconds": 1.1,
     }  # fmt: skip
     lines = []
     for name, mean in means.items():
@@ -41,16 +41,16 @@ def test_a_real_page() -> None:
     assert ttft.mean is not None and 0.01 < ttft.mean < 60.0
     median = ttft.quantile(0.5)
     assert median is not None and 0.0 < median < 60.0
-    with pytest.raises(InputError, match="only [0-9]+ requests"):
-        observe_pages(None, found, 60.0)
+    with pytest.raises(InputError, match="only 0 requests"):
+        observe_pages(found, found, 60.0)
 
 
 def test_what_was_added_between_two_pages_is_a_load() -> None:
     o = observe_pages(page(1000), page(1600), 60.0)
     assert o.load.rate_per_s == pytest.approx(10.0)
     assert (o.load.prompt_tokens, o.load.output_tokens, o.load.requests) == (500, 100, 600)
-    assert o.load.concurrency == 22  # 10 requests/s of 2.18 s: Little's law
-    assert o.ttft_s == pytest.approx(0.2) and o.tpot_s == pytest.approx(0.02)
+    assert o.load.concurrency == 11  # 10 requests/s of 1.1 s: Little's law
+    assert o.ttft_s == pytest.approx(0.2) and o.tpot_s == pytest.approx(0.009)
     # A server that was started again in between begins from 0.
     assert observe_pages(page(1000), page(600), 60.0).load.requests == 600
     assert workload(o.load).kind == "poisson"
@@ -79,14 +79,16 @@ def test_one_observation_says_little_and_says_so() -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read|no such"):
-        read_files([tmp_path / "none.txt"], 60.0)
+    with pytest.raises(InputError, match="two are needed"):
+        read_files([PAGE], 60.0)
+    with pytest.raises(InputError, match="cannot be read|no such|does not exist"):
+        read_files([tmp_path / "none.txt", PAGE], 60.0)
     bad = tmp_path / "bad.txt"
     bad.write_text("vllm:x{le=} nonsense here\n")
     with pytest.raises(InputError, match="no page of Prometheus metrics|no histogram"):
-        read_files([bad], 60.0)
+        read_files([PAGE, bad], 60.0)
     with pytest.raises(InputError, match="has no histogram time_to_first_token_seconds"):
-        observe_pages(None, parse_page("vllm:num_requests_running 1\n"), 60.0)
+        observe_pages(page(1), parse_page("vllm:num_requests_running 1\n"), 60.0)
 
 
 def test_servers_that_do_not_answer() -> None:

@@ -1,6 +1,7 @@
 """A real calibration, replayed: vLLM 0.32 on a CPU whose kernels were measured."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from groundspeed.engine_fit.loads import Journal, Observation
 from groundspeed.engine_fit.probe import ServerFacts
 from groundspeed.engine_fit.verify_server import suspects
 from groundspeed.estimator.deployment.build_server import ServerOptions, build_server
-from groundspeed.estimator.serving import scheduler
+from groundspeed.estimator.serving import requests, scheduler
 from groundspeed.estimator.serving.server import Server
 
 DATA = Path(__file__).parents[1] / "data" / "engines"
@@ -60,6 +61,12 @@ def test_loads_that_were_left_out_are_predicted(fitted: Fit, observed: list[Obse
     assert fitted.factor("tpot") < 1.30 and fitted.factor("ttft") < 1.30
 
 
+def miss(problem: Problem, o: Observation, fitted: Fit) -> float:
+    predicted = problem.predict(o.load, fitted.theta).tpot_s
+    assert predicted is not None and o.tpot_s is not None
+    return abs(math.log(predicted / o.tpot_s))
+
+
 def test_prompts_of_equal_length_do_not_stay_in_step(
     server: Server, observed: list[Observation], fitted: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,14 +76,10 @@ def test_prompts_of_equal_length_do_not_stay_in_step(
     """
     long = [o for o in observed if o.load.concurrency in (2, 4) and o.load.prompt_tokens >= 512]
     assert long
-    apart = [abs(fitted.problem.predict(o.load, fitted.theta).log("tpot") - np.log(o.tpot_s))
-             for o in long]  # fmt: skip
-    for module in (scheduler, __import__(
-        "groundspeed.estimator.serving.requests", fromlist=["requests"]
-    )):  # fmt: skip
+    apart = [miss(fitted.problem, o, fitted) for o in long]
+    for module in (scheduler, requests):
         monkeypatch.setattr(module, "HANDLING_S", 0.0)
-    together = [abs(Problem(server).predict(o.load, fitted.theta).log("tpot") - np.log(o.tpot_s))
-                for o in long]  # fmt: skip
+    together = [miss(Problem(server), o, fitted) for o in long]
     assert max(apart) < 0.25
     assert min(together) > 0.30
 

@@ -13,6 +13,7 @@ from groundspeed.profiles.errors import InputError
 
 if TYPE_CHECKING:
     from groundspeed.estimator.backtest.adjust import Adjustment
+    from groundspeed.estimator.hardware.law_lookup import Hardware
 
 
 def _print_columns(wanted: bool) -> None:  # typer calls it with the value
@@ -127,6 +128,11 @@ def backtest_command(
         raise InputError(
             f"has no column '{by}' for --by", where=str(file), remedy=f"its columns are {known}"
         )
+    own = find_own_engine(engine_profile) if engine_profile else None
+
+    def find(name: str) -> "Hardware":
+        return find_hardware(name, profile_dir=profile_dir).best
+
     with progress_bar("predicting", quiet=quiet or as_json) as report:
         done = 0
 
@@ -135,12 +141,7 @@ def backtest_command(
             done += 1
             report(done, len(rows), "")
 
-        results = backtest(
-            rows,
-            lambda name: find_hardware(name, profile_dir=profile_dir).best,
-            own=find_own_engine(engine_profile) if engine_profile else None,
-            progress=tick,
-        )
+        results = backtest(rows, find, own=own, progress=tick)
     if all(r.skipped_reason for r in results):
         reasons = sorted({r.skipped_reason for r in results})
         raise InputError(
@@ -191,7 +192,7 @@ def backtest_command(
         from groundspeed.estimator.backtest.attribute import attribute_errors
 
         console.print()
-        for line in attribute_errors(rows, results, lambda n: find_hardware(n).best):
+        for line in attribute_errors(rows, results, find, own):
             console.print(plain(line))
     defaulted = sorted(
         name

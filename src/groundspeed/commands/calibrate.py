@@ -16,6 +16,7 @@ from groundspeed.commands.options import (
     Quiet,
     deliver,
     folder_of,
+    refuse_others,
     require_writable,
 )
 from groundspeed.measuring.session import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 LIVE = "A live server"
+LIVE_BUDGET = "3m"
 
 
 def calibrate_command(
@@ -160,7 +162,7 @@ def calibrate_command(
     ] = None,
     budget: Annotated[
         str, typer.Option(help="Time for the load, e.g. 90s or 3m.", rich_help_panel=LIVE)
-    ] = "3m",
+    ] = LIVE_BUDGET,
     metrics_only: Annotated[
         bool,
         typer.Option(
@@ -200,6 +202,18 @@ def calibrate_command(
     """
     if quick and full:
         raise InputError("--quick and --full cannot be combined", remedy="give one of them")
+    here = {
+        "--quick": quick, "--full": full, "--plan": plan, "--seed": seed, "--device": device,
+        "--allow-busy": allow_busy, "--dtypes": dtypes, "--ranks": ranks,
+    }  # fmt: skip
+    live = {
+        "--gpu": gpu, "--model": model, "--engine": engine, "--tp": tp - 1, "--pp": pp - 1,
+        "--ep": ep - 1, "--dp": dp - 1, "--dtype": dtype, "--kv-dtype": kv_dtype,
+        "--token-budget": token_budget, "--name": name, "--metrics-only": metrics_only,
+        "--metrics": metrics, "--budget": budget != LIVE_BUDGET,
+    }  # fmt: skip
+    refuse_others(server is not None, here, live)
+    require_writable(output, force=force)
     if server is not None:
         from groundspeed.engine_fit.command import calibrate_live
         from groundspeed.engine_fit.options import live_request
@@ -215,13 +229,8 @@ def calibrate_command(
             asked, output=output, force=force, as_json=as_json, quiet=quiet, passive=passive
         )
         return
-    for option, value in (("--gpu", gpu), ("--model", model), ("--engine", engine),
-                          ("--name", name)):  # fmt: skip
-        if value is not None:
-            raise InputError("belongs to --server", where=option)
     mode = "quick" if quick else "full" if full else "standard"
     folder = folder_of(profile_dir)
-    require_writable(output, force=force)
     if ranks is not None or started_as_a_rank():
         from groundspeed.measuring.all_ranks import LinkOptions, show_links_here
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -87,6 +88,32 @@ def folder_of(profile_dir: Path | None) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file, not a folder", where=str(folder))
     return folder
+
+
+def refuse_others(live: bool, here: Mapping[str, object], there: Mapping[str, object]) -> None:
+    """Reject options that belong to the other use of a command.
+
+    Parameters
+    ----------
+    live : bool
+        Whether a live server is meant (``--server``).
+    here : mapping
+        Options of measuring this machine, with what was given; nothing, False or 0: not given.
+    there : mapping
+        Options of a live server.
+
+    Raises
+    ------
+    InputError
+        If one would have no effect.
+    """
+    for option, value in (here if live else there).items():
+        if value:
+            remedy = "leave it out, or leave --server out" if live else "give --server URL with it"
+            raise InputError(
+                f"has no effect {'with' if live else 'without'} --server", where=option,
+                remedy=remedy,
+            )  # fmt: skip
 
 
 def require_writable(output: Path | None, *, force: bool) -> None:

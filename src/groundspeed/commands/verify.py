@@ -13,6 +13,7 @@ from groundspeed.commands.options import (
     Quiet,
     deliver,
     numbers,
+    refuse_others,
     require_writable,
 )
 from groundspeed.measuring.session import open_running_device
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 
 LIVE = "A live server"
+LIVE_BUDGET = "2m"
+PROMPTS, BATCHES, OUTPUT = "64,128,256,512", "1,4", 16
 
 
 def verify_command(
@@ -49,13 +52,13 @@ def verify_command(
         typer.Option(
             help="Prompt lengths in tokens, separated by commas; each is run with each batch size."
         ),
-    ] = "64,128,256,512",
+    ] = PROMPTS,
     batches: Annotated[
         str, typer.Option(help="Batch sizes (numbers of sequences), separated by commas.")
-    ] = "1,4",
+    ] = BATCHES,
     output_tokens: Annotated[
         int, typer.Option("--osl", help="Output length: tokens generated for each sequence.")
-    ] = 16,
+    ] = OUTPUT,
     layers: Annotated[
         int | None,
         typer.Option(
@@ -100,7 +103,7 @@ def verify_command(
     tp: Annotated[int, typer.Option(help="Its tensor parallel size.", rich_help_panel=LIVE)] = 1,
     budget: Annotated[
         str, typer.Option(help="Time for the load, e.g. 90s or 3m.", rich_help_panel=LIVE)
-    ] = "2m",
+    ] = LIVE_BUDGET,
     device: Device = None,
     profile_dir: ProfileDir = None,
     as_json: Json = False,
@@ -117,6 +120,17 @@ def verify_command(
     """
     from groundspeed.estimator import find_model
 
+    here = {
+        "--profile": profile, "--prompts": prompts != PROMPTS, "--batches": batches != BATCHES,
+        "--osl": output_tokens - OUTPUT, "--layers": layers, "--seconds": seconds != 1.0,
+        "--dtype": dtype != "bfloat16", "--weights": weights, "--device": device,
+    }  # fmt: skip
+    live = {
+        "--gpu": gpu, "--engine-profile": engine_profile, "--tp": tp - 1,
+        "--budget": budget != LIVE_BUDGET,
+    }  # fmt: skip
+    refuse_others(server is not None, here, live)
+    require_writable(output, force=force)
     if server is not None:
         from groundspeed.engine_fit.command import verify_live
         from groundspeed.engine_fit.options import live_request
@@ -139,7 +153,6 @@ def verify_command(
             )
         shape = first_layers(shape, layers)
     cases = [(b, p) for b in numbers(batches, "--batches") for p in numbers(prompts, "--prompts")]
-    require_writable(output, force=force)
     running = open_running_device(device)
     known = _profile(profile, running, profile_dir)
     from groundspeed.display.show_verification import show_verification

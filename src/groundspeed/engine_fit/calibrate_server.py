@@ -3,9 +3,11 @@
 own = calibrate_server(Request(url="http://127.0.0.1:8000", model="qwen3-8b", gpu="h200-sxm"))
 """
 
+import dataclasses
 import datetime
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +18,7 @@ import numpy as np
 from groundspeed.engine_fit.choose import Candidate, candidates, next_load
 from groundspeed.engine_fit.client import ServerClient, run_load
 from groundspeed.engine_fit.fit import Fit, Problem, fit
-from groundspeed.engine_fit.loads import Journal, LoadSpec, Observation, observe
+from groundspeed.engine_fit.loads import Journal, LoadSpec, Observation, observe, require_whole
 from groundspeed.engine_fit.probe import ServerFacts, connect, metrics, probe
 from groundspeed.estimator.deployment.build_server import ServerOptions, build_server
 from groundspeed.estimator.engines.engine import engine_name, version_tuple
@@ -83,16 +85,27 @@ def find_target(request: Request) -> Target:
         )  # fmt: skip
     served_as = _served_as(request, facts)
     model = _model(request.model or served_as)
+    most = facts.max_sequences
+    if most is not None and facts.grouped and facts.dp:
+        most = max(1, most // facts.dp)  # SGLang divides it among the groups
     options = replace(
-        request.options, engine=engine, engine_version=_version(facts.version),
+        _ways(request.options, facts), engine=engine, engine_version=_version(facts.version),
         token_budget=request.options.token_budget or facts.token_budget,
-        max_sequences=request.options.max_sequences or facts.max_sequences,
-        tp=facts.tp if request.options.tp == 1 and facts.tp else request.options.tp,
+        max_sequences=request.options.max_sequences or most,
     )  # fmt: skip
     server = build_server(model, request.gpu, options, profile_dir=request.profile_dir)
     plain = re.sub(r"[^a-z0-9.]+", "-", f"{engine}-{facts.version}-{server.hardware.id}".lower())
     name = request.name or plain.strip("-")
     return Target(facts, model, served_as, server, options.token_budget is not None, name)
+
+
+def _ways(options: ServerOptions, facts: ServerFacts) -> ServerOptions:
+    """Return the parallelism: what is stated, else what the server says of itself."""
+    if facts.tp is None or (options.tp, options.pp, options.ep, options.dp) != (1, 1, 1, 1):
+        return options
+    # With attention in groups SGLang's tp_size counts all devices of a replica.
+    groups = facts.dp if facts.grouped and facts.dp else 1
+    return replace(options, tp=facts.tp // groups, dp=groups)
 
 
 def _served_as(request: Request, facts: ServerFacts) -> str:
@@ -124,25 +137,41 @@ def _version(text: str) -> str:
     return ".".join(str(n) for n in version_tuple(text))
 
 
-def require_alone(url: str, key: str | None) -> None:
+GAUGES = ("num_requests_running", "num_requests_waiting", "num_running_reqs", "num_queue_reqs")
+"""Numbers of requests that vLLM and SGLang work on or queue."""
+
+STALE_S = 40.0
+"""[s] Longest time for which a gauge may lag: SGLang writes them only every 30 s when idle."""
+
+
+def require_alone(url: str, key: str | None, *, patience_s: float = 0.0) -> None:
     """Raise an error if the server works on requests of others.
+
+    Parameters
+    ----------
+    url : str
+    key : str or None
+    patience_s : float, default 0
+        How long its gauges may go on counting our own requests.
 
     Raises
     ------
     InputError
         If it does.
     """
-    with connect(url, key) as http:
-        page = metrics(http)
-    if page is None:
-        return
-    for name in ("num_requests_running", "num_requests_waiting", "num_running_reqs",
-                 "num_queue_reqs"):  # fmt: skip
-        if busy := page.gauge(name):
+    began = time.monotonic()
+    while True:
+        with connect(url, key) as http:
+            page = metrics(http)
+        busy = sum(page.gauge(name) or 0.0 for name in GAUGES) if page is not None else 0.0
+        if not busy:
+            return
+        if time.monotonic() - began >= patience_s:
             raise InputError(
                 f"works on {busy:.0f} requests of others", where=url,
                 remedy="wait until it is idle: their load would be taken for the engine's cost",
             )  # fmt: skip
+        time.sleep(min(1.0, patience_s))
 
 
 def calibrate_server(
@@ -169,10 +198,15 @@ def calibrate_server(
     head: dict[str, object] = {
         "url": request.url, "engine": target.server.engine.name, "version": target.facts.version,
         "model": target.model.id, "hardware": target.server.hardware.id,
+        "deployment": dataclasses.asdict(target.server.deployment),
+        "token_budget": target.server.engine.token_budget,
+        "max_sequences": target.server.engine.max_sequences,
     }  # fmt: skip
     path = engine_folder() / f"{target.name}.journal.jsonl"
     require_alone(request.url, key)
     began = time.monotonic()
+    # No run repeats the prompts of another one: they would be in the server's prefix cache.
+    seed = secrets.randbelow(1_000_000)
     with Journal(path, head, fresh=request.fresh) as journal:
         done = journal.observations()
         fitted = fit(problem, done)
@@ -181,7 +215,7 @@ def calibrate_server(
             raise InputError("no load of this model is short enough for the time",
                              where="--budget", remedy="give more time")  # fmt: skip
         if not done:
-            _warm_up(client, known)
+            _warm_up(client, known, seed)
         while True:
             left = request.budget_s - (time.monotonic() - began)
             load = next_load(fitted, known, done, left)
@@ -190,10 +224,11 @@ def calibrate_server(
             progress(f"load {len(done) + 1}: {_said(load)}; {max(left, 0.0):.0f} s left")
             number = journal.next_load
             answers = run_load(
-                client, load.asked(number + 1), load.concurrency,
+                client, load.asked(seed + number + 1), load.concurrency,
                 lambda answer, number=number: journal.request(number, answer),  # type: ignore[misc]
             )  # fmt: skip
-            require_alone(request.url, key)
+            require_whole(load, answers)
+            require_alone(request.url, key, patience_s=STALE_S)
             journal.end(number, load, answers)
             done.append(observe(load, answers))
             fitted = fit(problem, done)
@@ -205,12 +240,12 @@ def calibrate_server(
     return own_engine(target, fitted, done), fitted, done
 
 
-def _warm_up(client: ServerClient, known: Sequence[Candidate]) -> None:
+def _warm_up(client: ServerClient, known: Sequence[Candidate], seed: int) -> None:
     """Send a few requests of which nothing is kept: first ones compile and allocate."""
     largest = max((c.load for c in known if c.load.concurrency <= 4),
                   key=lambda load: (load.concurrency, -load.prompt_tokens))  # fmt: skip
     load = LoadSpec(largest.concurrency, 64, 8, 2 * largest.concurrency)
-    run_load(client, load.asked(0), load.concurrency, lambda answer: None)
+    run_load(client, load.asked(seed), load.concurrency, lambda answer: None)
 
 
 def _moved(known: Sequence[Candidate], fitted: Fit) -> list[Candidate]:

@@ -65,8 +65,14 @@ def candidates(
         Time of the whole calibration.
     longest : int or None
         Longest request that the server takes [tokens].
+
+    Raises
+    ------
+    InputError
+        If the model cannot be served as stated.
     """
     found = []
+    refused: InputError | None = None
     for concurrency in CONCURRENCIES:
         if concurrency > problem.server.engine.max_sequences:
             break
@@ -81,9 +87,12 @@ def candidates(
                     if here.duration_s > LARGEST_SHARE * budget_s or here.saturated:
                         continue
                     here, rows = problem.slopes(load, theta)
-                except InputError:
-                    continue  # it does not fit the memory
+                except InputError as error:  # it does not fit the memory
+                    refused = refused or error
+                    continue
                 found.append(Candidate(load, here.duration_s, rows))
+    if not found and refused is not None:
+        raise refused
     return found
 
 

@@ -23,6 +23,9 @@ from groundspeed.profiles.errors import InputError
 CONNECT_S = 10.0
 """[s] Longest wait for a connection."""
 
+LEAST_FAILURES = 3
+"""Failures in a row, or as many as there are clients, after which nothing more is sent."""
+
 RESERVED_IDS = 1000
 """Token ids below this are left out of prompts: the first ones are often special."""
 
@@ -134,17 +137,20 @@ class ServerClient:
                         finished = True
                         break
                     event = json.loads(data)
+                    if not isinstance(event, dict):
+                        raise ValueError(f"an event is {data[:40]}")
                     if "error" in event:
                         return _failed(none, f"the server stopped: {_short(event['error'])}")
                     if event.get("choices"):
                         arrivals.append(now)
-                    usage = event.get("usage") or {}
-                    tokens = int(usage.get("completion_tokens") or tokens)
+                    usage = event.get("usage")
+                    if isinstance(usage, dict):
+                        tokens = int(usage.get("completion_tokens") or tokens)
         except httpx.TimeoutException:
             return _failed(none, f"no answer for {self.timeout_s:g} s")
         except (httpx.HTTPError, OSError) as error:
             return _failed(none, f"the connection broke: {_short(error) or type(error).__name__}")
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             return _failed(none, f"the answer is not a stream of events: {_short(error)}")
         if not finished or not arrivals:
             return _failed(none, "the stream ended before the answer did")
@@ -227,7 +233,9 @@ async def _run(
             answers.append(answer)
             done(answer)
             # Nothing is gained by sending the rest to a server that refuses or is gone.
-            stop = stop or (bool(answer.error) and all(a.error for a in answers))
+            latest = answers[-max(concurrency, LEAST_FAILURES) :]
+            enough = len(latest) >= max(concurrency, LEAST_FAILURES)
+            stop = stop or (enough and all(a.error for a in latest))
 
     async with client.connection(concurrency) as http:
         began = time.perf_counter()

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -93,6 +94,13 @@ def verify_live(
     """Verify predictions of a live server, and show how they did; return whether they passed."""
     console = make_console()
     own = find_own_engine(engine_profile) if engine_profile else None
+    if own is not None and (o := request.options).tp * o.pp * o.ep * o.dp == 1:
+        # It is served as it was calibrated, unless another parallelism is stated.
+        options = replace(
+            o, tp=own.tp, pp=own.pp, ep=own.ep, dp=own.dp, dtype=own.dtype, kv_dtype=own.kv_dtype,
+            token_budget=own.token_budget, max_sequences=own.max_sequences,
+        )  # fmt: skip
+        request = replace(request, options=options, engine=request.engine or own.engine)
     target = find_target(request)
     silent = quiet or as_json
     if not silent:

@@ -57,6 +57,33 @@ class Observation:
     failed: int = 0
 
 
+MOST_FAILED = 0.05
+"""Largest share of requests that may fail in a load that is used."""
+
+
+def require_whole(load: LoadSpec, answers: Sequence[Answered]) -> None:
+    """Reject a load of which requests are missing, failed, or have other lengths.
+
+    Raises
+    ------
+    InputError
+        If it was not what was asked for: its times would be of another load.
+    """
+    good = [a for a in answers if not a.error]
+    failed = load.requests - len(good)
+    if failed > MOST_FAILED * load.requests:
+        reason = next((a.error for a in answers if a.error), "they were not sent")
+        raise InputError(
+            f"{failed} of {load.requests} requests of the load {load} failed: {reason}"
+        )
+    short = next((a for a in good if a.tokens != a.output_tokens), None)
+    if short is not None:
+        raise InputError(
+            f"an answer has {short.tokens} tokens instead of {short.output_tokens}: the server "
+            "does not follow ignore_eos and max_tokens"
+        )
+
+
 def observe(load: LoadSpec, answers: Sequence[Answered]) -> Observation:
     """Summarize the requests of a load.
 
@@ -116,21 +143,35 @@ class Journal:
     def __init__(self, path: Path, head: dict[str, object], *, fresh: bool = False) -> None:
         self.path = path
         self.finished: dict[int, tuple[LoadSpec, list[Answered]]] = {}
+        self.seen = -1
+        """Highest number of a load, finished or cut off."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists() and fresh:
-                path.replace(path.with_suffix(path.suffix + ".old"))
+                path.replace(_put_aside(path))
             if path.exists():
                 self._read(head)
             self._file = path.open("a", encoding="utf-8")
+            if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+                self._file.write("\n")  # a killed run may have left half a line
         except OSError as error:
             raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from error
         if path.stat().st_size == 0:
             self._write({"head": head})
 
     def _read(self, head: dict[str, object]) -> None:
+        try:
+            self._read_lines(head)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(
+                f"is no journal of a calibration ({type(error).__name__}: {error})",
+                where=str(self.path), remedy="give --fresh to begin anew",
+            ) from error  # fmt: skip
+
+    def _read_lines(self, head: dict[str, object]) -> None:
         current: dict[int, list[Answered]] = {}
         for line in _lines(self.path):
+            self.seen = max(self.seen, int(line.get("load", -1)))
             if "head" in line and line["head"] != json.loads(json.dumps(head)):
                 raise InputError(
                     "is a journal of another server, model or device",
@@ -141,15 +182,17 @@ class Journal:
                 current.setdefault(line["load"], []).append(_answered(line["request"]))
             if "finished" in line:
                 spec = LoadSpec(**line["finished"])
-                self.finished[line["load"]] = (spec, current.get(line["load"], []))
+                if answers := current.get(line["load"], []):
+                    self.finished[line["load"]] = (spec, answers)
 
     @property
     def next_load(self) -> int:
-        """Number of the next load."""
-        return max(self.finished, default=-1) + 1
+        """Number of the next load; that of one that was cut off is not used again."""
+        return self.seen + 1
 
     def request(self, load: int, answer: Answered) -> None:
         """Keep a request that has ended."""
+        self.seen = max(self.seen, load)
         self._write({"load": load, "request": asdict(answer)})
 
     def end(self, load: int, spec: LoadSpec, answers: Sequence[Answered]) -> None:
@@ -174,6 +217,14 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
         self._file.close()
+
+
+def _put_aside(path: Path) -> Path:
+    """Return a name that is not taken for a journal that is put aside."""
+    number = 1
+    while (free := path.with_suffix(f"{path.suffix}.old{number}")).exists():
+        number += 1
+    return free
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -125,8 +125,10 @@ def parse_page(text: str) -> Page:
                 if prefix not in ENGINES:
                     continue
                 votes[prefix] = votes.get(prefix, 0) + 1
+                if "le" in sample.labels:
+                    float(sample.labels["le"])
                 samples.setdefault(name, []).append((sample.labels, float(sample.value)))
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"is no page of Prometheus metrics ({error})") from error
     engine = max(votes, key=lambda k: votes[k]) if votes else ""
     return Page(engine, {name: tuple(found) for name, found in samples.items()})

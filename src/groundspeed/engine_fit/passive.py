@@ -37,7 +37,7 @@ UNKNOWN_LENGTHS = 0.1
 KNOWN_NAMES = "|".join((*TTFT, *TPOT, *PROMPTS, *ANSWERS, *E2E))
 
 
-def observe_pages(before: Page | None, after: Page, window_s: float) -> Observation:
+def observe_pages(before: Page, after: Page, window_s: float) -> Observation:
     """Return what the requests between two pages showed.
 
     Raises
@@ -50,7 +50,7 @@ def observe_pages(before: Page | None, after: Page, window_s: float) -> Observat
         now = after.histogram(*names)
         if now is None:
             raise InputError(f"the page of metrics has no histogram {' or '.join(names)}")
-        return now.minus(before.histogram(*names) if before is not None else None)
+        return now.minus(before.histogram(*names))
 
     ttft, prompts, answers, e2e = (added(names) for names in (TTFT, PROMPTS, ANSWERS, E2E))
     if e2e.count < LEAST_REQUESTS:
@@ -62,11 +62,14 @@ def observe_pages(before: Page | None, after: Page, window_s: float) -> Observat
     output = max(answers.mean or 1.0, 1.0)
     tpot = added(TPOT).mean
     running = max(1, round(rate * (e2e.mean or 0.0)))
+    if not ttft.mean:
+        raise InputError("the histogram of the time to the first token is empty",
+                         where="--metrics-only")  # fmt: skip
     load = LoadSpec(
         running, max(1, round(prompts.mean or 1.0)), max(1, round(output)), int(e2e.count), rate
     )
     return Observation(
-        load, ttft.mean or 0.0, tpot, rate * output, UNKNOWN_LENGTHS, UNKNOWN_LENGTHS
+        load, ttft.mean, tpot or None, rate * output, UNKNOWN_LENGTHS, UNKNOWN_LENGTHS
     )
 
 
@@ -92,9 +95,20 @@ def read_live(url: str, key: str | None, window_s: float) -> Observation:
 
 
 def read_files(pages: list[Path], window_s: float) -> Observation:
-    """Read two saved pages, the earlier one first; of one page, all since the server's start."""
-    found = [parse_page(read_text(path, "page of metrics")) for path in pages]
-    return observe_pages(found[0] if len(found) > 1 else None, found[-1], window_s)
+    """Read two saved pages, the earlier one first.
+
+    Raises
+    ------
+    InputError
+        If there are not two, or they cannot be read.
+    """
+    if len(pages) != 2:
+        raise InputError(
+            f"{len(pages)} pages of metrics are given, but two are needed", where="--metrics",
+            remedy="save the server's /metrics twice and give the time between with --budget",
+        )  # fmt: skip
+    before, after = (parse_page(read_text(path, "page of metrics")) for path in pages)
+    return observe_pages(before, after, window_s)
 
 
 def read_prometheus(url: str, window_s: float) -> Observation:
@@ -109,7 +123,13 @@ def read_prometheus(url: str, window_s: float) -> Observation:
     after = _page_at(url, now)
     if not after.samples:
         raise InputError("knows no histograms of vLLM or SGLang", where=url)
-    return observe_pages(_page_at(url, now - window_s), after, window_s)
+    before = _page_at(url, now - window_s)
+    if not before.samples:
+        raise InputError(
+            f"knows no histograms of {window_s:.0f} s ago", where=url,
+            remedy="give a --budget that lies after the server's start",
+        )  # fmt: skip
+    return observe_pages(before, after, window_s)
 
 
 def _page_at(url: str, when: float) -> Page:

@@ -5,7 +5,6 @@ vLLM answers ``/version`` and ``/v1/models``; SGLang tells its whole configurati
 not say stays unknown, and the user is told which option states it.
 """
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,17 @@ from groundspeed.profiles.errors import InputError
 
 PROBE_S = 20.0
 """[s] Longest wait for an answer to a question about the server."""
+
+TOLD = frozenset({
+    "attention_backend", "block_size", "cache_dtype", "chunked_prefill_size", "context_length",
+    "cuda_graph_max_bs", "disable_cuda_graph", "disable_radix_cache", "dp_size", "dtype",
+    "enable_dp_attention", "enable_prefix_caching", "enable_torch_compile", "ep_size",
+    "gpu_memory_utilization", "kv_cache_dtype", "kv_cache_memory_bytes", "kv_cache_size_tokens",
+    "max_running_requests", "max_total_num_tokens", "mem_fraction_static", "num_gpu_blocks",
+    "page_size", "quantization", "schedule_policy", "scheduler_recv_interval",
+    "speculative_algorithm", "speculative_num_steps", "stream_interval", "tp_size",
+})  # fmt: skip
+"""What is written down of a server's configuration. The rest, which includes keys, is not."""
 
 OWNERS = {"vllm": "vllm", "sglang": "sglang", "tensorrt_llm": "trtllm", "tensorrt-llm": "trtllm"}
 
@@ -34,6 +44,8 @@ class ServerFacts:
     max_sequences: int | None = None
     tp: int | None = None
     dp: int | None = None
+    grouped: bool = False
+    """Whether attention runs in groups (SGLang's ``enable_dp_attention``)."""
     has_metrics: bool = False
     flags: dict[str, str] = field(default_factory=dict)
 
@@ -55,7 +67,12 @@ def probe(url: str, key: str | None = None) -> ServerFacts:
     """
     with connect(url, key) as http:
         models = _json(http, "/v1/models", url, required=True)
-        cards = [m for m in models.get("data", []) if isinstance(m, dict) and m.get("id")]
+        listed = models.get("data")
+        cards = (
+            [m for m in listed if isinstance(m, dict) and m.get("id")]
+            if isinstance(listed, list)
+            else []
+        )
         if not cards:
             raise InputError("lists no model at /v1/models", where=url)
         page = metrics(http)
@@ -63,12 +80,12 @@ def probe(url: str, key: str | None = None) -> ServerFacts:
         version = str(_json(http, "/version", url).get("version") or info.get("version") or "")
         engine = _engine(cards, page, info)
         length = cards[0].get("max_model_len") or info.get("context_length")
+        known = {**(page.info("cache_config_info") if page is not None else {}), **info}
         flags = {
-            k: str(v) for k, v in info.items()
-            if isinstance(v, str | int | float | bool) and v not in ("", None)
+            k: str(v) for k, v in known.items()
+            if k in TOLD and isinstance(v, str | int | float | bool) and v not in ("", "None")
         }  # fmt: skip
-        if page is not None:
-            flags |= {k: v for k, v in page.info("cache_config_info").items() if v != "None"}
+    grouped = bool(info.get("enable_dp_attention"))
     return ServerFacts(
         url=url,
         engine=engine,
@@ -77,6 +94,7 @@ def probe(url: str, key: str | None = None) -> ServerFacts:
         max_model_len=_whole(length),
         token_budget=_whole(info.get("chunked_prefill_size")),
         max_sequences=_whole(info.get("max_running_requests")),
+        grouped=grouped,
         tp=_whole(info.get("tp_size")),
         dp=_whole(info.get("dp_size")),
         has_metrics=page is not None,
@@ -110,7 +128,7 @@ def _json(http: httpx.Client, path: str, url: str, *, required: bool = False) ->
         raise InputError(status_error(answer.status_code, answer.content), where=f"{url}{path}")
     try:
         found = answer.json()
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         if not required:
             return {}
         raise InputError("is no OpenAI-compatible server", where=f"{url}{path}") from error

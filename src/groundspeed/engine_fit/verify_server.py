@@ -19,7 +19,7 @@ from groundspeed.engine_fit.calibrate_server import KEY, Request, Target, requir
 from groundspeed.engine_fit.choose import ALONE_REQUESTS, ROUNDS_OF_A_CLIENT
 from groundspeed.engine_fit.client import ServerClient, run_load
 from groundspeed.engine_fit.fit import METRICS, Array, Problem, workload
-from groundspeed.engine_fit.loads import LoadSpec, Observation, observe
+from groundspeed.engine_fit.loads import LoadSpec, Observation, observe, require_whole
 from groundspeed.estimator.engines.own_engine import OwnEngine
 from groundspeed.estimator.serving.server import Server
 from groundspeed.profiles.errors import InputError
@@ -114,6 +114,7 @@ def unseen_loads(
     problem = Problem(server)
     start = np.zeros(len(problem.names))
     timed = []
+    refused: InputError | None = None
     for concurrency in CONCURRENCIES:
         for prompt in PROMPTS:
             if prompt + OUTPUT > (longest or 1_000_000_000):
@@ -124,14 +125,17 @@ def unseen_loads(
             load = LoadSpec(concurrency, prompt, OUTPUT, requests)
             try:
                 timed.append((problem.predict(load, start).duration_s, load))
-            except InputError:
-                continue  # it does not fit the memory
+            except InputError as error:  # it does not fit the memory
+                refused = refused or error
+                continue
     chosen, left = [], budget_s
     for seconds, load in sorted(timed, key=lambda entry: entry[0]):
         if seconds > left:
             break
         left -= seconds
         chosen.append(load)
+    if not chosen and refused is not None:
+        raise refused
     if not chosen:
         raise InputError("no load is short enough for the time", where="--budget",
                          remedy="give more time")  # fmt: skip
@@ -169,6 +173,7 @@ def verify_server(
     for number, load in enumerate(loads, start=1):
         progress(f"load {number} of {len(loads)}: {load}")
         answers = run_load(client, load.asked(seed + number), load.concurrency, lambda _: None)
+        require_whole(load, answers)
         done.append(observe(load, answers))
     verified = []
     for o, p in zip(done, predictions, strict=True):

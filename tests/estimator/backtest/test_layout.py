@@ -121,3 +121,43 @@ def test_published_speculation_and_pools(reference: Path, column: str, most: flo
     tpot = next(s for s in summarize(results) if s.metric == "tpot_ms")
     assert tpot.median_ape_percent < most
     assert tpot.inside_interval_percent > 80.0
+
+
+@pytest.mark.parametrize("word", ["none", "No", "off", "False", "-"])
+def test_words_for_nothing_are_nothing(word: str) -> None:
+    plain, said = backtest([ROW, ROW | {"spec": word, "disagg": word}], hardware)
+    assert said.predicted == plain.predicted
+
+
+def test_acceptance_is_the_share_of_drafted_tokens() -> None:
+    share, length = backtest(
+        [
+            ROW | {"draft_tokens": "3", "acceptance": "0.5"},
+            ROW | {"draft_tokens": "3", "spec": "MTP, accept_len=2.5"},
+        ],
+        hardware,
+    )
+    assert share.predicted["tpot_ms"] == pytest.approx(length.predicted["tpot_ms"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": "acceptance length ..."},
+        {"notes": "max-num-seqs ..."},
+        {"isl": "731.4", "osl": "1"},
+    ],
+)
+def test_odd_texts_do_not_end_a_backtest(change: dict[str, str]) -> None:
+    results = backtest([ROW, ROW | change], hardware)
+    assert len(results) == 2 and not results[0].skipped_reason
+
+
+def test_settings_are_read_from_a_command() -> None:
+    few, many = backtest(
+        [ROW | {"batch_or_concurrency": "512", "command": "--max-running-requests 16"},
+         ROW | {"batch_or_concurrency": "512"}],
+        hardware,
+    )  # fmt: skip
+    assert few.predicted["tpot_ms"] < many.predicted["tpot_ms"]
+    assert few.saturated

@@ -24,7 +24,7 @@ def server(model: str = "llama-3.1-8b", **options: object) -> Server:
 
 
 def predict(prefill: int, decode: int, w: Workload = LOAD, **options: object) -> Disaggregated:
-    one = server(**options)
+    one = server("llama-3.1-8b", **options)
     link = link_between(one, one, prefill + decode)
     return predict_disaggregated(Pools(one, one, prefill, decode, link), w)
 
@@ -90,3 +90,30 @@ def test_a_cache_moves_slower_between_nodes() -> None:
     unknown = build_server("llama-3.1-8b", "l40s", ServerOptions(engine="vllm"))
     with pytest.raises(InputError, match="--inter-node"):
         link_between(unknown, unknown, 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"concurrency": 0}, "concurrency must lie between"),
+        ({"kind": "offline"}, "not a load of kind 'offline'"),
+        ({"drafted_tokens": 3, "acceptance": 1.5}, "out of range"),
+    ],
+)
+def test_impossible_loads_are_refused(change: dict[str, object], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        predict(1, 1, replace(LOAD, **change))  # type: ignore[arg-type]
+
+
+def test_a_prefill_pool_must_hold_the_model() -> None:
+    small, large = server("llama-3.3-70b"), server("llama-3.3-70b", tp=8)
+    with pytest.raises(InputError, match="does not fit"):
+        predict_disaggregated(Pools(small, large, 1, 1, 400e9), LOAD)
+
+
+def test_a_cache_goes_from_one_group_to_one_group() -> None:
+    """More groups beside it do not make the transfer of a sequence longer."""
+    one, many = server(tp=1), server(tp=1, dp=8)
+    small = predict_disaggregated(Pools(one, one, 1, 1, link_between(one, one, 16)), LOAD)
+    large = predict_disaggregated(Pools(one, many, 1, 1, link_between(one, many, 16)), LOAD)
+    assert large.transfer_s == pytest.approx(small.transfer_s)

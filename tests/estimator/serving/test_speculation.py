@@ -86,6 +86,7 @@ def test_unstated_acceptance_widens_the_interval() -> None:
     assert open_.tpot_s == pytest.approx(known.tpot_s)
     assert known.tpot_high_s is not None and open_.tpot_high_s is not None
     assert known.tpot_low_s is not None and open_.tpot_low_s is not None
+    assert open_.tpot_s is not None
     gain = 1.0 + gained(UNSTATED.drafted_tokens, UNSTATED.low)
     assert open_.tpot_high_s / open_.tpot_s > (1.0 + gained(3, UNSTATED.acceptance)) / gain
     assert open_.tpot_high_s > known.tpot_high_s

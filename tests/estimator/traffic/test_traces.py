@@ -177,3 +177,30 @@ def test_what_is_no_trace_says_why(tmp_path: Path, lines: tuple[str, ...], told:
     with pytest.raises(InputError, match=told) as caught:
         read_trace(written(tmp_path, "t.jsonl", *lines))
     assert "t.jsonl" in str(caught.value)
+
+
+@pytest.mark.parametrize("replicas", [1, 3, 8])
+@pytest.mark.parametrize("requests", [1, 10, 100])
+def test_replicas_serve_a_trace_once(requests: int, replicas: int) -> None:
+    trace = Trace(tuple(TraceRequest(0.05 * i, 200, 20) for i in range(requests)))
+    p = predict(trace, replicas=replicas)
+    span = max(0.05 * (requests - 1), 1e-9) + p.e2e.mean
+    assert p.requests_per_s == pytest.approx(requests / span, rel=0.25)
+    assert p.output_tokens_per_s == pytest.approx(20 * p.requests_per_s)
+
+
+def test_answers_of_mostly_one_token() -> None:
+    requests = tuple(TraceRequest(float(i), 100, 2 if i == 3 else 1) for i in range(8))
+    assert predict(Trace(requests)).tpot_s is not None
+
+
+def test_sessions_run_side_by_side_in_the_cache(tmp_path: Path) -> None:
+    """A file lists one session after the other, but they share the cache at the same time."""
+    turns = [
+        {"session_id": s, "input_length": 1000, "output_length": 100}
+        | ({"timestamp": 0} if t == 0 else {"delay": 10})
+        for s in range(50) for t in range(3)
+    ]  # fmt: skip
+    trace = read_trace(written(tmp_path, "s.jsonl", *turns))
+    assert sum(cached_tokens(trace, 20_000.0)) == 0  # others have taken the place meanwhile
+    assert sum(cached_tokens(trace, 1e9)) > 100_000
