@@ -107,6 +107,7 @@ def _libraries() -> Iterator[Check]:
         "measure": "calibrate, run, verify, plots",
         "fleet": "fleet run, stores, Prometheus",
         "report": "report",
+        "server": "calibrate --server, verify --server",
         "ray": "fleet run --launcher ray",
         "hub": "models by their Hugging Face name",
     }
