@@ -7,8 +7,9 @@ AISimulate replays the schedulers of vLLM, SGLang and TensorRT-LLM on tables of 
 no AMD devices and only the newest versions of each engine, which stand here for older ones. It gets
 the model, formats, parallelism, lengths and clients of each row, and its own defaults otherwise. At
 most three rows of one sweep are taken. Our engines' constants were fitted to rows of the same
-collection; what they are off where they were not is in the table of ``serving.py``. The table has the median / mean absolute error and the bias
-of TPOT and TTFT, in per cent, of the rows that both answer.
+collection; how far off they are where they were not stands in the table of ``serving.py``. The
+table has the median / mean absolute error and the bias of TPOT and TTFT, in per cent, of the rows
+that both answer.
 """
 
 import argparse

@@ -24,7 +24,7 @@ State = Literal["ok", "missing", "warning"]
 """``missing``: something does not work without it; ``warning``: it works, but see the remedy."""
 
 PACKAGE_OF = {"pynvml": "nvidia-ml-py", "prometheus_client": "prometheus-client",
-              "huggingface_hub": "huggingface-hub"}  # fmt: skip
+              "huggingface_hub": "huggingface-hub", "tomli_w": "tomli-w"}  # fmt: skip
 """Package name on PyPI, where it differs from the name that is imported."""
 
 NOISY_LOAD = 0.25
