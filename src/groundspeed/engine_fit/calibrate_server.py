@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from groundspeed.engine_fit.choose import Candidate, candidates, next_load
+from groundspeed.engine_fit.choose import LEAST_LOADS, Candidate, candidates, next_load
 from groundspeed.engine_fit.client import ServerClient, run_load
 from groundspeed.engine_fit.fit import Fit, Problem, fit
 from groundspeed.engine_fit.loads import Journal, LoadSpec, Observation, observe, require_whole
 from groundspeed.engine_fit.probe import ServerFacts, connect, metrics, probe
 from groundspeed.estimator.deployment.build_server import ServerOptions, build_server
+from groundspeed.estimator.engines.distance import distance
 from groundspeed.estimator.engines.engine import engine_name, version_tuple
 from groundspeed.estimator.engines.own_engine import FittedLoad, OwnEngine, engine_folder
 from groundspeed.estimator.model.catalog import find_model
@@ -53,6 +54,10 @@ class Request:
     """Name of the engine profile; None: of engine, version and device."""
     fresh: bool = False
     profile_dir: Path | None = None
+
+    def engine_options(self, engine: str, version: str) -> ServerOptions:
+        """Return the options with the engine that was found."""
+        return replace(self.options, engine=engine, engine_version=version)
 
 
 @dataclass(frozen=True)
@@ -89,13 +94,12 @@ def find_target(request: Request) -> Target:
     if most is not None and facts.grouped and facts.dp:
         most = max(1, most // facts.dp)  # SGLang divides it among the groups
     options = replace(
-        _ways(request.options, facts), engine=engine, engine_version=_version(facts.version),
+        _ways(request.options, facts), engine=engine, engine_version=plain_version(facts.version),
         token_budget=request.options.token_budget or facts.token_budget,
         max_sequences=request.options.max_sequences or most,
     )  # fmt: skip
     server = build_server(model, request.gpu, options, profile_dir=request.profile_dir)
-    plain = re.sub(r"[^a-z0-9.]+", "-", f"{engine}-{facts.version}-{server.hardware.id}".lower())
-    name = request.name or plain.strip("-")
+    name = request.name or default_name(engine, facts.version, server.hardware.id)
     return Target(facts, model, served_as, server, options.token_budget is not None, name)
 
 
@@ -132,7 +136,12 @@ def _model(name: str) -> Model:
         ) from error  # fmt: skip
 
 
-def _version(text: str) -> str:
+def default_name(engine: str, version: str, hardware: str) -> str:
+    """Return the name of an engine profile: engine, version and device."""
+    return re.sub(r"[^a-z0-9.]+", "-", f"{engine}-{version}-{hardware}".lower()).strip("-")
+
+
+def plain_version(text: str) -> str:
     """Return the numbers of a version, e.g. of ``0.32.0+cpu``; empty if it has none."""
     return ".".join(str(n) for n in version_tuple(text))
 
@@ -284,6 +293,12 @@ def _said(load: LoadSpec) -> str:
 def own_engine(target: Target, fitted: Fit, done: Sequence[Observation]) -> OwnEngine:
     """Return the engine profile of a fit."""
     engine, d = fitted.problem.server.engine, target.server.deployment
+    factors = {m: fitted.factor(m) for m in ("tpot", "ttft")}
+    if len(done) < LEAST_LOADS:
+        # Too few to be left out in turn: then it is not better known than what was published.
+        known = distance(engine, target.server.hardware.architecture, target.model)
+        factors = {"tpot": max(factors["tpot"], known.tpot),
+                   "ttft": max(factors["ttft"], known.ttft)}  # fmt: skip
     loads = tuple(
         FittedLoad(
             concurrency=o.load.concurrency, prompt_tokens=o.load.prompt_tokens,
@@ -296,6 +311,8 @@ def own_engine(target: Target, fitted: Fit, done: Sequence[Observation]) -> OwnE
         for o, p in zip(done, fitted.predictions, strict=True)
     )  # fmt: skip
     notes = []
+    if len(done) < LEAST_LOADS:
+        notes.append(f"{len(done)} loads are too few to say how well the constants hold")
     failed = sum(o.failed for o in done)
     if failed:
         notes.append(f"{failed} requests failed and were left out")
@@ -303,7 +320,7 @@ def own_engine(target: Target, fitted: Fit, done: Sequence[Observation]) -> OwnE
     if grouped > 1.2:
         notes.append(f"the server sends {grouped:.1f} tokens at a time")
     return OwnEngine(
-        name=target.name, engine=engine.name, engine_version=_version(target.facts.version),
+        name=target.name, engine=engine.name, engine_version=plain_version(target.facts.version),
         origin="load", date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         model=target.model.id, hardware=target.server.hardware.id,
         tp=d.tp, pp=d.pp, ep=d.ep, dp=d.dp, dtype=d.dtype, kv_dtype=d.kv_dtype,
@@ -311,6 +328,6 @@ def own_engine(target: Target, fitted: Fit, done: Sequence[Observation]) -> OwnE
         max_sequences=engine.max_sequences, flags=target.facts.flags,
         costs={n: float(f"{v:.4g}") for n, v in fitted.constants.items()},
         spread={n: round(v, 3) for n, v in fitted.spread.items()},
-        tpot_factor=round(fitted.factor("tpot"), 3), ttft_factor=round(fitted.factor("ttft"), 3),
+        tpot_factor=round(factors["tpot"], 3), ttft_factor=round(factors["ttft"], 3),
         loads=loads, notes=tuple(notes),
     )  # fmt: skip

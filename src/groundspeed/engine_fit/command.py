@@ -24,6 +24,12 @@ from groundspeed.engine_fit.passive import (
     read_live,
     read_prometheus,
 )
+from groundspeed.engine_fit.results import (
+    fit_results,
+    observations_of,
+    read_results,
+    target_of_results,
+)
 from groundspeed.engine_fit.verify_server import ServerVerification, verify_server
 from groundspeed.estimator.engines.own_engine import (
     SUFFIX,
@@ -57,7 +63,6 @@ def calibrate_live(
     """
     console = make_console()
     target = find_target(request)
-    path = output or engine_folder() / f"{target.name}{SUFFIX}"
     silent = quiet or as_json
     if not silent:
         console.print(plain(describe_target(target, request)))
@@ -68,11 +73,35 @@ def calibrate_live(
             request, target,
             (lambda _: None) if silent else (lambda text: console.print(plain(text))),
         )  # fmt: skip
+    _deliver(own, target, output=output, force=force, as_json=as_json)
+
+
+def calibrate_from_results(
+    request: Request,
+    paths: list[Path],
+    *,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Calibrate an engine from results of load tools, write its profile, and show it."""
+    rows = read_results(paths)
+    target = target_of_results(request, rows)
+    own, _ = fit_results(target, observations_of(rows))
+    _deliver(own, target, output=output, force=force, as_json=as_json)
+
+
+def _deliver(
+    own: OwnEngine, target: Target, *, output: Path | None, force: bool, as_json: bool
+) -> None:
+    """Write an engine profile and show it."""
+    path = output or engine_folder() / f"{target.name}{SUFFIX}"
     # A calibration of the same name is continued or repeated: its profile is replaced.
     save_own_engine(own, path, force=force or output is None)
     if as_json:
         deliver(json.dumps(own.model_dump(mode="json"), indent=1), None, force=False)
         return
+    console = make_console()
     show_own_engine(console, own)
     console.print(plain(f"\nengine profile written to {path}"))
     console.print(plain(f"use it: groundspeed estimate ... --engine-profile {own.name}"))
