@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from groundspeed.estimator.engines.engine import find_engine
 from groundspeed.estimator.engines.own_engine import find_own_engine
 
 PORT = 8130
@@ -51,6 +52,15 @@ MODELS: dict[str, Mapping[str, object]] = {
     },
 }  # fmt: skip
 """Shapes of the models that are served, with random weights: the first is calibrated with."""
+
+TINY = DENSE | {
+    "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 4096,
+}  # fmt: skip
+"""A model whose kernels take no time: what is left is the engine's host."""
+
+PUBLISHED_ON = ("hopper", "blackwell")
+HOST_CONSTANTS = ("step_s", "sequence_s", "request_s")
 
 TITLES = {
     "dense-0.5b": "Calibrate with a model of 0.5 B parameters, then predict other loads on it",
@@ -90,11 +100,41 @@ def main() -> None:
             except RuntimeError as error:
                 told = [str(error)]
             sections.append(f"## {TITLES[name]}\n\n" + "\n".join(told))
+        sections.append(host_alone(arguments, Path(folder)))
         if arguments.also is not None:
             sections.append(other_version(arguments, Path(folder)))
     page = (ROOT / "scripts" / "engine_trial.md").read_text()
     arguments.output.write_text(page.replace("{{trial}}", "\n".join(sections)))
     sys.stdout.write(f"wrote {arguments.output}\n")
+
+
+def host_alone(arguments: argparse.Namespace, folder: Path) -> str:
+    """Calibrate with a model without weight, and compare with the constants of GPU servers."""
+    model = folder / "tiny"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(TINY))
+    server = ["--server", f"http://127.0.0.1:{PORT}", "--gpu", arguments.gpu]
+    with serving(arguments.python, model):
+        told = run("calibrate", *server, "--model", str(model), "--name", "trial-host",
+                   "--budget", "90s", "--fresh", folder=str(folder))  # fmt: skip
+    own = find_own_engine("trial-host")
+    known = [find_engine("vllm", version=own.engine_version).on_device(8e10, a).costs
+             for a in PUBLISHED_ON]  # fmt: skip
+    lines = [
+        "## What the engine's host costs alone",
+        "",
+        "The steps of a CPU take so long that what the host adds is lost in them. A model of one "
+        "layer, 128 wide, leaves the host alone:",
+        "",
+        told,
+        f"| constant | this host | {' | '.join(f'published, {a}' for a in PUBLISHED_ON)} |",
+        f"|---|---|{'---|' * len(PUBLISHED_ON)}",
+    ]
+    for name in HOST_CONSTANTS:
+        cells = [f"{1e6 * value:,.0f} us" for value in (own.costs[name],
+                 *(float(getattr(c, name)) for c in known))]  # fmt: skip
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def other_version(arguments: argparse.Namespace, folder: Path) -> str:
