@@ -8,6 +8,8 @@ import typer
 
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
 from groundspeed.commands.server_options import (
+    Acceptance,
+    Draft,
     Dtype,
     EngineProfile,
     EngineVersion,
@@ -168,20 +170,8 @@ def estimate_command(
             "no speculation."
         ),
     ] = None,
-    acceptance: Annotated[
-        float | None,
-        typer.Option(
-            help="Probability (0 to 1) that a draft token is accepted, given that those before it "
-            "were. Needs --draft-tokens. Not given: what published servers reach, with its range."
-        ),
-    ] = None,
-    draft: Annotated[
-        str | None,
-        typer.Option(
-            help="What drafts: 'head' (multi-token prediction, EAGLE: the default), 'ngram', or "
-            "the name of a draft model. Needs --draft-tokens."
-        ),
-    ] = None,
+    acceptance: Acceptance = None,
+    draft: Draft = None,
     token_budget: TokenBudget = None,
     max_sequences: MaxSequences = None,
     memory_fraction: MemoryFraction = None,

@@ -7,6 +7,8 @@ import typer
 
 from groundspeed.commands.options import Force, Json, Output, ProfileDir, deliver
 from groundspeed.commands.server_options import (
+    Acceptance,
+    Draft,
     Dtype,
     EngineProfile,
     EngineVersion,
@@ -97,20 +99,8 @@ def plan_command(
         int,
         typer.Option(help="Draft tokens per sequence and step of speculative decoding; 0: none."),
     ] = 0,
-    acceptance: Annotated[
-        float | None,
-        typer.Option(
-            help="Probability (0 to 1) that a draft token is accepted, given that those before it "
-            "were. Needs --draft-tokens. Not given: what published servers reach, with its range."
-        ),
-    ] = None,
-    draft: Annotated[
-        str | None,
-        typer.Option(
-            help="What drafts: 'head' (multi-token prediction, EAGLE: the default), 'ngram', or "
-            "the name of a draft model. Needs --draft-tokens."
-        ),
-    ] = None,
+    acceptance: Acceptance = None,
+    draft: Draft = None,
     pools: Annotated[
         bool,
         typer.Option(

@@ -90,3 +90,19 @@ GpuLink = Annotated[
         "Default: measured, else the datasheet's link, else its PCIe.",
     ),
 ]
+Acceptance = Annotated[
+    float | None,
+    typer.Option(
+        "--acceptance",
+        help="Probability (0 to 1) that a draft token is accepted, given that those before it "
+        "were. Needs --draft-tokens. Not given: what published servers reach, with its range.",
+    ),
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        help="What drafts: 'head' (multi-token prediction, EAGLE: the default), 'ngram', or the "
+        "name of a draft model. Needs --draft-tokens.",
+    ),
+]
