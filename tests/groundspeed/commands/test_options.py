@@ -32,7 +32,7 @@ VALUES = {
 }  # fmt: skip
 """A value for each option, and what it needs beside it."""
 
-ELSEWHERE = {"--acceptance", "--measured", "--plot", "--trace"}
+ELSEWHERE = {"--acceptance", "--engine-profile", "--measured", "--plot", "--trace"}
 """Options with tests of their own, or tested together with another one."""
 
 
