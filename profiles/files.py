@@ -18,6 +18,20 @@ MAX_FILE_BYTES = 64 * 2**20
 """[bytes] Largest file that is read. A profile has a few hundred kB."""
 
 
+def user_path(name: str) -> Path:
+    """Return the path of a name in which ``~`` stands for a home folder.
+
+    Raises
+    ------
+    InputError
+        If there is no such user.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise InputError("is in the home folder of an unknown user", where=name) from error
+
+
 def read_text(path: Path, what: str) -> str:
     """Read a small text file given by the user.
 

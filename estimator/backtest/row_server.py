@@ -201,16 +201,15 @@ def _count(row: Row, name: str, deployment: Deployment) -> int | None:
 def _mean_of_many(row: Row) -> bool:
     """Return whether the lengths are means of requests that differ: neither whole nor round.
 
-    A prompt of nominally 200 tokens may have 199.7 on average, because tokenizers split words.
+    Prompts of nominally 200 tokens may have 199.7 on average, because tokenizers split words; then
+    the answers, which the server counts, are whole.
     """
-    for name in LENGTHS:
-        value = number(row, name)
-        if value is None or value == round(value):
-            continue
-        nominal = {100.0 * round(value / 100.0), 2.0 ** round(math.log2(max(value, 1.0)))}
-        if all(abs(value - n) > SPLIT * n for n in nominal):
-            return True
-    return False
+    parts = [v for name in LENGTHS if (v := number(row, name)) is not None and v != round(v)]
+    if len(parts) != 1:
+        return len(parts) == len(LENGTHS)
+    (value,) = parts
+    nominal = {100.0 * round(value / 100.0), 2.0 ** round(math.log2(max(value, 1.0)))}
+    return all(abs(value - n) > SPLIT * n for n in nominal)
 
 
 def _cached(row: Row) -> float:

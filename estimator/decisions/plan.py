@@ -13,7 +13,6 @@ Prefill and decode on pools of their own (``plan_pools``) are a steady state, sh
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -38,6 +37,7 @@ from groundspeed.estimator.serving.server import Server
 from groundspeed.estimator.serving.speculation import cache_factor, drafter, with_draft
 from groundspeed.estimator.serving.step_time import StepTimes, step_graph
 from groundspeed.profiles.errors import InputError, PhysicsError
+from groundspeed.profiles.files import user_path
 
 MOST_CONCURRENCY = 1024
 """Most clients of one attention group; engines run no more sequences by default."""
@@ -59,7 +59,7 @@ def served_as(name: str) -> str | None:
     >>> served_as("qwen2.5-7b") is None
     True
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not path.exists():
         return name if "/" in name and not name.endswith(".json") else None
     return str((path if path.is_dir() else path.parent).resolve())

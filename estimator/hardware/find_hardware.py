@@ -11,6 +11,7 @@ from typing import Literal
 from groundspeed.estimator.hardware.law_lookup import DatasheetHardware, ProfileHardware
 from groundspeed.profiles.datasheet import DeviceSpec, find_device, load_datasheets
 from groundspeed.profiles.errors import InputError, did_you_mean
+from groundspeed.profiles.files import user_path
 from groundspeed.profiles.profile_set import ProfileSet
 from groundspeed.profiles.schema import Profile
 from groundspeed.profiles.store import list_profiles, load_profile, profile_folder
@@ -71,7 +72,7 @@ def find_hardware(name: str, *, profile_dir: Path | None = None) -> HardwareChoi
         If no profile or datasheet has this name.
     """
     folder = profile_dir or profile_folder()
-    named = [Path(name).expanduser()] if _is_path(name) else []
+    named = [user_path(name)] if _is_path(name) else []
     return _found(name, folder, (Path.cwd(), _state([*named, *folder.glob("*.json")])))
 
 
@@ -99,7 +100,7 @@ def _state(paths: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
 def _found(name: str, profile_dir: Path, state: object) -> HardwareChoice:
     """Find a device; ``state`` of the files decides whether an earlier answer still holds."""
     if _is_path(name):
-        return _of_profile(name, load_profile(Path(name).expanduser()), profile_dir)
+        return _of_profile(name, load_profile(user_path(name)), profile_dir)
     try:
         match = find_device(name)
     except InputError as error:

@@ -24,6 +24,8 @@ class Grouped:
     head_dim: int
     window: int | None = None
     """[tokens] Number of last tokens that a token attends to; None: all."""
+    values_are_keys: bool = False
+    """True if the keys' projection is the values', too (Gemma 4): both are cached all the same."""
     output_gate: bool = False
     qkv_bias: bool = False
     output_bias: bool = False
@@ -44,6 +46,11 @@ class Grouped:
         return self.kv_heads * self.head_dim
 
     @property
+    def projections(self) -> int:
+        """Number of projections of keys and values."""
+        return 1 if self.values_are_keys else 2
+
+    @property
     def reduces(self) -> bool:
         """True, unless the MLP's output is summed with that of the attention."""
         return not self.parallel_block
@@ -51,7 +58,7 @@ class Grouped:
     def parameters(self) -> int:
         """Return the number of parameters of one layer."""
         queries = self.width * (2 if self.output_gate else 1)
-        projected = queries + 2 * self.kv_width
+        projected = queries + self.projections * self.kv_width
         normed = 2 * self.head_dim if self.qk_norm else 0
         normed += self.width + self.kv_width if self.qk_norm_whole else 0
         return (
@@ -85,7 +92,7 @@ class Grouped:
         f, count = at.formats, self.layers
         kv = max(1, self.kv_heads // at.tp) * self.head_dim
         queries = self.width // at.tp * (2 if self.output_gate else 1)
-        parts = at.linear("qkv", m, queries + 2 * kv, self.hidden, count)
+        parts = at.linear("qkv", m, queries + self.projections * kv, self.hidden, count)
         parts += at.linear("out", m, self.hidden, self.width // at.tp, count)
         if at.fused:
             if self.qk_norm or self.qk_norm_whole:

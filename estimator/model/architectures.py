@@ -80,6 +80,37 @@ def _gemma3(r: HfConfig) -> Facts:
     }
 
 
+def _gemma4(r: HfConfig) -> Facts:
+    """Parse Gemma 4: full layers have wider heads and one projection for keys and values.
+
+    Every layer of a mixture has a dense MLP beside its experts, which is a shared expert by another
+    name. Inputs of each layer and layers that share a cache (E2B, E4B) are not modelled.
+    """
+    for key in ("hidden_size_per_layer_input", "num_kv_shared_layers"):
+        if r.number(key):
+            raise InputError(
+                f"a Gemma 4 with {key} is not modelled", where=r.where,
+                remedy="those of 26B-A4B and 31B are",
+            )  # fmt: skip
+    facts = _gemma3(r)
+    layers = int(facts["layers"])
+    facts |= {
+        "global_head_dim": r.optional("global_head_dim"),
+        "global_kv_heads": r.optional("num_global_key_value_heads"),
+        "global_values_are_keys": r.flag("attention_k_eq_v", default=False),
+    }
+    if not r.flag("enable_moe_block", default=False):
+        return facts
+    experts = {
+        "count": r.whole("num_experts"),
+        "top_k": r.whole("top_k_experts"),
+        "intermediate": r.whole("moe_intermediate_size"),
+        "layers": layers,
+        "shared_intermediate": r.whole("intermediate_size"),
+    }
+    return facts | {"experts": experts, "dense_layers": 0}
+
+
 def _gpt_j(r: HfConfig) -> Facts:
     hidden, heads = r.whole("n_embd"), r.whole("n_head")
     return {
@@ -186,6 +217,8 @@ ARCHITECTURE_PARSERS: dict[str, Callable[[HfConfig], Facts]] = {
     "Gemma2ForCausalLM": _gemma2,
     "Gemma3ForCausalLM": _gemma3,
     "Gemma3ForConditionalGeneration": _gemma3,
+    "Gemma4ForConditionalGeneration": _gemma4,
+    "Gemma4ForCausalLM": _gemma4,
     **MIXTURES,
 }
 """Parser of each supported architecture; unlisted architectures are rejected."""
@@ -247,7 +280,7 @@ def parse_config(
     inner = config.get("text_config")
     inner = inner if isinstance(inner, dict) else {}
     experts = [key for key in EXPERT_KEYS if config.get(key) or inner.get(key)]
-    if experts and architecture not in MIXTURES:
+    if experts and architecture not in MIXTURES and dialect is not _gemma4:
         raise InputError(
             f"has the key '{experts[0]}', but '{architecture}' is not a mixture of experts",
             where=where,

@@ -15,7 +15,7 @@ from groundspeed.estimator.model.architectures import parse_config, read_config
 from groundspeed.estimator.model.quantization import FORMAT_OF_SUFFIX
 from groundspeed.estimator.model.spec import Model
 from groundspeed.profiles.errors import InputError, did_you_mean
-from groundspeed.profiles.files import parse_json_object, read_text
+from groundspeed.profiles.files import parse_json_object, read_text, user_path
 
 HUB_TIMEOUT_S = 10.0
 
@@ -74,7 +74,7 @@ def find_model(name: str, *, assume: str | None = None) -> Model:
     except (OSError, ValueError):
         exists = False
     if exists or name.endswith(".json") or name.startswith((".", "/", "~")):
-        return read_config(Path(name).expanduser(), assume=assume)
+        return read_config(user_path(name), assume=assume)
     if name.count("/") == 1:
         return _from_hub(name)
     raise InputError(

@@ -151,6 +151,12 @@ class Model(Record):
     sliding_window: int | None = None
     windowed_layers: NonNegativeSize = 0
     """Number of layers whose attention is limited to the last ``sliding_window`` tokens."""
+    global_head_dim: Size | None = None
+    """Head dimension of the layers without a window; None: that of all."""
+    global_kv_heads: Count | None = None
+    """Number of KV heads of the layers without a window; None: that of all."""
+    global_values_are_keys: bool = False
+    """True if the layers without a window have one projection for keys and values (Gemma 4)."""
     latent: Latent | None = None
     compressed: Compressed | None = None
     sparse: SparseBlocks | None = None
@@ -268,13 +274,15 @@ class Model(Record):
         return tuple(found)
 
     def _grouped(self, layers: int, window: int | None) -> Grouped:
+        whole = window is None
         return Grouped(
             layers=layers,
             hidden=self.hidden,
             heads=self.heads,
-            kv_heads=self.kv_heads,
-            head_dim=self.head_dim,
+            kv_heads=(self.global_kv_heads if whole else None) or self.kv_heads,
+            head_dim=(self.global_head_dim if whole else None) or self.head_dim,
             window=window,
+            values_are_keys=whole and self.global_values_are_keys,
             output_gate=self.output_gate,
             qkv_bias=self.qkv_bias,
             output_bias=self.output_bias,

@@ -18,6 +18,7 @@ from groundspeed.fleet.screen.findings import Screening
 from groundspeed.fleet.screen.screen_table import screen
 from groundspeed.fleet.table import FleetTable, clean_fleet
 from groundspeed.profiles.errors import InputError, did_you_mean
+from groundspeed.profiles.files import user_path
 
 
 def is_store(text: str) -> bool:
@@ -48,7 +49,7 @@ def open_fleet(
     if not stores:
         if run:
             raise InputError("needs a store, but no source is a store", where="--run")
-        return read_fleet([Path(s).expanduser() for s in sources], columns)
+        return read_fleet([user_path(s) for s in sources], columns)
     if len(sources) > 1:
         raise InputError(
             "a store must be the only source",
@@ -98,7 +99,7 @@ def open_runs(
         return _runs_of(rows, sources[0])
     runs: list[tuple[str, str, FleetTable]] = []
     for number, source in enumerate(sources):
-        path = Path(source).expanduser()
+        path = user_path(source)
         frame = with_days(read_frames([path], columns))
         if "run" in frame or "date_utc" in frame:
             runs += _runs_of(frame, source)

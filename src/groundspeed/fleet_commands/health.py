@@ -244,9 +244,9 @@ def _named(request: HealthRequest) -> "tuple[Baseline | None, dict[str, float] |
     if is_store(named) or named.endswith(".csv"):
         return baseline_of(open_fleet([named]), named), None, named
     if named.endswith(".json"):
-        from groundspeed.profiles.files import read_text
+        from groundspeed.profiles.files import read_text, user_path
 
-        text = read_text(Path(named).expanduser(), "baseline or profile")
+        text = read_text(user_path(named), "baseline or profile")
         if '"usual"' in text[:2000]:
             stored = read_baseline(text, named)
             return stored, None, stored.source

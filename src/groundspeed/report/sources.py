@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from groundspeed.fleet.screen.request import Served
 from groundspeed.profiles.errors import InputError
+from groundspeed.profiles.files import user_path
 from groundspeed.report.page import Page
 
 LARGEST_BYTES = 500_000_000
@@ -47,7 +48,7 @@ def page_of(
     from groundspeed.fleet.history.sources import is_store
 
     first = sources[0]
-    path = Path(first).expanduser()
+    path = user_path(first)
     if is_store(first) or path.is_dir() or first.endswith((".csv", ".csv.gz")):
         if path.is_dir() and not is_store(first) and len(sources) == 1:
             only = _only_profile(path)

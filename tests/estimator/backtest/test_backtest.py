@@ -81,7 +81,7 @@ def test_lengths_may_be_means_of_real_prompts() -> None:
     A mean of 231.4 is of requests that differ, which do not run in step.
     """
     mean, whole, varied, equal = backtest(
-        [GOOD | {"isl": "199.7", "osl": "100.2"}, GOOD | {"isl": "200", "osl": "100"},
+        [GOOD | {"isl": "199.7", "osl": "100"}, GOOD | {"isl": "200", "osl": "100"},
          GOOD | {"isl": "231.4", "osl": "90.7"}, GOOD | {"isl": "231", "osl": "91"}], find,
     )  # fmt: skip
     assert mean.skipped_reason == "" and mean.predicted == whole.predicted

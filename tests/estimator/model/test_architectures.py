@@ -132,3 +132,29 @@ def test_folder_with_config_json_is_read_and_without_is_refused(tmp_path: Path) 
         read_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(GOOD))
     assert find_model(str(tmp_path)).parameters == find_model("qwen2.5-7b").parameters
+
+
+def test_gemma_4_has_wider_heads_and_one_projection_in_its_full_layers() -> None:
+    """26B-A4B: 25.2 B and 3.8 B active by its card; 31B: 30.7 B."""
+    mixture, dense = find_model("gemma-4-26b-a4b"), find_model("gemma-4-31b")
+    assert mixture.parameters == pytest.approx(25.2e9, rel=0.003)
+    assert mixture.active_parameters == pytest.approx(3.8e9, rel=0.01)
+    assert dense.parameters == pytest.approx(30.7e9, rel=0.003)
+    windowed, full = sorted(mixture.mixers, key=lambda m: m.layers, reverse=True)
+    assert (windowed.layers, full.layers) == (25, 5)
+    # A long context is kept by the full layers alone: 5 x 2 x 2 heads x 512.
+    grown = sum(m.cached_items(20_000.0) - m.cached_items(10_000.0) for m in mixture.mixers)
+    assert grown == 10_000 * 5 * 2 * 2 * 512
+
+
+def test_gemma_4_of_phones_is_refused() -> None:
+    config = {
+        "architectures": ["Gemma4ForConditionalGeneration"],
+        "text_config": {
+            "hidden_size": 1536, "intermediate_size": 6144, "num_hidden_layers": 35,
+            "num_attention_heads": 8, "num_key_value_heads": 1, "vocab_size": 262144,
+            "hidden_size_per_layer_input": 256, "sliding_window": 512,
+        },
+    }  # fmt: skip
+    with pytest.raises(InputError, match="hidden_size_per_layer_input is not modelled"):
+        parse_config(config, name="e2b", where="here")
