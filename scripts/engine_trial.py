@@ -134,6 +134,12 @@ def host_alone(arguments: argparse.Namespace, folder: Path) -> str:
         cells = [f"{1e6 * value:,.0f} us" for value in (own.costs[name],
                  *(float(getattr(c, name)) for c in known))]  # fmt: skip
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "One factor, such as the speed of a thread, does not lead from one column to the other: here "
+        "two cores share the front end, the engine, its worker and the client, and a model this "
+        "small leaves no step in which the host could run ahead.",
+    ]
     return "\n".join(lines) + "\n"
 
 
