@@ -136,9 +136,9 @@ def host_alone(arguments: argparse.Namespace, folder: Path) -> str:
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     lines += [
         "",
-        "One factor, such as the speed of a thread, does not lead from one column to the other: here "
-        "two cores share the front end, the engine, its worker and the client, and a model this "
-        "small leaves no step in which the host could run ahead.",
+        "One factor, such as the speed of a thread, does not lead from one column to the other: "
+        "here two cores share the front end, the engine, its worker and the client, and a model "
+        "this small leaves no step in which the host could run ahead.",
     ]
     return "\n".join(lines) + "\n"
 

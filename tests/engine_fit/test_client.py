@@ -1,10 +1,12 @@
 """The client against a real HTTP server that behaves, and that misbehaves in each known way."""
 
+import asyncio
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,17 @@ def test_tokens_are_counted_by_the_server_not_by_chunks(serve: Any) -> None:
     assert all(0 < t < 151_936 for p in prompts for t in p)
     assert {h for h in handler.headers_seen} == {"Bearer secret"}
     assert observe(load, answers).tokens_a_chunk == 4.0
+
+
+def test_a_load_runs_beside_an_event_loop(serve: Any) -> None:
+    """As in a notebook."""
+    url, _ = serve()
+
+    async def cell() -> list[Answered]:
+        return run_load(client(url), LoadSpec(1, 8, 4, 2).asked(1), 1, lambda _: None)
+
+    with ThreadPoolExecutor(1) as pool:  # other tests may have left a loop in this thread
+        assert len(pool.submit(lambda: asyncio.run(cell())).result()) == 2
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import httpx
@@ -211,7 +212,13 @@ def run_load(
     InputError
         If the first answers all fail: nothing more is sent.
     """
-    return asyncio.run(_run(client, asked, concurrency, done))
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_run(client, asked, concurrency, done))
+    # A notebook has an event loop of its own: the load gets one in another thread.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(_run(client, asked, concurrency, done))).result()
 
 
 async def _run(
