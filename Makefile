@@ -7,7 +7,7 @@ OUT ?= gpu-results
 WORKERS ?= auto
 BUDGET_S ?= 540
 
-ENGINE_PYTHON ?= /opt/vllm/bin/python
+ENGINE_PYTHON ?= vllm-venv/bin/python
 OTHER_PYTHON ?=
 GPU ?= cpu
 

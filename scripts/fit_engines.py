@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from groundspeed.engine_fit.priors import PRIOR, SORTS, relevant
 from groundspeed.estimator.backtest.row_server import Resolver, server_and_workload
+from groundspeed.estimator.backtest.values import version as stated_version
 from groundspeed.estimator.engines.costs import Costs
 from groundspeed.estimator.engines.engine import family, load_engines, version_tuple
 from groundspeed.estimator.hardware.find_hardware import find_hardware
@@ -194,9 +195,7 @@ def case(row: Mapping[str, str]) -> Case | None:
         measured.pop("e2e_latency_ms", None)
     if measured.get("ttft_ms", 0.0) > MOST_TTFT_MS:
         del measured["ttft_ms"]  # the length of a queue
-    text = row["engine_version"]
-    found = re.search(r"\d+\.\d+(?:\.\d+)*", text or "")
-    version = found.group() if found else ""
+    version = stated_version(row)
     if "nim" in row["engine"].lower():
         version = "0.10"
     ranges = VERSIONS[engine.name]

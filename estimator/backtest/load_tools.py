@@ -95,6 +95,10 @@ def _bench_serving(d: Mapping[str, Any]) -> Row:
         "total_tok_s": d.get("total_token_throughput") or d.get("total_throughput"),
         "stat": "mean",
     }
+    # SGLang and vLLM name what a step gains with speculation differently.
+    gained = d.get("accept_length") or d.get("spec_decode_acceptance_length")
+    if isinstance(gained, int | float) and gained > 1.0:
+        row["spec"] = f"accept_len={gained:g}"
     if isinstance(ratio, int | float) and 0.0 < ratio <= 1.0:
         row |= {"length_low": ratio, "length_high": 1.0}
     return _nonempty_as_text(row)

@@ -232,7 +232,8 @@ def _speculating(row: Row, workload: Workload) -> Workload:
     drafted, share = integer(row, "draft_tokens", 0), number(row, "acceptance")
     if not (drafted or share or described):
         return workload
-    drafted = drafted or said.drafted_tokens or UNSTATED.drafted_tokens
+    least = math.ceil(said.tokens_per_step or 0.0) - 1  # a step gains one token more at most
+    drafted = drafted or said.drafted_tokens or max(UNSTATED.drafted_tokens, least)
     gain = said.tokens_per_step if share is None else 1.0 + drafted * share
     acceptance = acceptance_of(drafted, gain) if gain is not None else None
     draft = text(row, "draft_model") or ("ngram" if said.looked_up else "head")

@@ -1,6 +1,7 @@
 """Pools and speculation as published tables describe them."""
 
 import functools
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from groundspeed.estimator.backtest.layout import (
     read_layout,
     read_speculation,
 )
+from groundspeed.estimator.backtest.load_tools import read_load_tool
 from groundspeed.estimator.hardware.find_hardware import find_hardware
 from groundspeed.estimator.hardware.law_lookup import Hardware
 from groundspeed.profiles.errors import InputError
@@ -161,3 +163,22 @@ def test_settings_are_read_from_a_command() -> None:
     )  # fmt: skip
     assert few.predicted["tpot_ms"] < many.predicted["tpot_ms"]
     assert few.saturated
+
+
+@pytest.mark.parametrize("key", ["accept_length", "spec_decode_acceptance_length"])
+def test_what_a_load_tool_measured_of_speculation_is_used(tmp_path: Path, key: str) -> None:
+    result = {
+        "backend": "sglang", "model_id": "deepseek-r1", "max_concurrency": 16, "completed": 64,
+        "random_input_len": 1024, "random_output_len": 1024, "mean_ttft_ms": 300.0,
+        "mean_tpot_ms": 10.0,
+    }  # fmt: skip
+    tpot = []
+    for more in ({}, {key: 2.4}, {key: 5.5}):
+        path = tmp_path / "r.json"
+        path.write_text(json.dumps(result | more))
+        (row,) = read_load_tool(path)
+        (found,) = backtest([{**row, "gpu": "h200-sxm", "tp": "8"}], hardware)
+        assert not found.skipped_reason
+        tpot.append(found.predicted["tpot_ms"])
+    # The steps of a mixture read more experts, so 2.4 tokens a step are not 2.4 times as fast.
+    assert tpot[0] > 1.2 * tpot[1] and tpot[1] > 1.1 * tpot[2]
